@@ -1,0 +1,57 @@
+"""Every error the pipeline raises on purpose; each message says what, where and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class ChatllamaError(Exception):
+    """The root: catch this to catch all that the pipeline raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError's own __str__ shows the repr; leaves that are also KeyErrors must read as text.
+        return str(self.args[0]) if self.args else ""
+
+
+class SettingsError(ChatllamaError, ValueError):
+    """A setting is missing, unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class UnknownAssistantError(ChatllamaError, KeyError):
+    """No assistant of that name; the message lists those there are."""
+
+
+class DataError(ChatllamaError, ValueError):
+    """A file or row that cannot be used; the message names file, row, field and value."""
+
+
+class StoreError(ChatllamaError, OSError):
+    """The store could not be read or written; nothing half-written was published."""
+
+
+class AbsentError(ChatllamaError, LookupError):
+    """A version was asked for that was never made."""
+
+
+class CorruptVersionError(StoreError):
+    """A file of a version no longer has the hash that its manifest recorded."""
+
+
+class ProviderError(ChatllamaError, RuntimeError):
+    """A writer or judge refused or could not answer."""
+
+
+class ChildError(ChatllamaError, RuntimeError):
+    """A child process ended badly; the message carries the end of what it printed."""
+
+
+class CheckError(ChatllamaError, RuntimeError):
+    """A blocking check failed: what it looked at was not published.
+
+    `checks` are the records of all checks made (`records.Check`), the failed ones among them.
+    """
+
+    def __init__(self, message: str, checks: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.checks = list(checks)

@@ -1,0 +1,157 @@
+"""The records that cross borders: rows with their Arrow schemas, and what a step hands back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+MESSAGES = pa.list_(
+    pa.struct(
+        [
+            pa.field("role", pa.string(), nullable=False),
+            pa.field("content", pa.string(), nullable=False),
+        ]
+    )
+)
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    optional = {"score"}
+    return pa.schema(
+        [pa.field(name, kind, nullable=name in optional) for name, kind in columns.items()]
+    )
+
+
+# A pair as a source gives it. `strength` >= 1 is how strongly people preferred `chosen`
+# (SHP's score_ratio; 1.0 where a source doesn't say); `domain` is a subset or topic, "" if none.
+PAIR_SCHEMA = _schema(
+    prompt=MESSAGES,
+    chosen=pa.string(),
+    rejected=pa.string(),
+    strength=pa.float64(),
+    source=pa.string(),
+    domain=pa.string(),
+)
+PREFERENCE_SCHEMA = PAIR_SCHEMA.append(pa.field("split", pa.string(), nullable=False))
+# ChatLLaMA's three datasets.
+ACTOR_SCHEMA = _schema(
+    prompt=MESSAGES, completion=pa.string(), source=pa.string(), split=pa.string()
+)
+REWARD_SCHEMA = _schema(
+    prompt=MESSAGES,
+    completion=pa.string(),
+    score=pa.float64(),
+    source=pa.string(),
+    split=pa.string(),
+)
+PROMPT_SCHEMA = _schema(prompt=MESSAGES, source=pa.string(), split=pa.string())
+
+TABLE_FILE = "data.parquet"
+CURVES_FILE = "curves.json"
+SAMPLES_FILE = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+Prompt = list[Message]
+
+
+def user_prompt(text: str) -> Prompt:
+    """A prompt of a single user turn."""
+    return [Message("user", text)]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found: its number beside the limit it was held against.
+
+    A failed `blocking` check keeps the version from being published.
+    """
+
+    name: str
+    passed: bool
+    blocking: bool
+    value: float
+    limit: float
+    description: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure over training steps, as `(step, value)` points."""
+
+    name: str
+    points: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What making something gave, beside the files it wrote.
+
+    `metrics` may hold speeds and seconds: they go to the manifest, never into payload files,
+    since a version is the hash of its payload.
+    """
+
+    rows: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        raw = json.loads(path.read_text())
+        return cls(
+            rows=raw["rows"],
+            metrics=raw["metrics"],
+            checks=[Check(**check) for check in raw["checks"]],
+            curves=[Curve(c["name"], [(x, y) for x, y in c["points"]]) for c in raw["curves"]],
+            warnings=raw["warnings"],
+        )
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """All that a child process needs, as `spec.json`.
+
+    `settings` is the assistant's whole settings as plain data; `inputs` maps an asset's name to
+    its verified version folder; `output` is an empty folder for payload files; `run_folder` is
+    where the state of an unfinished training outlives a kill; the outcome goes to `result`.
+    `unpromoted_overrides` are the dotted keys a run changed without `promote`: they hold a
+    release back.
+    """
+
+    stage: str
+    assistant: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    output: str
+    run_folder: str
+    result: str
+    device: str = "cpu"
+    threads: int = 2
+    unpromoted_overrides: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls(**json.loads(path.read_text()))
