@@ -1,0 +1,69 @@
+"""Threads are capped before anything imports torch; tiny real models and tables for all tests."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    OMP_NUM_THREADS="2",
+    OMP_WAIT_POLICY="PASSIVE",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+)
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chatllama_pipeline.records import StageSpec
+
+TINY_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima"
+
+
+@pytest.fixture(scope="session")
+def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer random Llama (hidden 32, 300 ids) with a byte-level BPE and our chat template."""
+    from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
+
+    folder = tmp_path_factory.mktemp("tiny_base")
+    size = ScratchSize(hidden_size=32, layers=2, heads=2, vocabulary=300, max_length=128)
+    make_scratch_model([TINY_WORDS] * 8, size, seed=0, folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_table() -> Callable[[Path, list[dict[str, Any]], pa.Schema], Path]:
+    """Writes rows as `data.parquet` into a folder, under the given schema; returns the folder."""
+
+    def write(folder: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "data.parquet")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path) -> Callable[..., StageSpec]:
+    """A stage's spec with empty `output` and its own `run` folder; `take` tells runs apart."""
+
+    def make(
+        stage: str, settings: dict[str, Any], inputs: dict[str, Path], take: str = "a"
+    ) -> StageSpec:
+        output = tmp_path / f"{stage}_{take}"
+        output.mkdir()
+        return StageSpec(
+            stage=stage,
+            assistant="tiny",
+            settings=settings,
+            inputs={name: str(folder) for name, folder in inputs.items()},
+            output=str(output),
+            run_folder=str(tmp_path / f"{stage}_{take}_run"),
+            result=str(tmp_path / f"{stage}_{take}.json"),
+        )
+
+    return make

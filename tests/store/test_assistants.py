@@ -1,0 +1,263 @@
+"""Assistants: folders, names, config.yaml, and every way in which it can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chatllama_pipeline.assistants import (
+    assistant_names,
+    assistants_using,
+    content_hash,
+    load_assistant,
+    misnamed_folders,
+)
+from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
+from chatllama_pipeline.original import TAKEN
+from chatllama_pipeline.recipes import MADE_FROM
+from chatllama_pipeline.settings import AssistantSettings
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Every key of the original's config.yaml, section by section.
+ORIGINAL_CONFIG = """
+trainer_config: {actor_lr: 0.000005, critic_lr: 0.000009, actor_eps_clip: 0.2,
+  critic_eps_clip: 0.2, beta_s: 0.02, gamma_discounted: 1,
+  examples_path: "./datasets/rlhf_training_data.json", num_episodes: 100, max_timesteps: 32,
+  update_timesteps: 32, num_examples: 1, batch_size: 1, epochs: 1, checkpoint_steps: 1000,
+  checkpoint_name: null}
+actor_config: {model: "facebook/opt-1.3b", model_folder: "./models", tokenizer_path: null,
+  train_dataset_path: "./datasets/actor_training_data.json", validation_dataset_path: null,
+  froze_embeddings: True, use_fairscale: False, max_sequence_length: 2048, max_tokens: 2048,
+  min_tokens: 100, additonal_prompt_tokens: 20, temperature: 0.1, batch_size: 2,
+  iteration_per_print: 1, lr: 0.000009, epochs: 1, checkpoint_steps: 5000,
+  n_checkpoints_to_keep: 5, checkpoint_name: null, deepspeed_enable: False,
+  deepspeed_config_path: "./artifacts/config/ds_config.json", accelerate_enable: False,
+  peft_enable: False, peft_config_path: "./artifacts/config/peft_config.yaml"}
+reward_config: {model: "facebook/opt-125m", model_folder: "./models",
+  model_head_hidden_size: 2048, max_sequence_length: 2048,
+  train_dataset_path: "./datasets/reward_training_data.json", validation_dataset_path: null,
+  batch_size: 8, epochs: 1, iteration_per_print: 1, checkpoint_steps: 10000,
+  checkpoint_name: null, lr: 0.000009, deepspeed_enable: False,
+  deepspeed_config_path: "./artifacts/config/ds_config.json", accelerate_enable: False}
+critic_config: {model: "facebook/opt-125m", model_head_hidden_size: 2048,
+  max_sequence_length: 2048, model_folder: "./models", checkpoint_name: null}
+"""
+
+
+def write(root: Path, name: str, config: str) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config)
+    return folder
+
+
+def refusal(root: Path, config: str, **overrides: object) -> str:
+    write(root, "mine", config)
+    with pytest.raises(SettingsError) as caught:
+        load_assistant("mine", overrides, root)
+    return str(caught.value)
+
+
+def test_the_originals_config_is_accepted_whole_with_a_warning_for_each_taken_key(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "mine", ORIGINAL_CONFIG)
+    mine = load_assistant("mine", root=tmp_path)
+
+    assert mine.settings.trainer_config.iterations == 100
+    assert mine.settings.trainer_config.prompts_per_iteration == 32
+    assert mine.settings.actor_config.froze_embeddings
+    warned = {warning.split(": ")[1] for warning in mine.warnings}
+    assert warned == {*TAKEN, "actor_config.temperature"}
+
+
+def test_public_sources_may_have_the_originals_names(tmp_path: Path) -> None:
+    write(tmp_path, "mine", "data: {sources: [SHP, ARLHF, shp]}")
+    assert load_assistant("mine", root=tmp_path).settings.data.sources == ["hh_rlhf", "shp"]
+    assert assistants_using("shp", tmp_path) == ["mine"]
+    assert assistants_using("grammar", tmp_path) == []
+
+
+def test_overrides_take_dotted_keys(tmp_path: Path) -> None:
+    write(tmp_path, "mine", "seed: 0\ndata: {label_noise: 0.05}")
+    overrides = {"seed": 1, "data.label_noise": 0.5, "reward_config.objective": "pairwise"}
+    mine = load_assistant("mine", overrides, tmp_path)
+
+    assert mine.settings.seed == 1
+    assert mine.settings.data.label_noise == 0.5
+    assert mine.settings.reward_config.objective == "pairwise"
+    assert mine.overrides == overrides
+
+
+def test_an_unknown_assistant_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    write(tmp_path, "butler", "seed: 0")
+    write(tmp_path, "cook", "seed: 0")
+    with pytest.raises(UnknownAssistantError) as caught:
+        load_assistant("buttler", root=tmp_path)
+    assert "unknown assistant 'buttler' (did you mean 'butler'?)" in str(caught.value)
+    assert "butler, cook" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../outside", "Quickstart", "my-assistant", "my assistant", ""])
+def test_a_name_that_cannot_be_one_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "outside", "x", "seed: 0")
+    with pytest.raises(UnknownAssistantError, match="lower-case letters, digits and underscores"):
+        load_assistant(name, root=tmp_path / "assistants")
+
+
+def test_folders_with_other_names_are_no_partitions_but_are_told(tmp_path: Path) -> None:
+    write(tmp_path, "good", "seed: 0")
+    write(tmp_path, "My-Assistant", "seed: 0")
+    assert assistant_names(tmp_path) == ["good"]
+    assert misnamed_folders(tmp_path) == ["My-Assistant"]
+
+
+def test_a_link_out_of_the_root_is_no_assistant(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", "real", "seed: 0")
+    (tmp_path / "assistants").mkdir()
+    (tmp_path / "assistants" / "linked").symlink_to(tmp_path / "elsewhere" / "real")
+    assert assistant_names(tmp_path / "assistants") == []
+
+
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(SettingsError, match=r"mine/config\.yaml is missing"):
+        load_assistant("mine", root=tmp_path)
+
+
+@pytest.mark.parametrize("config", ["", "# only a comment\n"])
+def test_an_empty_config_says_what_it_needs(tmp_path: Path, config: str) -> None:
+    assert "config.yaml is empty: it needs at least one setting" in refusal(tmp_path, config)
+
+
+def test_broken_yaml_says_where(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "seed: 0\ndata: {sources: [shp\n")
+    assert "config.yaml is not valid YAML" in message
+    assert "line 3" in message
+
+
+def test_a_config_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    assert "holds a list, not `key: value` lines" in refusal(tmp_path, "- seed\n")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("sed: 1", "config.yaml: unknown key sed; did you mean 'seed'?"),
+        (
+            "actor_config: {batchsize: 2}",
+            "config.yaml: unknown key actor_config.batchsize; did you mean 'batch_size'?",
+        ),
+        ("data: {zzz: 1}", "config.yaml: unknown key data.zzz; those there are: sources,"),
+        (
+            "actor_config: {lr: fast}",
+            "config.yaml: actor_config.lr: 'fast' (str): input should be a valid number",
+        ),
+        (
+            "trainer_config: {epochs: 1.5}",
+            "config.yaml: trainer_config.epochs: 1.5 (float): input should be a valid integer",
+        ),
+        (
+            "data: {label_noise: 0.7}",
+            "config.yaml: data.label_noise: 0.7 (float): input should be less than or equal to 0.5",
+        ),
+        (
+            "actor_config: 7",
+            "config.yaml: actor_config: 7 (int): input should be a valid dictionary",
+        ),
+        (
+            "llm: {provider: rule}",
+            "config.yaml: llm.provider: 'rule' (str): input should be 'none' or 'rules'",
+        ),
+        (
+            "data: {sources: [reddit]}",
+            "config.yaml: data.sources.0: 'reddit' (str): input should be 'shp', 'hh_rlhf' or",
+        ),
+        (
+            "trainer_config: {update_timesteps: 10, batch_size: 4}",
+            "config.yaml: trainer_config: num_examples * update_timesteps = 10 is not a multiple "
+            "of batch_size 4",
+        ),
+        (
+            "actor_config: {model: scratch, froze_embeddings: true}",
+            "config.yaml: actor_config: froze_embeddings: true with model: scratch would freeze",
+        ),
+        ("retrain: {cron: weekly}", "config.yaml: retrain.cron: 'weekly' (str): string should"),
+    ],
+)
+def test_each_wrong_setting_is_named_with_its_file_key_value_and_cure(
+    tmp_path: Path, config: str, expected: str
+) -> None:
+    assert expected in refusal(tmp_path, config)
+
+
+def test_every_wrong_setting_is_told_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "seed: -1\ndata: {label_noise: 9}\nextra: 1")
+    assert len(message.splitlines()) == 3
+
+
+def test_a_wrong_override_is_told_as_one(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "seed: 0", **{"data.label_nois": 0.5})
+    assert message == (
+        "run_options.overrides: unknown key data.label_nois; did you mean 'label_noise'?"
+    )
+
+
+def test_a_local_model_is_found_beside_the_config(tmp_path: Path) -> None:
+    folder = write(tmp_path, "mine", "actor_config: {model: ./my_model}")
+    assert load_assistant("mine", root=tmp_path).settings.actor_config.model == str(
+        folder / "my_model"
+    )
+
+
+def test_the_content_hash_follows_content_and_not_times(tmp_path: Path) -> None:
+    folder = write(tmp_path, "mine", "seed: 0")
+    before = content_hash("mine", tmp_path)
+    (folder / "config.yaml").touch()
+    assert content_hash("mine", tmp_path) == before
+    (folder / "datasets").mkdir()
+    (folder / "datasets" / "actor_training_data.json").write_text("[]")
+    assert content_hash("mine", tmp_path) != before
+
+
+# What may change without anything being made again: memory, intervals, paths, who keeps what.
+NEUTRAL = {
+    "actor_config.train_dataset_path",
+    "actor_config.micro_batch_size",
+    "actor_config.checkpoint_steps",
+    "reward_config.train_dataset_path",
+    "reward_config.micro_batch_size",
+    "reward_config.checkpoint_steps",
+    "trainer_config.examples_path",
+    "trainer_config.micro_batch_size",
+    "trainer_config.checkpoint_steps",
+    "retrain.cron",
+    "retrain.timezone",
+    "store.keep_versions",
+    "store.pins",
+}
+
+
+def test_every_setting_is_either_part_of_a_fingerprint_or_known_to_change_no_result() -> None:
+    every = set()
+    for section, value in AssistantSettings().model_dump().items():
+        every |= {f"{section}.{key}" for key in value} if isinstance(value, dict) else {section}
+    listed = {key for keys in MADE_FROM.values() for key in keys}
+    assert listed | NEUTRAL == every
+    assert not listed & NEUTRAL
+
+
+def test_every_example_in_the_repository_loads() -> None:
+    examples = assistant_names(REPOSITORY / "assistants")
+    assert "quickstart" in examples
+    for name in examples:
+        assert load_assistant(name, root=REPOSITORY / "assistants").warnings in (
+            [],
+            [
+                w
+                for w in load_assistant(name, root=REPOSITORY / "assistants").warnings
+                if "chat" in w
+            ],
+        )
