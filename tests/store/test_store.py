@@ -1,0 +1,290 @@
+"""The store: versions, publishing after checks, reuse, damage, and what a crash leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from chatllama_pipeline.artifacts import Build, Store, Workbench, store_root
+from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionError, StoreError
+from chatllama_pipeline.manifests import PayloadFile, Recipe, payload_version
+from chatllama_pipeline.records import Check, Curve, Outcome
+
+
+def recipe(**changes: object) -> Recipe:
+    parts = {
+        "asset": "actor_sft",
+        "assistant": "mine",
+        "code_version": "1",
+        "upstream": {"actor_base": "aa"},
+        "settings": {"seed": 0, "actor_config.lr": 0.1},
+        "inputs": {},
+    }
+    return Recipe(**{**parts, **changes})  # type: ignore[arg-type]
+
+
+def writes(text: str, *checks: Check) -> Build:
+    def build(bench: Workbench) -> Outcome:
+        (bench.output / "weights").mkdir()
+        (bench.output / "weights" / "model.bin").write_text(text)
+        return Outcome(
+            rows=3, metrics={"loss": 0.5}, checks=list(checks), curves=[Curve("loss", [(1, 2.0)])]
+        )
+
+    return build
+
+
+def never(bench: Workbench) -> Outcome:
+    raise AssertionError("built again")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "storage")
+
+
+def test_a_version_is_the_hash_of_its_paths_and_contents() -> None:
+    # sha256("a\0" + "11" + "\n" + "b\0" + "22" + "\n"), first 16 digits.
+    files = [PayloadFile("b", 9, "22"), PayloadFile("a", 1, "11")]
+    assert payload_version(files) == "8d6be472c8298e24"
+
+
+def test_a_version_is_published_with_its_manifest_and_becomes_current(store: Store) -> None:
+    made = store.make(recipe(), writes("w"), overrides={"seed": 1}, force=False)
+
+    found = store.read("actor_sft", "mine")
+    assert found.id == made.version.id
+    assert (found.path / "weights" / "model.bin").read_text() == "w"
+    assert found.manifest.rows == 3
+    assert found.manifest.upstream == {"actor_base": "aa"}
+    assert found.manifest.overrides == {"seed": 1}
+    assert found.manifest.curves == [Curve("loss", [(1, 2.0)])]
+    assert [file.path for file in found.manifest.files] == ["weights/model.bin"]
+
+
+def test_the_same_recipe_returns_the_old_version_without_building(store: Store) -> None:
+    first = store.make(recipe(), writes("w"), {}, force=False)
+    again = store.make(recipe(), never, {}, force=False)
+
+    assert again.reused
+    assert again.version.id == first.version.id
+
+
+def test_force_builds_again_though_nothing_changed(store: Store) -> None:
+    store.make(recipe(), writes("w"), {}, force=False)
+    with pytest.raises(AssertionError, match="built again"):
+        store.make(recipe(), never, {}, force=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"code_version": "2"},
+        {"upstream": {"actor_base": "bb"}},
+        {"settings": {"seed": 1, "actor_config.lr": 0.1}},
+        {"inputs": {"files": {"a.json": "00"}}},
+    ],
+)
+def test_whatever_a_version_is_made_from_changes_its_fingerprint(change: dict[str, object]) -> None:
+    assert recipe(**change).fingerprint != recipe().fingerprint
+
+
+def test_going_back_to_old_settings_finds_the_old_version(store: Store) -> None:
+    old = store.make(recipe(), writes("old"), {}, force=False)
+    store.make(recipe(code_version="2"), writes("new"), {}, force=False)
+    back = store.make(recipe(), never, {}, force=False)
+
+    assert back.version.id == old.version.id
+    assert store.read("actor_sft", "mine").id == old.version.id
+
+
+def test_the_same_payload_from_another_recipe_stays_one_version(store: Store) -> None:
+    store.make(recipe(), writes("w"), {}, force=False)
+    other = store.make(recipe(code_version="2"), writes("w"), {}, force=False)
+
+    assert not other.reused
+    assert len(store.versions("actor_sft", "mine")) == 1
+    assert store.read("actor_sft", "mine").manifest.code_version == "2"
+
+
+def test_what_failed_a_blocking_check_is_never_current(store: Store) -> None:
+    good = store.make(recipe(), writes("good"), {}, force=False)
+    failed = Check("finite_loss", False, True, 3, 0, "3 losses were not finite")
+    with pytest.raises(CheckError, match="actor_sft: 3 losses were not finite") as caught:
+        store.make(recipe(code_version="2"), writes("bad", failed), {}, force=False)
+
+    assert caught.value.checks == [failed]
+    assert store.read("actor_sft", "mine").id == good.version.id
+    assert len(store.versions("actor_sft", "mine")) == 1
+
+
+def test_a_failed_warning_is_published_with_its_numbers(store: Store) -> None:
+    warning = Check("enough_rows", False, False, 3, 1000, "only 3 rows")
+    made = store.make(recipe(), writes("w", warning), {}, force=False)
+    assert store.read("actor_sft", "mine").manifest.checks == [warning]
+    assert made.version.manifest.checks == [warning]
+
+
+def flip_a_byte(path: Path) -> None:
+    """Change one byte; size and times stay."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_changed_by_a_byte_is_found_by_its_hash_and_never_used(store: Store) -> None:
+    made = store.make(recipe(), writes("w"), {}, force=False)
+    damaged = made.version.path / "weights" / "model.bin"
+    flip_a_byte(damaged)
+
+    with pytest.raises(CorruptVersionError, match=r"model\.bin no longer has the hash") as caught:
+        store.read("actor_sft", "mine")
+    assert "--select actor_sft --partition mine" in str(caught.value)
+
+    again = store.make(recipe(), writes("w"), {}, force=False)
+    assert not again.reused
+    assert again.version.id == made.version.id
+    assert damaged.read_text() == "w"
+    store.read("actor_sft", "mine")
+
+
+def test_a_missing_file_is_named(store: Store) -> None:
+    made = store.make(recipe(), writes("w"), {}, force=False)
+    (made.version.path / "weights" / "model.bin").unlink()
+    with pytest.raises(CorruptVersionError, match=r"model\.bin is missing"):
+        store.read("actor_sft", "mine")
+
+
+def test_a_folder_without_a_manifest_is_no_version(store: Store) -> None:
+    made = store.make(recipe(), writes("w"), {}, force=False)
+    (made.version.path / "manifest.json").unlink()
+
+    assert store.versions("actor_sft", "mine") == []
+    with pytest.raises(AbsentError):
+        store.read("actor_sft", "mine")
+    assert not store.make(recipe(), writes("w"), {}, force=False).reused
+
+
+def test_what_was_never_made_says_what_to_do(store: Store) -> None:
+    with pytest.raises(
+        AbsentError, match="actor_sft of assistant mine was never made; materialize"
+    ):
+        store.read("actor_sft", "mine")
+
+
+def test_a_pin_reads_an_old_version_and_an_unknown_pin_lists_those_there_are(store: Store) -> None:
+    old = store.make(recipe(), writes("old"), {}, force=False).version
+    new = store.make(recipe(code_version="2"), writes("new"), {}, force=False).version
+
+    assert store.read("actor_sft", "mine", pin=old.id).id == old.id
+    with pytest.raises(AbsentError, match=f"no version 0000.*{new.id}, {old.id}"):
+        store.read("actor_sft", "mine", pin="0000")
+
+
+def test_a_build_that_dies_leaves_nothing_but_its_private_run_folder(store: Store) -> None:
+    def dies(bench: Workbench) -> Outcome:
+        (bench.output / "half").write_text("half")
+        (bench.run_folder / "state").write_text("step 3")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.make(recipe(), dies, {}, force=False)
+
+    assert store.versions("actor_sft", "mine") == []
+    assert list((store.root / "_staging").iterdir()) == []
+    run_folder = store.run_folder(recipe())
+    assert (run_folder / "state").read_text() == "step 3"
+    assert run_folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_run_folder_goes_when_the_version_is_published(store: Store) -> None:
+    store.make(recipe(), writes("w"), {}, force=False)
+    assert list((store.root / "_runs" / "actor_sft" / "mine").iterdir()) == []
+
+
+def test_a_full_disk_publishes_nothing_and_says_what_to_do(store: Store) -> None:
+    kept = store.make(recipe(), writes("kept"), {}, force=False)
+    # The kernel refuses to let a file grow past this: a write fails in the middle of the payload.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="Nothing was published; free space there"):
+            store.make(recipe(code_version="2"), writes("x" * 10_000), {}, force=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert store.read("actor_sft", "mine").id == kept.version.id
+    assert list((store.root / "_staging").iterdir()) == []
+
+
+def test_two_makers_of_one_asset_wait_for_each_other(tmp_path: Path) -> None:
+    program = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from chatllama_pipeline.artifacts import Store
+        from chatllama_pipeline.manifests import Recipe
+        from chatllama_pipeline.records import Outcome
+
+        root, started = Path(sys.argv[1]), Path(sys.argv[2])
+
+        def build(bench):
+            with started.open("a") as log:
+                log.write("built\\n")
+            time.sleep(0.5)
+            (bench.output / "payload").write_text("same")
+            return Outcome()
+
+        made = Store(root).make(Recipe("grammar", None, "1", {}, {}, {}), build, {}, force=False)
+        print(made.reused)
+    """)
+    started = tmp_path / "started"
+    command = [sys.executable, "-c", program, str(tmp_path / "storage"), str(started)]
+    makers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = sorted(maker.communicate(timeout=60)[0].strip() for maker in makers)
+
+    assert answers == ["False", "True"]
+    assert started.read_text() == "built\n"
+
+
+def test_pruning_keeps_the_newest_and_those_in_use(store: Store) -> None:
+    versions = [
+        store.make(recipe(code_version=str(n)), writes(str(n)), {}, force=False).version.id
+        for n in range(4)
+    ]
+    removed = store.prune("actor_sft", "mine", keep=1, needed={versions[0]})
+
+    assert sorted(removed) == sorted(versions[1:3])
+    assert {version.id for version in store.versions("actor_sft", "mine")} == {
+        versions[0],
+        versions[3],
+    }
+
+
+def test_the_current_pointer_tells_how_the_last_run_came_to_it(store: Store) -> None:
+    store.make(recipe(), writes("w"), {"seed": 1}, force=False)
+    store.make(recipe(), never, {}, force=False)
+    current = store.current("actor_sft", "mine")
+    assert current is not None
+    assert (current.reused, current.overrides) == (True, {})
+
+
+def test_a_url_as_store_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATLLAMA_STORE", "s3://bucket/store")
+    with pytest.raises(StoreError, match="CHATLLAMA_STORE=s3://bucket/store is a URL"):
+        store_root()
+
+
+def test_manifests_are_plain_json(store: Store) -> None:
+    made = store.make(recipe(), writes("w"), {}, force=False)
+    manifest = json.loads((made.version.path / "manifest.json").read_text())
+    assert manifest["version"] == made.version.id
+    assert manifest["settings"] == {"seed": 0, "actor_config.lr": 0.1}
