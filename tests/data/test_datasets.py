@@ -1,0 +1,331 @@
+"""Pairs, conversations and prompts: what is kept, dropped, split, checked and written."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chatllama_pipeline.data.checks import CHECK_NAMES
+from chatllama_pipeline.data.datasets import (
+    build_actor_training_data,
+    build_preference_data,
+    build_rlhf_training_data,
+)
+from chatllama_pipeline.data.personal import TABLES
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.records import (
+    ACTOR_SCHEMA,
+    PAIR_SCHEMA,
+    PREFERENCE_SCHEMA,
+    PROMPT_SCHEMA,
+    Check,
+    Outcome,
+)
+from chatllama_pipeline.settings import AssistantSettings
+
+SHARES = {"validation_share": 0.1, "test_share": 0.2}
+
+
+def settings(**sections: Any) -> AssistantSettings:
+    data = {"sources": ["grammar"], **SHARES, **sections.pop("data", {})}
+    return AssistantSettings.model_validate({"data": data, **sections})
+
+
+def messages(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def pair(text: str, chosen: str = "Yes, gladly.", rejected: str = "No, never.") -> dict[str, Any]:
+    return {
+        "prompt": messages(text),
+        "chosen": chosen,
+        "rejected": rejected,
+        "strength": 1.0,
+        "source": "grammar",
+        "domain": "",
+    }
+
+
+PAIRS = [pair(f"question number {number}") for number in range(60)]
+
+
+def table(folder: Path, rows: list[dict[str, Any]], schema: pa.Schema, name: str = "data") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture
+def personal(tmp_path: Path) -> Path:
+    """A version of personal_data without rows; tests write rows into its tables."""
+    for name, schema in TABLES.items():
+        table(tmp_path / "personal", [], schema, name)
+    return tmp_path / "personal"
+
+
+def own(personal: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    table(personal, [{**row, "source": "personal"} for row in rows], TABLES[name], name)
+
+
+def prefer(
+    tmp_path: Path,
+    personal: Path,
+    rows: list[dict[str, Any]],
+    chosen_settings: AssistantSettings | None = None,
+    take: str = "a",
+) -> tuple[list[dict[str, Any]], Outcome, Path]:
+    source = table(tmp_path / f"grammar_{take}", rows, PAIR_SCHEMA)
+    output = tmp_path / f"preference_{take}"
+    output.mkdir()
+    outcome = build_preference_data(
+        {"grammar": source}, personal, chosen_settings or settings(), output
+    )
+    return pq.read_table(output / "data.parquet").to_pylist(), outcome, output
+
+
+def check(outcome: Outcome, name: str) -> Check:
+    (found,) = (check for check in outcome.checks if check.name == name)
+    return found
+
+
+def names(outcome: Outcome) -> list[tuple[str, bool]]:
+    return [(check.name, check.blocking) for check in outcome.checks]
+
+
+def test_pairs_are_split_and_pass_every_check(tmp_path: Path, personal: Path) -> None:
+    rows, outcome, output = prefer(tmp_path, personal, PAIRS)
+    assert pq.read_schema(output / "data.parquet").equals(PREFERENCE_SCHEMA)
+    assert len(rows) == outcome.rows == 60
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    assert names(outcome) == CHECK_NAMES["preference_data"]
+    # "Yes, gladly." is longer than "No, never." in every pair.
+    assert [c.name for c in outcome.checks if not c.passed] == ["length_only_accuracy"]
+    assert check(outcome, "length_only_accuracy").value == 1.0
+
+
+def test_the_order_of_rows_changes_no_byte(tmp_path: Path, personal: Path) -> None:
+    shuffled = list(PAIRS)
+    random.Random(0).shuffle(shuffled)
+    noisy = settings(data={"label_noise": 0.2})
+    _, _, first = prefer(tmp_path, personal, PAIRS, noisy, "a")
+    _, _, second = prefer(tmp_path, personal, shuffled, noisy, "b")
+    assert (first / "data.parquet").read_bytes() == (second / "data.parquet").read_bytes()
+
+
+def test_adding_rows_moves_and_flips_no_old_one(tmp_path: Path, personal: Path) -> None:
+    noisy = settings(data={"label_noise": 0.3})
+    few, few_outcome, _ = prefer(tmp_path, personal, PAIRS, noisy, "a")
+    more = [*PAIRS, *(pair(f"another matter {number}") for number in range(40))]
+    many, _, _ = prefer(tmp_path, personal, more, noisy, "b")
+    assert len(many) == 100
+    assert all(row in many for row in few)
+    flipped = sum(row["chosen"] == "No, never." for row in few)
+    assert few_outcome.metrics["flipped_labels"] == flipped
+    assert 5 < flipped < 35
+
+
+def test_identical_and_repeated_pairs_are_dropped_and_counted(
+    tmp_path: Path, personal: Path
+) -> None:
+    same = [pair(f"same {number}", "Alike.", " Alike. ") for number in range(20)]
+    rows, outcome, _ = prefer(tmp_path, personal, [*PAIRS, *same, PAIRS[0]])
+    assert len(rows) == 60
+    assert outcome.metrics["dropped"] == {"identical": 20, "duplicate": 1, "near_repeat": 0}
+    identical = check(outcome, "identical_pairs")
+    # 20 of 81 pairs.
+    assert (round(identical.value, 4), identical.limit, identical.passed) == (0.2469, 0.2, False)
+
+
+def test_a_training_prompt_that_nearly_repeats_a_held_out_one_is_dropped(
+    tmp_path: Path, personal: Path
+) -> None:
+    rows, _, _ = prefer(tmp_path, personal, PAIRS, take="a")
+    held_out = [row for row in rows if row["split"] != "train"]
+    near = [
+        pair(f"Number, {row['prompt'][0]['content'].split()[-1]} ... QUESTION!" + "!" * more)
+        for row in held_out
+        for more in range(8)
+    ]
+    again, outcome, _ = prefer(tmp_path, personal, [*PAIRS, *near], take="b")
+    trained = {row["prompt"][0]["content"] for row in again if row["split"] == "train"}
+    assert not trained & {row["prompt"][0]["content"] for row in near}
+    assert outcome.metrics["dropped"]["near_repeat"] > 0.5 * len(near)
+    assert check(outcome, "no_split_leak").passed
+
+
+def test_number_of_samples_limits_each_source_whatever_the_order(
+    tmp_path: Path, personal: Path
+) -> None:
+    limited = settings(data={"number_of_samples": 10})
+    first, _, _ = prefer(tmp_path, personal, PAIRS, limited, "a")
+    second, _, _ = prefer(tmp_path, personal, PAIRS[::-1], limited, "b")
+    assert first == second
+    assert len(first) == 10
+
+
+def test_own_scores_become_pairs_of_neighbours(tmp_path: Path, personal: Path) -> None:
+    own(
+        personal,
+        "reward",
+        [
+            {"prompt": messages("Sing!"), "completion": completion, "score": score}
+            for completion, score in (
+                ("La", 4.0),
+                ("Hm", 0.0),
+                ("No", 1.5),
+                ("?", None),
+                ("Na", 1.5),
+            )
+        ],
+    )
+    rows, outcome, _ = prefer(tmp_path, personal, [], settings(data={"sources": []}))
+    assert sorted((row["chosen"], row["rejected"], row["strength"]) for row in rows) == [
+        ("La", "No", 2.5),
+        ("Na", "Hm", 1.5),
+    ]
+    assert {row["source"] for row in rows} == {"personal"}
+    assert check(outcome, "not_empty").passed
+
+
+def test_a_source_without_rows_is_an_error_that_names_the_setting(
+    tmp_path: Path, personal: Path
+) -> None:
+    with pytest.raises(DataError, match=r"data.sources asks for grammar, which holds no rows"):
+        prefer(tmp_path, personal, [])
+    with pytest.raises(DataError, match=r"asks for shp, which holds no rows; materialize shp"):
+        prefer(tmp_path, personal, PAIRS, settings(data={"sources": ["SHP"]}), "b")
+
+
+def test_no_pairs_pass_without_sources_and_fail_where_pairs_must_train(
+    tmp_path: Path, personal: Path
+) -> None:
+    none = {"sources": []}
+    _, outcome, _ = prefer(tmp_path, personal, [], settings(data=none), "a")
+    assert [c.name for c in outcome.checks if not c.passed] == []
+    pairwise = settings(data=none, reward_config={"objective": "pairwise"})
+    _, outcome, _ = prefer(tmp_path, personal, [], pairwise, "b")
+    assert [c.name for c in outcome.checks if not c.passed] == ["not_empty"]
+    assert "data.sources" in check(outcome, "not_empty").description
+    alike = [pair("same", "Alike.", "Alike.")]
+    _, outcome, _ = prefer(tmp_path, personal, alike, settings(), "c")
+    assert not check(outcome, "not_empty").passed
+
+
+def actor(
+    tmp_path: Path,
+    personal: Path,
+    chosen_settings: AssistantSettings,
+    synthetic: list[dict[str, Any]] | None = None,
+) -> tuple[list[dict[str, Any]], Outcome, Path]:
+    _, _, preference = prefer(tmp_path, personal, PAIRS, chosen_settings)
+    written = table(tmp_path / "conversations", synthetic or [], TABLES["actor"])
+    output = tmp_path / "actor"
+    output.mkdir()
+    outcome = build_actor_training_data(preference, written, personal, chosen_settings, output)
+    return pq.read_table(output / "data.parquet").to_pylist(), outcome, output
+
+
+def test_the_actor_learns_chosen_replies_or_both(tmp_path: Path, personal: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    rows, _, _ = actor(tmp_path / "x", personal, settings())
+    assert {row["completion"] for row in rows} == {"Yes, gladly."}
+    assert len(rows) == 60
+    rows, _, _ = actor(tmp_path / "y", personal, settings(data={"actor_replies": "both"}))
+    assert {row["completion"] for row in rows} == {"Yes, gladly.", "No, never."}
+    assert len(rows) == 120
+
+
+def test_own_and_synthetic_conversations_join_and_exact_repeats_go(
+    tmp_path: Path, personal: Path
+) -> None:
+    hello = {"prompt": messages("Hello"), "completion": "Hi!"}
+    own(personal, "actor", [hello, hello, {**hello, "completion": "Hey!"}])
+    synthetic = [{"prompt": messages("Bye"), "completion": "Bye!", "source": "synthetic_rules"}]
+    rows, outcome, output = actor(tmp_path, personal, settings(), synthetic)
+    assert pq.read_schema(output / "data.parquet").equals(ACTOR_SCHEMA)
+    assert names(outcome) == CHECK_NAMES["actor_training_data"]
+    assert len(rows) == 60 + 2 + 1
+    assert outcome.metrics["dropped"] == {"duplicate": 1, "near_repeat": 0}
+    assert sum(outcome.metrics["rows"].values()) == 63
+    few = check(outcome, "enough_rows")
+    assert (few.passed, few.blocking, few.value, few.limit) == (False, False, 63, 1000)
+
+
+def test_no_conversation_at_all_fails_and_says_where_to_put_some(
+    tmp_path: Path, personal: Path
+) -> None:
+    empty = table(tmp_path / "none", [], PREFERENCE_SCHEMA)
+    written = table(tmp_path / "conversations", [], TABLES["actor"])
+    outcome = build_actor_training_data(empty, written, personal, settings(), tmp_path)
+    assert not check(outcome, "not_empty").passed
+    assert "datasets/actor_training_data.json" in check(outcome, "not_empty").description
+
+
+def test_a_prompt_held_out_in_one_table_trains_in_no_other(tmp_path: Path, personal: Path) -> None:
+    # Each own prompt is held out or not by itself; every near repeat of a held-out one must go.
+    texts = [f"topic {number}" for number in range(40)]
+    own(personal, "rlhf", [{"prompt": messages(text)} for text in texts])
+    repeats = [{"prompt": messages(f"{text}?"), "completion": "Well."} for text in texts]
+    own(personal, "actor", repeats)
+    rows, outcome, _ = actor(tmp_path, personal, settings())
+    written = table(tmp_path / "prompts", [], TABLES["rlhf"])
+    output = tmp_path / "rlhf"
+    output.mkdir()
+    build_rlhf_training_data(tmp_path / "preference_a", written, personal, settings(), output)
+    prompts = pq.read_table(output / "data.parquet").to_pylist()
+    held_out = {row["prompt"][0]["content"] for row in prompts if row["split"] != "train"}
+    trained = {row["prompt"][0]["content"] for row in rows if row["split"] == "train"}
+    assert held_out & set(texts)
+    assert not {f"{text}?" for text in held_out} & trained
+    assert outcome.metrics["dropped"]["near_repeat"] > 0
+
+
+def test_prompts_are_distinct_and_written_in_the_original_s_format(
+    tmp_path: Path, personal: Path
+) -> None:
+    talk = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Sing!"},
+    ]
+    sung = [{**pair("x", chosen=reply), "prompt": talk} for reply in ("La", "Lo")]
+    _, _, preference = prefer(tmp_path, personal, sung)
+    prompt = {"prompt": messages("Fresh, é?"), "source": "synthetic_rules"}
+    written = table(tmp_path / "prompts", [prompt], TABLES["rlhf"])
+    output = tmp_path / "rlhf"
+    output.mkdir()
+    outcome = build_rlhf_training_data(preference, written, personal, settings(), output)
+    assert pq.read_schema(output / "data.parquet").equals(PROMPT_SCHEMA)
+    assert names(outcome) == CHECK_NAMES["rlhf_training_data"]
+    assert outcome.rows == 2
+    assert outcome.metrics["dropped"]["duplicate"] == 1
+    listed = json.loads((output / "rlhf_training_data.json").read_text(encoding="utf-8"))
+    assert sorted(row["user_input"] for row in listed) == [
+        "Fresh, é?",
+        "Human: Hi\n\nAssistant: Hello.\n\nHuman: Sing!",
+    ]
+    assert all(list(row) == ["user_input"] for row in listed)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"chosen": " "}, "chosen is empty"),
+        ({"prompt": []}, "prompt does not end with a user's turn"),
+        ({"prompt": [{"role": "assistant", "content": "x"}]}, "does not end with a user's turn"),
+    ],
+)
+def test_an_unfit_row_fails_the_schema_check(
+    tmp_path: Path, personal: Path, change: dict[str, Any], fault: str
+) -> None:
+    _, outcome, _ = prefer(tmp_path, personal, [{**PAIRS[0], **change}])
+    schema = check(outcome, "schema")
+    assert (schema.passed, schema.value) == (False, 1)
+    assert fault in schema.description
