@@ -1,0 +1,132 @@
+"""`python -m chatllama_pipeline.stages SPEC.json`: the one entry point of child processes.
+
+The same command works by hand: progress then goes to the terminal alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from chatllama_pipeline import errors
+from chatllama_pipeline.errors import ChatllamaError, SettingsError
+from chatllama_pipeline.launch import child_environment
+from chatllama_pipeline.progress import Emit, Progress
+from chatllama_pipeline.records import Outcome, StageSpec
+
+STAGES: dict[str, str] = {
+    "actor_base": "chatllama_pipeline.models.base:run",
+    "reward_base": "chatllama_pipeline.models.base:run",
+    "reward_model": "chatllama_pipeline.training.reward:run",
+    "actor_sft": "chatllama_pipeline.training.sft:run",
+    "actor_ppo": "chatllama_pipeline.training.ppo:run",
+    "evaluation": "chatllama_pipeline.evaluation.compare:run",
+    "release": "chatllama_pipeline.serving.release:run",
+}
+
+# The exit code of an error raised on purpose, whose message stands in `error_file`.
+REFUSED = 2
+
+
+def error_file(result: Path) -> Path:
+    """Where a stage that refuses says why, for the result file `result`."""
+    return result.with_name(result.name + ".error")
+
+
+def stage_error(result: Path) -> ChatllamaError | None:
+    """The error that a stage left beside `result`, of the class it was raised as."""
+    path = error_file(result)
+    if not path.exists():
+        return None
+    told = json.loads(path.read_text())["error"]
+    kind: type[ChatllamaError] = getattr(errors, told["type"])
+    return kind(told["message"])
+
+
+def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
+    """Run the stage that the spec file `argv[0]` names; returns the exit code."""
+    if len(argv) != 1:
+        print("usage: python -m chatllama_pipeline.stages SPEC.json", file=sys.stderr)
+        return REFUSED
+    spec = StageSpec.read(Path(argv[0]))
+    # The launcher has set these already; by hand they must stand before a stage imports torch,
+    # which takes its number of threads from them.
+    os.environ.update(child_environment(spec.threads))
+    result = Path(spec.result)
+    with _emit() as emit:
+        try:
+            outcome = _run(spec, stages, emit)
+        except ChatllamaError as error:
+            print(f"error: {error}", file=sys.stderr)
+            _write_atomically(error_file(result), _told(error))
+            return REFUSED
+    if _rank() == 0:
+        unfinished = _beside(result)
+        outcome.write(unfinished)
+        unfinished.replace(result)
+    return 0
+
+
+def _run(spec: StageSpec, stages: Mapping[str, str], emit: Emit) -> Outcome:
+    if spec.stage not in stages:
+        raise SettingsError(f"unknown stage '{spec.stage}': use one of {', '.join(stages)}")
+    module, function = stages[spec.stage].split(":")
+    run: Callable[[StageSpec, Progress], Outcome] = getattr(
+        importlib.import_module(module), function
+    )
+    return run(spec, Progress(spec.stage, emit))
+
+
+@contextlib.contextmanager
+def _emit() -> Iterator[Emit]:
+    """Where progress lines go: to stdout, and to Dagster where it started us; only from rank 0."""
+    if _rank() != 0:
+        yield lambda line: None
+        return
+    import dagster_pipes
+
+    if dagster_pipes.DAGSTER_PIPES_CONTEXT_ENV_VAR not in os.environ:
+        yield _print
+        return
+    with dagster_pipes.open_dagster_pipes() as pipes:
+
+        def tell(line: str) -> None:
+            _print(line)
+            pipes.log.info(line)
+
+        yield tell
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _told(error: ChatllamaError) -> dict[str, Any]:
+    # A stage's own subclass is told as the nearest class that the parent knows.
+    known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return {"error": {"type": known.__name__, "message": str(error)}}
+
+
+def _beside(path: Path) -> Path:
+    # Ranks write the same file: each its own unfinished one, and the last rename wins.
+    return path.with_name(f"{path.name}.unfinished-{os.getpid()}")
+
+
+def _write_atomically(path: Path, content: dict[str, Any]) -> None:
+    unfinished = _beside(path)
+    unfinished.write_text(json.dumps(content, indent=1))
+    unfinished.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""The entry point of child processes with stages of our own: `fake_stages.py SPEC.json`."""
+
+import subprocess
+import sys
+import time
+
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
+from chatllama_pipeline.stages import main
+
+
+class EmptyFileError(DataError):
+    pass
+
+
+def ok(spec: StageSpec, progress: Progress) -> Outcome:
+    return Outcome(
+        rows=3,
+        metrics={"loss": 0.5, "seed": spec.settings["seed"]},
+        checks=[Check("finite", True, True, 1.0, 1.0, "the loss is finite")],
+        curves=[Curve("loss", [(1.0, 2.0), (2.0, 0.5)])],
+        warnings=["few rows"],
+    )
+
+
+def slow(spec: StageSpec, progress: Progress) -> Outcome:
+    progress.say("begun")
+    time.sleep(1.5)
+    progress.say("done")
+    return Outcome()
+
+
+def refuses(spec: StageSpec, progress: Progress) -> Outcome:
+    raise EmptyFileError("rows.json, row 3: prompt is empty: write one")
+
+
+def breaks(spec: StageSpec, progress: Progress) -> Outcome:
+    raise ZeroDivisionError("a defect")
+
+
+def leaves_one_behind(spec: StageSpec, progress: Progress) -> Outcome:
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    return Outcome()
+
+
+def threads(spec: StageSpec, progress: Progress) -> Outcome:
+    import torch
+
+    return Outcome(metrics={"torch_threads": torch.get_num_threads()})
+
+
+def writes(spec: StageSpec, progress: Progress) -> Outcome:
+    progress.say("only rank 0 speaks")
+    return Outcome()
+
+
+STAGES = {
+    function.__name__: f"__main__:{function.__name__}"
+    for function in (ok, slow, refuses, breaks, leaves_one_behind, threads, writes)
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], STAGES))

@@ -1,0 +1,191 @@
+"""Stages as child processes of a Dagster asset: results, progress, refusals."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from chatllama_pipeline.errors import ChildError, DataError, SettingsError
+from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
+from resources.compute import Compute
+
+FAKE_STAGES = Path(__file__).parent / "programs" / "fake_stages.py"
+
+
+class FakeCompute(Compute):
+    """Runs stages of the tests' own, by the same path as the real ones."""
+
+    def stage_command(self, spec_path: Path) -> list[str]:
+        return [sys.executable, str(FAKE_STAGES), str(spec_path)]
+
+
+def spec_for(stage: str, folder: Path) -> StageSpec:
+    return StageSpec(
+        stage=stage,
+        assistant="quickstart",
+        settings={"seed": 7},
+        inputs={},
+        output=str(folder),
+        run_folder=str(folder),
+        result=str(folder / "result.json"),
+    )
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture
+def run_stage(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> Callable[..., tuple[Outcome, float, list[tuple[float, str]]]]:
+    """Runs a stage inside a materialized asset; gives outcome, seconds, and timed log lines."""
+
+    def run(stage: str, **resource: Any) -> tuple[Outcome, float, list[tuple[float, str]]]:
+        got: list[tuple[Outcome, float]] = []
+
+        @dg.asset
+        def staged(
+            context: dg.AssetExecutionContext, compute: FakeCompute
+        ) -> dg.MaterializeResult[None]:
+            got.append(
+                compute.run_stage(context, spec_for(stage, tmp_path), tmp_path / "spec.json")
+            )
+            return dg.MaterializeResult()
+
+        compute = FakeCompute(**{"device": "cpu", **resource})
+        result = dg.materialize([staged], resources={"compute": compute}, instance=instance)
+        logs = [(log.timestamp, log.user_message) for log in instance.all_logs(result.run_id)]
+        return *got[0], logs
+
+    return run
+
+
+def test_an_outcome_comes_back_as_it_was(run_stage: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("of an earlier try")
+
+    outcome, seconds, _ = run_stage("ok", threads=1)
+
+    assert outcome == Outcome(
+        rows=3,
+        metrics={"loss": 0.5, "seed": 7},
+        checks=[Check("finite", True, True, 1.0, 1.0, "the loss is finite")],
+        curves=[Curve("loss", [(1.0, 2.0), (2.0, 0.5)])],
+        warnings=["few rows"],
+    )
+    assert 0 < seconds < 30
+    assert StageSpec.read(tmp_path / "spec.json").threads == 1
+    assert not list(tmp_path.glob("*.unfinished*"))
+
+
+def test_progress_reaches_dagster_while_the_child_works(
+    run_stage: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, _, logs = run_stage("slow")
+
+    when = {text: time for time, text in logs}
+    # The stage sleeps 1.5 s between the two lines; told at the end, they would come together.
+    assert when["slow: done"] - when["slow: begun"] > 1.0
+    assert (tmp_path / "spec.log").read_text() == "slow: begun\nslow: done\n"
+
+
+def test_two_processes_are_two_ranks_of_which_one_speaks(
+    run_stage: Callable[..., Any], tmp_path: Path
+) -> None:
+    outcome, _, logs = run_stage("writes", processes=2, threads=2)
+
+    assert outcome == Outcome()
+    assert [text for _, text in logs].count("writes: only rank 0 speaks") == 1
+    assert (tmp_path / "spec.log").read_text().count("only rank 0 speaks") == 1
+    assert StageSpec.read(tmp_path / "spec.json").threads == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_refusal_is_raised_as_its_class_with_its_message_alone(
+    run_stage: Callable[..., Any], tmp_path: Path, processes: int
+) -> None:
+    with pytest.raises(DataError) as raised:
+        run_stage("refuses", processes=processes)
+
+    assert str(raised.value) == "rows.json, row 3: prompt is empty: write one"
+    log = (tmp_path / "spec.log").read_text()
+    assert "error: rows.json, row 3: prompt is empty: write one\n" in log
+    assert processes == 2 or "Traceback" not in log
+
+
+def test_a_refusal_of_an_earlier_try_is_forgotten(run_stage: Callable[..., Any]) -> None:
+    with pytest.raises(DataError):
+        run_stage("refuses")
+    with pytest.raises(ChildError, match="exit code 1"):
+        run_stage("breaks")
+
+
+def test_a_defect_shows_its_traceback(run_stage: Callable[..., Any]) -> None:
+    with pytest.raises(ChildError) as raised:
+        run_stage("breaks")
+
+    assert "exit code 1" in str(raised.value)
+    assert str(raised.value).endswith("ZeroDivisionError: a defect")
+
+
+def test_an_unknown_stage_lists_those_there_are(run_stage: Callable[..., Any]) -> None:
+    with pytest.raises(SettingsError, match="unknown stage 'actor_dpo': use one of ok, slow,"):
+        run_stage("actor_dpo")
+
+
+def test_processes_that_a_stage_left_are_told_of(run_stage: Callable[..., Any]) -> None:
+    _, _, logs = run_stage("leaves_one_behind")
+    assert "leaves_one_behind left processes running, which were ended: 1" in [
+        text for _, text in logs
+    ]
+
+
+def test_torch_has_the_threads_of_the_spec(run_stage: Callable[..., Any]) -> None:
+    outcome, _, _ = run_stage("threads", threads=1)
+    assert outcome.metrics == {"torch_threads": 1}
+
+
+def test_the_same_command_works_by_hand(tmp_path: Path) -> None:
+    spec_for("slow", tmp_path).write(tmp_path / "spec.json")
+    command = FakeCompute().stage_command(tmp_path / "spec.json")
+    env = {"PATH": os.environ["PATH"]}
+
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout) == (0, "slow: begun\nslow: done\n")
+    assert Outcome.read(tmp_path / "result.json") == Outcome()
+
+
+def test_the_real_stages_start_by_the_package_itself(tmp_path: Path) -> None:
+    spec_for("actor_dpo", tmp_path).write(tmp_path / "spec.json")
+    command = Compute().stage_command(tmp_path / "spec.json")
+
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: unknown stage 'actor_dpo': use one of actor_base, reward_base, reward_model, "
+        "actor_sft, actor_ppo, evaluation, release\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"device": "gpu"}, r"compute\.device is 'gpu': use one of auto, cpu, cuda"),
+        ({"threads": -1}, r"compute\.threads is -1: use 0 or more"),
+        ({"processes": 0}, r"compute\.processes is 0: use 1 or more"),
+    ],
+)
+def test_a_wrong_setting_names_its_value_and_the_cure(
+    run_stage: Callable[..., Any], settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        run_stage("ok", **settings)
