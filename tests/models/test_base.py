@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.models.base import run
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
+
+MakeSpec = Callable[..., StageSpec]
+QUIET = Progress("test", lambda line: None)
+SIZES = {
+    "model": "scratch",
+    "scratch_hidden_size": 32,
+    "scratch_heads": 2,
+    "scratch_vocabulary": 300,
+    "max_sequence_length": 64,
+}
+SCRATCH = {"actor_config": SIZES, "reward_config": SIZES}
+
+
+@pytest.fixture
+def data(tmp_path: Path, write_table: Any) -> dict[str, Path]:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "alpha bravo"}],
+            "completion": "charlie delta",
+            "source": "test",
+            "split": split,
+        }
+        for split in ("train", "train", "validation")
+    ]
+    rows[2]["completion"] = "zzzzzzzz zzzzzzzz zzzzzzzz"
+    return {"actor_training_data": write_table(tmp_path / "data", rows, ACTOR_SCHEMA)}
+
+
+def test_a_model_from_scratch_is_the_same_bytes_again(make_spec: MakeSpec, data: Any) -> None:
+    specs = [make_spec("actor_base", SCRATCH, data, take) for take in "ab"]
+    for spec in specs:
+        run(spec, QUIET)
+    first, second = (
+        {path.name: path.read_bytes() for path in Path(spec.output).iterdir()} for spec in specs
+    )
+    assert first == second
+    assert {"model.safetensors", "tokenizer.json", "config.json"} <= set(first)
+
+
+def test_actor_and_reward_base_share_a_tokenizer_and_not_their_weights(
+    make_spec: MakeSpec, data: Any
+) -> None:
+    actor, reward = (make_spec(stage, SCRATCH, data) for stage in ("actor_base", "reward_base"))
+    outcome = run(actor, QUIET)
+    run(reward, QUIET)
+    files = [(Path(s.output) / "tokenizer.json").read_bytes() for s in (actor, reward)]
+    assert files[0] == files[1]
+    weights = [
+        AutoModelForCausalLM.from_pretrained(s.output).model.embed_tokens.weight
+        for s in (actor, reward)
+    ]
+    assert not torch.equal(weights[0], weights[1])
+    assert outcome.metrics["parameters"] == sum(
+        p.numel() for p in AutoModelForCausalLM.from_pretrained(actor.output).parameters()
+    )
+
+
+def test_the_tokenizer_knows_bytes_roles_and_training_words_alone(
+    make_spec: MakeSpec, data: Any
+) -> None:
+    spec = make_spec("actor_base", SCRATCH, data)
+    run(spec, QUIET)
+    tokenizer = AutoTokenizer.from_pretrained(spec.output)
+    marks = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    assert tokenizer.convert_tokens_to_ids(marks) == [0, 1, 2, 3, 4]
+    assert tokenizer.bos_token_id is None
+    assert len(tokenizer.encode("charlie")) == 1
+    assert len(tokenizer.encode("zzzzzzzz")) == 8  # a validation row's word was never merged
+    assert tokenizer.decode(tokenizer.encode("naïve ☃")) == "naïve ☃"
+
+
+def test_no_training_rows_is_an_error_that_names_the_table(
+    make_spec: MakeSpec, tmp_path: Path, write_table: Any
+) -> None:
+    empty = write_table(tmp_path / "empty", [], ACTOR_SCHEMA)
+    with pytest.raises(DataError, match="empty: no training rows"):
+        run(make_spec("actor_base", SCRATCH, {"actor_training_data": empty}), QUIET)
+
+
+def test_heads_that_do_not_divide_the_hidden_size_are_refused(
+    make_spec: MakeSpec, data: Any
+) -> None:
+    settings = {"actor_config": {**SIZES, "scratch_heads": 3}}
+    with pytest.raises(SettingsError, match=r"scratch_hidden_size 32 .*scratch_heads 3"):
+        run(make_spec("actor_base", settings, data), QUIET)
+
+
+def test_a_local_folder_is_copied_whole(make_spec: MakeSpec, tiny_base_folder: Path) -> None:
+    spec = make_spec("reward_base", {"reward_config": {"model": str(tiny_base_folder)}}, {})
+    run(spec, QUIET)
+    copied = AutoModelForCausalLM.from_pretrained(spec.output).state_dict()
+    for name, value in AutoModelForCausalLM.from_pretrained(tiny_base_folder).state_dict().items():
+        assert torch.equal(copied[name], value)
+    assert AutoTokenizer.from_pretrained(spec.output).chat_template is not None
+    assert not any(
+        str(tiny_base_folder) in path.read_text(errors="ignore")
+        for path in Path(spec.output).iterdir()
+    )
+
+
+@pytest.mark.parametrize(
+    ("removed", "missing"),
+    [
+        ("tokenizer.json", r"no a tokenizer \(tokenizer.json\)"),
+        ("model.safetensors", r"no weights \(model.safetensors\)"),
+        ("config.json", "no config.json"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_is_named_with_what_is_missing(
+    make_spec: MakeSpec, tiny_base_folder: Path, tmp_path: Path, removed: str, missing: str
+) -> None:
+    folder = tmp_path / "holed"
+    shutil.copytree(tiny_base_folder, folder)
+    (folder / removed).unlink()
+    with pytest.raises(
+        SettingsError, match=rf"actor_config.model: the folder {folder} has {missing}"
+    ):
+        run(make_spec("actor_base", {"actor_config": {"model": str(folder)}}, {}), QUIET)
+
+
+def test_a_folder_that_is_not_there_is_named(make_spec: MakeSpec, tmp_path: Path) -> None:
+    settings = {"actor_config": {"model": str(tmp_path / "nowhere")}}
+    with pytest.raises(SettingsError, match=r"actor_config.model: the folder .*nowhere does not"):
+        run(make_spec("actor_base", settings, {}), QUIET)
+
+
+def test_a_hub_model_without_network_names_the_key_and_the_cures(make_spec: MakeSpec) -> None:
+    settings = {"reward_config": {"model": "nobody/no-such-model"}}
+    with pytest.raises(
+        SettingsError, match=r"reward_config.model: nobody/no-such-model .*scratch.*HF_TOKEN"
+    ):
+        run(make_spec("reward_base", settings, {}), QUIET)
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings_is_refused(
+    make_spec: MakeSpec, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
+    tokenizer.add_tokens([f"word{i}" for i in range(200)])
+    tokenizer.save_pretrained(tmp_path / "wide")
+    settings = {
+        "actor_config": {"model": str(tiny_base_folder), "tokenizer_path": str(tmp_path / "wide")}
+    }
+    with pytest.raises(SettingsError, match=r"tokenizer_path: .*wide has 500 ids"):
+        run(make_spec("actor_base", settings, {}), QUIET)
