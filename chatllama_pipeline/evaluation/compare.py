@@ -1,0 +1,280 @@
+"""The evaluation stage: SFT against PPO on test prompts, which no training has seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from chatllama_pipeline.evaluation import gate
+from chatllama_pipeline.evaluation.figures import (
+    REPORT_FILE,
+    ActorFigures,
+    Comparison,
+    Evaluation,
+    Figures,
+    Reply,
+    Verdict,
+    flat_figures,
+    write_comparisons,
+)
+from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
+from chatllama_pipeline.evaluation.report import render
+from chatllama_pipeline.evaluation.statistics import (
+    bootstrap_interval,
+    mean,
+    preferences,
+)
+from chatllama_pipeline.llm.providers import Judge, open_judge
+from chatllama_pipeline.llm.rules import RulesJudge, names_item
+from chatllama_pipeline.models.chat import prompt_ids
+from chatllama_pipeline.models.heads import RewardScorer, load_actor
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import (
+    CURVES_FILE,
+    SAMPLES_FILE,
+    Curve,
+    Message,
+    Outcome,
+    Prompt,
+    StageSpec,
+)
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.training.ppo import context
+from chatllama_pipeline.training.ppo_math import distinct_2
+from chatllama_pipeline.training.rows import as_prompt, read_rows
+
+ACTORS = ("actor_sft", "actor_ppo")
+TRAINED = ("actor_sft", "reward_model", "actor_ppo")
+
+
+@dataclass(frozen=True)
+class _TestPrompt:
+    prompt: Prompt
+    source: str
+    ids: list[int]
+
+
+def run(spec: StageSpec, progress: Progress) -> Outcome:
+    """Write `evaluation.json`, `report.html` and `table.jsonl`; the verdict is a check.
+
+    Without test prompts, test pairs or a judge the figures that rest on them are None, and the
+    gate holds the release.
+    """
+    settings = AssistantSettings.model_validate(spec.settings)
+    started = time.monotonic()
+    quiet_transformers()
+    judge = open_judge(settings.judge)
+
+    # 1. Sample both actors on the same prompts.
+    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["actor_sft"])
+    actors = {
+        actor: load_actor(spec.inputs[actor], torch.float32).to(spec.device) for actor in ACTORS
+    }
+    room = context(settings, actors["actor_sft"])
+    prompts, warnings = _test_prompts(spec, settings, tokenizer, room)
+    progress.say(f"both actors answer {len(prompts)} test prompts")
+    sampled, kl = _sample(actors, tokenizer, settings, [row.ids for row in prompts])
+
+    # 2. Score every reply, by the reward model and by the judge.
+    scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
+    replies = {actor: _score(scorer, judge, prompts, sampled[actor]) for actor in ACTORS}
+    accuracy, pairs = _reward_accuracy(scorer, spec.inputs["preference_data"])
+
+    # 3. Figures and verdict.
+    curves = {stage: _read_curves(Path(spec.inputs[stage])) for stage in TRAINED}
+    curves["actor_ppo"] += _rubric_curve(Path(spec.inputs["actor_ppo"]), judge)
+    wins = preferences(_scores(replies["actor_sft"]), _scores(replies["actor_ppo"]))
+    low, high = bootstrap_interval(
+        wins, settings.evaluation.bootstrap_samples, stage_seed(settings.seed, "evaluation")
+    )
+    figures = Figures(
+        actor_sft=_actor_figures(replies["actor_sft"], sampled["actor_sft"]),
+        actor_ppo=_actor_figures(replies["actor_ppo"], sampled["actor_ppo"]),
+        kl=mean(kl),
+        win_rate=mean(wins),
+        win_rate_low=low,
+        win_rate_high=high,
+        reward_model_accuracy=accuracy,
+        reward_model_pairs=pairs,
+        sft_validation_loss=_last(curves["actor_sft"], "validation_loss"),
+        prompts=len(prompts),
+    )
+    verdict = _verdict(spec, settings, judge, figures)
+
+    # 4. Files.
+    columns = zip(prompts, replies["actor_sft"], replies["actor_ppo"], kl, strict=True)
+    comparisons = [
+        Comparison(row.prompt, row.source, before, after, round(nats, 6))
+        for row, before, after, nats in columns
+    ]
+    _write(spec, settings, judge, Evaluation(figures, verdict), curves, comparisons)
+    return Outcome(
+        rows=len(comparisons),
+        metrics={**flat_figures(figures), "seconds": round(time.monotonic() - started, 2)},
+        checks=gate.checks(figures, verdict, settings.release, settings.checks),
+        curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
+        warnings=warnings,
+    )
+
+
+def _verdict(
+    spec: StageSpec, settings: AssistantSettings, judge: Judge | None, figures: Figures
+) -> Verdict:
+    return gate.decide(
+        figures,
+        settings.release,
+        assistant=spec.assistant,
+        judge=judge.name if judge else None,
+        unpromoted_overrides=spec.unpromoted_overrides,
+    )
+
+
+def _write(
+    spec: StageSpec,
+    settings: AssistantSettings,
+    judge: Judge | None,
+    evaluation: Evaluation,
+    curves: dict[str, list[Curve]],
+    comparisons: list[Comparison],
+) -> None:
+    output, name = Path(spec.output), judge.name if judge else None
+    evaluation.write(output)
+    write_comparisons(output, comparisons)
+    page = render(spec.assistant, settings, name, evaluation, curves, comparisons)
+    (output / REPORT_FILE).write_text(page, encoding="utf-8")
+
+
+def _test_prompts(
+    spec: StageSpec, settings: AssistantSettings, tokenizer: Any, room: int
+) -> tuple[list[_TestPrompt], list[str]]:
+    """At most `evaluation.prompts` test prompts of at most `room` tokens, and warnings.
+
+    They are taken in the order of their text's hash, so that no source comes first and the choice
+    stays when rows are added.
+    """
+    rows = read_rows(spec.inputs["rlhf_training_data"], "test")
+    rows.sort(key=lambda row: hashlib.sha256(json.dumps(row["prompt"]).encode()).digest())
+    found: list[_TestPrompt] = []
+    too_long = 0
+    for row in rows:
+        if len(found) == settings.evaluation.prompts:
+            break
+        prompt = as_prompt(row["prompt"])
+        ids = prompt_ids(tokenizer, prompt, room)
+        if len(ids) <= room:
+            found.append(_TestPrompt(prompt, row["source"], ids))
+        else:
+            too_long += 1
+    if not too_long:
+        return found, []
+    actor = settings.actor_config
+    return found, [
+        f"{too_long} test prompts are longer than {room} tokens, which is what actor_config."
+        f"max_tokens {actor.max_tokens} leaves of max_sequence_length {actor.max_sequence_length}, "
+        "and were left out"
+    ]
+
+
+def _sample(
+    actors: dict[str, Any], tokenizer: Any, settings: AssistantSettings, prompts: list[list[int]]
+) -> tuple[dict[str, list[Sampled]], list[float]]:
+    """Each actor's replies, sampled with a seed of its own, and the KL of each of PPO's."""
+    temperature = settings.evaluation.temperature
+    sampled = {
+        name: answer(
+            actor,
+            tokenizer,
+            prompts,
+            max_new_tokens=settings.actor_config.max_tokens,
+            temperature=temperature,
+            seed=stage_seed(settings.seed, "evaluation", name),
+        )
+        for name, actor in actors.items()
+    }
+    pad_id, own = tokenizer.pad_token_id, sampled["actor_ppo"]
+    kl = divergences(actors["actor_ppo"], actors["actor_sft"], pad_id, prompts, own, temperature)
+    return sampled, kl
+
+
+def _score(
+    scorer: RewardScorer,
+    judge: Judge | None,
+    prompts: Sequence[_TestPrompt],
+    replies: Sequence[Sampled],
+) -> list[Reply]:
+    rewards = scorer([row.prompt for row in prompts], [reply.text for reply in replies]).tolist()
+    return [
+        Reply(
+            text=reply.text,
+            tokens=len(reply.ids),
+            finished=reply.finished,
+            reward=round(reward, 6),
+            score=judge.score(row.prompt, reply.text) if judge else None,
+            names_item=_names_item(judge, row.prompt, reply.text),
+        )
+        for row, reply, reward in zip(prompts, replies, rewards, strict=True)
+    ]
+
+
+def _names_item(judge: Judge | None, prompt: Prompt, reply: str) -> bool | None:
+    """Only the grammar's judge knows which item a prompt asks about."""
+    return names_item(prompt, reply) if isinstance(judge, RulesJudge) else None
+
+
+def _scores(replies: Sequence[Reply]) -> list[float]:
+    return [reply.score for reply in replies if reply.score is not None]
+
+
+def _actor_figures(replies: Sequence[Reply], sampled: Sequence[Sampled]) -> ActorFigures:
+    return ActorFigures(
+        rubric_score=mean(score / 5 for score in _scores(replies)),
+        reward=mean(reply.reward for reply in replies),
+        reply_tokens=mean(reply.tokens for reply in replies),
+        share_finished=mean(reply.finished for reply in replies),
+        names_item=mean(r.names_item for r in replies if r.names_item is not None),
+        distinct_2=mean([distinct_2([reply.ids for reply in sampled])]) if sampled else None,
+    )
+
+
+def _reward_accuracy(scorer: RewardScorer, folder: str) -> tuple[float | None, int]:
+    """Share of all test pairs whose chosen reply scores higher (ties half), and their number."""
+    rows = read_rows(folder, "test")
+    prompts = [as_prompt(row["prompt"]) for row in rows]
+    rejected = scorer(prompts, [row["rejected"] for row in rows]).tolist()
+    chosen = scorer(prompts, [row["chosen"] for row in rows]).tolist()
+    return mean(preferences(rejected, chosen)), len(rows)
+
+
+def _read_curves(folder: Path) -> list[Curve]:
+    raw = json.loads((folder / CURVES_FILE).read_text())
+    return [Curve(name, [(x, y) for x, y in points]) for name, points in raw.items()]
+
+
+def _rubric_curve(folder: Path, judge: Judge | None) -> list[Curve]:
+    """The judge's mean score / 5 over the rollouts that PPO kept, by iteration."""
+    if judge is None:
+        return []
+    scores: defaultdict[int, list[float]] = defaultdict(list)
+    with (folder / SAMPLES_FILE).open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            prompt = [Message(**turn) for turn in row["prompt"]]
+            scores[row["iteration"]].append(judge.score(prompt, row["reply"]) / 5)
+    points = [(float(i), sum(found) / len(found)) for i, found in sorted(scores.items())]
+    return [Curve("rubric", points)] if points else []
+
+
+def _last(curves: Sequence[Curve], name: str) -> float | None:
+    """The last value of the curve of that name."""
+    return next((mean([curve.points[-1][1]]) for curve in curves if curve.name == name), None)

@@ -1,0 +1,150 @@
+"""What an evaluation found: one record per reply, per prompt, per actor and for the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from chatllama_pipeline.records import Message, Prompt
+
+EVALUATION_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
+REPLIES_FILE = "table.jsonl"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One sampled reply. `tokens` counts the stop token; `score` is the judge's, 0..5.
+
+    `score` is None where there is no judge, `names_item` where the judge knows no items.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+    reward: float
+    score: float | None
+    names_item: bool | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One test prompt with the replies of both actors; `kl` in nats over PPO's reply."""
+
+    prompt: Prompt
+    source: str
+    actor_sft: Reply
+    actor_ppo: Reply
+    kl: float
+
+    @property
+    def gain(self) -> float:
+        """How much better PPO's reply is: by the judge, or by the reward where nobody judges."""
+        if self.actor_ppo.score is None or self.actor_sft.score is None:
+            return self.actor_ppo.reward - self.actor_sft.reward
+        return self.actor_ppo.score - self.actor_sft.score
+
+
+@dataclass(frozen=True)
+class ActorFigures:
+    """Means over one actor's replies; None where not measurable.
+
+    `rubric_score` is the judge's score / 5; `distinct_2` the share of token bigrams that differ.
+    """
+
+    rubric_score: float | None
+    reward: float | None
+    reply_tokens: float | None
+    share_finished: float | None
+    names_item: float | None
+    distinct_2: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """SFT against PPO; None where not measurable.
+
+    `kl` is in nats per reply. `win_rate` is PPO's over SFT by the judge, ties counting half,
+    with its 95 % interval. `reward_model_accuracy` is over `reward_model_pairs` test pairs.
+    """
+
+    actor_sft: ActorFigures
+    actor_ppo: ActorFigures
+    kl: float | None
+    win_rate: float | None
+    win_rate_low: float | None
+    win_rate_high: float | None
+    reward_model_accuracy: float | None
+    reward_model_pairs: int
+    sft_validation_loss: float | None
+    prompts: int
+
+    @property
+    def length_ratio(self) -> float | None:
+        """Mean length of PPO's replies over that of SFT's."""
+        before, after = self.actor_sft.reply_tokens, self.actor_ppo.reply_tokens
+        return after / before if before and after is not None else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the gate lets a model pass, and always why."""
+
+    released: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`evaluation.json`: the figures with the verdict that rests on them."""
+
+    figures: Figures
+    verdict: Verdict
+
+    def write(self, folder: Path) -> None:
+        content = dataclasses.asdict(self.figures) | dataclasses.asdict(self.verdict)
+        (folder / EVALUATION_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        raw = json.loads((folder / EVALUATION_FILE).read_text())
+        verdict = Verdict(raw.pop("released"), raw.pop("reason"))
+        sft = ActorFigures(**raw.pop("actor_sft"))
+        ppo = ActorFigures(**raw.pop("actor_ppo"))
+        return cls(Figures(actor_sft=sft, actor_ppo=ppo, **raw), verdict)
+
+
+def flat_figures(figures: Figures) -> dict[str, float]:
+    """Everything measured, by dotted name."""
+    found: dict[str, float] = {}
+    for name, value in dataclasses.asdict(figures).items():
+        inner = value if isinstance(value, dict) else {"": value}
+        for part, number in inner.items():
+            if number is not None:
+                found[f"{name}.{part}".rstrip(".")] = number
+    return found
+
+
+def write_comparisons(folder: Path, comparisons: list[Comparison]) -> None:
+    """All replies as `table.jsonl`, one test prompt a line."""
+    lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in comparisons]
+    (folder / REPLIES_FILE).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def read_comparisons(folder: Path) -> list[Comparison]:
+    """The rows of `table.jsonl`, in its order."""
+    with (folder / REPLIES_FILE).open(encoding="utf-8") as lines:
+        return [_comparison(json.loads(line)) for line in lines]
+
+
+def _comparison(raw: dict[str, Any]) -> Comparison:
+    return Comparison(
+        prompt=[Message(**turn) for turn in raw["prompt"]],
+        source=raw["source"],
+        actor_sft=Reply(**raw["actor_sft"]),
+        actor_ppo=Reply(**raw["actor_ppo"]),
+        kl=raw["kl"],
+    )

@@ -1,0 +1,152 @@
+"""The release gate: what is released, what is held back, and why. Pure; knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chatllama_pipeline.evaluation.figures import Figures, Verdict
+from chatllama_pipeline.records import Check
+from chatllama_pipeline.settings import CheckSettings, ReleaseSettings
+
+# Asset -> (check, blocking): what Dagster must know before anything runs.
+CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
+    "evaluation": [
+        ("release_gate", False),
+        ("reward_accuracy", False),
+        ("kl_per_reply", False),
+        ("reply_length", False),
+    ]
+}
+
+# A bootstrap over a handful of prompts is far too sure of itself: one prompt won gives [1, 1].
+FEWEST_PROMPTS = 20
+
+
+def decide(
+    figures: Figures,
+    release: ReleaseSettings,
+    *,
+    assistant: str,
+    judge: str | None,
+    unpromoted_overrides: Sequence[str],
+) -> Verdict:
+    """Whether `release.stage` may be released.
+
+    `judge` names who compared the replies, None where nobody did. It must be no term of PPO's
+    reward: a policy learns to please what it is paid by, so the reward says nothing here.
+    """
+    approve = f"a person approves it: python -m chatllama_pipeline approve {assistant}"
+    held: list[str] = []
+    if release.stage == "actor_sft":
+        held.append(f"release.stage is actor_sft, and an SFT model is released only when {approve}")
+    else:
+        if judge is None:
+            held.append(
+                "no judge that is no part of PPO's reward compared the replies "
+                f"(evaluation.judge), so the model is released only when {approve}"
+            )
+        else:
+            held += _unconvincing(figures, release)
+        held += _drifted(figures, release)
+    if unpromoted_overrides:
+        keys = ", ".join(unpromoted_overrides)
+        held.append(
+            f"the run overrides {keys} and is released only with promote: true in run_options"
+        )
+    if held:
+        return Verdict(False, "; ".join(held))
+    return Verdict(True, _praise(figures, release))
+
+
+def checks(
+    figures: Figures, verdict: Verdict, release: ReleaseSettings, limits: CheckSettings
+) -> list[Check]:
+    """The checks of `CHECK_NAMES`; a figure that was not measured counts as 0 and fails."""
+    accuracy, kl, ratio = figures.reward_model_accuracy, figures.kl, figures.length_ratio
+    pairs = figures.reward_model_pairs
+    return [
+        Check(
+            "release_gate",
+            verdict.released,
+            False,
+            figures.win_rate_low or 0.0,
+            release.min_win_rate,
+            verdict.reason,
+        ),
+        Check(
+            "reward_accuracy",
+            accuracy is not None and accuracy >= limits.min_reward_accuracy,
+            False,
+            accuracy or 0.0,
+            limits.min_reward_accuracy,
+            f"share of {pairs} test pairs whose chosen reply scores higher; at least the limit"
+            if pairs
+            else "not measured: preference_data holds no test pairs",
+        ),
+        Check(
+            "kl_per_reply",
+            kl is not None and kl <= limits.max_kl,
+            False,
+            kl or 0.0,
+            limits.max_kl,
+            "nats per reply between PPO and SFT, at most the limit"
+            if kl is not None
+            else "not measured: no test prompts, or a figure that is not finite",
+        ),
+        Check(
+            "reply_length",
+            ratio is not None and 1 / limits.max_length_ratio < ratio < limits.max_length_ratio,
+            False,
+            ratio or 0.0,
+            limits.max_length_ratio,
+            "length of PPO's replies over SFT's, between 1 / limit and the limit"
+            if ratio is not None
+            else "not measured: no test prompts",
+        ),
+    ]
+
+
+def _unconvincing(figures: Figures, release: ReleaseSettings) -> list[str]:
+    """Why the judge's comparison doesn't carry a release."""
+    if figures.prompts < FEWEST_PROMPTS:
+        return [
+            f"{figures.prompts} test prompts are too few to judge by, "
+            f"at least {FEWEST_PROMPTS} are needed"
+        ]
+    low = figures.win_rate_low
+    if figures.win_rate is None or low is None:
+        return ["the win rate was not measured"]
+    if not low > release.min_win_rate:
+        return [
+            f"win rate {figures.win_rate:.3f}, its lower bound {low:.3f} is not above "
+            f"{release.min_win_rate:g} (release.min_win_rate)"
+        ]
+    return []
+
+
+def _drifted(figures: Figures, release: ReleaseSettings) -> list[str]:
+    """What shows that PPO went too far from SFT."""
+    found: list[str] = []
+    kl, ratio = figures.kl, figures.length_ratio
+    if kl is None:
+        found.append("the KL per reply was not measured")
+    elif not kl <= release.max_kl:
+        found.append(f"KL {kl:.2f} nats per reply is above {release.max_kl:g} (release.max_kl)")
+    if ratio is None:
+        found.append("the replies' length was not measured")
+    elif not 1 / release.max_length_ratio <= ratio <= release.max_length_ratio:
+        found.append(
+            f"replies are {ratio:.2f} times as long as SFT's, outside of "
+            f"{1 / release.max_length_ratio:.2f} to {release.max_length_ratio:g} "
+            "(release.max_length_ratio)"
+        )
+    return found
+
+
+def _praise(figures: Figures, release: ReleaseSettings) -> str:
+    return (
+        f"win rate {figures.win_rate:.3f} (95 % interval {figures.win_rate_low:.3f} to "
+        f"{figures.win_rate_high:.3f}) on {figures.prompts} test prompts is above "
+        f"{release.min_win_rate:g}; KL {figures.kl:.2f} nats per reply is within "
+        f"{release.max_kl:g}; replies are {figures.length_ratio:.2f} times as long as SFT's"
+    )

@@ -1,0 +1,84 @@
+"""Replies sampled from the actors, and how far one actor's replies stray from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.models.heads import pad_right
+from chatllama_pipeline.training.rollout import pad_left, response_logprobs, sample_replies
+
+# Prompt and reply tokens held at once: bounds the cache that generation keeps.
+TOKENS_PER_BATCH = 2**15
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One sampled reply: its ids, with the stop token where it `finished`, and its text."""
+
+    ids: list[int]
+    text: str
+    finished: bool
+
+
+def answer(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[Sampled]:
+    """One sampled reply to each prompt (token ids); the same seed, the same replies."""
+    if not prompts:
+        return []
+    rollout = sample_replies(
+        model,
+        prompts,
+        rollout_batch_size=_rows_at_once(len(ids) + max_new_tokens for ids in prompts),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        stop_ids=stop_ids(tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        generator=torch.Generator(model.device).manual_seed(seed),
+    )
+    replies = zip(rollout.reply_ids(), rollout.finished.tolist(), strict=True)
+    return [
+        Sampled(ids, tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True), ended)
+        for ids, ended in replies
+    ]
+
+
+def divergences(
+    policy: Any,
+    reference: Any,
+    pad_id: int,
+    prompts: Sequence[list[int]],
+    replies: Sequence[Sampled],
+    temperature: float,
+) -> list[float]:
+    """Of each of `policy`'s own replies: the sum of log policy - log reference over its tokens.
+
+    In nats, at `temperature`. Their mean estimates KL(policy, reference) per reply without bias
+    (k1 in Schulman, "Approximating KL divergence").
+    """
+    found: list[float] = []
+    lengths = [len(ids) + len(reply.ids) for ids, reply in zip(prompts, replies, strict=True)]
+    step = _rows_at_once(lengths) if lengths else 1
+    for start in range(0, len(lengths), step):
+        ids, mask = pad_left(prompts[start : start + step], pad_id)
+        response, actions = pad_right([r.ids for r in replies[start : start + step]], pad_id)
+        inputs = [tensor.to(policy.device) for tensor in (ids, mask, response, actions.bool())]
+        mine = response_logprobs(policy, *inputs, temperature=temperature)
+        other = response_logprobs(reference, *inputs, temperature=temperature)
+        found += (mine - other).double().sum(dim=1).tolist()
+    return found
+
+
+def _rows_at_once(lengths: Iterable[int]) -> int:
+    return max(1, TOKENS_PER_BATCH // max(lengths))

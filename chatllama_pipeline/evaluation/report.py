@@ -1,0 +1,184 @@
+"""The evaluation as one HTML page that needs nothing beside it: no network, no scripts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from chatllama_pipeline.evaluation.curves import interval_chart, line_chart
+from chatllama_pipeline.evaluation.figures import ActorFigures, Comparison, Evaluation, Figures
+from chatllama_pipeline.records import Curve
+from chatllama_pipeline.settings import AssistantSettings
+
+NOT_MEASURED = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: curves of one stage over the same steps; `lowest` is shown on the value axis."""
+
+    title: str
+    caption: str
+    stage: str
+    curves: tuple[str, ...]
+    lowest: float | None = None
+
+
+CHARTS = (
+    Chart("SFT loss", "nats, by step", "actor_sft", ("loss", "validation_loss"), 0.0),
+    Chart(
+        "Reward model accuracy",
+        "validation pairs, by step",
+        "reward_model",
+        ("validation_accuracy",),
+        0.5,
+    ),
+    Chart("PPO reward", "mean normalised score, by iteration", "actor_ppo", ("score",)),
+    Chart("KL", "nats per reply from SFT, by iteration", "actor_ppo", ("kl",), 0.0),
+    Chart("Rubric during PPO", "mean of judge / 5, by iteration", "actor_ppo", ("rubric",), 0.0),
+    Chart("Reply length", "tokens, by PPO iteration", "actor_ppo", ("reply_tokens",), 0.0),
+)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    name: str
+    before: str
+    after: str
+    change: str
+
+
+@dataclass(frozen=True)
+class _DrawnChart:
+    title: str
+    caption: str
+    names: list[str]
+    picture: Markup
+
+
+@dataclass(frozen=True)
+class _Section:
+    title: str
+    rows: list[Comparison]
+
+
+def render(
+    assistant: str,
+    settings: AssistantSettings,
+    judge: str | None,
+    evaluation: Evaluation,
+    curves: Mapping[str, Sequence[Curve]],
+    comparisons: Sequence[Comparison],
+) -> str:
+    """The page. `curves` maps a stage to its curves; `judge` is None where nobody judged."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    figures, objective = evaluation.figures, settings.reward_config.objective
+    return environment.get_template("report.html.jinja").render(
+        assistant=assistant,
+        verdict=evaluation.verdict,
+        figures=figures,
+        judge=judge,
+        judge_taught=judge is not None
+        and judge == settings.llm.provider
+        and objective != "pairwise",
+        objective=objective,
+        interval=_interval(figures, settings.release.min_win_rate),
+        measures=_measures(figures.actor_sft, figures.actor_ppo),
+        facts=_facts(figures),
+        charts=_charts(curves),
+        sections=select(comparisons, settings.evaluation.table_rows),
+    )
+
+
+def select(comparisons: Sequence[Comparison], most: int) -> list[_Section]:
+    """The largest gains, typical rows and the largest losses: `most` in all, none twice."""
+    ordered = sorted(range(len(comparisons)), key=lambda row: (-comparisons[row].gain, row))
+    most = min(most, len(ordered))
+    extremes = most // 3
+    middle = most - 2 * extremes
+    start = (len(ordered) - middle) // 2
+    parts = [
+        ("Replies: largest gains", ordered[:extremes]),
+        ("Replies: typical", ordered[start : start + middle]),
+        ("Replies: largest losses", ordered[::-1][:extremes]),
+    ]
+    return [_Section(title, [comparisons[row] for row in rows]) for title, rows in parts if rows]
+
+
+def _measures(before: ActorFigures, after: ActorFigures) -> list[_Measure]:
+    rows = [
+        ("Rubric score, 0 to 1", before.rubric_score, after.rubric_score, ".3f"),
+        ("Names the item asked about", before.names_item, after.names_item, ".1%"),
+        ("Reward", before.reward, after.reward, ".3f"),
+        ("Length in tokens", before.reply_tokens, after.reply_tokens, ".1f"),
+        ("Finished", before.share_finished, after.share_finished, ".1%"),
+        ("Distinct bigrams", before.distinct_2, after.distinct_2, ".3f"),
+    ]
+    return [
+        _Measure(
+            name,
+            _shown(old, spec),
+            _shown(new, spec),
+            _change(old, new, spec),
+        )
+        for name, old, new, spec in rows
+    ]
+
+
+def _facts(figures: Figures) -> list[tuple[str, str]]:
+    return [
+        ("KL from SFT, nats per reply", _shown(figures.kl, ".2f")),
+        ("SFT validation loss", _shown(figures.sft_validation_loss, ".3f")),
+        (
+            f"Reward model right, of {figures.reward_model_pairs:,} unseen pairs",
+            _shown(figures.reward_model_accuracy, ".1%"),
+        ),
+    ]
+
+
+def _shown(value: float | None, spec: str) -> str:
+    if value is None:
+        return NOT_MEASURED
+    return format(value, spec).replace("%", "\N{NO-BREAK SPACE}%").replace("-", MINUS)
+
+
+def _change(old: float | None, new: float | None, spec: str) -> str:
+    if old is None or new is None:
+        return NOT_MEASURED
+    if spec.endswith("%"):
+        return _shown(100 * (new - old), "+.1f") + " points"
+    return _shown(new - old, "+" + spec)
+
+
+def _interval(figures: Figures, threshold: float) -> Markup | None:
+    low, middle, high = figures.win_rate_low, figures.win_rate, figures.win_rate_high
+    if low is None or middle is None or high is None:
+        return None
+    return Markup(interval_chart(low, middle, high, threshold))
+
+
+def _charts(curves: Mapping[str, Sequence[Curve]]) -> list[_DrawnChart]:
+    drawn = []
+    for chart in CHARTS:
+        named = {curve.name: curve for curve in curves.get(chart.stage, ())}
+        shown = [named[name] for name in chart.curves if name in named and _drawable(named[name])]
+        if shown:
+            names = [curve.name.replace("_", " ") for curve in shown]
+            picture = Markup(line_chart(shown, lowest=chart.lowest))
+            drawn.append(_DrawnChart(chart.title, chart.caption, names, picture))
+    return drawn
+
+
+def _drawable(curve: Curve) -> bool:
+    return any(math.isfinite(value) for _, value in curve.points)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from chatllama_pipeline.evaluation.statistics import bootstrap_interval, mean, preferences
+
+
+def test_a_mean_of_nothing_or_of_something_infinite_is_not_measurable() -> None:
+    assert mean([]) is None
+    assert mean([1.0, math.nan]) is None
+    assert mean([1.0, math.inf]) is None
+
+
+def test_a_mean_is_rounded_to_six_digits() -> None:
+    assert mean([1.0, 0.0, 0.0]) == 0.333333
+
+
+def test_a_win_counts_one_a_tie_half_and_a_loss_nothing() -> None:
+    assert preferences([1.0, 3.0, 4.0], [2.0, 3.0, 0.0]) == [1.0, 0.5, 0.0]
+
+
+def test_the_bootstrap_interval_is_that_of_the_normal_approximation_for_many_values() -> None:
+    # 120 wins of 200: .6 +- 1.96 * sqrt(.6 * .4 / 200) = .6 +- .0679
+    low, high = bootstrap_interval([1.0] * 120 + [0.0] * 80, samples=20_000, seed=0)
+    assert low == pytest.approx(0.5321, abs=0.006)
+    assert high == pytest.approx(0.6679, abs=0.006)
+
+
+def test_ties_make_the_bootstrap_interval_narrower() -> None:
+    # 80 wins, 80 ties, 40 losses: the same mean .6, variance .14: .6 +- .0519
+    low, high = bootstrap_interval([1.0] * 80 + [0.5] * 80 + [0.0] * 40, samples=20_000, seed=0)
+    assert low == pytest.approx(0.5481, abs=0.006)
+    assert high == pytest.approx(0.6519, abs=0.006)
+
+
+def test_the_bootstrap_depends_on_its_seed_and_not_on_the_values_order() -> None:
+    values = [1.0, 0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
+    once = bootstrap_interval(values, samples=50, seed=3)
+    assert bootstrap_interval(values[::-1], samples=50, seed=3) == once
+    assert bootstrap_interval(values, samples=50, seed=4) != once
+
+
+def test_equal_values_have_an_interval_of_no_width_and_no_values_have_none() -> None:
+    assert bootstrap_interval([0.5, 0.5, 0.5], samples=10, seed=0) == (0.5, 0.5)
+    assert bootstrap_interval([], samples=10, seed=0) == (None, None)
