@@ -1,0 +1,139 @@
+"""Talk to a release in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+
+from chatllama_pipeline.errors import DataError, StoreError
+from chatllama_pipeline.models.chat import prompt_ids
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.records import Message, Prompt
+from chatllama_pipeline.serving.release import EXAMPLES_FILE
+
+NEW, QUIT = "/new", "/quit"
+YOU, ASSISTANT = "you> ", "assistant> "
+
+Say = Callable[[str], None]
+
+
+class Assistant:
+    """A released folder, ready to reply; it samples as its generation config says."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "config.json").is_file():
+            raise StoreError(
+                f"{folder}: holds no model (config.json is missing); release one first"
+            )
+        quiet_transformers()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder)
+        if torch.cuda.is_available():
+            self.model = self.model.cuda()
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        length = positions or self.tokenizer.model_max_length
+        self.room: int = length - self.model.generation_config.max_new_tokens
+
+    def reply(self, history: Prompt, say: Say) -> str:
+        """The reply to `history`, told to `say` in pieces while it is made.
+
+        A history longer than the model's context loses its oldest turns; DataError where even the
+        last turn is too long.
+        """
+        ids = prompt_ids(self.tokenizer, history, self.room)
+        if len(ids) > self.room:
+            raise DataError(
+                f"your message takes {len(ids)} tokens, this assistant reads {self.room} at most: "
+                "shorten it"
+            )
+        input_ids = torch.tensor([ids], device=self.model.device)
+        output = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            streamer=_Pieces(self.tokenizer, say),
+        )
+        text: str = self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+        return text
+
+
+class _Pieces(TextStreamer):  # type: ignore[misc]
+    """Hands over the reply's words, as soon as they are whole."""
+
+    def __init__(self, tokenizer: Any, say: Say) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.say = say
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.say(text)
+
+
+def chat(
+    folder: Path, source: TextIO | None = None, sink: TextIO | None = None, seed: int | None = None
+) -> None:
+    """Read messages from `source` (stdin) and stream replies to `sink` (stdout) until the end.
+
+    `/new` forgets the conversation; `/quit`, the end of the input and Ctrl-C leave.
+    """
+    source, sink = source or sys.stdin, sink or sys.stdout
+
+    def say(text: str) -> None:
+        sink.write(text)
+        sink.flush()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        _converse(folder, source, say, seed)
+    say("\n")
+
+
+def chat_once(folder: Path, text: str, seed: int = 0) -> str:
+    """The reply to a single message."""
+    torch.manual_seed(seed)
+    return Assistant(folder).reply([Message("user", text)], lambda piece: None)
+
+
+def _converse(folder: Path, source: TextIO, say: Say, seed: int | None) -> None:
+    assistant = Assistant(folder)
+    # torch's own start is the same in every process: without a seed, chats must differ.
+    torch.seed() if seed is None else torch.manual_seed(seed)
+    say(_greeting(folder))
+    history: Prompt = []
+    while (text := _ask(source, say)) is not None and text != QUIT:
+        if text == NEW:
+            history = []
+            say("A new conversation.\n")
+        elif text:
+            asked = [*history, Message("user", text)]
+            say(ASSISTANT)
+            try:
+                history = [*asked, Message("assistant", assistant.reply(asked, say))]
+            except DataError as error:
+                say(str(error))
+            say("\n")
+
+
+def _greeting(folder: Path) -> str:
+    text = f"Type a message. {NEW} starts a new conversation, {QUIT} leaves.\n"
+    path = folder / EXAMPLES_FILE
+    if path.is_file():
+        examples = "".join(f"  {example}\n" for example in json.loads(path.read_text("utf-8")))
+        text += f"It knows one small grammar; ask it, for example:\n{examples}"
+    return text
+
+
+def _ask(source: TextIO, say: Say) -> str | None:
+    """The next message, stripped; None at the end of the input."""
+    if source is sys.stdin and source.isatty():
+        try:
+            return input(YOU).strip()  # with the terminal's line editing
+        except EOFError:
+            return None
+    say(YOU)
+    line = source.readline()
+    return line.strip() if line else None

@@ -1,0 +1,122 @@
+"""The model card of a release: what it is, what it learnt from, how it did, where it ends."""
+
+from __future__ import annotations
+
+from chatllama_pipeline.evaluation.figures import ActorFigures, Evaluation
+from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+
+SOURCES = {
+    "grammar": "`grammar`: templated conversations, written by this project's embedded grammar",
+    "hh_rlhf": "`hh_rlhf`: [Anthropic/hh-rlhf](https://huggingface.co/datasets/Anthropic/hh-rlhf), "
+    "human preferences on helpful and harmless replies",
+    "shp": "`shp`: [stanfordnlp/SHP](https://huggingface.co/datasets/stanfordnlp/SHP), "
+    "replies on Reddit with their votes",
+}
+
+HEAD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- chatllama
+- rlhf
+---
+"""
+
+
+def model_card(assistant: str, settings: AssistantSettings, evaluation: Evaluation) -> str:
+    """`README.md` of a release, as Hugging Face's hub reads it."""
+    parts = [
+        HEAD + f"# {assistant}",
+        _what(settings),
+        "## Use\n\n```python\nfrom transformers import pipeline\n\n"
+        'chat = pipeline("text-generation", "path/to/this/folder")\n'
+        'print(chat([{"role": "user", "content": "Hello!"}])[0]["generated_text"][-1]["content"])\n'
+        "```",
+        "## Data\n\n" + _data(settings),
+        "## Evaluation\n\n" + _evaluation(evaluation),
+        "## Limits\n\n" + _limits(settings),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(settings: AssistantSettings) -> str:
+    actor, ppo = settings.actor_config, settings.trainer_config
+    made = (
+        f"a Llama of {actor.scratch_layers} layers, made from scratch"
+        if actor.model == SCRATCH
+        else f"made from `{actor.model}`"
+    )
+    stages = "fine-tuned on conversations (SFT)"
+    if settings.release.stage == "actor_ppo":
+        stages += (
+            f", then improved by reinforcement learning (PPO, {ppo.iterations} iterations of "
+            f"{ppo.prompts_per_iteration} prompts) against a reward model"
+        )
+    return f"A personal assistant, {made}; {stages}. Seed {settings.seed}."
+
+
+def _data(settings: AssistantSettings) -> str:
+    lines = [SOURCES[name] for name in settings.data.sources]
+    lines.append("the assistant's own datasets, where it has any")
+    llm = settings.llm
+    if llm.synthetic_conversations + llm.synthetic_prompts + llm.synthetic_completions:
+        lines.append(f"synthetic rows, written by the provider `{llm.provider}`")
+    text = "\n".join(f"- {line}" for line in lines)
+    if settings.data.label_noise:
+        share = f"{settings.data.label_noise:.0%}"
+        text += f"\n\nThe labels of {share} of the preference pairs were flipped on purpose."
+    return text
+
+
+def _evaluation(evaluation: Evaluation) -> str:
+    figures, verdict = evaluation.figures, evaluation.verdict
+    before, after = figures.actor_sft, figures.actor_ppo
+    rows = [
+        f"| {name} | {_shown(_at(before, key))} | {_shown(_at(after, key))} |"
+        for name, key in (
+            ("rubric score, 0 to 1", "rubric_score"),
+            ("names the item asked about", "names_item"),
+            ("reward", "reward"),
+            ("length in tokens", "reply_tokens"),
+            ("share finished", "share_finished"),
+        )
+    ]
+    table = "\n".join(["| mean of a reply | SFT | PPO |", "|---|---|---|", *rows])
+    lines = [
+        f"On {figures.prompts} test prompts that no training has seen:",
+        table,
+        f"Win rate of PPO over SFT {_shown(figures.win_rate)} (95 % interval "
+        f"{_shown(figures.win_rate_low)} to {_shown(figures.win_rate_high)}); KL "
+        f"{_shown(figures.kl)} nats per reply; the reward model is right on "
+        f"{_shown(figures.reward_model_accuracy)} of {figures.reward_model_pairs} unseen pairs.",
+        f"The gate released it: {verdict.reason}."
+        if verdict.released
+        else f"Released on a person's approval. The gate had held it back: {verdict.reason}.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _limits(settings: AssistantSettings) -> str:
+    toy = settings.actor_config.model == SCRATCH or "grammar" in settings.data.sources
+    if toy:
+        return (
+            "This is a toy. It was made to show that the whole chain from data to a released "
+            "assistant works and learns: it answers questions of one small grammar, mixes up items "
+            "and advice in part of its replies, and knows nothing of the world. Use it for nothing "
+            "but trying the pipeline."
+        )
+    return (
+        "Its replies can be wrong, biased or harmful: the figures above say how it does on prompts "
+        "like those it was trained on, and nothing of others. The base model's and the datasets' "
+        "licences hold for it too."
+    )
+
+
+def _at(figures: ActorFigures, key: str) -> float | None:
+    value: float | None = getattr(figures, key)
+    return value
+
+
+def _shown(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"

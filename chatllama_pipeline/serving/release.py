@@ -1,0 +1,83 @@
+"""The release stage: a plain Hugging Face folder that anyone can load and talk to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, GenerationConfig
+
+from chatllama_pipeline.errors import StoreError
+from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
+from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.serving.model_card import model_card
+from chatllama_pipeline.settings import ActorSettings, AssistantSettings
+
+EXAMPLES_FILE = "examples.json"
+EXAMPLES = 3
+# The weights and their config alone: no critic, no curves, no state of a training.
+WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+def run(spec: StageSpec, progress: Progress) -> Outcome:
+    """Copy the released stage's weights and write all that it takes to use them.
+
+    `spec.inputs` holds the stage that `release.stage` names, and the evaluation that let it pass
+    or that a person approved. The weights are the source's, byte for byte.
+    """
+    quiet_transformers()
+    settings = AssistantSettings.model_validate(spec.settings)
+    stage = settings.release.stage
+    source, output = Path(spec.inputs[stage]), Path(spec.output)
+    evaluation = Evaluation.read(Path(spec.inputs["evaluation"]))
+
+    copied = [path for pattern in WEIGHTS for path in sorted(source.glob(pattern))]
+    if not any(path.suffix == ".safetensors" for path in copied):
+        raise StoreError(f"{source}: holds no *.safetensors to release; make {stage} again")
+    for path in copied:
+        shutil.copyfile(path, output / path.name)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(output)
+    _generation_config(tokenizer, settings.actor_config).save_pretrained(output)
+    examples = _examples(Path(spec.inputs["evaluation"]))
+    if examples:
+        text = json.dumps(examples, indent=1, ensure_ascii=False) + "\n"
+        (output / EXAMPLES_FILE).write_text(text, encoding="utf-8")
+    (output / "README.md").write_text(model_card(spec.assistant, settings, evaluation), "utf-8")
+    size = sum(path.stat().st_size for path in copied)
+    progress.say(f"{stage} released, {size / 1e6:.1f} MB of weights")
+    return Outcome(metrics={"weight_bytes": size, "stage": stage})
+
+
+def _generation_config(tokenizer: Any, actor: ActorSettings) -> GenerationConfig:
+    """Plain sampling at the temperature chosen for chatting; 0 is greedy."""
+    ends = stop_ids(tokenizer)
+    common = {
+        "max_new_tokens": actor.max_tokens,
+        "eos_token_id": ends if len(ends) > 1 else ends[0],
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }
+    if actor.temperature == 0:
+        return GenerationConfig(do_sample=False, **common)
+    return GenerationConfig(
+        do_sample=True, temperature=actor.temperature, top_k=0, top_p=1.0, **common
+    )
+
+
+def _examples(evaluation: Path) -> list[str]:
+    """A few test questions of the embedded grammar, which an assistant trained on it can answer.
+
+    Other sources' prompts may be private or vile: none of them is shown to whoever opens a chat.
+    """
+    asked = [
+        row.prompt[0].content
+        for row in read_comparisons(evaluation)
+        if row.source == "grammar" and len(row.prompt) == 1
+    ]
+    return asked[:EXAMPLES]

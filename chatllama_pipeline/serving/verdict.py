@@ -1,0 +1,26 @@
+"""Whether an assistant is released: the gate's word, or a person's."""
+
+from __future__ import annotations
+
+import json
+
+from chatllama_pipeline.artifacts import Store
+from chatllama_pipeline.assistants import Assistant
+from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, Verdict
+from chatllama_pipeline.serving.approvals import is_approved
+
+
+def release_verdict(store: Store, assistant: Assistant) -> Verdict:
+    """The verdict on the evaluation in use.
+
+    Raises AbsentError where there is none, CorruptVersionError where it can't be trusted.
+    """
+    pin = assistant.settings.store.pins.get("evaluation")
+    evaluation = store.read("evaluation", assistant.name, pin)
+    found = json.loads((evaluation.path / EVALUATION_FILE).read_text())
+    released, reason = bool(found["released"]), str(found["reason"])
+    approved = is_approved(store.root, assistant.name, evaluation.id)
+    # An approval is of the model; that it came of a run with overrides takes that run's promote.
+    if approved and not released and not evaluation.manifest.inputs["unpromoted_overrides"]:
+        return Verdict(True, f"approved by a person, though: {reason}")
+    return Verdict(released, reason)

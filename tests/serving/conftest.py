@@ -1,0 +1,71 @@
+"""A release of a tiny actor, with the evaluation that it rests on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatllama_pipeline.evaluation.figures import (
+    ActorFigures,
+    Comparison,
+    Evaluation,
+    Figures,
+    Reply,
+    Verdict,
+    write_comparisons,
+)
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Message, StageSpec, user_prompt
+
+SFT = ActorFigures(0.5, 0.1, 24.0, 0.98, 0.4, 0.3)
+PPO = ActorFigures(0.85, 1.9, 30.0, 1.0, 0.65, 0.2)
+FIGURES = Figures(SFT, PPO, 2.25, 0.9, 0.86, 0.94, 0.88, 431, 0.34, 200)
+RELEASED = Verdict(True, "it won")
+
+
+@pytest.fixture
+def release(tmp_path: Path, tiny_base_folder: Path) -> Callable[..., Path]:
+    """Releases the tiny actor; `verdict` and settings as asked for."""
+    from chatllama_pipeline.serving.release import run
+
+    def make(verdict: Verdict = RELEASED, **sections: dict[str, Any]) -> Path:
+        actor = {"model": "scratch", "max_sequence_length": 128, "max_tokens": 12}
+        settings = {"data": {"sources": ["grammar"]}, "actor_config": actor}
+        for name, section in sections.items():
+            settings[name] = settings.get(name, {}) | section
+        stage = settings.get("release", {}).get("stage", "actor_ppo")
+        source, evaluation = tmp_path / "source", tmp_path / "evaluation"
+        for folder in (source, evaluation, tmp_path / "release"):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tiny_base_folder, source)
+        (source / "critic").mkdir()
+        (source / "critic" / "model.safetensors").write_bytes(b"a critic")
+        (source / "curves.json").write_text("{}")
+        (source / "samples.jsonl").write_text("")
+        evaluation.mkdir()
+        (tmp_path / "release").mkdir()
+        Evaluation(FIGURES, verdict).write(evaluation)
+        reply = Reply("yes", 2, True, 0.0, 1.0, None)
+        talk = [Message("user", "Hi"), Message("assistant", "Hi"), Message("user", "Three turns")]
+        asked = [("private", user_prompt("My secret?")), ("grammar", talk)]
+        asked += [("grammar", user_prompt(f"Question {i}?")) for i in range(5)]
+        write_comparisons(
+            evaluation, [Comparison(prompt, source, reply, reply, 0.0) for source, prompt in asked]
+        )
+        spec = StageSpec(
+            stage="release",
+            assistant="tiny",
+            settings=settings,
+            inputs={stage: str(source), "evaluation": str(evaluation)},
+            output=str(tmp_path / "release"),
+            run_folder=str(tmp_path / "run"),
+            result=str(tmp_path / "result.json"),
+        )
+        run(spec, Progress("release", lambda line: None))
+        return Path(spec.output)
+
+    return make

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from chatllama_pipeline.errors import StoreError
+from chatllama_pipeline.evaluation.figures import Verdict
+
+
+def test_a_release_holds_what_it_takes_to_use_it_and_nothing_else(
+    release: Callable[..., Path],
+) -> None:
+    assert sorted(path.name for path in release().iterdir()) == [
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "examples.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+def test_a_release_gives_the_logits_of_its_source(
+    release: Callable[..., Path], tiny_base_folder: Path
+) -> None:
+    ids = torch.tensor([[3, 70, 71, 4]])
+    with torch.no_grad():
+        released, source = (
+            AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+            for folder in (release(), tiny_base_folder)
+        )
+    assert torch.equal(released, source)
+
+
+def test_a_release_talks_through_transformers_pipeline(release: Callable[..., Path]) -> None:
+    talk = pipeline("text-generation", str(release()))
+    asked = [{"role": "user", "content": "alpha bravo"}]
+    answered = talk(asked)[0]["generated_text"]
+    assert [turn["role"] for turn in answered] == ["user", "assistant"]
+    continued = talk("alpha bravo", return_tensors=True)[0]["generated_token_ids"]
+    prompt = talk.tokenizer.encode("alpha bravo")
+    assert continued[: len(prompt)] == prompt
+    assert len(prompt) < len(continued) <= len(prompt) + 12
+
+
+def test_the_temperature_for_chatting_stands_in_the_generation_config(
+    release: Callable[..., Path],
+) -> None:
+    def config(temperature: float) -> dict[str, object]:
+        folder = release(actor_config={"temperature": temperature})
+        content: dict[str, object] = json.loads((folder / "generation_config.json").read_text())
+        del content["transformers_version"]
+        return content
+
+    assert config(0.4) == {
+        "do_sample": True,
+        "temperature": 0.4,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_new_tokens": 12,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    assert config(0.0) == {
+        "do_sample": False,
+        "max_new_tokens": 12,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+
+
+def test_a_release_keeps_the_chat_template(
+    release: Callable[..., Path], tiny_base_folder: Path
+) -> None:
+    talk = [{"role": "user", "content": "alpha"}]
+    texts = [
+        AutoTokenizer.from_pretrained(folder).apply_chat_template(
+            talk, tokenize=False, add_generation_prompt=True
+        )
+        for folder in (release(), tiny_base_folder)
+    ]
+    assert texts == ["<|user|>alpha<|end|><|assistant|>"] * 2
+
+
+def test_only_single_questions_of_the_grammar_are_shown_as_examples(
+    release: Callable[..., Path],
+) -> None:
+    examples = json.loads((release() / "examples.json").read_text())
+    assert examples == ["Question 0?", "Question 1?", "Question 2?"]
+
+
+def test_the_card_tells_figures_sources_and_limits(release: Callable[..., Path]) -> None:
+    card = (release() / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-generation\n")
+    assert "| rubric score, 0 to 1 | 0.500 | 0.850 |" in card
+    assert "Win rate of PPO over SFT 0.900 (95 % interval 0.860 to 0.940)" in card
+    assert "- `grammar`: templated conversations" in card
+    assert "This is a toy." in card
+    assert "The gate released it: it won." in card
+
+
+def test_the_card_of_a_model_of_the_hub_is_no_toys(release: Callable[..., Path]) -> None:
+    folder = release(data={"sources": ["SHP"]}, actor_config={"model": "facebook/opt-1.3b"})
+    card = (folder / "README.md").read_text()
+    assert "made from `facebook/opt-1.3b`" in card
+    assert "stanfordnlp/SHP" in card
+    assert "toy" not in card
+
+
+def test_the_card_of_an_approved_release_tells_what_the_gate_said(
+    release: Callable[..., Path],
+) -> None:
+    folder = release(Verdict(False, "no judge"), release={"stage": "actor_sft"})
+    card = (folder / "README.md").read_text()
+    assert "Released on a person's approval. The gate had held it back: no judge." in card
+    assert "improved by reinforcement learning" not in card
+
+
+def test_the_same_release_twice_has_the_same_bytes(release: Callable[..., Path]) -> None:
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in release().iterdir()}
+
+    assert content() == content()
+
+
+def test_a_stage_without_weights_is_refused(
+    release: Callable[..., Path], tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatllama_pipeline.serving.release.WEIGHTS", ("config.json",))
+    with pytest.raises(StoreError, match=r"holds no \*.safetensors to release; make actor_ppo"):
+        release()
