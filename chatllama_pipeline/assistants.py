@@ -201,7 +201,7 @@ def _explain(detail: Any, config: Path, overrides: dict[str, Any]) -> str:
         cure = f"did you mean {close[0]!r}?" if close else f"those there are: {', '.join(known)}"
         return f"{where}: unknown key {dotted}; {cure}"
     if detail["type"] == "value_error":
-        return f"{where}: {dotted}: {detail['ctx']['error']}"
+        return ": ".join(filter(None, (where, dotted, str(detail["ctx"]["error"]))))
     value = detail["input"]
     message = detail["msg"][:1].lower() + detail["msg"][1:]
     return f"{where}: {dotted}: {value!r} ({type(value).__name__}): {message}"

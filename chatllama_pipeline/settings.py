@@ -282,6 +282,17 @@ class AssistantSettings(Section):
     store: StoreSettings = StoreSettings()
     checks: CheckSettings = CheckSettings()
 
+    @model_validator(mode="after")
+    def _rules_know_only_the_grammar(self) -> Self:
+        others = [name for name in self.data.sources if name != "grammar"]
+        for key, who in (("llm.provider", self.llm.provider), ("evaluation.judge", self.judge)):
+            if who == "rules" and others:
+                raise ValueError(
+                    f"{key}: rules knows only the grammar, and data.sources names "
+                    f"{', '.join(others)}; set {key}: none"
+                )
+        return self
+
     @property
     def judge(self) -> str:
         """Who judges in evaluation: its own setting, else the provider."""

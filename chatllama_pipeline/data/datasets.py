@@ -20,6 +20,7 @@ from chatllama_pipeline.data.checks import (
     schema_check,
     schema_faults,
 )
+from chatllama_pipeline.data.grammar import read_question
 from chatllama_pipeline.data.splits import (
     Row,
     assign_splits,
@@ -211,12 +212,18 @@ def build_rlhf_training_data(
     settings: AssistantSettings,
     output: Path,
 ) -> Outcome:
-    """Write the prompts that PPO answers, and `rlhf_training_data.json`."""
+    """Write the prompts that PPO answers, and `rlhf_training_data.json`.
+
+    Raises DataError where the judge of their replies could not read a prompt: it would refuse in
+    evaluation, hours of training later.
+    """
     pairs = read_rows(preference)
     rows = [{"prompt": pair["prompt"], "source": pair["source"]} for pair in pairs]
     rows += read_rows(synthetic_prompts) + read_rows(personal, "rlhf.parquet")
     held_out = held_out_in(pairs, personal, settings)
     kept, dropped = settle(rows, ("prompt",), held_out, settings)
+    if settings.judge == "rules":
+        _check_that_rules_can_judge(kept)
     write_rows(kept, PROMPT_SCHEMA, output)
     write_original(kept, (), output / "rlhf_training_data.json")
     cure = (
@@ -224,3 +231,13 @@ def build_rlhf_training_data(
         f"rows into {settings.trainer_config.examples_path}"
     )
     return _dataset_outcome(kept, PROMPT_SCHEMA, dropped, settings, cure)
+
+
+def _check_that_rules_can_judge(rows: list[Row]) -> None:
+    outside = [text for row in rows if read_question(text := row["prompt"][-1]["content"]) is None]
+    if outside:
+        raise DataError(
+            f"{len(outside)} prompts are outside of the grammar, which is all that the judge rules "
+            f"knows; the first is {outside[0][:60]!r}. Set evaluation.judge: none in config.yaml "
+            "(a person then approves the release), or leave them out"
+        )

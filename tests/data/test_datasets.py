@@ -314,6 +314,18 @@ def test_prompts_are_distinct_and_written_in_the_original_s_format(
     assert all(list(row) == ["user_input"] for row in listed)
 
 
+def test_prompts_that_the_judge_rules_cannot_read_are_refused_before_anything_is_trained(
+    tmp_path: Path, personal: Path
+) -> None:
+    prefer(tmp_path, personal, PAIRS)
+    written = table(tmp_path / "prompts", [], TABLES["rlhf"])
+    output = tmp_path / "rlhf"
+    output.mkdir()
+    judged = settings(evaluation={"judge": "rules"})
+    with pytest.raises(DataError, match=r"60 prompts are outside of the grammar.*judge: none"):
+        build_rlhf_training_data(tmp_path / "preference_a", written, personal, judged, output)
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [

@@ -184,6 +184,11 @@ def test_a_config_that_is_a_list_is_refused(tmp_path: Path) -> None:
             "actor_config: {model: scratch, froze_embeddings: true}",
             "config.yaml: actor_config: froze_embeddings: true with model: scratch would freeze",
         ),
+        (
+            "data: {sources: [shp]}\nllm: {provider: rules}",
+            "config.yaml: llm.provider: rules knows only the grammar, and data.sources names shp; set "
+            "llm.provider: none",
+        ),
         ("retrain: {cron: weekly}", "config.yaml: retrain.cron: 'weekly' (str): string should"),
     ],
 )
