@@ -1,0 +1,136 @@
+"""How every asset is made: reuse or build, check, publish, and tell Dagster."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from assets.metadata import version_metadata
+from chatllama_pipeline.artifacts import Made, Workbench
+from chatllama_pipeline.assistants import Assistant, load_assistant
+from chatllama_pipeline.errors import CheckError
+from chatllama_pipeline.manifests import Version
+from chatllama_pipeline.recipes import (
+    current_upstream,
+    inherited_overrides,
+    owner_of,
+    recipe_for,
+    versions_in_use,
+)
+from chatllama_pipeline.records import Check, Outcome, StageSpec
+from chatllama_pipeline.settings import AssistantSettings
+from resources.compute import Compute
+from resources.run_options import RunOptions
+from resources.store import StoreResource
+
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What building a version needs: validated settings, verified inputs, a place to write."""
+
+    assistant: Assistant
+    inputs: dict[str, Version]
+    unpromoted: list[str]
+    bench: Workbench
+
+    @property
+    def settings(self) -> AssistantSettings:
+        return self.assistant.settings
+
+    @property
+    def output(self) -> Path:
+        return self.bench.output
+
+    def folder(self, asset: str) -> Path:
+        """The verified payload folder of an upstream asset."""
+        return self.inputs[asset].path
+
+
+def make(
+    context: dg.AssetExecutionContext,
+    store: StoreResource,
+    run_options: RunOptions,
+    build: Callable[[Work], Outcome],
+) -> Results:
+    """Materialize an assistant's asset with `build`, or return the version that stands already."""
+    asset = context.asset_key.to_user_string()
+    versions = store.open()
+    assistant = load_assistant(context.partition_key, run_options.overrides)
+    upstream = current_upstream(asset, assistant, versions)
+    inherited = inherited_overrides(asset, assistant, versions, run_options.overrides)
+    unpromoted = [] if run_options.promote else sorted(inherited)
+
+    def build_verified(bench: Workbench) -> Outcome:
+        inputs = {
+            name: versions.read(name, owner_of(name, assistant), version)
+            for name, version in upstream.items()
+        }
+        return build(Work(assistant, inputs, unpromoted, bench))
+
+    try:
+        made = versions.make(
+            recipe_for(asset, assistant, upstream, versions, unpromoted),
+            build_verified,
+            inherited,
+            run_options.forces(asset),
+        )
+    except CheckError as error:
+        yield from (check_result(asset, check) for check in error.checks)
+        raise
+    keep = assistant.settings.store.keep_versions
+    if keep is not None:
+        in_use = versions_in_use(assistant, versions)[asset]
+        for version in versions.prune(asset, assistant.name, keep, in_use):
+            context.log.info(
+                f"{asset}: removed old version {version} (store.keep_versions: {keep})"
+            )
+    yield materialization(context, made)
+
+
+def run_stage(context: dg.AssetExecutionContext, compute: Compute, work: Work) -> Outcome:
+    """Build by the child process of the asset's own name."""
+    asset = context.asset_key.to_user_string()
+    spec = StageSpec(
+        stage=asset,
+        assistant=work.assistant.name,
+        settings=work.settings.model_dump(mode="json"),
+        inputs={name: str(version.path) for name, version in work.inputs.items()},
+        output=str(work.output),
+        run_folder=str(work.bench.run_folder),
+        result=str(work.bench.run_folder / "result.json"),
+        unpromoted_overrides=work.unpromoted,
+    )
+    outcome, seconds = compute.run_stage(context, spec, work.bench.run_folder / "spec.json")
+    return dataclasses.replace(
+        outcome, metrics={**outcome.metrics, "child_seconds": round(seconds, 3)}
+    )
+
+
+def materialization(context: dg.AssetExecutionContext, made: Made) -> dg.MaterializeResult[None]:
+    """The result that Dagster records, stored check results included."""
+    asset = context.asset_key.to_user_string()
+    verb = "reused" if made.reused else "made"
+    for warning in made.version.manifest.warnings:
+        context.log.warning(f"{asset}: {warning}")
+    context.log.info(f"{asset}: {verb} version {made.version.id}")
+    return dg.MaterializeResult(
+        metadata=version_metadata(made.version, made.reused),
+        data_version=dg.DataVersion(made.version.id),
+        check_results=[check_result(asset, check) for check in made.version.manifest.checks],
+    )
+
+
+def check_result(asset: str, check: Check) -> dg.AssetCheckResult:
+    """A check record as Dagster's; only blocking ones are errors."""
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=check.name,
+        passed=check.passed,
+        severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+        description=check.description,
+        metadata={"value": check.value, "limit": check.limit},
+    )

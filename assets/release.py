@@ -1,0 +1,38 @@
+"""Release: the folder that people use, where the gate lets it through."""
+
+import dagster as dg
+
+from assets.making import Results, make, run_stage
+from assets.partitions import ASSISTANTS
+from assets.specs import OWNERS, asset_checks
+from chatllama_pipeline.assistants import load_assistant
+from chatllama_pipeline.recipes import CODE_VERSION, UPSTREAM
+from chatllama_pipeline.serving.verdict import release_verdict
+from resources.compute import Compute
+from resources.run_options import RunOptions
+from resources.store import StoreResource
+
+
+@dg.asset(
+    deps=UPSTREAM["release"],
+    partitions_def=ASSISTANTS,
+    group_name="release",
+    kinds={"huggingface", "safetensors"},
+    owners=OWNERS,
+    code_version=CODE_VERSION["release"],
+    check_specs=asset_checks("release"),
+    output_required=False,
+)
+def release(
+    context: dg.AssetExecutionContext,
+    compute: Compute,
+    store: StoreResource,
+    run_options: RunOptions,
+) -> Results:
+    """The assistant as a plain Hugging Face folder; held back, the one before stays."""
+    assistant = load_assistant(context.partition_key, run_options.overrides)
+    verdict = release_verdict(store.open(), assistant)
+    if not verdict.released:
+        context.log.warning(f"HELD BACK: {verdict.reason}")
+        return
+    yield from make(context, store, run_options, lambda work: run_stage(context, compute, work))

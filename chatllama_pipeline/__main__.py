@@ -1,0 +1,70 @@
+"""`python -m chatllama_pipeline`: the few commands that Dagster lacks."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+import time
+
+import click
+
+from chatllama_pipeline.artifacts import Store, store_root
+from chatllama_pipeline.assistants import load_assistant
+from chatllama_pipeline.errors import ChatllamaError
+from chatllama_pipeline.serving.approvals import approve as write_approval
+from chatllama_pipeline.status import materialize_command, run_lines, status_lines
+
+
+@click.group()
+def cli() -> None:
+    """Look at an assistant, talk to it, approve its release."""
+
+
+@cli.command()
+@click.argument("name")
+@click.option(
+    "--since", type=float, help="Only what a run made that began then, in seconds since 1970."
+)
+def status(name: str, since: float | None) -> None:
+    """What of an assistant is current, stale and released."""
+    assistant, store = load_assistant(name), Store(store_root())
+    if since is None:
+        lines = status_lines(assistant, store)
+    else:
+        lines = run_lines(assistant, store, since, time.time())
+    for line in lines:
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("name")
+def chat(name: str) -> None:
+    """Talk to an assistant's release in the terminal."""
+    release = Store(store_root()).read("release", load_assistant(name).name)
+    # torch and transformers take seconds to import, and only this command needs them.
+    from chatllama_pipeline.serving.chat import chat as talk
+
+    talk(release.path)
+
+
+@cli.command()
+@click.argument("name")
+def approve(name: str) -> None:
+    """Release an assistant that the gate held back: a person's word for its evaluation."""
+    assistant, store = load_assistant(name), Store(store_root())
+    evaluation = store.read("evaluation", assistant.name)
+    write_approval(store.root, assistant.name, evaluation.id, by=getpass.getuser())
+    click.echo(f"approved evaluation {evaluation.id} of {name}; now make the release with")
+    click.echo(f"  {materialize_command(name, 'release')}")
+
+
+def main() -> None:
+    try:
+        cli(prog_name="python -m chatllama_pipeline")
+    except ChatllamaError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

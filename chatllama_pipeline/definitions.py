@@ -1,0 +1,60 @@
+"""The code location: every asset, resource, job, schedule and sensor, in one list."""
+
+import dagster as dg
+
+from assets.datasets import actor_training_data, preference_data, rlhf_training_data
+from assets.evaluation import evaluation
+from assets.models import actor_base, actor_ppo, actor_sft, reward_base, reward_model
+from assets.release import release
+from assets.scoring import reward_training_data
+from assets.sources import grammar, hh_rlhf, personal_data, shp
+from assets.synthetic import (
+    synthetic_completions,
+    synthetic_conversations,
+    synthetic_prompts,
+)
+from chatllama_pipeline.automation import JOBS, assistant_folders, retrain_schedules
+from resources.compute import Compute
+from resources.console import console_logger
+from resources.run_options import RunOptions
+from resources.store import StoreResource
+
+definitions = dg.Definitions(
+    assets=[
+        # sources
+        shp,
+        hh_rlhf,
+        grammar,
+        personal_data,
+        # data
+        preference_data,
+        # synthetic
+        synthetic_conversations,
+        synthetic_prompts,
+        synthetic_completions,
+        # ChatLLaMA's three datasets
+        actor_training_data,
+        rlhf_training_data,
+        reward_training_data,
+        # models
+        actor_base,
+        reward_base,
+        reward_model,
+        actor_sft,
+        actor_ppo,
+        # evaluation, release
+        evaluation,
+        release,
+    ],
+    resources={
+        "compute": Compute(),
+        "store": StoreResource(),
+        "run_options": RunOptions(),
+    },
+    jobs=JOBS,
+    schedules=retrain_schedules(),
+    sensors=[assistant_folders],
+    loggers={"console": console_logger},
+    # A training has its own process; a second one per step costs seconds and outlives a killed run.
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,242 @@
+"""What each asset is made from: upstream assets, settings, code; and so its fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chatllama_pipeline.artifacts import Store
+from chatllama_pipeline.assistants import Assistant
+from chatllama_pipeline.data.personal import personal_fingerprint
+from chatllama_pipeline.data.sources import SOURCES, source_location
+from chatllama_pipeline.errors import AbsentError
+from chatllama_pipeline.manifests import Recipe, hash_file
+from chatllama_pipeline.serving.approvals import is_approved
+from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+
+# The version of a source that nobody ever needed.
+ABSENT = "absent"
+
+# Raised by hand whenever an asset's code gives another result for the same inputs.
+CODE_VERSION: dict[str, str] = {
+    "shp": "1",
+    "hh_rlhf": "1",
+    "grammar": "1",
+    "personal_data": "1",
+    "preference_data": "1",
+    "synthetic_conversations": "1",
+    "synthetic_prompts": "1",
+    "synthetic_completions": "1",
+    "actor_training_data": "1",
+    "rlhf_training_data": "1",
+    "reward_training_data": "1",
+    "actor_base": "1",
+    "reward_base": "1",
+    "reward_model": "1",
+    "actor_sft": "1",
+    "actor_ppo": "1",
+    "evaluation": "1",
+    "release": "1",
+}
+
+UPSTREAM: dict[str, tuple[str, ...]] = {
+    "shp": (),
+    "hh_rlhf": (),
+    "grammar": (),
+    "personal_data": (),
+    "preference_data": ("shp", "hh_rlhf", "grammar", "personal_data"),
+    "synthetic_conversations": ("personal_data",),
+    "synthetic_prompts": ("personal_data",),
+    "synthetic_completions": ("personal_data",),
+    "actor_training_data": ("preference_data", "synthetic_conversations", "personal_data"),
+    "rlhf_training_data": ("preference_data", "synthetic_prompts", "personal_data"),
+    "reward_training_data": ("preference_data", "synthetic_completions", "personal_data"),
+    "actor_base": ("actor_training_data",),
+    "reward_base": ("actor_training_data",),
+    "reward_model": ("reward_base", "reward_training_data", "preference_data"),
+    "actor_sft": ("actor_base", "actor_training_data"),
+    "actor_ppo": ("actor_sft", "reward_model", "rlhf_training_data"),
+    "evaluation": (
+        "actor_sft",
+        "actor_ppo",
+        "reward_model",
+        "rlhf_training_data",
+        "preference_data",
+    ),
+    "release": ("evaluation", "actor_sft", "actor_ppo"),
+}
+
+
+def _keys(section: str, names: str) -> tuple[str, ...]:
+    return tuple(f"{section}.{name}" for name in names.split())
+
+
+_SCRATCH = (
+    "model tokenizer_path scratch_hidden_size scratch_layers scratch_heads scratch_vocabulary"
+)
+_OPTIMIZER = (
+    "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision"
+)
+_SPLIT = _keys("data", "validation_share test_share")
+
+MADE_FROM: dict[str, tuple[str, ...]] = {
+    "shp": (),
+    "hh_rlhf": (),
+    "grammar": (),
+    "personal_data": (),
+    "preference_data": (
+        "seed",
+        *_keys("data", "sources number_of_samples label_noise"),
+        *_SPLIT,
+        # Limits of checks count too: a version is reused with the check results it was made with.
+        *_keys("checks", "max_identical_pairs max_length_only_accuracy"),
+        "reward_config.objective",
+    ),
+    "synthetic_conversations": ("seed", *_keys("llm", "provider synthetic_conversations")),
+    "synthetic_prompts": ("seed", *_keys("llm", "provider synthetic_prompts")),
+    "synthetic_completions": ("seed", *_keys("llm", "provider synthetic_completions")),
+    "actor_training_data": ("data.actor_replies", *_SPLIT, "checks.few_rows"),
+    "rlhf_training_data": (*_SPLIT, "checks.few_rows", "llm.provider", "evaluation.judge"),
+    "reward_training_data": (
+        "seed",
+        *_keys("llm", "provider scored_pairs"),
+        *_SPLIT,
+        *_keys("checks", "min_reward_rows min_judge_agreement"),
+        "reward_config.objective",
+    ),
+    "actor_base": ("seed", *_keys("actor_config", _SCRATCH + " max_sequence_length")),
+    "reward_base": ("seed", *_keys("reward_config", _SCRATCH + " max_sequence_length")),
+    "reward_model": (
+        "seed",
+        *_keys("reward_config", _OPTIMIZER + " objective centering max_sequence_length"),
+    ),
+    "actor_sft": (
+        "seed",
+        *_keys("actor_config", _OPTIMIZER + " froze_embeddings max_sequence_length"),
+    ),
+    "actor_ppo": (
+        "seed",
+        *_keys("actor_config", "max_sequence_length max_tokens"),
+        *_keys(
+            "trainer_config",
+            "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted gae_lambda "
+            "kl_beta kl_target kl_horizon update_kl_limit value_coefficient score_clip "
+            "missing_eos_penalty max_grad_norm temperature num_episodes max_timesteps "
+            "update_timesteps num_examples batch_size rollout_batch_size epochs precision",
+        ),
+    ),
+    "evaluation": (
+        "seed",
+        "llm.provider",
+        "actor_config.max_tokens",
+        "actor_config.max_sequence_length",
+        *_keys("evaluation", "prompts judge temperature bootstrap_samples table_rows"),
+        *_keys("release", "stage min_win_rate max_kl max_length_ratio"),
+        *_keys("checks", "min_reward_accuracy max_kl max_length_ratio"),
+    ),
+    "release": ("release.stage", "actor_config.temperature", "actor_config.max_tokens"),
+}
+
+
+def upstream_of(asset: str, settings: AssistantSettings) -> list[str]:
+    """The upstream assets whose versions count for this assistant.
+
+    An unused source, the other candidate of a release, or the data behind a tokenizer that isn't
+    trained here may change without anything being made again.
+    """
+    unused = set(SOURCES) - set(settings.data.sources)
+    if asset == "actor_base" and settings.actor_config.model != SCRATCH:
+        unused.add("actor_training_data")
+    if asset == "reward_base" and settings.reward_config.model != SCRATCH:
+        unused.add("actor_training_data")
+    if asset == "release":
+        unused |= {"actor_sft", "actor_ppo"} - {settings.release.stage}
+    return [name for name in UPSTREAM[asset] if name not in unused]
+
+
+def owner_of(asset: str, assistant: Assistant) -> str | None:
+    """Whose version of `asset` an assistant uses: sources are shared by all."""
+    return None if asset in SOURCES else assistant.name
+
+
+def current_upstream(asset: str, assistant: Assistant, store: Store) -> dict[str, str]:
+    """Upstream asset -> the version that would be used now (pinned, else current)."""
+    versions = {}
+    for name in upstream_of(asset, assistant.settings):
+        current = store.current(name, owner_of(name, assistant))
+        pin = assistant.settings.store.pins.get(name)
+        if pin is None and current is None:
+            raise AbsentError(f"{asset} needs {name}, which was never made for {assistant.name}")
+        versions[name] = pin or (current.version if current else "")
+    return versions
+
+
+def source_recipe(source: str) -> Recipe:
+    """The recipe of a shared source."""
+    return Recipe(source, None, CODE_VERSION[source], {}, {}, {"location": source_location(source)})
+
+
+def recipe_for(
+    asset: str,
+    assistant: Assistant,
+    upstream: Mapping[str, str],
+    store: Store,
+    unpromoted: list[str],
+) -> Recipe:
+    """The recipe of an assistant's asset, given the upstream versions.
+
+    `unpromoted` are the overrides behind it that nobody promoted: the gate reads them.
+    """
+    settings = {key: assistant.settings.at(key) for key in MADE_FROM[asset]}
+    inputs: dict[str, Any] = {}
+    if asset == "personal_data":
+        inputs["files"] = personal_fingerprint(assistant.folder, assistant.settings)
+    elif asset in ("actor_base", "reward_base"):
+        _replace_local_folders(settings, inputs)
+    elif asset == "evaluation":
+        inputs["unpromoted_overrides"] = unpromoted
+    elif asset == "release":
+        inputs["approved"] = is_approved(store.root, assistant.name, upstream["evaluation"])
+    return Recipe(asset, assistant.name, CODE_VERSION[asset], dict(upstream), settings, inputs)
+
+
+def _replace_local_folders(settings: dict[str, Any], inputs: dict[str, Any]) -> None:
+    """A local model counts by its files, wherever it stands."""
+    for key, value in settings.items():
+        if isinstance(value, str) and Path(value).is_absolute():
+            files = sorted(path for path in Path(value).rglob("*") if path.is_file())
+            inputs[key] = {path.relative_to(value).as_posix(): hash_file(path) for path in files}
+            settings[key] = "local folder"
+
+
+def inherited_overrides(
+    asset: str, assistant: Assistant, store: Store, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """This run's overrides with those that stand behind the upstream versions in use."""
+    found: dict[str, Any] = {}
+    for name in upstream_of(asset, assistant.settings):
+        owner = owner_of(name, assistant)
+        current = store.current(name, owner)
+        pin = assistant.settings.store.pins.get(name)
+        if pin is not None and (version := store.version(name, owner, pin)):
+            found |= version.manifest.overrides
+        elif current is not None:
+            found |= current.overrides
+    return found | dict(own)
+
+
+def versions_in_use(assistant: Assistant, store: Store) -> dict[str, set[str]]:
+    """Asset -> versions that must stay: current, pinned, released, and upstream of those."""
+    used: dict[str, set[str]] = {asset: set() for asset in CODE_VERSION}
+    waiting = list(assistant.settings.store.pins.items())
+    for asset in CODE_VERSION:
+        if current := store.current(asset, owner_of(asset, assistant)):
+            waiting.append((asset, current.version))
+    while waiting:
+        asset, wanted = waiting.pop()
+        version = store.version(asset, owner_of(asset, assistant), wanted)
+        if version is not None and wanted not in used[asset]:
+            used[asset].add(wanted)
+            waiting.extend(version.manifest.upstream.items())
+    return used

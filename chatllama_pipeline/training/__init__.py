@@ -1,0 +1,13 @@
+"""The three training stages; this module names their checks without importing torch."""
+
+from __future__ import annotations
+
+from chatllama_pipeline.models.memory import MEMORY_PLAN
+
+FINITE_LOSS = "finite_loss"
+
+# asset -> (check, blocking): what each stage's Outcome carries.
+CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
+    stage: [(MEMORY_PLAN, True), (FINITE_LOSS, True)]
+    for stage in ("reward_model", "actor_sft", "actor_ppo")
+}

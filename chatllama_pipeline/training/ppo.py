@@ -1,0 +1,221 @@
+"""The RL stage: the SFT actor learns by PPO to earn the reward model's scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import AutoTokenizer
+
+from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.models.chat import prompt_ids, stop_ids
+from chatllama_pipeline.models.heads import RewardScorer, load_actor
+from chatllama_pipeline.models.memory import require_memory
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Check, Outcome, Prompt, StageSpec
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import AssistantSettings, PpoSettings
+from chatllama_pipeline.training import FINITE_LOSS
+from chatllama_pipeline.training.ppo_loop import Task, Training, train
+from chatllama_pipeline.training.ppo_model import ActorCritic, load_critic, same_vocabulary
+from chatllama_pipeline.training.ppo_update import MOST_SKIPPED_IN_A_ROW, MOST_SKIPPED_SHARE, Guard
+from chatllama_pipeline.training.rows import as_prompt, read_rows
+
+STAGE = "actor_ppo"
+CRITIC_FOLDER = "critic"
+
+
+def run(spec: StageSpec, progress: Progress) -> Outcome:
+    """Train the actor by PPO; writes its folder, `critic/`, `curves.json` and `samples.jsonl`.
+
+    Raises SettingsError for settings that contradict each other, DataError where no prompt fits,
+    CheckError where memory would not do. Too many non-finite losses give a failed check and no
+    payload.
+    """
+    quiet_transformers()
+    settings = AssistantSettings.model_validate(spec.settings)
+    ppo = settings.trainer_config
+    check_settings(ppo)
+    sft, reward_model = Path(spec.inputs["actor_sft"]), Path(spec.inputs["reward_model"])
+    seed = stage_seed(settings.seed, STAGE)
+    tokenizer = AutoTokenizer.from_pretrained(str(sft))
+    shared = same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(str(reward_model)))
+    critic_base = reward_model if shared else sft
+    roles = {"policy": sft, "reference": sft, "critic": critic_base, "reward": reward_model}
+
+    actor = load_actor(sft, torch.float32)
+    prompts = read_prompts(
+        Path(spec.inputs["rlhf_training_data"]), tokenizer, context(settings, actor), settings
+    )
+    memory = require_memory(
+        STAGE, roles, settings, prompts.longest + settings.actor_config.max_tokens
+    )
+    progress.say(
+        f"{len(prompts.ids)} prompts, longest {prompts.longest} tokens; {ppo.iterations} "
+        f"iterations of {ppo.prompts_per_iteration}; {memory.description}"
+    )
+
+    accelerator = make_accelerator(spec.device, ppo)
+    scorer = RewardScorer(reward_model, str(accelerator.device))
+    task = Task(
+        prompts=prompts.messages,
+        prompt_ids=prompts.ids,
+        reward=lambda asked, replies, _: scorer(asked, replies),
+        decode=lambda ids: tokenizer.batch_decode(ids, skip_special_tokens=True),
+        stop_ids=stop_ids(tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        max_new_tokens=settings.actor_config.max_tokens,
+    )
+    module = ActorCritic(actor, load_critic(critic_base, stage_seed(seed, "critic")))
+    reference = load_actor(sft, torch.float32).requires_grad_(False)
+    training = train(
+        module,
+        reference,
+        task,
+        ppo,
+        accelerator=accelerator,
+        seed=seed,
+        progress=progress,
+        run_folder=Path(spec.run_folder),
+    )
+    if training.guard.passed:
+        write_payload(Path(spec.output), module, tokenizer, training)
+    warnings = [*_warnings(shared, prompts, settings), *training.warnings]
+    return _outcome(prompts, training, [memory, finite_loss(training.guard, ppo)], warnings)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts that fit, as messages and as token ids, and how many didn't."""
+
+    messages: list[Prompt]
+    ids: list[list[int]]
+    dropped: int
+
+    @property
+    def longest(self) -> int:
+        return max(len(ids) for ids in self.ids)
+
+
+def check_settings(ppo: PpoSettings) -> None:
+    """Raise SettingsError where a minibatch doesn't divide into micro-batches."""
+    if ppo.micro_batch_size and ppo.minibatch_size % ppo.micro_batch_size:
+        raise SettingsError(
+            f"trainer_config.batch_size {ppo.minibatch_size} is not a multiple of micro_batch_size "
+            f"{ppo.micro_batch_size}: choose a micro_batch_size that divides it"
+        )
+
+
+def context(settings: AssistantSettings, actor: Any) -> int:
+    """Tokens that a prompt may have, so that the longest reply still fits behind it."""
+    lengths = {"actor_config.max_sequence_length": settings.actor_config.max_sequence_length}
+    positions = getattr(actor.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None:
+        lengths["the model's max_position_embeddings"] = positions
+    name, length = min(lengths.items(), key=lambda item: item[1])
+    reply = settings.actor_config.max_tokens
+    if reply >= length:
+        raise SettingsError(
+            f"actor_config.max_tokens {reply} leaves no room for a prompt within {name} {length}: "
+            "lower max_tokens, or raise max_sequence_length where the model allows it"
+        )
+    return length - reply
+
+
+def read_prompts(
+    folder: Path, tokenizer: Any, longest_prompt: int, settings: AssistantSettings
+) -> Prompts:
+    """The train split's prompts of at most `longest_prompt` tokens."""
+    messages: list[Prompt] = []
+    ids: list[list[int]] = []
+    rows = read_rows(folder, "train")
+    for row in rows:
+        prompt = as_prompt(row["prompt"])
+        prompt_tokens = prompt_ids(tokenizer, prompt, longest_prompt)
+        if len(prompt_tokens) <= longest_prompt:
+            messages.append(prompt)
+            ids.append(prompt_tokens)
+    if not ids:
+        raise DataError(
+            f"{folder}: none of the {len(rows)} train prompts fits in {longest_prompt} tokens, "
+            f"which is what actor_config.max_tokens {settings.actor_config.max_tokens} leaves of "
+            f"max_sequence_length {settings.actor_config.max_sequence_length}: lower max_tokens, "
+            "raise max_sequence_length, or add prompts"
+        )
+    return Prompts(messages, ids, len(rows) - len(ids))
+
+
+def make_accelerator(device: str, ppo: PpoSettings) -> Accelerator:
+    """accelerate on `device`; with bfloat16, matrix products in bfloat16 over float32 weights."""
+    accelerator = Accelerator(
+        cpu=device == "cpu" and torch.cuda.is_available(),
+        mixed_precision="bf16" if ppo.precision == "bfloat16" else "no",
+    )
+    if accelerator.num_processes > 1:
+        raise SettingsError(
+            f"PPO runs in one process, {accelerator.num_processes} were started: start one"
+        )
+    return accelerator
+
+
+def finite_loss(guard: Guard, ppo: PpoSettings) -> Check:
+    """The blocking check `finite_loss`: steps skipped against the most that may be."""
+    limit = MOST_SKIPPED_SHARE * guard.steps
+    text = f"{guard.skipped} of {guard.steps} optimizer steps had a non-finite loss or gradient"
+    if guard.tripped:
+        text += f", {MOST_SKIPPED_IN_A_ROW} of them in a row: training stopped"
+    if not guard.passed:
+        text += (
+            f"; lower trainer_config.actor_lr ({ppo.actor_lr}) or critic_lr ({ppo.critic_lr}), "
+            "or use precision: float32"
+        )
+    return Check(FINITE_LOSS, guard.passed, True, float(guard.skipped), limit, text)
+
+
+def write_payload(output: Path, module: ActorCritic, tokenizer: Any, training: Training) -> None:
+    """The trained actor as a plain model folder, the critic beside it, curves and samples."""
+    actor = module.actor
+    actor.generation_config.eos_token_id = stop_ids(tokenizer)
+    actor.generation_config.pad_token_id = tokenizer.pad_token_id
+    for model, folder in ((actor, output), (module.critic, output / CRITIC_FOLDER)):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    training.log.write(output)
+
+
+def _warnings(shared: bool, prompts: Prompts, settings: AssistantSettings) -> list[str]:
+    found = []
+    if not shared:
+        found.append(
+            "the reward model's tokenizer differs from the actor's: the critic starts from the SFT "
+            "weights with a fresh head, not from the reward model"
+        )
+    if prompts.dropped:
+        found.append(
+            f"{prompts.dropped} prompts leave no room for a reply of actor_config.max_tokens "
+            f"({settings.actor_config.max_tokens}) within max_sequence_length "
+            f"({settings.actor_config.max_sequence_length}) and were left out"
+        )
+    return found
+
+
+def _outcome(
+    prompts: Prompts, training: Training, checks: list[Check], warnings: list[str]
+) -> Outcome:
+    return Outcome(
+        rows=len(prompts.ids),
+        metrics={
+            "dropped_too_long": prompts.dropped,
+            "iterations": training.iterations_done,
+            "optimizer_steps_skipped": training.guard.skipped,
+            **training.stopwatch.metrics(),
+            **training.log.newest(),
+        },
+        checks=checks,
+        curves=training.log.as_curves(),
+        warnings=warnings,
+    )

@@ -1,0 +1,74 @@
+"""The models of PPO: actor and critic in one module, and where the critic starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from chatllama_pipeline.models.heads import (
+    SCORE_SCALE,
+    SCORE_SHIFT,
+    load_reward,
+    token_values,
+)
+from chatllama_pipeline.training.ppo_math import entropy, token_logp
+from chatllama_pipeline.training.rollout import response_logits
+
+
+class TokenScores(NamedTuple):
+    """Of a response: `logp[B,T]`, `entropy[B,T]` and `values[B,T]` before each of its tokens.
+
+    `entropy` is None where it wasn't asked for. Columns outside the action mask hold anything.
+    """
+
+    logp: Tensor
+    values: Tensor
+    entropy: Tensor | None
+
+
+class ActorCritic(nn.Module):
+    """Both trained models in one module: one optimizer, one gradient clip, one state.
+
+    The critic is a scoring model whose head is read at every token, normalised by the shift and
+    scale in its config: a critic that starts from the reward model starts from its scores.
+    """
+
+    def __init__(self, actor: Any, critic: Any) -> None:
+        super().__init__()
+        self.actor = actor
+        self.critic = critic
+        self.shift = float(getattr(critic.config, SCORE_SHIFT, 0.0))
+        self.scale = float(getattr(critic.config, SCORE_SCALE, 1.0))
+
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        response: Tensor,
+        temperature: float,
+        with_entropy: bool,
+    ) -> TokenScores:
+        """Score `response[B,T]` from `ids[B,P+T-1]`, `mask[B,P+T-1]` (see `rollout.joined`)."""
+        columns = response.shape[1]
+        logits = response_logits(self.actor, ids, mask, columns, temperature=temperature)
+        values = token_values(self.critic, ids, mask)[:, -columns:]
+        return TokenScores(
+            token_logp(logits, response),
+            (values - self.shift) / self.scale,
+            entropy(logits) if with_entropy else None,
+        )
+
+
+def same_vocabulary(left: Any, right: Any) -> bool:
+    """Whether an id means the same token to both tokenizers."""
+    return bool(left.get_vocab() == right.get_vocab())
+
+
+def load_critic(folder: Path | str, seed: int) -> Any:
+    """The scoring model in `folder`; a plain language model gets a fresh head drawn from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return load_reward(folder, torch.float32)

@@ -1,0 +1,187 @@
+"""The update of one PPO iteration: epochs, minibatches, micro-batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import PpoSettings
+from chatllama_pipeline.training import ppo_math
+from chatllama_pipeline.training.rollout import joined
+
+# Non-finite losses that end the training: so many one after another, or this share of all.
+MOST_SKIPPED_IN_A_ROW = 5
+MOST_SKIPPED_SHARE = 0.5
+
+
+class Experience(NamedTuple):
+    """What B rollouts taught: prompts `[B,P]` (left-padded), everything else `[B,T]`.
+
+    Advantages are whitened; advantages and returns are 0 outside the action mask.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response: Tensor
+    action_mask: Tensor
+    logp_old: Tensor
+    values_old: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def rows(self, index: Tensor) -> Self:
+        """These rows, without the columns that are padding in all of them."""
+        prompt = self.prompt_mask[index].any(0)
+        response = self.action_mask[index].any(0)
+        return type(self)(
+            *(field[index][:, prompt] for field in self[:2]),
+            *(field[index][:, response] for field in self[2:]),
+        )
+
+
+class MinibatchFigures(NamedTuple):
+    """Means over a minibatch's action tokens, and the extremes of its probability ratios.
+
+    `update_kl` is k3 of the policy that sampled against the one updated, in nats per token.
+    """
+
+    policy_loss: float
+    value_loss: float
+    clip_fraction: float
+    value_clip_fraction: float
+    update_kl: float
+    loss: float
+    ratio_min: float
+    ratio_max: float
+
+
+@dataclass
+class Guard:
+    """Counts optimizer steps, and those skipped because loss or gradient was not finite."""
+
+    steps: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+
+    def record(self, finite: bool) -> None:
+        self.steps += 1
+        self.skipped += not finite
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+
+    @property
+    def tripped(self) -> bool:
+        """Whether so many steps in a row were skipped that going on is pointless."""
+        return self.in_a_row >= MOST_SKIPPED_IN_A_ROW
+
+    @property
+    def passed(self) -> bool:
+        return not self.tripped and self.skipped <= MOST_SKIPPED_SHARE * self.steps
+
+
+def minibatch_gradients(
+    module: Any, accelerator: Any, minibatch: Experience, settings: PpoSettings
+) -> MinibatchFigures:
+    """Add the gradient of the minibatch's loss to the parameters' `.grad`.
+
+    The loss is a sum over action tokens divided by their number in the whole minibatch, so the
+    size of a micro-batch costs memory and changes nothing else.
+    """
+    rows = minibatch.response.shape[0]
+    size = settings.micro_batch_size or rows
+    tokens = minibatch.action_mask.sum()
+    sums = torch.zeros(6, device=tokens.device)
+    low, high = torch.ones_like(sums[0]), torch.ones_like(sums[0])
+    for index in torch.split(torch.arange(rows, device=tokens.device), size):
+        part = minibatch.rows(index)
+        mask = part.action_mask
+        ids, attention = joined(part.prompt_ids, part.prompt_mask, part.response, mask)
+        with_entropy = settings.beta_s > 0
+        scores = module(ids, attention, part.response, settings.temperature, with_entropy)
+        ratio = ppo_math.ratios(scores.logp, part.logp_old, mask)
+        policy = ppo_math.policy_loss(
+            ratio, part.advantages, mask, clip=settings.actor_eps_clip, tokens=tokens
+        )
+        value = ppo_math.value_loss(
+            scores.values,
+            part.values_old,
+            part.returns,
+            mask,
+            clip=settings.critic_eps_clip,
+            tokens=tokens,
+        )
+        loss = policy.loss + settings.value_coefficient * value.loss
+        if scores.entropy is not None:
+            loss = loss - settings.beta_s * ppo_math.token_mean(scores.entropy, mask, tokens)
+        accelerator.backward(loss)
+        with torch.no_grad():
+            drift = ppo_math.token_mean(ppo_math.k3(part.logp_old, scores.logp), mask, tokens)
+            clipped = policy.clipped / tokens, value.clipped / tokens
+            sums += torch.stack([policy.loss, value.loss, *clipped, drift, loss]).detach()
+            low, high = torch.minimum(low, ratio.min()), torch.maximum(high, ratio.max())
+    return MinibatchFigures(*torch.cat([sums, torch.stack([low, high])]).tolist())
+
+
+def minibatches(rows: int, size: int, epochs: int, seed: int) -> Iterator[Tensor]:
+    """The row numbers of each minibatch, every epoch in an order of its own."""
+    for epoch in range(epochs):
+        shuffle = torch.Generator().manual_seed(stage_seed(seed, "epoch", epoch))
+        yield from torch.split(torch.randperm(rows, generator=shuffle), size)
+
+
+def update(
+    module: Any,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Any,
+    experience: Experience,
+    settings: PpoSettings,
+    guard: Guard,
+    seed: int,
+) -> dict[str, float]:
+    """Step 6 of an iteration; returns the means of the figures over its optimizer steps.
+
+    A minibatch whose policy has moved further than `update_kl_limit` ends the epoch before its
+    step; the next epoch would begin just as far off, so it ends the update.
+    """
+    seen: list[MinibatchFigures] = []
+    norms: list[float] = []
+    rows = experience.response.shape[0]
+    for index in minibatches(rows, settings.minibatch_size, settings.epochs, seed):
+        optimizer.zero_grad()
+        minibatch = experience.rows(index.to(experience.response.device))
+        figures = minibatch_gradients(module, accelerator, minibatch, settings)
+        if figures.update_kl > settings.update_kl_limit:
+            break
+        norm = float(accelerator.clip_grad_norm_(module.parameters(), settings.max_grad_norm))
+        finite = math.isfinite(figures.loss) and math.isfinite(norm)
+        guard.record(finite)
+        if finite:
+            optimizer.step()
+            seen.append(figures)
+            norms.append(norm)
+        elif guard.tripped:
+            break
+    optimizer.zero_grad()
+    return _summary(seen, norms)
+
+
+def _summary(seen: list[MinibatchFigures], norms: list[float]) -> dict[str, float]:
+    if not seen:
+        return {"optimizer_steps": 0.0}
+    count = len(seen)
+    summary = {
+        name: sum(getattr(figures, name) for figures in seen) / count
+        for name in ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction")
+    }
+    summary["update_kl"] = seen[-1].update_kl
+    summary["ratio_min"] = min(figures.ratio_min for figures in seen)
+    summary["ratio_max"] = max(figures.ratio_max for figures in seen)
+    summary["gradient_norm"] = sum(norms) / count
+    summary["gradient_norm_max"] = max(norms)
+    summary["optimizer_steps"] = float(count)
+    return summary

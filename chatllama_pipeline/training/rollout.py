@@ -1,0 +1,238 @@
+"""Replies sampled from a causal language model, and the log-probabilities of given replies.
+
+Shapes: B rows, P prompt columns (left-padded), T response columns, V vocabulary. Masks are True
+where a token counts and are carried along, never inferred from ids: pad may equal the end token.
+Works for every decoder-only model of transformers: each takes `logits_to_keep`, and so its own
+head, with whatever scaling or soft cap it has, is applied to the response's columns alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from chatllama_pipeline.training.ppo_math import token_logp
+
+# Rows that have stopped leave the batch once this share of its rows has: cutting the cache costs
+# a copy of it, which a single row doesn't repay.
+STOPPED_SHARE = 0.25
+# Logits held at once while replies are scored: 256 MB in float32.
+LOGITS_PER_CHUNK = 2**26
+
+
+class Rollout(NamedTuple):
+    """Sampled replies: `response[B,T]`, `action_mask[B,T]`, `finished[B]`.
+
+    The mask is True up to and including the first stop token, which `finished` rows have.
+    """
+
+    response: Tensor
+    action_mask: Tensor
+    finished: Tensor
+
+    def reply_ids(self) -> list[list[int]]:
+        """The ids of each reply, its stop token included."""
+        lengths = self.action_mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(self.response.tolist(), lengths, strict=True)]
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """B lists of ids -> `input_ids[B,P]`, `attention_mask[B,P]` (boolean), padded on the left."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    return ids, torch.arange(width) >= width - lengths[:, None]
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position of each token among its row's real tokens, `[B,L]`; padding stands at 0."""
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether the model takes `position_ids`; those with relative positions alone don't."""
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One index `[B]` from the softmax of each row of `logits[B,V]`, by inverting its CDF.
+
+    One uniform number per row: `torch.multinomial` draws V, and took a quarter of the decoding.
+    """
+    cdf = torch.softmax(logits, dim=-1).cumsum(-1, dtype=torch.float64)
+    level = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device, generator=generator)
+    # `right`: the first index whose CDF exceeds the level, never one of probability 0.
+    found = torch.searchsorted(cdf, level * cdf[:, -1:], right=True)
+    return found[:, 0].clamp(max=cdf.shape[1] - 1)
+
+
+@torch.inference_mode()
+def generate(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    generator: torch.Generator,
+) -> Rollout:
+    """Sample one reply to each row of `input_ids[B,P]` from the softmax of logits / temperature.
+
+    Nothing else bends the distribution. T is the longest reply's length, `max_new_tokens` at
+    most. `generator` lives on the model's device; the same seed gives the same replies.
+    """
+    rows, device = input_ids.shape[0], input_ids.device
+    response = torch.full((rows, max_new_tokens), pad_id, device=device)
+    lengths = torch.full((rows,), max_new_tokens, device=device)
+    stops = torch.tensor(list(stop_ids), device=device)
+    with_positions = takes_positions(model)
+
+    active = torch.arange(rows, device=device)  # row of the whole batch that each row here is
+    stopped = torch.zeros(rows, dtype=torch.bool, device=device)
+    mask = torch.ones(rows, input_ids.shape[1] + max_new_tokens, dtype=torch.long, device=device)
+    mask[:, : input_ids.shape[1]] = attention_mask
+    next_position = attention_mask.sum(1, keepdim=True)
+    tokens, cache = input_ids, DynamicCache(config=model.config)
+    for t in range(max_new_tokens):
+        extra = {}
+        if with_positions:
+            extra["position_ids"] = positions(attention_mask) if t == 0 else next_position + (t - 1)
+        logits = model(
+            input_ids=tokens,
+            attention_mask=mask[:, : input_ids.shape[1] + t],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **extra,
+        ).logits[:, -1]
+        tokens = draw(logits.float() / temperature, generator)[:, None]
+        running = ~stopped
+        response[active[running], t] = tokens[running, 0]
+        stopped = stopped | torch.isin(tokens[:, 0], stops)
+        lengths[active[running & stopped]] = t + 1
+        still = int((~stopped).sum())
+        if still == 0:
+            break
+        if len(active) - still >= STOPPED_SHARE * len(active):
+            kept = (~stopped).nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            active, tokens, mask = active[kept], tokens[kept], mask[kept]
+            next_position, stopped = next_position[kept], stopped[kept]
+    finished = torch.ones(rows, dtype=torch.bool, device=device)
+    finished[active] = stopped
+    longest = int(lengths.max())
+    action_mask = torch.arange(longest, device=device) < lengths[:, None]
+    return Rollout(response[:, :longest], action_mask, finished)
+
+
+def sample_replies(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    rollout_batch_size: int | None,
+    max_new_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    generator: torch.Generator,
+) -> Rollout:
+    """`generate` for B prompts of any lengths, in batches of like length; rows in prompt order.
+
+    `rollout_batch_size` rows at once, all if None; fewer cost speed, and change what is sampled.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
+    parts = []
+    for start in range(0, len(order), rollout_batch_size or len(order)):
+        rows = order[start : start + (rollout_batch_size or len(order))]
+        ids, mask = pad_left([prompts[row] for row in rows], pad_id)
+        parts.append(
+            generate(
+                model,
+                ids.to(generator.device),
+                mask.to(generator.device),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                stop_ids=stop_ids,
+                pad_id=pad_id,
+                generator=generator,
+            )
+        )
+    width = max(part.response.shape[1] for part in parts)
+    inverse = torch.tensor(order, device=generator.device).argsort()
+    return Rollout(
+        torch.cat([_widened(part.response, width, pad_id) for part in parts])[inverse],
+        torch.cat([_widened(part.action_mask, width, False) for part in parts])[inverse],
+        torch.cat([part.finished for part in parts])[inverse],
+    )
+
+
+def _widened(columns: Tensor, width: int, fill: int | bool) -> Tensor:
+    return torch.nn.functional.pad(columns, (0, width - columns.shape[1]), value=fill)
+
+
+def joined(
+    input_ids: Tensor, attention_mask: Tensor, response: Tensor, action_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Prompt and response as `ids[B,P+T-1]`, `mask[B,P+T-1]` (int64).
+
+    The last response column predicts nothing and is left out: the last T columns here are those
+    that predict `response[B,T]`.
+    """
+    ids = torch.cat([input_ids, response[:, :-1]], dim=1)
+    return ids, torch.cat([attention_mask, action_mask[:, :-1]], dim=1).long()
+
+
+def response_logits(
+    model: Any, ids: Tensor, mask: Tensor, columns: int, *, temperature: float
+) -> Tensor:
+    """Logits / temperature `[B,T,V]` (float32) of the last T = `columns` of `ids`, see `joined`."""
+    extra = {"position_ids": positions(mask)} if takes_positions(model) else {}
+    logits: Tensor = model(
+        input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=columns, **extra
+    ).logits
+    return logits.float() / temperature
+
+
+def row_chunks(model: Any, response: Tensor, rows_at_once: int | None = None) -> list[slice]:
+    """Slices of rows so small that their logits `[rows,T,V]` may be held at once.
+
+    `rows_at_once` caps them further.
+    """
+    total, columns = response.shape
+    rows = max(1, LOGITS_PER_CHUNK // (columns * model.config.get_text_config().vocab_size))
+    rows = min(rows, rows_at_once or rows)
+    return [slice(start, min(start + rows, total)) for start in range(0, total, rows)]
+
+
+@torch.inference_mode()
+def response_logprobs(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response: Tensor,
+    action_mask: Tensor,
+    *,
+    temperature: float,
+) -> Tensor:
+    """Log-probability of each response token `[B,T]` (float32), 0 outside `action_mask[B,T]`.
+
+    `input_ids[B,P]`, `attention_mask[B,P]`: the prompts, left-padded.
+    """
+    ids, mask = joined(input_ids, attention_mask, response, action_mask)
+    logp = [
+        token_logp(
+            response_logits(
+                model, ids[rows], mask[rows], response.shape[1], temperature=temperature
+            ),
+            response[rows],
+        )
+        for rows in row_chunks(model, response)
+    ]
+    return torch.where(action_mask, torch.cat(logp), 0.0)

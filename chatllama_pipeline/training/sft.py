@@ -1,0 +1,167 @@
+"""The SFT stage: the actor imitates completions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer
+
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.chat import conversation_ids
+from chatllama_pipeline.models.heads import load_actor, pad_right
+from chatllama_pipeline.models.memory import require_memory
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Outcome, Split, StageSpec
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.training.rows import as_prompt, read_rows
+from chatllama_pipeline.training.trainer import (
+    WEIGHT,
+    Task,
+    save_trained,
+    train,
+)
+
+STAGE = "actor_sft"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation's token ids; the first `prompt_length` of them carry no loss."""
+
+    ids: list[int]
+    prompt_length: int
+
+
+def run(spec: StageSpec, progress: Progress) -> Outcome:
+    """Train the actor on completions; writes the model's folder and `curves.json`.
+
+    Raises DataError where no row fits, CheckError where memory would not do. A non-finite loss
+    gives a failed check and no payload.
+    """
+    quiet_transformers()
+    settings = AssistantSettings.model_validate(spec.settings)
+    actor = settings.actor_config
+    base = Path(spec.inputs["actor_base"])
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    rows = partial(_examples, Path(spec.inputs["actor_training_data"]), tokenizer)
+    examples, dropped = rows("train", actor.max_sequence_length)
+    held_out, dropped_held_out = rows("validation", actor.max_sequence_length)
+    longest = max(len(example.ids) for example in examples + held_out)
+    memory = require_memory(STAGE, {"actor": base}, settings, longest)
+    progress.say(f"{len(examples)} conversations, longest {longest} tokens; {memory.description}")
+
+    model = load_actor(base, torch.float32)
+    if actor.froze_embeddings:
+        model.get_input_embeddings().weight.requires_grad_(False)
+    collate = partial(collate_completions, pad_id=tokenizer.pad_token_id)
+    task = Task(
+        rows=examples,
+        collate=collate,
+        loss_sum=completion_loss_sum,
+        validate=partial(
+            _validate, [collate(held_out[i : i + 64]) for i in range(0, len(held_out), 64)]
+        ),
+    )
+    training = train(
+        model,
+        task,
+        actor,
+        seed=stage_seed(settings.seed, STAGE),
+        device=spec.device,
+        run_folder=Path(spec.run_folder),
+        progress=progress,
+    )
+    if training.finite_loss.passed:
+        save_trained(Path(spec.output), model, tokenizer, training.curves)
+    warnings = list(training.warnings)
+    if dropped + dropped_held_out:
+        warnings.append(
+            f"{dropped} training and {dropped_held_out} validation rows are longer than "
+            f"actor_config.max_sequence_length ({actor.max_sequence_length}) and were left out"
+        )
+    return Outcome(
+        rows=len(examples),
+        metrics={
+            "dropped_too_long": dropped,
+            "steps": training.steps,
+            "train_seconds": training.seconds,
+            **training.last_figures,
+        },
+        checks=[memory, training.finite_loss],
+        curves=training.curves,
+        warnings=warnings,
+    )
+
+
+def completion_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Sum of -log p over completion tokens (nats), float32.
+
+    `input_ids[B, L]`, `attention_mask[B, L]`, `completion_mask[B, L]` (True where the token is to
+    be predicted). Only the columns that predict some row's completion are turned into logits.
+    """
+    targets_mask = batch["completion_mask"]
+    first = int(targets_mask.any(dim=0).int().argmax())
+    length = targets_mask.shape[1]
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+        logits_to_keep=length - first + 1,
+    ).logits[:, :-1]
+    wanted = targets_mask[:, first:]
+    return F.cross_entropy(
+        logits[wanted].float(), batch["input_ids"][:, first:][wanted], reduction="sum"
+    )
+
+
+def collate_completions(examples: list[Example], pad_id: int) -> dict[str, Any]:
+    """B examples as right-padded `[B, L]`; the weight is the number of completion tokens."""
+    ids, mask = pad_right([example.ids for example in examples], pad_id)
+    columns = torch.arange(ids.shape[1])
+    prompt = torch.tensor([example.prompt_length for example in examples])
+    completion = (columns >= prompt[:, None]) & (mask == 1)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "completion_mask": completion,
+        WEIGHT: int(completion.sum()),
+    }
+
+
+def _validate(batches: list[dict[str, Any]], model: Any) -> dict[str, float]:
+    total, tokens = 0.0, 0
+    for batch in batches:
+        on_device = {
+            name: value.to(model.device) for name, value in batch.items() if name != WEIGHT
+        }
+        total += float(completion_loss_sum(model, on_device))
+        tokens += batch[WEIGHT]
+    return {"validation_loss": total / tokens if tokens else math.nan}
+
+
+def _examples(
+    folder: Path, tokenizer: Any, split: Split, max_length: int
+) -> tuple[list[Example], int]:
+    """The split's rows that fit, and how many don't; a completion is never cut."""
+    kept: list[Example] = []
+    rows = read_rows(folder, split)
+    for row in rows:
+        ids, prompt_length = conversation_ids(
+            tokenizer, as_prompt(row["prompt"]), row["completion"], max_length
+        )
+        if len(ids) <= max_length:
+            kept.append(Example(ids, prompt_length))
+    if not kept:
+        raise DataError(
+            f"{folder}: none of the {len(rows)} {split} rows fits in "
+            f"actor_config.max_sequence_length ({max_length}): raise it, or add rows"
+        )
+    return kept, len(rows) - len(kept)

@@ -1,0 +1,82 @@
+"""What a person gets wrong: told by the real command line before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.place import TINY_CONFIG, Place
+
+
+def refused(place: Place, name: str, select: str = "*", **options: object) -> str:
+    run = place.materialize(name, select, **options)
+    assert run.returncode != 0
+    trained = place.root / "guarded_processes"
+    assert "chatllama_pipeline.stages" not in trained.read_text(), "a child was started"
+    return run.stderr
+
+
+def test_a_broken_assistant_stops_its_own_run_and_no_other(place: Place) -> None:
+    place.add_assistant("good", "data: {sources: [grammar]}")
+    place.add_assistant("broken", "actor_config: {lr: fast}")
+
+    assert "broken/config.yaml: actor_config.lr: 'fast'" in refused(place, "broken")
+    good = place.materialize("good", "grammar,personal_data,preference_data")
+    assert good.returncode == 0, good.stderr
+
+
+def test_wrong_rows_are_told_by_file_row_and_field(place: Place) -> None:
+    folder = place.add_assistant("mine", TINY_CONFIG)
+    (folder / "datasets").mkdir()
+    rows = [{"user_input": "hello", "completion": "hi", "score": 7}]
+    (folder / "datasets" / "reward_training_data.json").write_text(json.dumps(rows))
+    message = refused(place, "mine")
+    assert "reward_training_data.json" in message
+    assert "row 1" in message
+    assert "7" in message
+
+
+def test_ninety_nine_reward_rows_are_too_few(place: Place) -> None:
+    folder = place.add_assistant("mine", "reward_config: {objective: scores, model: scratch}")
+    (folder / "datasets").mkdir()
+    rows = [
+        {"user_input": f"question {n}?", "completion": f"answer {n}", "score": n % 6}
+        for n in range(99)
+    ]
+    (folder / "datasets" / "reward_training_data.json").write_text(json.dumps(rows))
+    message = refused(
+        place,
+        "mine",
+        "personal_data,preference_data,synthetic_completions,reward_training_data",
+    )
+    assert "99" in message
+    assert "100" in message
+
+
+def test_an_unknown_asset_in_force_is_told(place: Place) -> None:
+    place.add_assistant("mine", TINY_CONFIG)
+    message = refused(place, "mine", force=["actor"])
+    assert "run_options.force: unknown asset 'actor'; those there are: all, shp" in message
+
+
+def test_an_absent_upstream_says_what_to_make(place: Place) -> None:
+    place.add_assistant("mine", TINY_CONFIG)
+    message = refused(place, "mine", "actor_ppo")
+    assert "actor_ppo needs actor_sft, which was never made for mine" in message
+
+
+@pytest.mark.parametrize("name", ["../mine", "nobody"])
+def test_a_wrong_name_on_the_command_line_is_told(place: Place, name: str) -> None:
+    place.add_assistant("mine", TINY_CONFIG)
+    (place.root / "guarded_processes").touch()
+    message = refused(place, name, "personal_data")
+    assert ("those under" if name == "nobody" else "lower-case letters") in message
+
+
+def test_nothing_half_written_stays_behind(place: Place, tmp_path: Path) -> None:
+    folder = place.add_assistant("mine", TINY_CONFIG)
+    (folder / "templates.json").write_text("not json")
+    refused(place, "mine")
+    assert not any((place.root / "storage").rglob("_staging/*"))

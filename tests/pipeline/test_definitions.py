@@ -1,0 +1,128 @@
+"""The code location: it loads cheaply, shows every asset, and survives a broken assistant."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+
+from assets.graph import mermaid, with_graph
+from assets.specs import OWNERS
+from chatllama_pipeline.data.sources import SOURCES
+from chatllama_pipeline.definitions import definitions
+from chatllama_pipeline.recipes import CODE_VERSION, MADE_FROM, UPSTREAM
+
+REPOSITORY = Path(__file__).parents[2]
+README = REPOSITORY / "README.md"
+HEAVY = ["torch", "transformers", "datasets", "deepspeed", "accelerate", "peft"]
+
+
+def in_a_new_process(program: str, **variables: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **{key: str(value) for key, value in variables.items()}}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_loading_the_definitions_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, json, chatllama_pipeline.definitions;"
+        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    )
+    loaded = in_a_new_process(program)
+    assert json.loads(loaded.stdout) == [], loaded.stderr
+
+
+def test_the_engine_has_never_heard_of_dagster() -> None:
+    program = """
+import pkgutil, sys, importlib, chatllama_pipeline
+dagster_side = {"definitions", "automation"}
+for module in pkgutil.walk_packages(chatllama_pipeline.__path__, "chatllama_pipeline."):
+    if module.name.split(".")[1] not in dagster_side | {"__main__"}:
+        importlib.import_module(module.name)
+        assert "dagster" not in sys.modules, module.name
+"""
+    imported = in_a_new_process(program)
+    assert imported.returncode == 0, imported.stderr
+
+
+def test_every_asset_has_its_group_owners_kinds_description_and_place() -> None:
+    graph = definitions.resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(CODE_VERSION)
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        name = key.to_user_string()
+        assert node.group_name != "default", name
+        assert list(node.owners) == OWNERS, name
+        assert node.kinds, name
+        assert node.description, name
+        assert node.code_version == CODE_VERSION[name], name
+        assert {parent.to_user_string() for parent in node.parent_keys} == set(UPSTREAM[name]), name
+        assert (node.partitions_def is None) == (name in SOURCES), name
+
+
+def test_every_table_of_what_assets_are_made_from_speaks_of_the_same_assets() -> None:
+    assert set(CODE_VERSION) == set(UPSTREAM) == set(MADE_FROM)
+
+
+def test_the_jobs_are_the_originals_types() -> None:
+    selected = {
+        name: {
+            key.to_user_string()
+            for key in definitions.resolve_job_def(name).asset_layer.executable_asset_keys
+        }
+        for name in ("reward", "actor", "rl", "all")
+    }
+    assert selected["all"] == set(CODE_VERSION)
+    assert selected["rl"] == {"actor_ppo", "evaluation", "release"}
+    assert "reward_model" in selected["reward"]
+    assert "actor_sft" not in selected["reward"]
+    assert "actor_sft" in selected["actor"]
+    assert "reward_model" not in selected["actor"]
+
+
+def test_a_broken_assistant_keeps_neither_the_location_nor_the_others_from_loading(
+    tmp_path: Path,
+) -> None:
+    for name, config in (("good", "seed: 0"), ("broken", "seed: [")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(config)
+    program = (
+        "from chatllama_pipeline.definitions import definitions as d;"
+        "from assets.partitions import ASSISTANTS;"
+        "print(ASSISTANTS.get_partition_keys(), [s.name for s in d.schedules])"
+    )
+    loaded = in_a_new_process(program, CHATLLAMA_ASSISTANTS=tmp_path)
+    assert loaded.stdout.strip() == "['broken', 'good'] ['retrain_good']", loaded.stderr
+
+
+def test_schedules_and_sensors_start_stopped() -> None:
+    for schedule in definitions.schedules or []:
+        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED  # type: ignore[union-attr]
+    for sensor in definitions.sensors or []:
+        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
+def test_the_schedule_asks_for_its_own_assistant() -> None:
+    [schedule] = [s for s in definitions.schedules or [] if s.name == "retrain_quickstart"]
+    with dg.instance_for_test() as instance:
+        context = dg.build_schedule_context(
+            instance, repository_def=definitions.get_repository_def()
+        )
+        data = schedule.evaluate_tick(context)  # type: ignore[union-attr]
+    assert [request.partition_key for request in data.run_requests or []] == ["quickstart"]
+
+
+def test_the_picture_in_the_readme_is_that_of_the_definitions() -> None:
+    page = README.read_text()
+    assert page == with_graph(page, mermaid(definitions)), "run `make graph`"
+    assert "preference_data --> reward_model" in page

@@ -1,0 +1,357 @@
+"""The RL stage on a tiny model: its properties, its payload, its resume, its refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.models.heads import (
+    SCORE_SCALE,
+    SCORE_SHIFT,
+    load_actor,
+    load_reward,
+    pad_right,
+    score_rows,
+)
+from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
+from chatllama_pipeline.settings import AssistantSettings, PpoSettings
+from chatllama_pipeline.training.ppo import check_settings, context, read_prompts, run
+from chatllama_pipeline.training.ppo_loop import Task, Training, prompt_rows, train
+from chatllama_pipeline.training.ppo_model import ActorCritic
+from chatllama_pipeline.training.ppo_update import Guard
+
+MakeSpec = Callable[..., StageSpec]
+PROMPTS = [
+    "alpha bravo",
+    "charlie",
+    "delta echo foxtrot",
+    "golf hotel",
+    "india",
+    "juliet kilo lima",
+]
+QUIET = Progress("test", lambda line: None)
+TRAINER = {
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
+    "update_timesteps": 4,
+    "max_timesteps": 4,
+    "num_episodes": 6,
+    "batch_size": 2,
+    "epochs": 2,
+    "checkpoint_steps": 8,
+    "update_kl_limit": 10.0,
+}
+SETTINGS = {
+    "actor_config": {"model": "scratch", "max_sequence_length": 64, "max_tokens": 8},
+    "trainer_config": TRAINER,
+}
+
+
+@pytest.fixture(scope="session")
+def reward_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reward")
+    torch.manual_seed(0)
+    model = load_reward(tiny_base_folder, torch.float32)
+    setattr(model.config, SCORE_SHIFT, 0.25)
+    setattr(model.config, SCORE_SCALE, 0.5)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompts_folder(tmp_path_factory: pytest.TempPathFactory, write_table: Any) -> Path:
+    texts = [(text, "train") for text in PROMPTS] + [("zulu", "validation"), ("yankee", "test")]
+    rows = [
+        {"prompt": [{"role": "user", "content": text}], "source": "test", "split": split}
+        for text, split in texts
+    ]
+    folder: Path = write_table(tmp_path_factory.mktemp("prompts"), rows, PROMPT_SCHEMA)
+    return folder
+
+
+@pytest.fixture
+def spec(
+    make_spec: MakeSpec, tiny_base_folder: Path, reward_folder: Path, prompts_folder: Path
+) -> Callable[..., StageSpec]:
+    def make(take: str = "a", settings: dict[str, Any] = SETTINGS, **inputs: Path) -> StageSpec:
+        folders = {
+            "actor_sft": tiny_base_folder,
+            "reward_model": reward_folder,
+            "rlhf_training_data": prompts_folder,
+        }
+        return make_spec("actor_ppo", settings, folders | inputs, take)
+
+    return make
+
+
+def vocabulary(folder: Path) -> int:
+    return int(json.loads((folder / "config.json").read_text())["vocab_size"])
+
+
+def with_trainer(**changes: Any) -> dict[str, Any]:
+    return {**SETTINGS, "trainer_config": {**TRAINER, **changes}}
+
+
+def hashes(folder: str) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def prefers_short(prompts: Any, texts: list[str], replies: list[list[int]]) -> Tensor:
+    return -torch.tensor([float(len(reply)) for reply in replies])
+
+
+def trained(base: Path, reward: Any, **changes: Any) -> tuple[ActorCritic, Training]:
+    """Some iterations of the loop with a reward of the test's own."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    module = ActorCritic(load_actor(base, torch.float32), fresh_critic(base))
+    ids = [tokenizer.encode(text) for text in PROMPTS]
+    task = Task(
+        prompts=[user_prompt(text) for text in PROMPTS],
+        prompt_ids=ids,
+        reward=reward,
+        decode=tokenizer.batch_decode,
+        stop_ids=[tokenizer.eos_token_id, *range(5, 45)],  # so that random replies end
+        pad_id=tokenizer.eos_token_id,
+        max_new_tokens=8,
+    )
+    training = train(
+        module,
+        load_actor(base, torch.float32),
+        task,
+        PpoSettings(**(TRAINER | changes)),
+        accelerator=Accelerator(),
+        seed=0,
+        progress=QUIET,
+    )
+    return module, training
+
+
+def fresh_critic(base: Path) -> Any:
+    torch.manual_seed(1)
+    return load_reward(base, torch.float32)
+
+
+def test_the_first_update_starts_at_ratio_one_and_kl_zero(tiny_base_folder: Path) -> None:
+    _, training = trained(
+        tiny_base_folder, prefers_short, num_episodes=1, batch_size=None, epochs=1
+    )
+    first = {name: points[0][1] for name, points in training.log.curves.items()}
+    assert first["ratio_min"] == pytest.approx(1, abs=1e-5)
+    assert first["ratio_max"] == pytest.approx(1, abs=1e-5)
+    assert first["clip_fraction"] == 0
+    assert first["value_clip_fraction"] == 0
+    assert first["kl"] == pytest.approx(0, abs=1e-5)
+    assert first["update_kl"] == pytest.approx(0, abs=1e-6)
+    # A random model's choice among 300 tokens is all but uniform: ln 300 = 5.704.
+    assert first["entropy"] == pytest.approx(5.70, abs=0.05)
+
+
+def test_replies_become_shorter_where_short_replies_are_rewarded(tiny_base_folder: Path) -> None:
+    _, training = trained(
+        tiny_base_folder,
+        prefers_short,
+        num_episodes=24,
+        update_timesteps=32,
+        max_timesteps=32,
+        batch_size=16,
+        actor_lr=1e-2,
+        kl_beta=0.0,
+    )
+    lengths = [value for _, value in training.log.curves["reply_tokens"]]
+    assert sum(lengths[:2]) / 2 > 4
+    assert sum(lengths[-2:]) / 2 < 2.5
+
+
+def test_a_policy_that_moved_too_far_ends_the_update(tiny_base_folder: Path) -> None:
+    _, training = trained(tiny_base_folder, prefers_short, num_episodes=1, update_kl_limit=1e-9)
+    # Two epochs of two minibatches; the second sees the first one's step.
+    assert training.log.curves["optimizer_steps"] == [(1.0, 1.0)]
+
+
+def test_non_finite_losses_move_no_weight_and_end_the_training(tiny_base_folder: Path) -> None:
+    def broken(prompts: Any, texts: Any, replies: list[list[int]]) -> Tensor:
+        return torch.full((len(replies),), math.nan)
+
+    module, training = trained(tiny_base_folder, broken)
+    before = load_actor(tiny_base_folder, torch.float32).state_dict()
+    assert all(torch.equal(before[name], w) for name, w in module.actor.state_dict().items())
+    # Four steps an iteration: the fifth, in the second, is the last.
+    assert (training.iterations_done, training.guard.steps, training.guard.skipped) == (2, 5, 5)
+    assert not training.guard.passed
+
+
+def test_the_guard_lets_single_accidents_pass_but_not_every_other_step() -> None:
+    guard = Guard()
+    for finite in (True, False, True, True):
+        guard.record(finite)
+    assert guard.passed
+    for finite in (False, False, True, False, False):
+        guard.record(finite)
+    assert (guard.skipped, guard.steps, guard.tripped, guard.passed) == (5, 9, False, False)
+
+
+def test_every_prompt_comes_once_per_epoch_in_an_order_of_its_own() -> None:
+    drawn = [row for iteration in range(3) for row in prompt_rows(6, 4, iteration, seed=1)]
+    assert sorted(drawn[:6]) == sorted(drawn[6:]) == [0, 1, 2, 3, 4, 5]
+    assert drawn[:6] != drawn[6:]
+    # Five of two: two whole epochs and one row more.
+    counts = [prompt_rows(2, 5, 0, seed=1).count(row) for row in (0, 1)]
+    assert sorted(counts) == [2, 3]
+
+
+def test_a_critic_from_the_reward_model_starts_from_its_scores(
+    tiny_base_folder: Path, reward_folder: Path
+) -> None:
+    reward = load_reward(reward_folder, torch.float32)
+    module = ActorCritic(
+        load_actor(tiny_base_folder, torch.float32), load_reward(reward_folder, torch.float32)
+    )
+    rows = [[7, 8, 9, 10], [11, 12, 13, 14]]
+    ids, mask = pad_right(rows, 0)
+    expected = (score_rows(reward, rows, pad_id=0) - 0.25) / 0.5
+    found = module.eval()(ids, mask, torch.tensor([[1], [1]]), 1.0, False).values[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_payload_is_a_model_that_talks_a_critic_curves_and_samples(
+    spec: Callable[..., StageSpec],
+) -> None:
+    job = spec()
+    outcome = run(job, QUIET)
+    output = Path(job.output)
+    assert all(check.passed for check in outcome.checks)
+    assert [check.name for check in outcome.checks] == ["memory_plan", "finite_loss"]
+    assert outcome.rows == 6 and outcome.warnings == []
+    reply = pipeline("text-generation", str(output))("alpha", max_new_tokens=3)
+    assert reply[0]["generated_text"].startswith("alpha")
+    critic = AutoModelForSequenceClassification.from_pretrained(output / "critic")
+    assert critic.config.chatllama_score_scale == 0.5
+
+    curves = json.loads((output / "curves.json").read_text())
+    assert [step for step, _ in curves["score"]] == [1, 2, 3, 4, 5, 6]
+    assert {curve.name for curve in outcome.curves} == set(curves)
+    samples = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 24
+    assert set(samples[0]) == {"iteration", "prompt", "reply", "score", "finished"}
+    assert samples[0]["prompt"][0]["content"] in PROMPTS
+    mean = sum(sample["score"] for sample in samples[:4]) / 4
+    assert curves["score"][0][1] == pytest.approx(mean, abs=1e-5)
+    assert {"seconds_rollout", "seconds_update", "tokens_per_second"} <= set(outcome.metrics)
+
+
+def test_a_killed_training_continues_to_the_same_payload(spec: Callable[..., StageSpec]) -> None:
+    class Killed(Exception):
+        pass
+
+    def die_after_five(line: str) -> None:
+        if "step 5/6" in line:
+            raise Killed
+
+    whole, cut = spec("whole"), spec("cut")
+    run(whole, QUIET)
+    with pytest.raises(Killed):
+        run(cut, Progress("test", die_after_five, every_seconds=0))
+    assert not hashes(cut.output)
+    lines: list[str] = []
+    run(cut, Progress("test", lines.append))
+    # Saved every 8 timesteps, two iterations: four of the five are not done again.
+    assert any("continues after iteration 4" in line for line in lines)
+    assert hashes(whole.output) == hashes(cut.output)
+    assert "model.safetensors" in hashes(whole.output)
+
+
+def test_a_reward_model_with_other_tokens_leaves_the_critic_to_the_sft_weights(
+    spec: Callable[..., StageSpec], tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    base, other = tmp_path / "base", tmp_path / "other"
+    size = ScratchSize(hidden_size=32, layers=2, heads=2, vocabulary=310, max_length=64)
+    make_scratch_model(
+        ["mike november oscar papa quebec romeo sierra tango"] * 8, size, seed=0, folder=base
+    )
+    torch.manual_seed(0)
+    load_reward(base, torch.float32).save_pretrained(other)
+    AutoTokenizer.from_pretrained(base).save_pretrained(other)
+    job = spec(settings=with_trainer(num_episodes=1), reward_model=other)
+    outcome = run(job, QUIET)
+    assert [line for line in outcome.warnings if "fresh head" in line] == [
+        "the reward model's tokenizer differs from the actor's: the critic starts from the SFT "
+        "weights with a fresh head, not from the reward model"
+    ]
+    critic = AutoModelForSequenceClassification.from_pretrained(Path(job.output) / "critic")
+    assert critic.config.vocab_size == vocabulary(tiny_base_folder) != vocabulary(other)
+
+
+def test_prompts_without_room_for_a_reply_are_dropped_and_counted(
+    spec: Callable[..., StageSpec], prompts_folder: Path, tiny_base_folder: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
+    settings = AssistantSettings.model_validate(SETTINGS)
+    lengths = [len(ids) for ids in read_prompts(prompts_folder, tokenizer, 64, settings).ids]
+    limit = sorted(lengths)[2]
+    found = read_prompts(prompts_folder, tokenizer, limit, settings)
+    assert len(found.ids) == sum(length <= limit for length in lengths) < 6
+    assert found.dropped == 6 - len(found.ids)
+    with pytest.raises(DataError, match="none of the 6 train prompts fits in 1 tokens"):
+        read_prompts(prompts_folder, tokenizer, 1, settings)
+
+
+def test_a_prompt_begins_with_one_bos(prompts_folder: Path, tiny_base_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
+    tokenizer.add_special_tokens({"bos_token": "<|system|>"})
+    found = read_prompts(
+        prompts_folder, tokenizer, 64, AssistantSettings.model_validate(SETTINGS)
+    ).ids
+    assert [ids.count(tokenizer.bos_token_id) for ids in found] == [1] * 6
+    assert all(ids[0] == tokenizer.bos_token_id for ids in found)
+
+
+def test_the_reward_sees_the_end_token_that_a_finished_reply_has(tiny_base_folder: Path) -> None:
+    seen: list[list[int]] = []
+
+    def remember(prompts: Any, texts: list[str], replies: list[list[int]]) -> Tensor:
+        seen.extend(replies)
+        return torch.zeros(len(replies))
+
+    eos = AutoTokenizer.from_pretrained(tiny_base_folder).eos_token_id
+    stops = {eos, *range(5, 45)}
+    _, training = trained(tiny_base_folder, remember, num_episodes=2)
+    ended = [reply[-1] in stops for reply in seen]
+    assert ended == [sample["finished"] for sample in training.log.samples]
+    assert any(ended) and all(len(reply) == 8 for reply in seen if reply[-1] not in stops)
+
+
+def test_a_micro_batch_that_does_not_divide_its_minibatch_is_refused_with_both_values() -> None:
+    with pytest.raises(SettingsError, match="batch_size 2 is not a multiple of micro_batch_size 3"):
+        check_settings(PpoSettings(**(TRAINER | {"micro_batch_size": 3})))
+
+
+def test_a_context_too_short_for_the_reply_is_refused(tiny_base_folder: Path) -> None:
+    actor = load_actor(tiny_base_folder, torch.float32)
+
+    def asked(length: int, reply: int) -> AssistantSettings:
+        sizes = {"max_sequence_length": length, "max_tokens": reply}
+        return AssistantSettings.model_validate({"actor_config": sizes})
+
+    assert context(asked(64, 8), actor) == 56
+    with pytest.raises(SettingsError, match=r"max_tokens 64 .*\.max_sequence_length 64"):
+        context(asked(64, 64), actor)
+    with pytest.raises(SettingsError, match=r"max_tokens 200 .* max_position_embeddings 128"):
+        context(asked(1024, 200), actor)

@@ -1,0 +1,86 @@
+"""What may not change a minibatch's gradient and figures: micro-batches, order, padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.settings import PpoSettings
+from chatllama_pipeline.training.ppo_model import ActorCritic
+from chatllama_pipeline.training.ppo_update import Experience, minibatch_gradients
+
+
+def fresh_critic(base: Path) -> Any:
+    torch.manual_seed(1)
+    return load_reward(base, torch.float32)
+
+
+def random_experience(vocabulary: int = 300) -> Experience:
+    """Six rows of random prompts (1 to 6 tokens) and replies (1 to 8 tokens)."""
+    draw = torch.Generator().manual_seed(0)
+    prompts = torch.arange(6) >= torch.tensor([5, 3, 0, 2, 4, 1])[:, None]
+    mask = torch.arange(8) < torch.tensor([8, 1, 5, 2, 7, 3])[:, None]
+    noise = torch.randn(3, 6, 8, generator=draw)
+    return Experience(
+        torch.randint(vocabulary, (6, 6), generator=draw),
+        prompts,
+        torch.randint(vocabulary, (6, 8), generator=draw),
+        mask,
+        -5.7 + 0.2 * noise[0],
+        noise[1] * mask,
+        noise[2] * mask,
+        noise[0] * mask,
+    )
+
+
+def gradient(base: Path, experience: Experience, **changes: Any) -> tuple[Tensor, Tensor]:
+    """The flat gradient and the figures of a minibatch."""
+    module = ActorCritic(load_actor(base, torch.float32), fresh_critic(base)).eval()
+    settings = PpoSettings(beta_s=0.1, **changes)
+    figures = minibatch_gradients(module, Accelerator(), experience, settings)
+    grads = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+    return torch.cat(grads), torch.tensor(figures)
+
+
+def assert_equal_within(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    """Relative difference below 1e-5: of gradients as vectors, of each figure."""
+    assert float((actual[0] - expected[0]).norm() / expected[0].norm()) < 1e-5
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 6])
+def test_the_size_of_a_micro_batch_changes_nothing(tiny_base_folder: Path, size: int) -> None:
+    whole = gradient(tiny_base_folder, random_experience())
+    assert_equal_within(
+        gradient(tiny_base_folder, random_experience(), micro_batch_size=size), whole
+    )
+
+
+def test_the_order_of_rows_changes_nothing(tiny_base_folder: Path) -> None:
+    shuffled = Experience(*(field[[3, 5, 0, 1, 4, 2]] for field in random_experience()))
+    whole = gradient(tiny_base_folder, random_experience())
+    assert_equal_within(gradient(tiny_base_folder, shuffled, micro_batch_size=4), whole)
+
+
+def test_more_padding_changes_nothing(
+    tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = random_experience()
+    padded = Experience(
+        *(torch.nn.functional.pad(field, (3, 0)) for field in plain[:2]),
+        *(torch.nn.functional.pad(field, (0, 4)) for field in plain[2:]),
+    )
+    assert_equal_within(
+        gradient(tiny_base_folder, padded), gradient(tiny_base_folder, random_experience())
+    )
+    # Also where the common padding is not cut away before the forward.
+    monkeypatch.setattr(
+        Experience, "rows", lambda self, index: Experience(*(f[index] for f in self))
+    )
+    assert_equal_within(gradient(tiny_base_folder, padded), gradient(tiny_base_folder, plain))

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_rows
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import PREFERENCE_SCHEMA, REWARD_SCHEMA, StageSpec, user_prompt
+from chatllama_pipeline.training.reward import (
+    Pair,
+    Scored,
+    collate_items,
+    reward_loss_sum,
+    run,
+)
+
+MakeSpec = Callable[..., StageSpec]
+QUIET = Progress("test", lambda line: None)
+TRAINING = {
+    "model": "local",
+    "max_sequence_length": 64,
+    "batch_size": 8,
+    "lr": 0.01,
+    "max_steps": 30,
+    "evaluations": 2,
+}
+WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
+SPLITS = ["train"] * 6 + ["validation"] * 2
+
+
+def pairs() -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": word}],
+            "chosen": f"{word} kilo",
+            "rejected": f"{word} lima",
+            "strength": 1.0,
+            "source": "test",
+            "domain": "",
+            "split": split,
+        }
+        for word, split in zip(WORDS, SPLITS, strict=True)
+    ]
+
+
+def scores() -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": word}],
+            "completion": f"{word} {ending}",
+            "score": score,
+            "source": "test",
+            "split": split,
+        }
+        for word, split in zip(WORDS, SPLITS, strict=True)
+        for ending, score in (("kilo", 5.0), ("lima", 0.0), ("juliet", None))
+    ]
+
+
+@pytest.fixture
+def make_inputs(
+    tmp_path: Path, tiny_base_folder: Path, write_table: Any
+) -> Callable[..., dict[str, Path]]:
+    def make(pair_rows: list[Any], score_rows: list[Any]) -> dict[str, Path]:
+        return {
+            "reward_base": tiny_base_folder,
+            "preference_data": write_table(tmp_path / "pairs", pair_rows, PREFERENCE_SCHEMA),
+            "reward_training_data": write_table(tmp_path / "scores", score_rows, REWARD_SCHEMA),
+        }
+
+    return make
+
+
+@pytest.mark.parametrize("objective", ["both", "pairwise", "scores"])
+def test_every_objective_learns_what_people_prefer(
+    make_spec: MakeSpec, make_inputs: Any, objective: str
+) -> None:
+    spec = make_spec(
+        "reward_model",
+        {"reward_config": {**TRAINING, "objective": objective}},
+        make_inputs(pairs(), scores()),
+    )
+    outcome = run(spec, QUIET)
+    assert outcome.rows == {"both": 6 + 12, "pairwise": 6, "scores": 12}[objective]
+    assert outcome.metrics["validation_accuracy"] == 1.0
+    assert outcome.warnings == []
+    assert [(check.name, check.passed) for check in outcome.checks] == [
+        ("memory_plan", True),
+        ("finite_loss", True),
+    ]
+    assert set(json.loads((Path(spec.output) / "curves.json").read_text())) == {
+        "loss",
+        "validation_accuracy",
+    }
+
+
+def test_scores_have_mean_0_and_deviation_1_on_the_training_replies(
+    make_spec: MakeSpec, make_inputs: Any
+) -> None:
+    settings = {"reward_config": {**TRAINING, "objective": "pairwise"}}
+    spec = make_spec("reward_model", settings, make_inputs(pairs(), []))
+    run(spec, QUIET)
+    train = [row for row in pairs() if row["split"] == "train"]
+    prompts = [user_prompt(row["prompt"][0]["content"]) for row in train]
+    scorer = RewardScorer(spec.output)
+    replies = [row["chosen"] for row in train] + [row["rejected"] for row in train]
+    result = scorer(prompts * 2, replies)
+    assert float(result.mean()) == pytest.approx(0.0, abs=1e-4)
+    assert float(result.std()) == pytest.approx(1.0, abs=1e-4)
+    assert bool((result[:6] > result[6:]).all())
+
+
+def test_the_same_spec_writes_the_same_bytes(make_spec: MakeSpec, make_inputs: Any) -> None:
+    inputs = make_inputs(pairs(), scores())
+    specs = [make_spec("reward_model", {"reward_config": TRAINING}, inputs, take) for take in "ab"]
+    for spec in specs:
+        run(spec, QUIET)
+    first, second = (
+        {path.name: path.read_bytes() for path in Path(spec.output).iterdir()} for spec in specs
+    )
+    assert first == second
+
+
+def test_both_without_scores_learns_from_pairs_and_says_so(
+    make_spec: MakeSpec, make_inputs: Any
+) -> None:
+    spec = make_spec("reward_model", {"reward_config": TRAINING}, make_inputs(pairs(), []))
+    warnings = run(spec, QUIET).warnings
+    assert len(warnings) == 1 and "there are no scored replies" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("objective", "missing"),
+    [("pairwise", "no preference pairs"), ("both", "no preference pairs .*and no scored replies")],
+)
+def test_nothing_to_learn_from_is_an_error(
+    make_spec: MakeSpec, make_inputs: Any, objective: str, missing: str
+) -> None:
+    settings = {"reward_config": {**TRAINING, "objective": objective}}
+    rows = scores() if objective == "pairwise" else []
+    with pytest.raises(DataError, match=missing):
+        run(make_spec("reward_model", settings, make_inputs([], rows)), QUIET)
+
+
+def test_pairs_and_scores_in_one_forward_cost_what_they_cost_apart(tiny_base_folder: Path) -> None:
+    torch.manual_seed(0)
+    model = load_reward(tiny_base_folder, torch.float32)
+    pair = Pair([3, 40, 4, 50, 51, 52, 1], [3, 40, 4, 60, 1], margin=0.5)
+    scored = Scored([3, 41, 4, 70, 1], score=-1.5)
+    together = collate_items([scored, pair], pad_id=0)
+    assert together.pop("weight") == 2
+    chosen, rejected, reply = score_rows(model, [pair.chosen, pair.rejected, scored.ids], 0)
+    expected = (
+        -torch.nn.functional.logsigmoid(chosen - rejected - 0.5)
+        + 0.01 * (chosen + rejected) ** 2
+        + (reply + 1.5) ** 2
+    )
+    loss = reward_loss_sum(model, together, centering_weight=0.01)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_both_replies_of_a_pair_follow_the_same_shortened_prompt(
+    make_spec: MakeSpec, make_inputs: Any, tiny_base_folder: Path
+) -> None:
+    from chatllama_pipeline.training.reward import _pair
+
+    row = pairs()[0]
+    row["prompt"] = [
+        {"role": "user", "content": "golf"},
+        {"role": "assistant", "content": "hotel"},
+        {"role": "user", "content": "india"},
+    ]
+    row["rejected"] = "kilo kilo kilo kilo kilo kilo"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
+    pair = _pair(tokenizer, row, 24)
+    assert tokenizer.decode(pair.chosen) == "<|user|>india<|end|><|assistant|>alpha kilo<|end|>"
+    assert tokenizer.decode(pair.rejected).startswith("<|user|>india<|end|><|assistant|>kilo kilo")
+    assert len(pair.rejected) <= 24
+    row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    swapped = _pair(tokenizer, row, 24)
+    assert (swapped.chosen, swapped.rejected) == (pair.rejected, pair.chosen)
+
+
+def test_rows_too_long_are_left_out_and_counted(make_spec: MakeSpec, make_inputs: Any) -> None:
+    long = {**pairs()[0], "chosen": "x" * 99}
+    spec = make_spec(
+        "reward_model",
+        {"reward_config": {**TRAINING, "objective": "pairwise", "max_steps": 2}},
+        make_inputs([*pairs(), long], []),
+    )
+    outcome = run(spec, QUIET)
+    assert outcome.metrics["dropped_too_long"] == 1
+    assert "1 rows are longer than reward_config.max_sequence_length (64)" in outcome.warnings[0]
