@@ -40,8 +40,8 @@ from chatllama_pipeline.training.trainer import WEIGHT, Task, save_trained, trai
 
 STAGE = "reward_model"
 # Mean and deviation of the scores come from an even sample of the training replies of about this
-# size: their standard error is then 1 % of a deviation, and large sets are not read once more.
-NORMALISATION_REPLIES = 8192
+# size: their standard error is then 2 % of a deviation, and large sets are not read once more.
+NORMALISATION_REPLIES = 2048
 
 
 @dataclass(frozen=True)

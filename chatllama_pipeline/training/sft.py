@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -144,7 +143,7 @@ def _validate(batches: list[dict[str, Any]], model: Any) -> dict[str, float]:
         }
         total += float(completion_loss_sum(model, on_device))
         tokens += batch[WEIGHT]
-    return {"validation_loss": total / tokens if tokens else math.nan}
+    return {"validation_loss": total / tokens} if tokens else {}
 
 
 def _examples(
@@ -159,7 +158,8 @@ def _examples(
         )
         if len(ids) <= max_length:
             kept.append(Example(ids, prompt_length))
-    if not kept:
+    # A small dataset may have nothing to validate on; nothing to learn from is an error.
+    if not kept and split == "train":
         raise DataError(
             f"{folder}: none of the {len(rows)} {split} rows fits in "
             f"actor_config.max_sequence_length ({max_length}): raise it, or add rows"

@@ -181,3 +181,15 @@ def test_a_killed_training_continues_and_ends_like_one_that_was_not(
     assert "step 6/12" in steps[0]  # the newest state was of step 5
     for path in Path(whole.output).iterdir():
         assert path.read_bytes() == (Path(killed.output) / path.name).read_bytes(), path.name
+
+
+def test_a_dataset_too_small_to_validate_on_still_trains(
+    make_spec: MakeSpec, tmp_path: Path, tiny_base_folder: Path, write_table: Any
+) -> None:
+    table = write_table(
+        tmp_path / "small", [conversation(word, "train") for word in WORDS], ACTOR_SCHEMA
+    )
+    inputs = {"actor_base": tiny_base_folder, "actor_training_data": table}
+    outcome = run(make_spec("actor_sft", {"actor_config": TRAINING}, inputs), QUIET)
+    assert [curve.name for curve in outcome.curves] == ["loss"]
+    assert "validation_loss" not in outcome.metrics
