@@ -3,27 +3,17 @@
 import dagster as dg
 
 from assets.making import Results, make
-from assets.partitions import ASSISTANTS
-from assets.specs import OWNERS, asset_checks
+from assets.specs import pipeline_asset
 from chatllama_pipeline.data.datasets import (
     build_actor_training_data,
     build_preference_data,
     build_rlhf_training_data,
 )
-from chatllama_pipeline.recipes import CODE_VERSION, UPSTREAM
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
-@dg.asset(
-    deps=UPSTREAM["preference_data"],
-    partitions_def=ASSISTANTS,
-    group_name="data",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["preference_data"],
-    check_specs=asset_checks("preference_data"),
-)
+@pipeline_asset("preference_data", "data", "python", "parquet")
 def preference_data(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:
@@ -41,15 +31,7 @@ def preference_data(
     )
 
 
-@dg.asset(
-    deps=UPSTREAM["actor_training_data"],
-    partitions_def=ASSISTANTS,
-    group_name="data",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["actor_training_data"],
-    check_specs=asset_checks("actor_training_data"),
-)
+@pipeline_asset("actor_training_data", "data", "python", "parquet")
 def actor_training_data(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:
@@ -68,15 +50,7 @@ def actor_training_data(
     )
 
 
-@dg.asset(
-    deps=UPSTREAM["rlhf_training_data"],
-    partitions_def=ASSISTANTS,
-    group_name="data",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["rlhf_training_data"],
-    check_specs=asset_checks("rlhf_training_data"),
-)
+@pipeline_asset("rlhf_training_data", "data", "python", "parquet")
 def rlhf_training_data(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:

@@ -3,23 +3,13 @@
 import dagster as dg
 
 from assets.making import Results, make, run_stage
-from assets.partitions import ASSISTANTS
-from assets.specs import OWNERS, asset_checks
-from chatllama_pipeline.recipes import CODE_VERSION, UPSTREAM
+from assets.specs import pipeline_asset
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
-@dg.asset(
-    deps=UPSTREAM["evaluation"],
-    partitions_def=ASSISTANTS,
-    group_name="evaluation",
-    kinds={"pytorch", "html"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["evaluation"],
-    check_specs=asset_checks("evaluation"),
-)
+@pipeline_asset("evaluation", "evaluation", "pytorch", "html")
 def evaluation(
     context: dg.AssetExecutionContext,
     compute: Compute,

@@ -3,23 +3,13 @@
 import dagster as dg
 
 from assets.making import Results, make, run_stage
-from assets.partitions import ASSISTANTS
-from assets.specs import OWNERS, asset_checks
-from chatllama_pipeline.recipes import CODE_VERSION, UPSTREAM
+from assets.specs import pipeline_asset
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
-@dg.asset(
-    deps=UPSTREAM["actor_base"],
-    partitions_def=ASSISTANTS,
-    group_name="models",
-    kinds={"pytorch", "huggingface"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["actor_base"],
-    check_specs=asset_checks("actor_base"),
-)
+@pipeline_asset("actor_base", "models", "pytorch", "huggingface")
 def actor_base(
     context: dg.AssetExecutionContext,
     compute: Compute,
@@ -30,15 +20,7 @@ def actor_base(
     yield from make(context, store, run_options, lambda work: run_stage(context, compute, work))
 
 
-@dg.asset(
-    deps=UPSTREAM["reward_base"],
-    partitions_def=ASSISTANTS,
-    group_name="models",
-    kinds={"pytorch", "huggingface"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["reward_base"],
-    check_specs=asset_checks("reward_base"),
-)
+@pipeline_asset("reward_base", "models", "pytorch", "huggingface")
 def reward_base(
     context: dg.AssetExecutionContext,
     compute: Compute,
@@ -49,15 +31,7 @@ def reward_base(
     yield from make(context, store, run_options, lambda work: run_stage(context, compute, work))
 
 
-@dg.asset(
-    deps=UPSTREAM["reward_model"],
-    partitions_def=ASSISTANTS,
-    group_name="models",
-    kinds={"pytorch", "huggingface"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["reward_model"],
-    check_specs=asset_checks("reward_model"),
-)
+@pipeline_asset("reward_model", "models", "pytorch", "huggingface")
 def reward_model(
     context: dg.AssetExecutionContext,
     compute: Compute,
@@ -68,15 +42,7 @@ def reward_model(
     yield from make(context, store, run_options, lambda work: run_stage(context, compute, work))
 
 
-@dg.asset(
-    deps=UPSTREAM["actor_sft"],
-    partitions_def=ASSISTANTS,
-    group_name="models",
-    kinds={"pytorch", "huggingface"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["actor_sft"],
-    check_specs=asset_checks("actor_sft"),
-)
+@pipeline_asset("actor_sft", "models", "pytorch", "huggingface")
 def actor_sft(
     context: dg.AssetExecutionContext,
     compute: Compute,
@@ -87,15 +53,7 @@ def actor_sft(
     yield from make(context, store, run_options, lambda work: run_stage(context, compute, work))
 
 
-@dg.asset(
-    deps=UPSTREAM["actor_ppo"],
-    partitions_def=ASSISTANTS,
-    group_name="models",
-    kinds={"pytorch", "huggingface"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["actor_ppo"],
-    check_specs=asset_checks("actor_ppo"),
-)
+@pipeline_asset("actor_ppo", "models", "pytorch", "huggingface")
 def actor_ppo(
     context: dg.AssetExecutionContext,
     compute: Compute,

@@ -3,26 +3,15 @@
 import dagster as dg
 
 from assets.making import Results, make, run_stage
-from assets.partitions import ASSISTANTS
-from assets.specs import OWNERS, asset_checks
+from assets.specs import pipeline_asset
 from chatllama_pipeline.assistants import load_assistant
-from chatllama_pipeline.recipes import CODE_VERSION, UPSTREAM
 from chatllama_pipeline.serving.verdict import release_verdict
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
-@dg.asset(
-    deps=UPSTREAM["release"],
-    partitions_def=ASSISTANTS,
-    group_name="release",
-    kinds={"huggingface", "safetensors"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["release"],
-    check_specs=asset_checks("release"),
-    output_required=False,
-)
+@pipeline_asset("release", "release", "huggingface", "safetensors", output_required=False)
 def release(
     context: dg.AssetExecutionContext,
     compute: Compute,

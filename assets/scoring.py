@@ -3,23 +3,13 @@
 import dagster as dg
 
 from assets.making import Results, make
-from assets.partitions import ASSISTANTS
-from assets.specs import OWNERS, asset_checks
+from assets.specs import pipeline_asset
 from chatllama_pipeline.llm.scoring import build_reward_training_data
-from chatllama_pipeline.recipes import CODE_VERSION, UPSTREAM
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
-@dg.asset(
-    deps=UPSTREAM["reward_training_data"],
-    partitions_def=ASSISTANTS,
-    group_name="scoring",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["reward_training_data"],
-    check_specs=asset_checks("reward_training_data"),
-)
+@pipeline_asset("reward_training_data", "scoring", "python", "parquet")
 def reward_training_data(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:

@@ -3,23 +3,16 @@
 import dagster as dg
 
 from assets.making import Results, make, materialization
-from assets.partitions import ASSISTANTS
-from assets.specs import OWNERS, asset_checks
+from assets.specs import asset_checks, pipeline_asset
 from chatllama_pipeline.assistants import assistants_using, load_assistant
 from chatllama_pipeline.data.personal import build_personal_data
 from chatllama_pipeline.data.sources import build_source
-from chatllama_pipeline.recipes import ABSENT, CODE_VERSION, source_recipe
+from chatllama_pipeline.recipes import ABSENT, source_recipe
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
-@dg.asset(
-    group_name="sources",
-    kinds={"huggingface", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["shp"],
-    check_specs=asset_checks("shp"),
-)
+@pipeline_asset("shp", "sources", "huggingface", "parquet")
 def shp(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:
@@ -27,13 +20,7 @@ def shp(
     yield from _source(context, store, run_options)
 
 
-@dg.asset(
-    group_name="sources",
-    kinds={"huggingface", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["hh_rlhf"],
-    check_specs=asset_checks("hh_rlhf"),
-)
+@pipeline_asset("hh_rlhf", "sources", "huggingface", "parquet")
 def hh_rlhf(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:
@@ -41,13 +28,7 @@ def hh_rlhf(
     yield from _source(context, store, run_options)
 
 
-@dg.asset(
-    group_name="sources",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["grammar"],
-    check_specs=asset_checks("grammar"),
-)
+@pipeline_asset("grammar", "sources", "python", "parquet")
 def grammar(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:
@@ -55,14 +36,7 @@ def grammar(
     yield from _source(context, store, run_options)
 
 
-@dg.asset(
-    partitions_def=ASSISTANTS,
-    group_name="sources",
-    kinds={"json", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["personal_data"],
-    check_specs=asset_checks("personal_data"),
-)
+@pipeline_asset("personal_data", "sources", "json", "parquet")
 def personal_data(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:

@@ -3,27 +3,17 @@
 import dagster as dg
 
 from assets.making import Results, make
-from assets.partitions import ASSISTANTS
-from assets.specs import OWNERS, asset_checks
+from assets.specs import pipeline_asset
 from chatllama_pipeline.llm.synthetic import (
     build_synthetic_completions,
     build_synthetic_conversations,
     build_synthetic_prompts,
 )
-from chatllama_pipeline.recipes import CODE_VERSION
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
-@dg.asset(
-    deps=["personal_data"],
-    partitions_def=ASSISTANTS,
-    group_name="synthetic",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["synthetic_conversations"],
-    check_specs=asset_checks("synthetic_conversations"),
-)
+@pipeline_asset("synthetic_conversations", "synthetic", "python", "parquet")
 def synthetic_conversations(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:
@@ -38,15 +28,7 @@ def synthetic_conversations(
     )
 
 
-@dg.asset(
-    deps=["personal_data"],
-    partitions_def=ASSISTANTS,
-    group_name="synthetic",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["synthetic_prompts"],
-    check_specs=asset_checks("synthetic_prompts"),
-)
+@pipeline_asset("synthetic_prompts", "synthetic", "python", "parquet")
 def synthetic_prompts(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:
@@ -61,15 +43,7 @@ def synthetic_prompts(
     )
 
 
-@dg.asset(
-    deps=["personal_data"],
-    partitions_def=ASSISTANTS,
-    group_name="synthetic",
-    kinds={"python", "parquet"},
-    owners=OWNERS,
-    code_version=CODE_VERSION["synthetic_completions"],
-    check_specs=asset_checks("synthetic_completions"),
-)
+@pipeline_asset("synthetic_completions", "synthetic", "python", "parquet")
 def synthetic_completions(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:

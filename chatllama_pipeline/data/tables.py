@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.splits import Messages, Row
-from chatllama_pipeline.records import TABLE_FILE, Message, Prompt
+from chatllama_pipeline.records import TABLE_FILE, Message, Prompt, Split
 
 
 def read_rows(version: Path, name: str = TABLE_FILE) -> list[Row]:
     """All rows of a version's table, as plain values."""
     rows: list[Row] = pq.read_table(version / name).to_pylist()
+    return rows
+
+
+def read_split(version: Path | str, split: Split) -> list[Row]:
+    """The rows of one split, in the table's order, as plain values."""
+    wanted = pc.field("split") == split
+    rows: list[Row] = pq.read_table(Path(version) / TABLE_FILE, filters=wanted).to_pylist()
     return rows
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.evaluation import gate
 from chatllama_pipeline.evaluation.figures import (
     REPORT_FILE,
@@ -52,7 +53,6 @@ from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.ppo import context
 from chatllama_pipeline.training.ppo_math import distinct_2
-from chatllama_pipeline.training.rows import as_prompt, read_rows
 
 ACTORS = ("actor_sft", "actor_ppo")
 TRAINED = ("actor_sft", "reward_model", "actor_ppo")
@@ -163,7 +163,7 @@ def _test_prompts(
     They are taken in the order of their text's hash, so that no source comes first and the choice
     stays when rows are added.
     """
-    rows = read_rows(spec.inputs["rlhf_training_data"], "test")
+    rows = read_split(spec.inputs["rlhf_training_data"], "test")
     rows.sort(key=lambda row: hashlib.sha256(json.dumps(row["prompt"]).encode()).digest())
     found: list[_TestPrompt] = []
     too_long = 0
@@ -249,7 +249,7 @@ def _actor_figures(replies: Sequence[Reply], sampled: Sequence[Sampled]) -> Acto
 
 def _reward_accuracy(scorer: RewardScorer, folder: str) -> tuple[float | None, int]:
     """Share of all test pairs whose chosen reply scores higher (ties half), and their number."""
-    rows = read_rows(folder, "test")
+    rows = read_split(folder, "test")
     prompts = [as_prompt(row["prompt"]) for row in rows]
     rejected = scorer(prompts, [row["rejected"] for row in rows]).tolist()
     chosen = scorer(prompts, [row["chosen"] for row in rows]).tolist()

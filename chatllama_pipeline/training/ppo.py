@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoTokenizer
 
+from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.chat import prompt_ids, stop_ids
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
@@ -23,7 +24,6 @@ from chatllama_pipeline.training import FINITE_LOSS
 from chatllama_pipeline.training.ppo_loop import Task, Training, train
 from chatllama_pipeline.training.ppo_model import ActorCritic, load_critic, same_vocabulary
 from chatllama_pipeline.training.ppo_update import MOST_SKIPPED_IN_A_ROW, MOST_SKIPPED_SHARE, Guard
-from chatllama_pipeline.training.rows import as_prompt, read_rows
 
 STAGE = "actor_ppo"
 CRITIC_FOLDER = "critic"
@@ -132,7 +132,7 @@ def read_prompts(
     """The train split's prompts of at most `longest_prompt` tokens."""
     messages: list[Prompt] = []
     ids: list[list[int]] = []
-    rows = read_rows(folder, "train")
+    rows = read_split(folder, "train")
     for row in rows:
         prompt = as_prompt(row["prompt"])
         prompt_tokens = prompt_ids(tokenizer, prompt, longest_prompt)

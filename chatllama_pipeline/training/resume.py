@@ -7,13 +7,14 @@ at any moment, the manifest names a state that was written to the end.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from chatllama_pipeline.manifests import hash_file
 
 STATE, MANIFEST, DAMAGED = "state", "manifest.json", "state.damaged"
 
@@ -73,7 +74,7 @@ def _fault(state: Path) -> str | None:
     if _files(folder) != sorted(files):
         return "files are missing or were added"
     for name, expected in files.items():
-        if _hash(folder / name) != expected:
+        if hash_file(folder / name) != expected:
             return f"{name} differs from its recorded hash"
     return None
 
@@ -82,15 +83,10 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _hash_and_sync(path: Path) -> str:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return _hash(path)
+    return hash_file(path)

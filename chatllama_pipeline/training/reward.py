@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat import conversation_ids
 from chatllama_pipeline.models.heads import (
@@ -35,7 +36,6 @@ from chatllama_pipeline.training.reward_math import (
     shift_and_scale,
     strength_margin,
 )
-from chatllama_pipeline.training.rows import as_prompt, read_rows
 from chatllama_pipeline.training.trainer import WEIGHT, Task, save_trained, train
 
 STAGE = "reward_model"
@@ -211,13 +211,13 @@ def _read(spec: StageSpec, tokenizer: Any, reward: RewardSettings, split: Split)
     too_long = 0
     limit = reward.max_sequence_length
     pairs: list[Pair] = []
-    for row in read_rows(spec.inputs["preference_data"], split):
+    for row in read_split(spec.inputs["preference_data"], split):
         pair = _pair(tokenizer, row, limit)
         if max(len(pair.chosen), len(pair.rejected)) > limit:
             too_long += 1
         else:
             pairs.append(pair)
-    rows = read_rows(spec.inputs["reward_training_data"], split)
+    rows = read_split(spec.inputs["reward_training_data"], split)
     scored: list[tuple[list[int], float]] = []
     for row in rows:
         if row["score"] is not None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
+from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat import conversation_ids
 from chatllama_pipeline.models.heads import load_actor, pad_right
@@ -20,7 +21,6 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, Split, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training.rows import as_prompt, read_rows
 from chatllama_pipeline.training.trainer import (
     WEIGHT,
     Task,
@@ -151,7 +151,7 @@ def _examples(
 ) -> tuple[list[Example], int]:
     """The split's rows that fit, and how many don't; a completion is never cut."""
     kept: list[Example] = []
-    rows = read_rows(folder, split)
+    rows = read_split(folder, split)
     for row in rows:
         ids, prompt_length = conversation_ids(
             tokenizer, as_prompt(row["prompt"]), row["completion"], max_length

@@ -186,8 +186,8 @@ def test_a_config_that_is_a_list_is_refused(tmp_path: Path) -> None:
         ),
         (
             "data: {sources: [shp]}\nllm: {provider: rules}",
-            "config.yaml: llm.provider: rules knows only the grammar, and data.sources names shp; set "
-            "llm.provider: none",
+            "config.yaml: llm.provider: rules knows only the grammar, and data.sources names shp; "
+            "set llm.provider: none",
         ),
         ("retrain: {cron: weekly}", "config.yaml: retrain.cron: 'weekly' (str): string should"),
     ],
