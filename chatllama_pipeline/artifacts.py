@@ -20,7 +20,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +180,7 @@ class Store:
         started = monotonic()
         run_folder = self.run_folder(recipe)
         try:
-            with self._staging() as staging:
+            with self._staging(recipe) as staging:
                 outcome = build(Workbench(staging, run_folder))
                 failed = [check for check in outcome.checks if check.blocking and not check.passed]
                 if failed:
@@ -201,10 +200,11 @@ class Store:
         return version
 
     @contextlib.contextmanager
-    def _staging(self) -> Iterator[Path]:
-        parent = self.root / "_staging"
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent))
+    def _staging(self, recipe: Recipe) -> Iterator[Path]:
+        folder = self.root / "_staging" / recipe.asset / (recipe.assistant or SHARED)
+        # The lock makes us its only writer, so what stands there is a killed one's.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         try:
             yield folder
         finally:
@@ -248,7 +248,6 @@ class Store:
             # takes its place; readers find no manifest in between, never a mixture.
             (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder)
-        staging.chmod(0o755)
         staging.rename(folder)
         _write_atomically(folder / MANIFEST, dataclasses.asdict(manifest))
         return Version(folder, manifest)

@@ -190,6 +190,19 @@ def test_a_pin_reads_an_old_version_and_an_unknown_pin_lists_those_there_are(sto
         store.read("actor_sft", "mine", pin="0000")
 
 
+def half_written(store: Store) -> list[Path]:
+    return [path for path in (store.root / "_staging").rglob("*") if path.is_file()]
+
+
+def test_what_a_killed_writer_left_is_no_part_of_the_next_version(store: Store) -> None:
+    left = store.root / "_staging" / "actor_sft" / "mine" / "half"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    made = store.make(recipe(), writes("w"), {}, force=False)
+    assert [file.path for file in made.version.manifest.files] == ["weights/model.bin"]
+    assert half_written(store) == []
+
+
 def test_a_build_that_dies_leaves_nothing_but_its_private_run_folder(store: Store) -> None:
     def dies(bench: Workbench) -> Outcome:
         (bench.output / "half").write_text("half")
@@ -200,7 +213,7 @@ def test_a_build_that_dies_leaves_nothing_but_its_private_run_folder(store: Stor
         store.make(recipe(), dies, {}, force=False)
 
     assert store.versions("actor_sft", "mine") == []
-    assert list((store.root / "_staging").iterdir()) == []
+    assert half_written(store) == []
     run_folder = store.run_folder(recipe())
     assert (run_folder / "state").read_text() == "step 3"
     assert run_folder.stat().st_mode & 0o777 == 0o700
@@ -223,7 +236,7 @@ def test_a_full_disk_publishes_nothing_and_says_what_to_do(store: Store) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     assert store.read("actor_sft", "mine").id == kept.version.id
-    assert list((store.root / "_staging").iterdir()) == []
+    assert half_written(store) == []
 
 
 def test_two_makers_of_one_asset_wait_for_each_other(tmp_path: Path) -> None:
