@@ -1,7 +1,7 @@
 """The source `grammar`: questions about everyday things and replies of known quality.
 
 For machines with nothing else. A reply has four parts (opening, topic with advice, ending), each
-good or bad; `Reply` keeps which, and `rubric` adds them up to 0..5. The same lists read texts
+good or bad; `Quality` keeps which and adds them up to 0..5. The same lists read texts
 back: `read_question` tells the item a question asks about. Deterministic: nothing here depends on
 a machine, a clock or Python's hash seed.
 """
@@ -35,7 +35,9 @@ OPENING_POINTS, NAMING_POINTS, ADVICE_POINTS, ENDING_POINTS = 1, 2, 1, 1
 
 Topic = Literal["asked", "vague", "other"]
 _GOOD_SHARE = 0.58
-_TOPIC_WEIGHTS: dict[Topic, float] = {"asked": _GOOD_SHARE, "vague": 0.34, "other": 0.08}
+# A reply mostly names what was asked about, or nothing at all; wrong names only blur the lesson of
+# copying, which a small model learns late.
+_TOPIC_WEIGHTS: dict[Topic, float] = {"asked": 0.48, "vague": 0.48, "other": 0.04}
 _ADVICE_OF_ANOTHER_DOMAIN = 0.2
 
 

@@ -60,7 +60,7 @@ def test_every_quality_is_present_about_half_the_time() -> None:
         [q.helpful for q in qualities],
         [q.ended for q in qualities],
     ):
-        assert 0.5 < sum(present) / len(present) < 0.65
+        assert 0.4 < sum(present) / len(present) < 0.65
 
 
 def test_length_alone_does_not_tell_the_better_reply() -> None:
