@@ -1,5 +1,5 @@
 # Every target sets itself up: the first call creates .venv, later calls install nothing.
-.PHONY: quickstart test ui chat check format lock graph
+.PHONY: quickstart test ui chat check format lock readme
 .DEFAULT_GOAL := quickstart
 
 VENV := .venv
@@ -54,5 +54,5 @@ lock:
 	.venv-lock/bin/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\).*/\1/' > constraints.txt
 	rm -rf .venv-lock
 
-graph: $(INSTALLED)
-	$(BIN)/python -m assets.graph README.md
+readme: $(INSTALLED)
+	$(BIN)/python -m assets.readme README.md

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.graph import mermaid, with_graph
 from assets.specs import OWNERS
 from chatllama_pipeline.data.sources import SOURCES
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.recipes import CODE_VERSION, MADE_FROM, UPSTREAM
 
 REPOSITORY = Path(__file__).parents[2]
-README = REPOSITORY / "README.md"
 HEAVY = ["torch", "transformers", "datasets", "deepspeed", "accelerate", "peft"]
 
 
@@ -120,9 +118,3 @@ def test_the_schedule_asks_for_its_own_assistant() -> None:
         )
         data = schedule.evaluate_tick(context)  # type: ignore[union-attr]
     assert [request.partition_key for request in data.run_requests or []] == ["quickstart"]
-
-
-def test_the_picture_in_the_readme_is_that_of_the_definitions() -> None:
-    page = README.read_text()
-    assert page == with_graph(page, mermaid(definitions)), "run `make graph`"
-    assert "preference_data --> reward_model" in page
