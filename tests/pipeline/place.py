@@ -64,7 +64,10 @@ class Place:
         }
 
     def command(self, name: str, select: str = "*", **run_options: Any) -> list[str]:
-        config = {"resources": {"run_options": {"config": run_options}}}
+        config = {
+            "loggers": {"console": {}},
+            "resources": {"run_options": {"config": run_options}},
+        }
         return [
             *(str(Path(sys.executable).with_name("dagster")), "asset", "materialize"),
             *("-m", "chatllama_pipeline.definitions", "--select", select, "--partition", name),

@@ -12,6 +12,8 @@ from tests.pipeline.place import TINY_CONFIG, Place
 def refused(place: Place, name: str, select: str = "*", **options: object) -> str:
     run = place.materialize(name, select, **options)
     assert run.returncode != 0
+    # A name is refused by the command line before there is a run with a console of ours.
+    assert "FAILED" not in run.stderr or "Traceback" not in run.stderr
     trained = place.root / "guarded_processes"
     assert "chatllama_pipeline.stages" not in trained.read_text(), "a child was started"
     return run.stderr
