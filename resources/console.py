@@ -7,7 +7,9 @@ import dagster as dg
 
 from chatllama_pipeline import errors
 
-FAILURES = {dg.DagsterEventType.STEP_FAILURE.value, dg.DagsterEventType.RUN_FAILURE.value}
+STEP_FAILURE = dg.DagsterEventType.STEP_FAILURE.value
+# Dagster's word for each step that comes after a failed one: the failure itself says enough.
+NOT_EXECUTED = "Dependencies for step"
 
 
 @dg.logger(
@@ -28,17 +30,24 @@ def console_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
 
 def _is_for_people(record: logging.LogRecord) -> bool:
     event = getattr(record, "dagster_event", None)
-    return event is None or event.event_type_value in FAILURES
+    if event is None:
+        return not _said(record).startswith(NOT_EXECUTED)
+    return bool(event.event_type_value == STEP_FAILURE)
+
+
+def _said(record: logging.LogRecord) -> str:
+    """The message without Dagster's prefix of run and step."""
+    meta = getattr(record, "dagster_meta", None)
+    return str(meta["orig_message"]) if meta else record.getMessage()
 
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "dagster_event", None)
         if event is None:
-            said = record.dagster_meta["orig_message"] if hasattr(record, "dagster_meta") else ""
             level = f"{record.levelname} " if record.levelno > logging.INFO else ""
-            record.msg, record.args = f"{level}{said or record.getMessage()}", None
-        elif event.event_type_value == dg.DagsterEventType.STEP_FAILURE.value:
+            record.msg, record.args = f"{level}{_said(record)}", None
+        elif event.event_type_value == STEP_FAILURE:
             record.msg, record.args = _failure(event), None
         return super().format(record)
 
@@ -49,9 +58,8 @@ def _failure(event: dg.DagsterEvent) -> str:
     cause = error.cause if error and error.cause else error
     if cause is None:
         return f"FAILED {event.step_key}"
-    if cause.cls_name and issubclass(
-        getattr(errors, cause.cls_name, Exception), errors.ChatllamaError
-    ):
+    raised = getattr(errors, cause.cls_name or "", None)
+    if isinstance(raised, type) and issubclass(raised, errors.ChatllamaError):
         message = cause.message.split(": ", 1)[-1].strip()
         return f"FAILED {event.step_key}\n{message}"
-    return f"FAILED {event.step_key}\n{error.to_string() if error else ''}"
+    return f"FAILED {event.step_key}\n{cause.to_string()}"
