@@ -6,6 +6,7 @@ The same command works by hand: progress then goes to the terminal alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline import errors
-from chatllama_pipeline.errors import ChatllamaError, SettingsError
+from chatllama_pipeline.errors import ChatllamaError, CheckError, SettingsError
 from chatllama_pipeline.launch import child_environment
 from chatllama_pipeline.progress import Emit, Progress
-from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.records import Check, Outcome, StageSpec
 
 STAGES: dict[str, str] = {
     "actor_base": "chatllama_pipeline.models.base:run",
@@ -45,6 +46,8 @@ def stage_error(result: Path) -> ChatllamaError | None:
     if not path.exists():
         return None
     told = json.loads(path.read_text())["error"]
+    if told["type"] == CheckError.__name__:
+        return CheckError(told["message"], [Check(**check) for check in told["checks"]])
     kind: type[ChatllamaError] = getattr(errors, told["type"])
     return kind(told["message"])
 
@@ -114,7 +117,9 @@ def _rank() -> int:
 def _told(error: ChatllamaError) -> dict[str, Any]:
     # A stage's own subclass is told as the nearest class that the parent knows.
     known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-    return {"error": {"type": known.__name__, "message": str(error)}}
+    checks = error.checks if isinstance(error, CheckError) else []
+    listed = [dataclasses.asdict(check) for check in checks]
+    return {"error": {"type": known.__name__, "message": str(error), "checks": listed}}
 
 
 def _beside(path: Path) -> Path:

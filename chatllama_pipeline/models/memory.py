@@ -107,7 +107,7 @@ def require_memory(
     """`memory_check`, raised as CheckError where it fails: before any weights are loaded."""
     check = memory_check(stage, base_folders, settings, longest_row)
     if not check.passed:
-        raise CheckError(check.description)
+        raise CheckError(check.description, [check])
     return check
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from chatllama_pipeline.errors import ChildError, DataError, SettingsError
+from chatllama_pipeline.errors import CheckError, ChildError, DataError, SettingsError
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from resources.compute import Compute
 
@@ -118,6 +118,13 @@ def test_a_refusal_is_raised_as_its_class_with_its_message_alone(
     log = (tmp_path / "spec.log").read_text()
     assert "error: rows.json, row 3: prompt is empty: write one\n" in log
     assert processes == 2 or "Traceback" not in log
+
+
+def test_a_failed_check_comes_back_with_its_numbers(run_stage: Callable[..., Any]) -> None:
+    with pytest.raises(CheckError, match="needs 9 GiB") as raised:
+        run_stage("fails_a_check")
+    [check] = raised.value.checks
+    assert check == Check("memory_plan", False, True, 9.0, 4.0, "needs 9 GiB, 4 are free")
 
 
 def test_a_refusal_of_an_earlier_try_is_forgotten(run_stage: Callable[..., Any]) -> None:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.errors import CheckError, DataError
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from chatllama_pipeline.stages import main
@@ -35,6 +35,11 @@ def refuses(spec: StageSpec, progress: Progress) -> Outcome:
     raise EmptyFileError("rows.json, row 3: prompt is empty: write one")
 
 
+def fails_a_check(spec: StageSpec, progress: Progress) -> Outcome:
+    failed = Check("memory_plan", False, True, 9.0, 4.0, "needs 9 GiB, 4 are free")
+    raise CheckError(failed.description, [failed])
+
+
 def breaks(spec: StageSpec, progress: Progress) -> Outcome:
     raise ZeroDivisionError("a defect")
 
@@ -57,7 +62,7 @@ def writes(spec: StageSpec, progress: Progress) -> Outcome:
 
 STAGES = {
     function.__name__: f"__main__:{function.__name__}"
-    for function in (ok, slow, refuses, breaks, leaves_one_behind, threads, writes)
+    for function in (ok, slow, refuses, fails_a_check, breaks, leaves_one_behind, threads, writes)
 }
 
 if __name__ == "__main__":
