@@ -92,8 +92,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     accuracy, pairs = _reward_accuracy(scorer, spec.inputs["preference_data"])
 
     # 3. Figures and verdict.
-    curves = {stage: _read_curves(Path(spec.inputs[stage])) for stage in TRAINED}
-    curves["actor_ppo"] += _rubric_curve(Path(spec.inputs["actor_ppo"]), judge)
+    curves = _curves(spec, judge)
     wins = preferences(_scores(replies["actor_sft"]), _scores(replies["actor_ppo"]))
     low, high = bootstrap_interval(
         wins, settings.evaluation.bootstrap_samples, stage_seed(settings.seed, "evaluation")
@@ -254,6 +253,13 @@ def _reward_accuracy(scorer: RewardScorer, folder: str) -> tuple[float | None, i
     rejected = scorer(prompts, [row["rejected"] for row in rows]).tolist()
     chosen = scorer(prompts, [row["chosen"] for row in rows]).tolist()
     return mean(preferences(rejected, chosen)), len(rows)
+
+
+def _curves(spec: StageSpec, judge: Judge | None) -> dict[str, list[Curve]]:
+    """What each training drew, and the judge's score over PPO's rollouts."""
+    curves = {stage: _read_curves(Path(spec.inputs[stage])) for stage in TRAINED}
+    curves["actor_ppo"] += _rubric_curve(Path(spec.inputs["actor_ppo"]), judge)
+    return curves
 
 
 def _read_curves(folder: Path) -> list[Curve]:

@@ -12,7 +12,7 @@ from chatllama_pipeline.training import ppo_math
 from chatllama_pipeline.training.ppo_math import KlController
 
 
-def close(actual: Tensor, expected: list[float] | list[list[float]] | float) -> None:
+def assert_close(actual: Tensor, expected: list[float] | list[list[float]] | float) -> None:
     torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-5, rtol=0)
 
 
@@ -28,23 +28,25 @@ MASK_2_3 = bools([[1, 1, 1], [1, 1, 0]])
 
 def test_masked_statistics_count_the_masked_columns_alone() -> None:
     x, mask = torch.tensor([1.0, 2, 3, 4]), bools([0, 1, 1, 0])
-    close(ppo_math.masked_mean(x, mask), 2.5)
-    close(ppo_math.masked_variance(x, mask), 0.5)
-    close(ppo_math.whiten(x, mask), [-2.12132, -0.70711, 0.70711, 2.12132])
+    assert_close(ppo_math.masked_mean(x, mask), 2.5)
+    assert_close(ppo_math.masked_variance(x, mask), 0.5)
+    assert_close(ppo_math.whiten(x, mask), [-2.12132, -0.70711, 0.70711, 2.12132])
 
 
 def test_statistics_of_nothing_and_of_one_are_zero_rather_than_nan() -> None:
     x = torch.tensor([3.0, 5])
-    close(ppo_math.masked_mean(x, bools([0, 0])), 0.0)
-    close(ppo_math.masked_variance(x, bools([1, 0])), 0.0)
+    assert_close(ppo_math.masked_mean(x, bools([0, 0])), 0.0)
+    assert_close(ppo_math.masked_variance(x, bools([1, 0])), 0.0)
 
 
 def test_gae_and_whitened_advantages_match_the_golden_numbers() -> None:
     found = ppo_math.gae(REWARDS, VALUES, MASK_2_4, gamma=1, lam=0.95)
-    close(found.advantages, [[0.7816, 0.728, 0.64, 0.6], [0.48675, 0.565, 0.3, 0]])
-    close(found.returns, [[0.8816, 0.928, 0.94, 1], [0.48675, 0.465, 0.5, 0]])
+    assert_close(found.advantages, [[0.7816, 0.728, 0.64, 0.6], [0.48675, 0.565, 0.3, 0]])
+    assert_close(found.returns, [[0.8816, 0.928, 0.94, 1], [0.48675, 0.465, 0.5, 0]])
     white = torch.where(MASK_2_4, ppo_math.whiten(found.advantages, MASK_2_4), 0.0)
-    close(white, [[1.222989, 0.888014, 0.338055, 0.088074], [-0.619686, -0.13066, -1.786787, 0]])
+    assert_close(
+        white, [[1.222989, 0.888014, 0.338055, 0.088074], [-0.619686, -0.13066, -1.786787, 0]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ def test_gae_and_whitened_advantages_match_the_golden_numbers() -> None:
     ],
 )
 def test_gae_discounts(gamma: float, lam: float, advantages: list[list[float]]) -> None:
-    close(ppo_math.gae(REWARDS, VALUES, MASK_2_4, gamma=gamma, lam=lam).advantages, advantages)
+    assert_close(
+        ppo_math.gae(REWARDS, VALUES, MASK_2_4, gamma=gamma, lam=lam).advantages, advantages
+    )
 
 
 def test_what_stands_in_masked_columns_never_changes_advantages_or_returns() -> None:
@@ -98,9 +102,9 @@ def test_what_stands_in_masked_columns_never_changes_a_loss_or_its_gradient() ->
 
 def test_kl_estimators() -> None:
     logp, ref = torch.tensor([-1, -0.5, -2]), torch.tensor([-1.2, -0.4, -1.5])
-    close(ppo_math.k1(logp, ref), [0.2, -0.1, -0.5])
-    close(ppo_math.k2(logp, ref), [0.02, 0.005, 0.125])
-    close(ppo_math.k3(logp, ref), [0.018731, 0.005171, 0.148721])
+    assert_close(ppo_math.k1(logp, ref), [0.2, -0.1, -0.5])
+    assert_close(ppo_math.k2(logp, ref), [0.02, 0.005, 0.125])
+    assert_close(ppo_math.k3(logp, ref), [0.018731, 0.005171, 0.148721])
 
 
 def test_the_divergence_of_a_policy_from_itself_is_zero() -> None:
@@ -114,14 +118,14 @@ def test_the_clipped_score_stands_on_the_last_action_token() -> None:
     rewards = ppo_math.shaped_rewards(
         torch.tensor([12, -0.5]), kl, MASK_2_3, beta=0.1, score_clip=10
     )
-    close(rewards, [[-0.01, -0.02, 9.97], [-0.04, -0.5, 0]])
+    assert_close(rewards, [[-0.01, -0.02, 9.97], [-0.04, -0.5, 0]])
 
 
 def test_an_unfinished_reply_pays_the_penalty() -> None:
     scores = ppo_math.final_scores(
         torch.tensor([1.0, 1.0]), torch.tensor([True, False]), missing_eos_penalty=1.5
     )
-    close(scores, [1.0, -0.5])
+    assert_close(scores, [1.0, -0.5])
 
 
 def test_policy_loss_and_its_clip_fraction() -> None:
@@ -130,8 +134,8 @@ def test_policy_loss_and_its_clip_fraction() -> None:
     advantages = torch.tensor([[1, -1, 0.5], [-0.5, 2, 0]])
     ratio = ppo_math.ratios(new, old, MASK_2_3)
     found = ppo_math.policy_loss(ratio, advantages, MASK_2_3, clip=0.2, tokens=5)
-    close(found.loss, -0.36384)
-    close(found.clipped / 5, 0.2)
+    assert_close(found.loss, -0.36384)
+    assert_close(found.clipped / 5, 0.2)
 
 
 def test_value_loss_and_its_clip_fraction() -> None:
@@ -139,16 +143,18 @@ def test_value_loss_and_its_clip_fraction() -> None:
     old = torch.tensor([[0.1, 0.15, -0.1], [0.2, 0.3, 0]])
     returns = torch.tensor([[1, 0, -0.5], [0.1, 0.6, 0]])
     found = ppo_math.value_loss(values, old, returns, MASK_2_3, clip=0.2, tokens=5)
-    close(found.loss, 0.149)
-    close(found.clipped / 5, 0.2)
-    close(ppo_math.value_loss(values, old, returns, MASK_2_3, clip=1e9, tokens=5).loss, 0.125)
+    assert_close(found.loss, 0.149)
+    assert_close(found.clipped / 5, 0.2)
+    assert_close(
+        ppo_math.value_loss(values, old, returns, MASK_2_3, clip=1e9, tokens=5).loss, 0.125
+    )
 
 
 def test_two_ranks_add_up_to_the_mean_over_all_tokens() -> None:
     values = torch.tensor([[1.0, 2, 0], [3, 4, 5], [7, 0, 0]])
     mask = values != 0
     parts = [ppo_math.token_mean(values[rows], mask[rows], 6, ranks=2) for rows in ([0, 1], [2])]
-    close((parts[0] + parts[1]) / 2, 22 / 6)
+    assert_close((parts[0] + parts[1]) / 2, 22 / 6)
 
 
 def test_the_kl_controller_moves_beta_by_at_most_a_fifth_of_the_error() -> None:
@@ -164,7 +170,7 @@ def test_a_controller_without_a_target_keeps_its_beta() -> None:
 
 
 def test_entropy_of_a_uniform_and_of_a_certain_choice() -> None:
-    close(ppo_math.entropy(torch.tensor([[0.0, 0, 0, 0], [100, 0, 0, 0]])), [1.386294, 0])
+    assert_close(ppo_math.entropy(torch.tensor([[0.0, 0, 0, 0], [100, 0, 0, 0]])), [1.386294, 0])
 
 
 def test_explained_variance() -> None:
