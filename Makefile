@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 MODULE := chatllama_pipeline.definitions
 # One absolute home for all: so the quickstart's runs show in the UI.
 export DAGSTER_HOME := $(CURDIR)/dagster_home
-export PYTHONWARNINGS := ignore:Function `asset_materialize_command` is superseded,ignore:Parameter `include_sources`
+export PYTHONWARNINGS := ignore:Function `,ignore:Parameter `include_sources`
 # Of one run: make quickstart OVERRIDES='{"seed": 1}' PROMOTE=true
 OVERRIDES ?= {}
 PROMOTE ?= false

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from chatllama_pipeline.recipes import (
     owner_of,
     recipe_for,
     source_recipe,
+    upstream_of,
 )
 from chatllama_pipeline.serving.verdict import release_verdict
 
@@ -40,11 +41,17 @@ class AssetStatus:
 
 def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
     """Every asset that this assistant uses, in the order in which they are made."""
-    return [
-        _asset_status(asset, assistant, store)
-        for asset in CODE_VERSION
-        if asset not in SOURCES or asset in assistant.settings.data.sources
-    ]
+    found: dict[str, AssetStatus] = {}
+    for asset in CODE_VERSION:
+        if asset not in SOURCES or asset in assistant.settings.data.sources:
+            status = _asset_status(asset, assistant, store)
+            behind = [
+                f"{name} is stale"
+                for name in upstream_of(asset, assistant.settings)
+                if status.version and found[name].stale
+            ]
+            found[asset] = replace(status, stale=[*status.stale, *behind])
+    return list(found.values())
 
 
 def _asset_status(asset: str, assistant: Assistant, store: Store) -> AssetStatus:

@@ -48,6 +48,7 @@ def test_status_says_what_is_stale_and_why(copied: Place) -> None:
     report = command(copied, "status", "tiny").stdout
     stale = state_of(report, "actor_ppo")
     assert "stale: trainer_config.actor_lr 0.0002 -> 0.0003" in stale
+    assert state_of(report, "evaluation").endswith("stale: actor_ppo is stale")
     assert state_of(report, "actor_sft").endswith("current")
 
 
