@@ -171,6 +171,7 @@ def test_a_childs_environment_is_steady_and_quiet(tmp_path: Path) -> None:
     assert env["KEPT"] == "yes"
     assert env["OMP_NUM_THREADS"] == env["MKL_NUM_THREADS"] == "3"
     assert env["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert env["GOMP_SPINCOUNT"] == "1000"
     assert env["TOKENIZERS_PARALLELISM"] == "false"
     assert env["PYTHONHASHSEED"] == "0"
     assert env["PYTHONUNBUFFERED"] == "1"
