@@ -1,0 +1,39 @@
+"""Settings: flat, frozen, validated; one class per section of an assistant's `config.yaml`.
+
+The four sections of the original ChatLLaMA keep their names and keys; those of its keys that no
+longer do what their name said stand in `original.py`. Which settings an asset is made from stands
+in `recipes.py`.
+"""
+
+from chatllama_pipeline.settings.actor import ActorSettings
+from chatllama_pipeline.settings.assistant import AssistantSettings, RetrainSettings, StoreSettings
+from chatllama_pipeline.settings.data import SOURCE_ALIASES, DataSettings, SourceName
+from chatllama_pipeline.settings.evaluation import (
+    CheckSettings,
+    EvaluationSettings,
+    ReleaseSettings,
+)
+from chatllama_pipeline.settings.llm import LlmSettings, ProviderName
+from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
+from chatllama_pipeline.settings.reward import RewardSettings
+from chatllama_pipeline.settings.section import SCRATCH, Section
+
+__all__ = [
+    "SCRATCH",
+    "SOURCE_ALIASES",
+    "ActorSettings",
+    "AssistantSettings",
+    "CheckSettings",
+    "CriticSettings",
+    "DataSettings",
+    "EvaluationSettings",
+    "LlmSettings",
+    "PpoSettings",
+    "ProviderName",
+    "ReleaseSettings",
+    "RetrainSettings",
+    "RewardSettings",
+    "Section",
+    "SourceName",
+    "StoreSettings",
+]

@@ -1,0 +1,80 @@
+"""All of one assistant's `config.yaml`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from chatllama_pipeline.settings.actor import ActorSettings
+from chatllama_pipeline.settings.data import DataSettings
+from chatllama_pipeline.settings.evaluation import (
+    CheckSettings,
+    EvaluationSettings,
+    ReleaseSettings,
+)
+from chatllama_pipeline.settings.llm import LlmSettings
+from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
+from chatllama_pipeline.settings.reward import RewardSettings
+from chatllama_pipeline.settings.section import Count, Positive, Section
+
+
+class RetrainSettings(Section):
+    """When an assistant is made again; the schedule starts stopped."""
+
+    cron: Annotated[str, Field(pattern=r"^(\S+\s+){4}\S+$")] = Field(
+        default="0 3 * * 1", description="minute, hour, day of month, month, day of week"
+    )
+    timezone: str = "UTC"
+
+
+class StoreSettings(Section):
+    """Which versions stay, and which are used."""
+
+    keep_versions: Positive | None = Field(
+        default=None,
+        description="newest versions kept per asset, beside those that are in use",
+    )
+    pins: dict[str, str] = Field(
+        default={}, description="asset: version to use instead of the current one"
+    )
+
+
+class AssistantSettings(Section):
+    """All of one assistant's `config.yaml`."""
+
+    seed: Count = 0
+    data: DataSettings = DataSettings()
+    llm: LlmSettings = LlmSettings()
+    actor_config: ActorSettings = ActorSettings()
+    reward_config: RewardSettings = RewardSettings()
+    critic_config: CriticSettings = CriticSettings()
+    trainer_config: PpoSettings = PpoSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    release: ReleaseSettings = ReleaseSettings()
+    retrain: RetrainSettings = RetrainSettings()
+    store: StoreSettings = StoreSettings()
+    checks: CheckSettings = CheckSettings()
+
+    @model_validator(mode="after")
+    def _rules_know_only_the_grammar(self) -> Self:
+        others = [name for name in self.data.sources if name != "grammar"]
+        for key, who in (("llm.provider", self.llm.provider), ("evaluation.judge", self.judge)):
+            if who == "rules" and others:
+                raise ValueError(
+                    f"{key}: rules knows only the grammar, and data.sources names "
+                    f"{', '.join(others)}; set {key}: none"
+                )
+        return self
+
+    @property
+    def judge(self) -> str:
+        """Who judges in evaluation: its own setting, else the provider."""
+        return self.evaluation.judge or self.llm.provider
+
+    def at(self, dotted: str) -> Any:
+        """The plain value at a dotted key."""
+        value: Any = self.model_dump(mode="json")
+        for part in dotted.split("."):
+            value = value[part]
+        return value

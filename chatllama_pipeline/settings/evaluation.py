@@ -1,0 +1,42 @@
+"""`evaluation`, `release` and `checks`: comparing, letting through, warning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from chatllama_pipeline.settings.llm import ProviderName
+from chatllama_pipeline.settings.section import Count, Positive, PositiveFloat, Section, Share
+
+
+class EvaluationSettings(Section):
+    """How the actors are compared on test prompts."""
+
+    prompts: Positive = Field(default=200, description="test prompts, at most")
+    judge: ProviderName | None = Field(default=None, description="the llm provider if null")
+    temperature: PositiveFloat = 1.0
+    bootstrap_samples: Positive = 2000
+    table_rows: Positive = 12
+
+
+class ReleaseSettings(Section):
+    """What is released, and what holds it back."""
+
+    stage: Literal["actor_ppo", "actor_sft"] = "actor_ppo"
+    min_win_rate: Share = Field(default=0.5, description="the win rate's lower bound must pass it")
+    max_kl: PositiveFloat = Field(default=10.0, description="nats per reply")
+    max_length_ratio: Annotated[float, Field(gt=1)] = 2.0
+
+
+class CheckSettings(Section):
+    """The number behind each check."""
+
+    min_reward_rows: Count = 100
+    few_rows: Count = 1000
+    max_identical_pairs: Share = 0.2
+    max_length_only_accuracy: Share = 0.65
+    min_judge_agreement: Share = 0.6
+    min_reward_accuracy: Share = 0.6
+    max_kl: PositiveFloat = 10.0
+    max_length_ratio: Annotated[float, Field(gt=1)] = 2.0

@@ -1,0 +1,80 @@
+"""`trainer_config` and `critic_config`: PPO."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from chatllama_pipeline.settings.section import NonNegative, Positive, PositiveFloat, Rate, Section
+
+
+class PpoSettings(Section):
+    """`trainer_config`: the reinforcement-learning stage.
+
+    Prompts per iteration are `num_examples * update_timesteps`; iterations are
+    `num_episodes * max_timesteps / update_timesteps`, as in the original.
+    """
+
+    actor_lr: Rate = 3e-6
+    critic_lr: Rate = 1e-5
+    actor_eps_clip: Rate = 0.2
+    critic_eps_clip: Rate = 0.2
+    beta_s: NonNegative = Field(default=0.0, description="entropy coefficient")
+    gamma_discounted: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    kl_beta: NonNegative = Field(
+        default=0.05, description="price of a nat of divergence from the SFT actor"
+    )
+    kl_target: PositiveFloat | None = Field(
+        default=None, description="nats per reply; set it to adapt kl_beta towards it"
+    )
+    kl_horizon: Positive = 10_000
+    update_kl_limit: PositiveFloat = Field(
+        default=0.02, description="nats per token that end an epoch early"
+    )
+    value_coefficient: NonNegative = 0.1
+    score_clip: PositiveFloat = 10.0
+    missing_eos_penalty: NonNegative = 1.0
+    max_grad_norm: PositiveFloat = 1.0
+    temperature: PositiveFloat = Field(default=1.0, description="of rollouts and updates alike")
+    examples_path: str = "datasets/rlhf_training_data.json"
+    num_episodes: Positive = 100
+    max_timesteps: Positive = 32
+    update_timesteps: Positive = 32
+    num_examples: Positive = 1
+    batch_size: Positive | None = Field(
+        default=None, description="rollouts per minibatch; the whole iteration if null"
+    )
+    micro_batch_size: Positive | None = None
+    rollout_batch_size: Positive | None = None
+    epochs: Positive = Field(default=1, description="passes over each iteration's rollouts")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_steps: Positive = Field(
+        default=160, description="timesteps between saves of the resume state"
+    )
+
+    @model_validator(mode="after")
+    def _minibatches_must_fill_an_iteration(self) -> Self:
+        if self.prompts_per_iteration % self.minibatch_size:
+            raise ValueError(
+                f"num_examples * update_timesteps = {self.prompts_per_iteration} is not a multiple "
+                f"of batch_size {self.minibatch_size}"
+            )
+        return self
+
+    @property
+    def prompts_per_iteration(self) -> int:
+        return self.num_examples * self.update_timesteps
+
+    @property
+    def iterations(self) -> int:
+        return max(1, self.num_episodes * self.max_timesteps // self.update_timesteps)
+
+    @property
+    def minibatch_size(self) -> int:
+        return self.batch_size or self.prompts_per_iteration
+
+
+class CriticSettings(Section):
+    """`critic_config`: the critic follows from the other models; nothing is left to set."""

@@ -1,0 +1,44 @@
+"""`reward_config`: the model that scores."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from chatllama_pipeline.settings.section import (
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Rate,
+    Section,
+    Share,
+)
+
+
+class RewardSettings(Section):
+    """`reward_config`: the model that scores; its training stage."""
+
+    model: str = Field(default="facebook/opt-125m", description="hub id, local folder, or scratch")
+    tokenizer_path: str | None = None
+    scratch_hidden_size: Positive = 128
+    scratch_layers: Positive = 2
+    scratch_heads: Positive = 4
+    scratch_vocabulary: Annotated[int, Field(ge=300)] = 1024
+    train_dataset_path: str = "datasets/reward_training_data.json"
+    objective: Literal["both", "pairwise", "scores"] = Field(
+        default="both", description="learn from preference pairs, from 0..5 scores, or from both"
+    )
+    max_sequence_length: Positive = 2048
+    batch_size: Positive = Field(default=8, description="pairs (or scored replies) per step")
+    micro_batch_size: Positive | None = None
+    lr: Rate = 9e-6
+    warmup_ratio: Share = 0.03
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    centering: NonNegative = Field(default=0.01, description="weight of (chosen + rejected)^2")
+    epochs: Positive = 1
+    max_steps: Positive | None = None
+    evaluations: Positive = 8
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_steps: Positive = 200
