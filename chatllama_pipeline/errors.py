@@ -42,6 +42,10 @@ class ProviderError(ChatllamaError, RuntimeError):
     """A writer or judge refused or could not answer."""
 
 
+class BudgetError(ProviderError):
+    """The next call could pass `llm.max_usd`; what was paid for until then is kept."""
+
+
 class ChildError(ChatllamaError, RuntimeError):
     """A child process ended badly; the message carries the end of what it printed."""
 
