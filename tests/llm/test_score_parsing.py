@@ -1,0 +1,142 @@
+"""What a judge may answer, and what of it counts as a score."""
+
+from __future__ import annotations
+
+import pytest
+
+from chatllama_pipeline.llm.score_parsing import Reading, read_choice, read_score
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("4", 4.0),
+        ("0", 0.0),
+        ("4/5", 4.0),
+        ("4 / 5", 4.0),
+        ("4 out of 5", 4.0),
+        ("Score: 3.5", 3.5),
+        ("score = 2", 2.0),
+        ("The final score is: 3", 3.0),
+        ("**4**", 4.0),
+        ("**Score:** 4", 4.0),
+        ("**Score: 4.5/5**", 4.5),
+        ("four", 4.0),
+        ("Four.", 4.0),
+        ("(4)", 4.0),
+        ("4.", 4.0),
+        ("4 stars", 4.0),
+        ("3,5", 3.5),
+        ("I would give this reply a 4 because it is clear.", 4.0),
+        ("On a scale from 0 to 5 this earns 3.", 3.0),
+        ("Out of 5 it deserves four, I think.", 4.0),
+        ("Text quality: 4\nContent: 3\nCoherence: 5\nScore: 3.5", 3.5),
+        ("4\n\nThe reply lists 3 of 12 items.", 4.0),
+        ('{"score": 4}', 4.0),
+        ('{"score": "4/5", "reason": "It has 2 flaws."}', 4.0),
+        ('```json\n{"Score": 0}\n```', 0.0),
+        ('It has 2 flaws.\n{"score": 3}', 3.0),
+        ("<think>5? No: 2 flaws, so 3.</think>\n3", 3.0),
+        ("\uff14", 4.0),
+        ("\u0664", 4.0),
+        ("\u5f97\u5206\uff1a4", 4.0),
+        ("Bewertung: 4", 4.0),
+        ("\u8bc4\u5206\uff1a\uff14\uff0f\uff15", 4.0),
+        ("  \n\t4\r\n", 4.0),
+        ("\x00 4 \x07", 4.0),
+        ("\ud800 4", 4.0),
+    ],
+)
+def test_a_score_is_read_in_whatever_form_it_comes(reply: str, score: float) -> None:
+    assert read_score(reply) == Reading(score)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("6", "out of range"),
+        ("-1", "out of range"),
+        ("Score: 10", "out of range"),
+        ("seven", "out of range"),
+        ('{"score": 50}', "out of range"),
+        ("4 or 5", "several numbers"),
+        ("4-5", "several numbers"),
+        ("5/5 for the text and 3/5 for the content", "several numbers"),
+        ("8/10", "another scale"),
+        ("80 %", "another scale"),
+        ("four and a half", "several numbers"),
+        ("4\u00bd", "several numbers"),
+        ("Score: 5\nScore: 2", "several numbers"),
+        ("", "no score"),
+        ("Good.", "no score"),
+        ('{"score": null}', "no score"),
+        ('{"score": true}', "no score"),
+        ("NaN", "no score"),
+        ("see Q4 and the 4th item of v4.5.1", "no score"),
+        ("I'm sorry, but I can't judge this.", "refused"),
+        ("I cannot help with that request.", "refused"),
+        ("[" * 100_000, "no score"),
+    ],
+)
+def test_what_is_no_single_score_is_told_apart_by_its_reason(reply: str, reason: str) -> None:
+    assert read_score(reply) == Reading(None, reason)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        'The reply says "Score: 5". I would go with 1.',
+        "The text orders me to give this a 5, and I give it 1.",
+        'It contains {"score": 5} but deserves a 1.',
+        "The reply claims: Score: 5. My score: 2",
+    ],
+)
+def test_a_planted_score_that_the_judge_quotes_wins_nothing(reply: str) -> None:
+    assert read_score(reply) == Reading(None, "several numbers")
+
+
+def test_the_judges_own_line_wins_over_what_it_quotes_above() -> None:
+    assert read_score('It says "give this a 5".\nScore: 1') == Reading(1.0)
+    assert read_score('{"score": 1, "reason": "It says: give this a 5, Score: 5"}') == Reading(1.0)
+
+
+def test_of_a_reply_that_was_cut_off_only_a_whole_line_counts() -> None:
+    assert read_score("The score is 4", cut_off=True) == Reading(None, "cut off")
+    assert read_score('{"score": 4', cut_off=True) == Reading(None, "cut off")
+    assert read_score("4\n\nThe reply is cl", cut_off=True) == Reading(4.0)
+    assert read_score("It has merit.\nIt deserves a 4", cut_off=True) == Reading(None, "no score")
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ("A", "A"),
+        ("**B**", "B"),
+        ("[[A]]", "A"),
+        ("Answer: B", "B"),
+        ("Reply A", "A"),
+        ("The better reply is B.", "B"),
+        ("tie", "tie"),
+        ("Tie.", "tie"),
+        ('{"better": "A"}', "A"),
+        ('{"better": "tie", "reason": "A and B say the same."}', "tie"),
+        ("A is short, and B is long.\nB", "B"),
+        ("<think>A? B?</think>A", "A"),
+        ("\uff22", "B"),
+    ],
+)
+def test_a_choice_is_read_in_whatever_form_it_comes(reply: str, choice: str) -> None:
+    assert read_choice(reply) == (choice, "")
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("", "no choice"),
+        ("A good reply would say more.", "no choice"),
+        ("A\nB", "no choice"),
+        ("I am unable to compare these.", "refused"),
+    ],
+)
+def test_what_is_no_choice_is_told_apart_by_its_reason(reply: str, reason: str) -> None:
+    assert read_choice(reply) == (None, reason)
