@@ -1,0 +1,402 @@
+"""A server on loopback that speaks the OpenAI API and misbehaves on demand.
+
+Chat completions, completions, models, files and batches. It counts what it saw and what it would
+have charged, and answers with `reply`, a function of the request's body. Tests use the fixture
+`openai_server`; `python -m tests.llm.openai_server` runs it alone (benchmarks do).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httptools
+
+KEY = "sk-loopback-0123456789"
+MODEL = "loopback-1"
+FAULTS = (
+    "rate_limited",
+    "server_error",
+    "dropped",
+    "stalled",
+    "malformed",
+    "wrong_schema",
+    "truncated",
+)
+Body = dict[str, Any]
+
+
+def prompt_text(body: Body) -> str:
+    """All that a request says, whichever style it has."""
+    if "messages" in body:
+        return "\n".join(message["content"] for message in body["messages"])
+    return str(body["prompt"])
+
+
+def echo(body: Body) -> str:
+    """The default reply: the last message again."""
+    return body["messages"][-1]["content"] if "messages" in body else str(body["prompt"])
+
+
+@dataclass
+class Seen:
+    """A completion asked for: when, with what body and key, and what the server did with it."""
+
+    at: float
+    body: Body
+    key: str
+    outcome: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass
+class Behaviour:
+    """What tests set. `faults` are shares of all requests; `script` says what the next requests
+    meet, in turn ("ok" or a fault), before `faults` count."""
+
+    reply: Callable[[Body], str] = echo
+    latency: float = 0.0
+    faults: dict[str, float] = field(default_factory=dict)
+    script: deque[str] = field(default_factory=deque)
+    retry_after: str = "0.05"
+    context_tokens: int = 100_000
+    models: list[str] = field(default_factory=lambda: [MODEL])
+    refuses: dict[str, str] = field(default_factory=dict)  # parameter -> the 400's message
+    message: Body = field(default_factory=dict)  # put over a chat reply's message
+    quota_left: bool = True
+    batch_polls: int = 1  # polls until a batch is complete
+    batch_fails: set[str] = field(default_factory=set)  # texts whose line ends in an error
+
+
+class OpenAiServer:
+    """Start it with `start`, set `behaviour`, read `seen`; `reset` between tests."""
+
+    def __init__(self) -> None:
+        self.behaviour = Behaviour()
+        self.seen: list[Seen] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, Body] = {}
+        self.port = 0
+        self._random = random.Random(0)
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        self._thread.start()
+        self._ready.wait(10)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    @classmethod
+    def running(cls) -> Iterator[OpenAiServer]:
+        """A started server, as a generator fixture wants it."""
+        server = cls()
+        server.start()
+        yield server
+        server.stop()
+
+    def reset(self) -> None:
+        self.behaviour = Behaviour()
+        self.seen, self.files, self.batches = [], {}, {}
+        self.in_flight = self.most_in_flight = 0
+        self._random = random.Random(0)
+
+    def charged(self, input_usd: float, output_usd: float) -> float:
+        """US dollars for every request that was worked on, at prices per million tokens."""
+        return (
+            sum(
+                seen.prompt_tokens * input_usd + seen.completion_tokens * output_usd
+                for seen in self.seen
+            )
+            / 1e6
+        )
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        serving = self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, backlog=512)
+        server = self._loop.run_until_complete(serving)
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        self._loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    def draw_fault(self) -> str:
+        if self.behaviour.script:
+            return self.behaviour.script.popleft()
+        drawn, below = self._random.random(), 0.0
+        for fault, share in self.behaviour.faults.items():
+            below += share
+            if drawn < below:
+                return fault
+        return "ok"
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: parses requests with httptools and answers them one after another."""
+
+    def __init__(self, server: OpenAiServer) -> None:
+        self.server = server
+        self.transport: Any = None
+        self.parser: Any = None
+        self.url, self.body, self.headers = b"", b"", {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.parser = httptools.HttpRequestParser(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for task in self.tasks:
+            task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.url, self.body, self.headers = b"", b"", {}
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        method = self.parser.get_method().decode()
+        work = self._handle(method, self.url.decode(), self.headers, self.body)
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _handle(
+        self, method: str, url: str, headers: dict[bytes, bytes], body: bytes
+    ) -> None:
+        path = url.partition("?")[0].removeprefix("/v1")
+        key = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
+        if key != KEY:
+            self.error(401, "Incorrect API key provided: sk-xx***yz.", "invalid_api_key")
+        elif path in ("/chat/completions", "/completions"):
+            await self._complete(path, json.loads(body), key)
+        elif path == "/models":
+            listed = [{"id": name, "object": "model"} for name in self.server.behaviour.models]
+            self.json(200, {"object": "list", "data": listed})
+        elif path.startswith(("/files", "/batches")):
+            self._batch_api(method, path, headers, body)
+        else:
+            self.error(404, f"Invalid URL ({method} {path})", None)
+
+    async def _complete(self, path: str, body: Body, key: str) -> None:
+        server, behaviour = self.server, self.server.behaviour
+        refusal = refusal_of(body, behaviour)
+        if refusal is not None:
+            server.seen.append(Seen(time.monotonic(), body, key, "refused"))
+            self.json(*refusal)
+            return
+        fault = server.draw_fault()
+        seen = Seen(time.monotonic(), body, key, fault)
+        server.seen.append(seen)
+        server.in_flight += 1
+        server.most_in_flight = max(server.most_in_flight, server.in_flight)
+        try:
+            if behaviour.latency:
+                await asyncio.sleep(behaviour.latency)
+            if fault == "rate_limited":
+                self.error(429, "Slow down.", "rate_limit_exceeded", behaviour.retry_after)
+                return
+            if fault == "server_error":
+                self.error(500, "Something broke.", None)
+                return
+            reply = completion(path, body, behaviour)
+            seen.prompt_tokens = reply["usage"]["prompt_tokens"]
+            seen.completion_tokens = reply["usage"]["completion_tokens"]
+            await self._send_reply(reply, fault)
+        finally:
+            server.in_flight -= 1
+
+    async def _send_reply(self, reply: Body, fault: str) -> None:
+        text = json.dumps(reply).encode()
+        if fault == "dropped":
+            self.transport.abort()
+        elif fault == "stalled":
+            await asyncio.sleep(3600)
+        elif fault == "malformed":
+            self.raw(200, text[: len(text) // 2])
+        elif fault == "wrong_schema":
+            self.json(200, {"object": "something else", "choices": "none"})
+        elif fault == "truncated":
+            self.transport.write(_head(200, len(text)) + text[: len(text) // 2])
+            self.transport.close()
+        else:
+            self.raw(200, text)
+
+    def _batch_api(self, method: str, path: str, headers: dict[bytes, bytes], body: bytes) -> None:
+        server = self.server
+        if (method, path) == ("POST", "/files"):
+            name = f"file-{len(server.files)}"
+            server.files[name] = _uploaded(headers, body)
+            self.json(200, {"id": name, "object": "file", "purpose": "batch", "bytes": 1})
+        elif method == "GET" and path.endswith("/content"):
+            self.raw(200, server.files[path.split("/")[2]])
+        elif (method, path) == ("POST", "/batches"):
+            asked = json.loads(body)
+            name = f"batch-{len(server.batches)}"
+            server.batches[name] = {
+                **asked,
+                "id": name,
+                "object": "batch",
+                "status": "in_progress",
+                "created_at": int(time.time()),
+                "polls": 0,
+            }
+            self.json(200, server.batches[name])
+        elif (method, path) == ("GET", "/batches"):
+            listed = list(server.batches.values())
+            self.json(200, {"object": "list", "data": listed, "has_more": False})
+        else:
+            batch = server.batches[path.split("/")[2]]
+            batch["polls"] += 1
+            if batch["status"] == "in_progress" and batch["polls"] > server.behaviour.batch_polls:
+                complete_batch(batch, server)
+            self.json(200, batch)
+
+    def error(
+        self, status: int, message: str, code: str | None, retry_after: str | None = None
+    ) -> None:
+        body = {"error": {"message": message, "type": "loopback", "param": None, "code": code}}
+        self.json(status, body, retry_after)
+
+    def json(self, status: int, body: Body, retry_after: str | None = None) -> None:
+        self.raw(status, json.dumps(body).encode(), retry_after)
+
+    def raw(self, status: int, body: bytes, retry_after: str | None = None) -> None:
+        self.transport.write(_head(status, len(body), retry_after) + body)
+
+
+def _head(status: int, length: int, retry_after: str | None = None) -> bytes:
+    extra = f"Retry-After: {retry_after}\r\n" if retry_after is not None else ""
+    return (
+        f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
+        f"{extra}Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def _uploaded(headers: dict[bytes, bytes], body: bytes) -> bytes:
+    """The file of a multipart form."""
+    boundary = b"--" + headers[b"content-type"].partition(b"boundary=")[2]
+    part = next(part for part in body.split(boundary) if b"filename=" in part)
+    return part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
+
+
+def refusal_of(body: Body, behaviour: Behaviour) -> tuple[int, Body] | None:
+    """A 4xx that no retry mends, and its body."""
+
+    def told(status: int, message: str, code: str | None, param: str | None = None) -> Any:
+        error = {"message": message, "type": "loopback", "param": param, "code": code}
+        return status, {"error": error}
+
+    if body["model"] not in behaviour.models:
+        message = f"The model `{body['model']}` does not exist"
+        return told(404, message, "model_not_found", "model")
+    for parameter, message in behaviour.refuses.items():
+        if parameter in body:
+            return told(400, message, "unsupported_parameter", parameter)
+    if not behaviour.quota_left:
+        return told(429, "You exceeded your current quota.", "insufficient_quota")
+    tokens = _tokens(prompt_text(body)) + _most_tokens(body)
+    if tokens > behaviour.context_tokens:
+        message = f"This model's maximum context length is {behaviour.context_tokens} tokens."
+        return told(400, message, "context_length_exceeded", "messages")
+    return None
+
+
+def _tokens(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass")) // 4 + 1
+
+
+def _most_tokens(body: Body) -> int:
+    return int(body.get("max_tokens") or body.get("max_completion_tokens") or 16)
+
+
+def completion(path: str, body: Body, behaviour: Behaviour) -> Body:
+    """The body of a good reply, cut at the request's max_tokens."""
+    text = behaviour.reply(body)
+    most = _most_tokens(body)
+    finish = "stop"
+    if _tokens(text) > most:
+        text, finish = text[: 4 * most - 1], "length"
+    usage = {"prompt_tokens": _tokens(prompt_text(body)), "completion_tokens": _tokens(text)}
+    usage["total_tokens"] = sum(usage.values())
+    shared = {"id": "cmpl-1", "created": 0, "model": body["model"], "usage": usage}
+    if path == "/completions":
+        choice: Body = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
+        return {**shared, "object": "text_completion", "choices": [choice]}
+    message = {"role": "assistant", "content": text, "refusal": None, **behaviour.message}
+    choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+    return {**shared, "object": "chat.completion", "choices": [choice]}
+
+
+def complete_batch(batch: Body, server: OpenAiServer) -> None:
+    """Answer every line of a batch's input file into an output and an error file."""
+    done: list[str] = []
+    failed: list[str] = []
+    for line in server.files[batch["input_file_id"]].decode().splitlines():
+        asked = json.loads(line)
+        bad = prompt_text(asked["body"]) in server.behaviour.batch_fails
+        seen = Seen(time.monotonic(), asked["body"], KEY, "batch_failed" if bad else "batch")
+        server.seen.append(seen)
+        if bad:
+            body: Body = {"error": {"message": "Could not be answered.", "code": "broken"}}
+        else:
+            body = completion(
+                batch["endpoint"].removeprefix("/v1"), asked["body"], server.behaviour
+            )
+            seen.prompt_tokens = body["usage"]["prompt_tokens"]
+            seen.completion_tokens = body["usage"]["completion_tokens"]
+        response = {"status_code": 400 if bad else 200, "request_id": "r", "body": body}
+        row = {"id": "b", "custom_id": asked["custom_id"], "response": response, "error": None}
+        (failed if bad else done).append(json.dumps(row))
+    name = batch["id"]
+    batch["status"] = "completed"
+    # As the real one: a file that would be empty doesn't exist.
+    for kind, lines in (("output_file_id", done), ("error_file_id", failed)):
+        if lines:
+            server.files[f"{kind}-{name}"] = "\n".join(lines).encode()
+            batch[kind] = f"{kind}-{name}"
+
+
+def main() -> None:
+    """Serve until killed, at the latency that argv gives in milliseconds; prints the URL."""
+    server = OpenAiServer()
+    server.start()
+    server.behaviour.latency = float(sys.argv[1]) / 1000 if len(sys.argv) > 1 else 0.0
+    print(server.url, flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
