@@ -12,6 +12,8 @@ export PYTHONWARNINGS := ignore:Function `,ignore:Parameter `include_sources`
 # Of one run: make quickstart OVERRIDES='{"seed": 1}' PROMOTE=true
 OVERRIDES ?= {}
 PROMOTE ?= false
+# Of the tests: each worker's children take up to two cores.
+WORKERS ?= 2
 RUN_CONFIG = {"loggers": {"console": {}}, "resources": {"run_options": {"config": \
 	{"overrides": $(OVERRIDES), "promote": $(PROMOTE)}}}}
 
@@ -27,7 +29,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/python -m chatllama_pipeline status quickstart --since $$started
 
 test: $(INSTALLED)
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 ui: $(INSTALLED)
 	@$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1

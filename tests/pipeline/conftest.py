@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.pipeline.place import TINY_CONFIG, Place
 
@@ -15,10 +16,18 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """The whole chain, made once for the tiny assistant; tests copy it before they change it."""
-    place = Place(tmp_path_factory.mktemp("tiny"))
-    place.add_assistant("tiny", TINY_CONFIG)
-    run = place.materialize("tiny")
-    assert run.returncode == 0, run.stderr
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Place:
+    """The whole chain, made once for the tiny assistant; tests copy it before they change it.
+
+    Workers of one test run share it: the first to ask makes it, the others wait.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+    place, made = Place(shared / "tiny_run"), shared / "tiny_run.made"
+    with FileLock(shared / "tiny_run.lock"):
+        if not made.is_file():
+            place.add_assistant("tiny", TINY_CONFIG)
+            run = place.materialize("tiny")
+            assert run.returncode == 0, run.stderr
+            made.touch()
     return place
