@@ -20,6 +20,7 @@ from chatllama_pipeline.data.checks import (
     schema_check,
     schema_faults,
 )
+from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.grammar import read_question
 from chatllama_pipeline.data.splits import (
     Row,
@@ -93,12 +94,18 @@ def held_out_in(pairs: list[Row], personal: Path, settings: AssistantSettings) -
 
 
 def settle(
-    rows: list[Row], unique_by: tuple[str, ...], held_out: set[str], settings: AssistantSettings
-) -> tuple[list[Row], dict[str, int]]:
-    """Rows with splits, without duplicates and near repeats, and what was dropped by reason."""
+    rows: list[Row],
+    unique_by: tuple[str, ...],
+    held_out: set[str],
+    settings: AssistantSettings,
+    funnel: Funnel,
+) -> list[Row]:
+    """Rows with splits, without duplicates and near repeats, which `funnel` counts."""
     unique, duplicates = without_duplicates(rows, unique_by)
     kept, near = drop_near_repeats(assign_splits(unique, settings.data), held_out)
-    return kept, {"duplicate": duplicates, "near_repeat": near}
+    funnel.drop_rows(duplicates, "duplicate")
+    funnel.drop_rows(near, "near_repeat")
+    return kept
 
 
 def _flip(pair: Row) -> Row:
@@ -118,11 +125,18 @@ def build_preference_data(
         pairs += _source_rows(name, sources, data.number_of_samples)
     distinct = [pair for pair in pairs if pair["chosen"].strip() != pair["rejected"].strip()]
     identical = len(pairs) - len(distinct)
+    funnel = Funnel()
+    funnel.read_rows(pairs)
+    funnel.drop_rows(
+        (pair for pair in pairs if pair["chosen"].strip() == pair["rejected"].strip()),
+        "identical_replies",
+    )
     held_out = held_out_in([], personal, settings)
-    kept, dropped = settle(distinct, ("prompt", "chosen", "rejected"), held_out, settings)
+    kept = settle(distinct, ("prompt", "chosen", "rejected"), held_out, settings, funnel)
     flips = [is_flipped(pair, data.label_noise, settings.seed) for pair in kept]
     kept = [_flip(pair) if flipped else pair for pair, flipped in zip(kept, flips, strict=True)]
     write_rows(kept, PREFERENCE_SCHEMA, output)
+    funnel.write(output)
 
     needed = bool(data.sources) or settings.reward_config.objective == "pairwise"
     limits = settings.checks
@@ -151,7 +165,7 @@ def build_preference_data(
     ]
     metrics = {
         "rows": counts(kept),
-        "dropped": {"identical": identical, **dropped},
+        "dropped": funnel.dropped(),
         "flipped_labels": sum(flips),
     }
     return Outcome(rows=len(kept), metrics=metrics, checks=checks)
@@ -160,7 +174,7 @@ def build_preference_data(
 def _dataset_outcome(
     rows: list[Row],
     schema: pa.Schema,
-    dropped: dict[str, int],
+    funnel: Funnel,
     settings: AssistantSettings,
     cure: str,
 ) -> Outcome:
@@ -171,7 +185,7 @@ def _dataset_outcome(
         few_rows_check(len(rows), settings.checks.few_rows),
     ]
     return Outcome(
-        rows=len(rows), metrics={"rows": counts(rows), "dropped": dropped}, checks=checks
+        rows=len(rows), metrics={"rows": counts(rows), "dropped": funnel.dropped()}, checks=checks
     )
 
 
@@ -195,14 +209,17 @@ def build_actor_training_data(
     ]
     rows += read_rows(synthetic_conversations) + read_rows(personal, "actor.parquet")
     held_out = held_out_in(pairs, personal, settings)
-    kept, dropped = settle(rows, ("prompt", "completion"), held_out, settings)
+    funnel = Funnel()
+    funnel.read_rows(rows)
+    kept = settle(rows, ("prompt", "completion"), held_out, settings, funnel)
     write_rows(kept, ACTOR_SCHEMA, output)
     write_original(kept, ("completion",), output / "actor_training_data.json")
+    funnel.write(output)
     cure = (
         "name a source under data.sources, set llm.provider and llm.synthetic_conversations, or "
         f"put rows into {settings.actor_config.train_dataset_path}"
     )
-    return _dataset_outcome(kept, ACTOR_SCHEMA, dropped, settings, cure)
+    return _dataset_outcome(kept, ACTOR_SCHEMA, funnel, settings, cure)
 
 
 def build_rlhf_training_data(
@@ -221,16 +238,19 @@ def build_rlhf_training_data(
     rows = [{"prompt": pair["prompt"], "source": pair["source"]} for pair in pairs]
     rows += read_rows(synthetic_prompts) + read_rows(personal, "rlhf.parquet")
     held_out = held_out_in(pairs, personal, settings)
-    kept, dropped = settle(rows, ("prompt",), held_out, settings)
+    funnel = Funnel()
+    funnel.read_rows(rows)
+    kept = settle(rows, ("prompt",), held_out, settings, funnel)
     if settings.judge == "rules":
         _check_that_rules_can_judge(kept)
     write_rows(kept, PROMPT_SCHEMA, output)
     write_original(kept, (), output / "rlhf_training_data.json")
+    funnel.write(output)
     cure = (
         "name a source under data.sources, set llm.provider and llm.synthetic_prompts, or put "
         f"rows into {settings.trainer_config.examples_path}"
     )
-    return _dataset_outcome(kept, PROMPT_SCHEMA, dropped, settings, cure)
+    return _dataset_outcome(kept, PROMPT_SCHEMA, funnel, settings, cure)
 
 
 def _check_that_rules_can_judge(rows: list[Row]) -> None:

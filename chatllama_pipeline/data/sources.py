@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from chatllama_pipeline.data import grammar, hh_rlhf, shp
 from chatllama_pipeline.data.checks import not_empty_check, schema_check, schema_faults
+from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.hub import location_of
 from chatllama_pipeline.data.splits import Row
 from chatllama_pipeline.records import PAIR_SCHEMA, TABLE_FILE, Outcome
@@ -49,18 +50,19 @@ def source_location(name: str) -> str:
 def build_source(name: str, output: Path) -> Outcome:
     """Write all pairs of a source to `output`, dropping and counting defects."""
     source = SOURCES[name]
-    dropped: Counter[str] = Counter()
+    funnel = Funnel()
     domains: Counter[str] = Counter()
     faults: list[str] = []
     row_count = 0
     with pq.ParquetWriter(output / TABLE_FILE, PAIR_SCHEMA) as writer:
-        for batch in _batches(source.rows(), dropped):
+        for batch in _batches(name, source.rows(), funnel):
             faults += schema_faults(batch, PAIR_SCHEMA)
             domains.update(row["domain"] for row in batch)
             row_count += len(batch)
             writer.write_table(pa.Table.from_pylist(batch, schema=PAIR_SCHEMA))
+    funnel.write(output)
     metrics: dict[str, Any] = {
-        "dropped": dict(sorted(dropped.items())),
+        "dropped": funnel.dropped(),
         "domains": dict(sorted(domains.items())),
     }
     if source.variable:
@@ -77,11 +79,12 @@ def build_source(name: str, output: Path) -> Outcome:
     )
 
 
-def _batches(rows: Iterable[Row | str], dropped: Counter[str]) -> Iterator[list[Row]]:
+def _batches(name: str, rows: Iterable[Row | str], funnel: Funnel) -> Iterator[list[Row]]:
     batch: list[Row] = []
     for row in rows:
+        funnel.read(name)
         if isinstance(row, str):
-            dropped[row] += 1
+            funnel.drop(name, row)
             continue
         batch.append(row)
         if len(batch) == _ROWS_PER_BATCH:

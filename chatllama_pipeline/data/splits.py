@@ -67,8 +67,8 @@ def held_out_keys(rows: Iterable[Row], data: DataSettings) -> set[str]:
     return {near_key(row["prompt"]) for row in rows if split_of(row["prompt"], data) != "train"}
 
 
-def drop_near_repeats(rows: list[Row], held_out: set[str]) -> tuple[list[Row], int]:
-    """Without the training rows that nearly repeat a held-out prompt, and how many those were.
+def drop_near_repeats(rows: list[Row], held_out: set[str]) -> tuple[list[Row], list[Row]]:
+    """Without the training rows that nearly repeat a held-out prompt, and those rows.
 
     `held_out` are keys beside those of `rows` themselves.
     """
@@ -76,7 +76,7 @@ def drop_near_repeats(rows: list[Row], held_out: set[str]) -> tuple[list[Row], i
     pairs = list(zip(rows, keys, strict=True))
     every = held_out | {key for row, key in pairs if row["split"] != "train"}
     kept = [row for row, key in pairs if row["split"] != "train" or key not in every]
-    return kept, len(rows) - len(kept)
+    return kept, [row for row, key in pairs if row["split"] == "train" and key in every]
 
 
 def leak(rows: Iterable[Row]) -> int:
@@ -102,8 +102,10 @@ def is_flipped(pair: Row, noise: float, seed: int) -> bool:
     )
 
 
-def without_duplicates(rows: Iterable[Row], columns: tuple[str, ...]) -> tuple[list[Row], int]:
-    """Rows that differ in `columns`, in the order of their hashes, and how many were dropped.
+def without_duplicates(
+    rows: Iterable[Row], columns: tuple[str, ...]
+) -> tuple[list[Row], list[Row]]:
+    """Rows that differ in `columns`, in the order of their hashes, and those that were dropped.
 
     Of rows that agree in `columns` the one with the lowest hash stays, so the order in which the
     rows came changes nothing.
@@ -111,12 +113,12 @@ def without_duplicates(rows: Iterable[Row], columns: tuple[str, ...]) -> tuple[l
     ordered = sorted(rows, key=lambda row: content_hash(row))
     seen: set[str] = set()
     kept: list[Row] = []
+    dropped: list[Row] = []
     for row in ordered:
         key = content_hash(*(row[column] for column in columns))
-        if key not in seen:
-            seen.add(key)
-            kept.append(row)
-    return kept, len(ordered) - len(kept)
+        (dropped if key in seen else kept).append(row)
+        seen.add(key)
+    return kept, dropped
 
 
 def counts(rows: Iterable[Row]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chatllama_pipeline.data.checks import leak_check, schema_check, schema_faults
 from chatllama_pipeline.data.datasets import held_out_in, settle
+from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.splits import Row, counts
 from chatllama_pipeline.data.tables import as_prompt, read_rows, write_original, write_rows
 from chatllama_pipeline.llm.providers import Judge, open_judge
@@ -13,18 +14,18 @@ from chatllama_pipeline.records import REWARD_SCHEMA, Check, Outcome
 from chatllama_pipeline.settings import AssistantSettings
 
 
-def _score(rows: list[Row], judge: Judge | None) -> tuple[list[Row], int]:
-    """Rows with a score, and how many were set aside because nobody could score them."""
+def _score(rows: list[Row], judge: Judge | None) -> tuple[list[Row], list[Row]]:
+    """Rows with a score, and those set aside because nobody could score them."""
     if judge is None:
         scored = [row for row in rows if row["score"] is not None]
-        return scored, len(rows) - len(scored)
+        return scored, [row for row in rows if row["score"] is None]
     scored = [
         row
         if row["score"] is not None
         else {**row, "score": judge.score(as_prompt(row["prompt"]), row["completion"])}
         for row in rows
     ]
-    return scored, 0
+    return scored, []
 
 
 def _score_pairs(
@@ -95,18 +96,22 @@ def build_reward_training_data(
     pairs = read_rows(preference)
     judged, agreement = _score_pairs(pairs, judge, settings.llm.scored_pairs)
     held_out = held_out_in(pairs, personal, settings)
-    kept, dropped = settle(scored + judged, ("prompt", "completion"), held_out, settings)
+    funnel = Funnel()
+    funnel.read_rows(scored + unscored + judged)
+    funnel.drop_rows(unscored, "unscored")
+    kept = settle(scored + judged, ("prompt", "completion"), held_out, settings, funnel)
     write_rows(kept, REWARD_SCHEMA, output)
     write_original(kept, ("completion", "score"), output / "reward_training_data.json")
+    funnel.write(output)
     checks = [
         schema_check(schema_faults(kept, REWARD_SCHEMA)),
-        _enough_rows(len(kept), unscored, settings),
+        _enough_rows(len(kept), len(unscored), settings),
         leak_check(kept),
         _judge_agreement(agreement, settings.checks.min_judge_agreement),
     ]
     metrics = {
         "rows": counts(kept),
-        "dropped": {**dropped, "unscored": unscored},
+        "dropped": funnel.dropped(),
         "judged_rows": len(unjudged) + len(judged) if judge else 0,
     }
     return Outcome(rows=len(kept), metrics=metrics, checks=checks)

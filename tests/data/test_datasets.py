@@ -136,7 +136,7 @@ def test_identical_and_repeated_pairs_are_dropped_and_counted(
     same = [pair(f"same {number}", "Alike.", " Alike. ") for number in range(20)]
     rows, outcome, _ = prefer(tmp_path, personal, [*PAIRS, *same, PAIRS[0]])
     assert len(rows) == 60
-    assert outcome.metrics["dropped"] == {"identical": 20, "duplicate": 1, "near_repeat": 0}
+    assert outcome.metrics["dropped"] == {"duplicate": 1, "identical_replies": 20}
     identical = check(outcome, "identical_pairs")
     # 20 of 81 pairs.
     assert (round(identical.value, 4), identical.limit, identical.passed) == (0.2469, 0.2, False)
@@ -252,7 +252,7 @@ def test_own_and_synthetic_conversations_join_and_exact_repeats_go(
     assert pq.read_schema(output / "data.parquet").equals(ACTOR_SCHEMA)
     assert names(outcome) == CHECK_NAMES["actor_training_data"]
     assert len(rows) == 60 + 2 + 1
-    assert outcome.metrics["dropped"] == {"duplicate": 1, "near_repeat": 0}
+    assert outcome.metrics["dropped"] == {"duplicate": 1}
     assert sum(outcome.metrics["rows"].values()) == 63
     few = check(outcome, "enough_rows")
     assert (few.passed, few.blocking, few.value, few.limit) == (False, False, 63, 1000)
