@@ -101,7 +101,7 @@ def _copy_model(section: ActorSettings | RewardSettings, key: str, output: Path)
             f"{key}.tokenizer_path: {tokenizer_source} has {len(tokenizer)} ids, {section.model} "
             f"has embeddings for {rows}: use the model's own tokenizer"
         )
-    ensure_chat_template(tokenizer)
+    ensure_chat_template(tokenizer, config)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return int(model.num_parameters()), commit or "local"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
-from chatllama_pipeline.records import Prompt
+from jinja2 import TemplateError
+
+from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.records import Message, Prompt
 
 # Every turn ends in the tokenizer's own end token, so that a reply's end needs no new vocabulary.
 # Where the tokenizer knows the role marks as special tokens (ours does) each is one id.
@@ -16,17 +20,48 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+# An encoder reads a question as it stands, which is what Flan-T5 was taught; T5's vocabulary has
+# no angle bracket, so that several turns are told apart by words. The encoder's input ends in the
+# end token, as T5's own tokenizer ends it, and so does a reply.
+ENCODER_DECODER_TEMPLATE = (
+    "{% if messages | length == 1 %}{{ messages[0]['content'] }}{% else %}"
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize + ': ' + message['content'] + ' ' }}"
+    "{% if message['role'] == 'assistant' and loop.last %}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{% if add_generation_prompt %}"
+    "{% if messages | length > 1 %}{{ 'Assistant:' }}{% endif %}{{ eos_token }}{% endif %}"
+)
+# What models name their end token; looked up where neither tokenizer nor config says which it is.
+END_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "<|end|>", "[SEP]")
 
 
-def ensure_chat_template(tokenizer: Any) -> None:
-    """Give `tokenizer` our chat template and a pad token where it has none of its own.
+class Example(NamedTuple):
+    """A conversation's token ids, of which the first `prompt_length` are the prompt's.
 
-    The pad token is then the end token: masks are carried everywhere and never inferred from ids.
+    `cut_turns` old turns of the prompt were left out so that the rest fits.
     """
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = CHAT_TEMPLATE
+
+    ids: list[int]
+    prompt_length: int
+    cut_turns: int = 0
+
+
+def ensure_chat_template(tokenizer: Any, config: Any) -> None:
+    """Give `tokenizer` what it lacks to chat: an end token, a pad token, a chat template.
+
+    The end token is then the one the model's config names (Galactica's tokenizer names none), and
+    so is the pad token, else it is the end token: masks are carried everywhere and never inferred
+    from ids. Raises SettingsError where no end token can be found. Encoders get no template.
+    """
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _end_token(tokenizer, config)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = _named(tokenizer, config.pad_token_id) or tokenizer.eos_token
+    kind = kind_of(config)
+    if tokenizer.chat_template is None and kind is not Kind.ENCODER:
+        seq2seq = kind is Kind.ENCODER_DECODER
+        tokenizer.chat_template = ENCODER_DECODER_TEMPLATE if seq2seq else CHAT_TEMPLATE
 
 
 def stop_ids(tokenizer: Any) -> list[int]:
@@ -41,39 +76,117 @@ def prompt_ids(tokenizer: Any, prompt: Prompt, max_length: int) -> list[int]:
 
     A prompt longer than `max_length` loses its oldest turns: it is cut before a user's turn, and
     a leading system turn stays. Where not even the last user's turn fits, the over-long ids of
-    that turn are returned: the caller drops the row or refuses it. Begins with at most one BOS.
+    that turn are returned: the caller drops the row or refuses it. Begins with one BOS where the
+    tokenizer or its template writes one, else with none.
     """
+    return shortened_prompt(tokenizer, prompt, max_length)[0]
+
+
+def shortened_prompt(tokenizer: Any, prompt: Prompt, max_length: int) -> tuple[list[int], int]:
+    """`prompt_ids`, and how many turns were cut."""
     ids: list[int] = []
+    shortened = prompt
     for shortened in _shortened(prompt):
         ids = _encode(tokenizer, shortened)
         if len(ids) <= max_length:
             break
-    return ids
+    return ids, len(prompt) - len(shortened)
 
 
-def conversation_ids(
-    tokenizer: Any, prompt: Prompt, completion: str, max_length: int
-) -> tuple[list[int], int]:
-    """Ids of `prompt`, `completion` and the end token, and how many of them are the prompt's.
+def conversation(tokenizer: Any, prompt: Prompt, completion: str, max_length: int) -> Example:
+    """`prompt`, `completion` and the end token.
 
     The prompt loses old turns (see `prompt_ids`) until all fits in `max_length`. The completion is
     never cut: what can't fit comes back longer than `max_length`, and the caller drops it.
     """
     reply = tokenizer.encode(completion, add_special_tokens=False)
     reply.append(stop_ids(tokenizer)[0])
-    ids = prompt_ids(tokenizer, prompt, max_length - len(reply))
-    return ids + reply, len(ids)
+    ids, cut_turns = shortened_prompt(tokenizer, prompt, max_length - len(reply))
+    return Example(ids + reply, len(ids), cut_turns)
+
+
+def question_and_answer(tokenizer: Any, prompt: Prompt, answer: str, max_length: int) -> Example:
+    """`prompt` and `answer` as the pair of texts that encoders read, special tokens and all.
+
+    A single turn stands as it is, which is how OpenAssistant's reward models were trained; several
+    are told apart as in hh-rlhf. Old turns are cut as in `conversation`, the answer never.
+    """
+    ids: list[int] = []
+    start, shortened = 0, prompt
+    for shortened in _shortened(prompt):
+        pair = tokenizer(_as_text(shortened), answer)
+        ids = pair["input_ids"]
+        second = [column for column, text in enumerate(pair.sequence_ids()) if text == 1]
+        start = second[0] if second else len(ids) - 1
+        if len(ids) <= max_length:
+            break
+    return Example(ids, start, len(prompt) - len(shortened))
+
+
+def _as_text(prompt: Prompt) -> str:
+    if len(prompt) == 1:
+        return prompt[0].content
+    names = {"user": "Human", "assistant": "Assistant", "system": "System"}
+    return "\n\n".join(f"{names[turn.role]}: {turn.content}" for turn in prompt)
+
+
+def _named(tokenizer: Any, token_id: Any) -> str | None:
+    """The token of an id in a model's config; None where the tokenizer has no such id."""
+    if not isinstance(token_id, int) or not 0 <= token_id < len(tokenizer):
+        return None
+    token: str = tokenizer.convert_ids_to_tokens(token_id)
+    return token
+
+
+def _end_token(tokenizer: Any, config: Any) -> str:
+    known = tokenizer.get_vocab()
+    candidates = (
+        _named(tokenizer, getattr(config.get_text_config(), "eos_token_id", None)),
+        tokenizer.sep_token,
+        *END_TOKENS,
+    )
+    found = next((token for token in candidates if token in known), None)
+    if found is None:
+        raise SettingsError(
+            f"{tokenizer.name_or_path}: the tokenizer has no end token, and neither the model's "
+            f"config.json (eos_token_id) nor a usual name ({', '.join(END_TOKENS)}) gives one, so "
+            "that no reply could ever end: set eos_token in its tokenizer_config.json"
+        )
+    return found
 
 
 def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
-    messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     # The template writes BOS itself where the model wants one: the tokenizer must not add another.
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    ids: list[int] = tokenizer.encode(_rendered(tokenizer, prompt), add_special_tokens=False)
     bos = tokenizer.bos_token_id
-    while bos is not None and ids[:2] == [bos, bos]:
+    if bos is None:
+        return ids
+    while ids[:2] == [bos, bos]:
         del ids[0]
+    if ids[:1] != [bos] and adds_bos(tokenizer):
+        ids.insert(0, bos)
     return ids
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer begins a plain text with BOS by itself, as its model was trained."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer.encode("a")[:1] == [bos]
+
+
+def _rendered(tokenizer: Any, prompt: Prompt) -> str:
+    messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    except TemplateError:
+        # Some models know no system turn (Gemma, Mistral): it then opens the user's first.
+        if len(prompt) < 2 or prompt[0].role != "system":
+            raise
+        opening = Message("user", f"{prompt[0].content}\n\n{prompt[1].content}")
+        return _rendered(tokenizer, [opening, *prompt[2:]])
+    return text
 
 
 def _shortened(prompt: Prompt) -> list[Prompt]:

@@ -1,21 +1,28 @@
-"""Models with and without a value head, and the scorer that a reward model's folder becomes."""
+"""Models that talk and models that score, and the scorer that a reward model's folder becomes."""
 
 from __future__ import annotations
 
-import inspect
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
 )
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.chat import conversation_ids
+from chatllama_pipeline.models.chat import Example, conversation, question_and_answer
+from chatllama_pipeline.models.kinds import Kind, kind_of, plain, takes_positions
+from chatllama_pipeline.models.language import encoder_decoder_inputs, joined, positions
 from chatllama_pipeline.records import Prompt
 
 SCORE_SHIFT = "chatllama_score_shift"
@@ -23,27 +30,46 @@ SCORE_SCALE = "chatllama_score_scale"
 MAX_LENGTH = "chatllama_max_length"
 
 ROWS_PER_BATCH = 64
+# What a reward model reads where neither its config nor its tokenizer has a limit (BLOOM).
+LONGEST_ROW = 2048
 
 
 def load_actor(folder: Path | str, dtype: torch.dtype) -> Any:
-    """The causal language model in `folder`, every dropout off, in eval mode."""
+    """The language model in `folder`, every dropout off, in eval mode."""
     config = _config_without_dropout(folder)
-    return AutoModelForCausalLM.from_pretrained(str(folder), config=config, dtype=dtype)
+    seq2seq = kind_of(config) is Kind.ENCODER_DECODER
+    auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    return auto.from_pretrained(str(folder), config=config, dtype=dtype)
+
+
+def has_score(config: Any) -> bool:
+    """Whether the folder that `config` stands in holds a model that scores already."""
+    names = getattr(config, "architectures", None) or []
+    return any(name.endswith(("ForSequenceClassification", SCORING_SUFFIX)) for name in names)
 
 
 def load_reward(folder: Path | str, dtype: torch.dtype) -> Any:
-    """The scoring model in `folder`: one score per token position, no bias, every dropout off.
+    """The scoring model in `folder`: one score a row, every dropout off, in eval mode.
 
-    Where the folder holds a base language model, the head is drawn anew from a normal of standard
-    deviation 1 / sqrt(hidden + 1) with torch's global generator: seed it for the same head again.
-    Raises SettingsError for an architecture whose head isn't one linear layer on hidden states.
+    Decoders have a head without bias on every token; an encoder scores once, by the head it came
+    with. Where the folder holds a base model, the head is drawn anew with torch's global generator
+    (seed it for the same head again), a decoder's from a normal of standard deviation
+    1 / sqrt(hidden + 1). Raises SettingsError where the folder's model has several labels, or a
+    head that isn't one linear layer on hidden states.
     """
     config = _config_without_dropout(folder)
+    if has_score(config) and config.num_labels != 1:
+        raise SettingsError(
+            f"{folder}: {config.architectures[0]} gives {config.num_labels} labels, a reward model "
+            "gives one score: name a model with num_labels 1, or a base model without a head"
+        )
     config.num_labels = 1
-    loaded = AutoModelForSequenceClassification.from_pretrained(
+    loaded = scoring_class(config).from_pretrained(
         str(folder), config=config, dtype=dtype, output_loading_info=True
     )
     model, info = loaded
+    if kind_of(config) is Kind.ENCODER:
+        return model
     head = getattr(model, "score", None)
     if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
         raise SettingsError(
@@ -56,21 +82,116 @@ def load_reward(folder: Path | str, dtype: torch.dtype) -> Any:
     return model
 
 
+SCORING_SUFFIX = "ForScoring"
+
+
+def scoring_class(config: Any) -> Any:
+    """transformers' class with one head, or ours for the families that have no such class."""
+    known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if known and kind_of(config) is not Kind.ENCODER_DECODER:
+        return AutoModelForSequenceClassification
+    # T5's own class pools with a hidden layer of its own: no value per token could come of it.
+    return _headed(MODEL_MAPPING[type(config)])
+
+
+@functools.cache
+def _headed(backbone: type) -> Any:
+    """A model class of `backbone`'s family: the backbone and `score`, one linear layer on it."""
+    family: Any = next(kind for kind in backbone.__mro__ if PreTrainedModel in kind.__bases__)
+
+    def init(self: Any, config: Any) -> None:
+        family.__init__(self, config)
+        setattr(self, self.base_model_prefix, backbone(config))
+        self.score = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
+        self.post_init()
+
+    name = backbone.__name__.removesuffix("Model") + SCORING_SUFFIX
+    return type(name, (family,), {"__init__": init, "__module__": __name__})
+
+
+def scoring_example(
+    config: Any, tokenizer: Any, prompt: Prompt, reply: str, max_length: int
+) -> Example:
+    """A conversation as the scoring model of that `config` reads it; see `models.chat`."""
+    encode = question_and_answer if kind_of(config) is Kind.ENCODER else conversation
+    return encode(tokenizer, prompt, reply, max_length)
+
+
+def score_inputs(model: Any, rows: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
+    """B conversations as the arguments of `scores`, padded."""
+    kind = kind_of(model.config)
+    if kind is Kind.ENCODER_DECODER:
+        prompt_ids, prompt_mask = pad_right([row.ids[: row.prompt_length] for row in rows], pad_id)
+        reply, reply_mask = pad_right([row.ids[row.prompt_length :] for row in rows], pad_id)
+        return {
+            "input_ids": prompt_ids,
+            "attention_mask": prompt_mask,
+            "reply_ids": reply,
+            "reply_mask": reply_mask,
+        }
+    ids, mask = pad_right([row.ids for row in rows], pad_id)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if kind is Kind.ENCODER and getattr(model.config, "type_vocab_size", 0) > 1:
+        # BERT marks the second text; every token behind the prompt's belongs to it.
+        starts = torch.tensor([row.prompt_length for row in rows])
+        inputs["token_type_ids"] = (torch.arange(ids.shape[1]) >= starts[:, None]).long() * mask
+    return inputs
+
+
+def scores(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The raw score of each row of `score_inputs`, `[B]` float32."""
+    kind = kind_of(model.config)
+    if kind is Kind.ENCODER:
+        logits: torch.Tensor = model(**inputs).logits
+        return logits[:, 0].float()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if kind is Kind.CAUSAL:
+        return last_token_scores(model, ids, mask)
+    hidden = _backbone(model)(
+        **encoder_decoder_inputs(model, ids, mask, inputs["reply_ids"])
+    ).last_hidden_state
+    # Column 0 is the start token's, so the reply's last token stands in the column of its length.
+    last = inputs["reply_mask"].sum(1)
+    rows = torch.arange(len(last), device=last.device)
+    found: torch.Tensor = plain(model).score(hidden[rows, last]).squeeze(-1).float()
+    return found
+
+
+def response_values(
+    model: Any,
+    prompt_ids: torch.Tensor,
+    prompt_mask: torch.Tensor,
+    response: torch.Tensor,
+    action_mask: torch.Tensor,
+) -> torch.Tensor:
+    """The head before each token of `response[B,T]`: raw values `[B,T]` float32.
+
+    The prompts `[B,P]` are left-padded, as in `models.language.response_logits`.
+    """
+    if kind_of(model.config) is Kind.ENCODER_DECODER:
+        inputs = encoder_decoder_inputs(model, prompt_ids, prompt_mask, response[:, :-1])
+        hidden = _backbone(model)(**inputs).last_hidden_state
+        values: torch.Tensor = plain(model).score(hidden).squeeze(-1).float()
+        return values
+    ids, mask = joined(prompt_ids, prompt_mask, response, action_mask)
+    return token_values(model, ids, mask)[:, -response.shape[1] :]
+
+
 def token_values(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The head on every position: `input_ids[B, L]`, `attention_mask[B, L]` -> `[B, L]` float32.
+    """A decoder-only model's head on every position: `[B, L]`, `[B, L]` -> `[B, L]` float32.
 
     Positions count the mask's tokens, so that left and right padding give equal values; padded
     columns are 0.
     """
     hidden = _hidden(model, input_ids, attention_mask)
-    values: torch.Tensor = model.score(hidden).squeeze(-1).float()
+    values: torch.Tensor = plain(model).score(hidden).squeeze(-1).float()
     return values.masked_fill(attention_mask == 0, 0.0)
 
 
 def last_token_scores(
     model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """The raw score at each row's last token by the mask: `[B, L]`, `[B, L]` -> `[B]` float32.
+    """A decoder-only model's raw score at each row's last token: `[B, L]` twice -> `[B]` float32.
 
     The last token is never inferred from pad ids: pad may equal the end token.
     """
@@ -78,8 +199,8 @@ def last_token_scores(
     columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     last = (columns * (attention_mask != 0)).argmax(dim=1)
     rows = torch.arange(len(last), device=last.device)
-    scores: torch.Tensor = model.score(hidden[rows, last]).squeeze(-1).float()
-    return scores
+    found: torch.Tensor = plain(model).score(hidden[rows, last]).squeeze(-1).float()
+    return found
 
 
 class RewardScorer:
@@ -96,48 +217,64 @@ class RewardScorer:
         config = self.model.config
         self.shift = float(getattr(config, SCORE_SHIFT, 0.0))
         self.scale = float(getattr(config, SCORE_SCALE, 1.0))
-        self.max_length = int(getattr(config, MAX_LENGTH, config.max_position_embeddings))
+        own = getattr(config.get_text_config(), "max_position_embeddings", None)
+        limit = min(own or LONGEST_ROW, self.tokenizer.model_max_length)
+        self.max_length = int(getattr(config, MAX_LENGTH, limit))
 
     def __call__(self, prompts: list[Prompt], replies: list[str]) -> torch.Tensor:
         """`prompts[B]`, `replies[B]` -> normalised scores `[B]`, float32 on the CPU."""
         rows = [
-            conversation_ids(self.tokenizer, prompt, reply, self.max_length)[0][-self.max_length :]
-            for prompt, reply in zip(prompts, replies, strict=True)
+            self._example(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)
         ]
         raw = score_rows(self.model, rows, self.tokenizer.pad_token_id)
         return (raw - self.shift) / self.scale
 
+    def _example(self, prompt: Prompt, reply: str) -> Example:
+        config, limit = self.model.config, self.max_length
+        row = scoring_example(config, self.tokenizer, prompt, reply, limit)
+        excess = len(row.ids) - limit
+        if excess <= 0:
+            return row
+        # An encoder pools at its first token, and an encoder must have something to read.
+        first = 0 if kind_of(config) is Kind.CAUSAL else 1
+        ids = row.ids[:first] + row.ids[first + excess :]
+        return row._replace(ids=ids, prompt_length=max(first, row.prompt_length - excess))
+
 
 @torch.no_grad()
-def score_rows(model: Any, rows: list[list[int]], pad_id: int) -> torch.Tensor:
-    """Token ids of B conversations -> raw scores `[B]` on the CPU.
+def score_rows(model: Any, rows: Sequence[Example], pad_id: int) -> torch.Tensor:
+    """B conversations -> raw scores `[B]` on the CPU.
 
     Batches hold rows of like length, so that little is computed on padding.
     """
-    scores = torch.empty(len(rows))
-    order = sorted(range(len(rows)), key=lambda row: (len(rows[row]), row))
+    found = torch.empty(len(rows))
+    order = sorted(range(len(rows)), key=lambda row: (len(rows[row].ids), row))
     for start in range(0, len(order), ROWS_PER_BATCH):
         chosen = order[start : start + ROWS_PER_BATCH]
-        ids, mask = pad_right([rows[row] for row in chosen], pad_id)
-        batch = last_token_scores(model, ids.to(model.device), mask.to(model.device))
-        scores[torch.tensor(chosen)] = batch.cpu()
-    return scores
+        inputs = score_inputs(model, [rows[row] for row in chosen], pad_id)
+        on_device = {name: value.to(model.device) for name, value in inputs.items()}
+        found[torch.tensor(chosen)] = scores(model, on_device).cpu()
+    return found
 
 
-def pad_right(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """B lists of ids -> `ids[B, L]` filled with `pad_id` on the right, `attention_mask[B, L]`."""
     width = max(len(row) for row in rows)
-    ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     return ids, mask
 
 
+def _backbone(model: Any) -> Any:
+    return plain(model).base_model
+
+
 def _hidden(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    backbone = model.base_model
+    backbone = _backbone(model)
     arguments: dict[str, Any] = {"use_cache": False}
     # Models with relative positions alone (BLOOM's ALiBi) take none.
-    if "position_ids" in inspect.signature(backbone.forward).parameters:
-        arguments["position_ids"] = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    if takes_positions(backbone):
+        arguments["position_ids"] = positions(attention_mask)
     output = backbone(input_ids=input_ids, attention_mask=attention_mask, **arguments)
     hidden: torch.Tensor = output.last_hidden_state
     return hidden

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from chatllama_pipeline.models.language import response_logits
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Prompt
 from chatllama_pipeline.seeds import stage_seed
@@ -24,9 +25,7 @@ from chatllama_pipeline.training.ppo_update import Experience, Guard, update
 from chatllama_pipeline.training.resume import load_state, save_state
 from chatllama_pipeline.training.rollout import (
     Rollout,
-    joined,
     pad_left,
-    response_logits,
     row_chunks,
     sample_replies,
 )
@@ -241,14 +240,13 @@ class Seen:
 def score_pass(loop: Loop, prompt_ids: Tensor, prompt_mask: Tensor, rollout: Rollout) -> Seen:
     """Actor, reference and critic on a rollout, in chunks of rows."""
     response, temperature = rollout.response, loop.settings.temperature
-    ids, mask = joined(prompt_ids, prompt_mask, response, rollout.action_mask)
+    columns = (prompt_ids, prompt_mask, response, rollout.action_mask)
     parts: list[tuple[Any, ...]] = []
     for rows in row_chunks(loop.models.actor, response, loop.settings.micro_batch_size):
         with loop.accelerator.autocast():
-            scores = loop.models(ids[rows], mask[rows], response[rows], temperature, True)
-            logits = response_logits(
-                loop.reference, ids[rows], mask[rows], response.shape[1], temperature=temperature
-            )
+            chunk = [column[rows] for column in columns]
+            scores = loop.models(*chunk, temperature, True)
+            logits = response_logits(loop.reference, *chunk, temperature=temperature)
         logp_ref = ppo_math.token_logp(logits, response[rows])
         parts.append((scores.logp, logp_ref, scores.values, scores.entropy))
     return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -12,10 +12,10 @@ from chatllama_pipeline.models.heads import (
     SCORE_SCALE,
     SCORE_SHIFT,
     load_reward,
-    token_values,
+    response_values,
 )
+from chatllama_pipeline.models.language import response_logits
 from chatllama_pipeline.training.ppo_math import entropy, token_logp
-from chatllama_pipeline.training.rollout import response_logits
 
 
 class TokenScores(NamedTuple):
@@ -45,16 +45,17 @@ class ActorCritic(nn.Module):
 
     def forward(
         self,
-        ids: Tensor,
-        mask: Tensor,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
         response: Tensor,
+        action_mask: Tensor,
         temperature: float,
         with_entropy: bool,
     ) -> TokenScores:
-        """Score `response[B,T]` from `ids[B,P+T-1]`, `mask[B,P+T-1]` (see `rollout.joined`)."""
-        columns = response.shape[1]
-        logits = response_logits(self.actor, ids, mask, columns, temperature=temperature)
-        values = token_values(self.critic, ids, mask)[:, -columns:]
+        """Score `response[B,T]`, `action_mask[B,T]` behind `prompt_ids[B,P]`, left-padded."""
+        columns = (prompt_ids, prompt_mask, response, action_mask)
+        logits = response_logits(self.actor, *columns, temperature=temperature)
+        values = response_values(self.critic, *columns)
         return TokenScores(
             token_logp(logits, response),
             (values - self.shift) / self.scale,

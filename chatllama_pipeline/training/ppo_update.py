@@ -13,7 +13,6 @@ from torch import Tensor
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training import ppo_math
-from chatllama_pipeline.training.rollout import joined
 
 # Non-finite losses that end the training: so many one after another, or this share of all.
 MOST_SKIPPED_IN_A_ROW = 5
@@ -100,9 +99,11 @@ def minibatch_gradients(
     for index in torch.split(torch.arange(rows, device=tokens.device), size):
         part = minibatch.rows(index)
         mask = part.action_mask
-        ids, attention = joined(part.prompt_ids, part.prompt_mask, part.response, mask)
         with_entropy = settings.beta_s > 0
-        scores = module(ids, attention, part.response, settings.temperature, with_entropy)
+        scores = module(
+            part.prompt_ids, part.prompt_mask, part.response, mask, settings.temperature,
+            with_entropy,
+        )  # fmt: skip
         ratio = ppo_math.ratios(scores.logp, part.logp_old, mask)
         policy = ppo_math.policy_loss(
             ratio, part.advantages, mask, clip=settings.actor_eps_clip, tokens=tokens

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.models.chat import conversation_ids
+from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.heads import (
     MAX_LENGTH,
     SCORE_SCALE,
     SCORE_SHIFT,
-    last_token_scores,
     load_reward,
-    pad_right,
+    score_inputs,
     score_rows,
+    scores,
+    scoring_example,
 )
 from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import Outcome, Split, StageSpec
+from chatllama_pipeline.records import Outcome, Prompt, Split, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings, RewardSettings
 from chatllama_pipeline.training.reward_math import (
@@ -39,6 +40,7 @@ from chatllama_pipeline.training.reward_math import (
 from chatllama_pipeline.training.trainer import WEIGHT, Task, save_trained, train
 
 STAGE = "reward_model"
+MARGIN, SCORE = "margin", "score"
 # Mean and deviation of the scores come from an even sample of the training replies of about this
 # size: their standard error is then 2 % of a deviation, and large sets are not read once more.
 NORMALISATION_REPLIES = 2048
@@ -46,22 +48,24 @@ NORMALISATION_REPLIES = 2048
 
 @dataclass(frozen=True)
 class Pair:
-    """Token ids of two replies to one prompt, the end token included."""
+    """Two replies to one prompt, the end token included."""
 
-    chosen: list[int]
-    rejected: list[int]
+    chosen: Example
+    rejected: Example
     margin: float
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Token ids of a reply with its z-normalised score."""
+    """A reply with its z-normalised score."""
 
-    ids: list[int]
+    row: Example
     score: float
 
 
 Item = Pair | Scored
+# (prompt, reply, longest allowed) -> the row that the model reads.
+Encode = Callable[[Prompt, str, int], Example]
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,11 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     base = Path(spec.inputs["reward_base"])
     tokenizer = AutoTokenizer.from_pretrained(str(base))
     pad_id = tokenizer.pad_token_id
-    items = _read(spec, tokenizer, reward, "train")
-    held_out = _read(spec, tokenizer, reward, "validation")
+    encode = partial(scoring_example, AutoConfig.from_pretrained(str(base)), tokenizer)
+    items = _read(spec, encode, reward, "train")
+    held_out = _read(spec, encode, reward, "validation")
     chosen, warnings = _learned_from(items, reward, spec)
-    longest = max(len(row) for row in _rows(chosen))
+    longest = max(len(row.ids) for row in _rows(chosen))
     memory = require_memory(STAGE, {"reward": base}, settings, longest)
     progress.say(
         f"{len(items.pairs)} pairs, {len(items.scored)} scored replies, "
@@ -100,7 +105,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     model.config.pad_token_id = pad_id
     task = Task(
         rows=chosen,
-        collate=partial(collate_items, pad_id=pad_id),
+        collate=partial(collate_items, model, pad_id=pad_id),
         loss_sum=partial(reward_loss_sum, centering_weight=reward.centering),
         validate=partial(_validate, held_out, pad_id),
     )
@@ -146,39 +151,37 @@ def _left_out(too_long: int, reward: RewardSettings) -> list[str]:
 def reward_loss_sum(model: Any, batch: dict[str, Any], centering_weight: float) -> torch.Tensor:
     """Sum over a batch's pairs (Bradley-Terry, centering) and scored replies (squared error).
 
-    `input_ids[2P + S, L]` and `attention_mask` hold P chosen, P rejected, S scored replies, all in
-    one forward; `margin[P]`, `score[S]`.
+    The model's inputs hold P chosen, P rejected, S scored replies, all in one forward;
+    `margin[P]`, `score[S]`.
     """
-    scores = last_token_scores(model, batch["input_ids"], batch["attention_mask"])
-    pairs = len(batch["margin"])
-    chosen, rejected, scored = scores[:pairs], scores[pairs : 2 * pairs], scores[2 * pairs :]
-    ranking = bradley_terry(chosen, rejected, batch["margin"])
+    inputs = {name: value for name, value in batch.items() if name not in (MARGIN, SCORE)}
+    found, pairs = scores(model, inputs), len(batch[MARGIN])
+    chosen, rejected, scored = found[:pairs], found[pairs : 2 * pairs], found[2 * pairs :]
+    ranking = bradley_terry(chosen, rejected, batch[MARGIN])
     ranking = ranking + centering_weight * centering(chosen, rejected)
-    regression: torch.Tensor = (scored - batch["score"]) ** 2
+    regression: torch.Tensor = (scored - batch[SCORE]) ** 2
     return ranking.sum() + regression.sum()
 
 
-def collate_items(items: list[Item], pad_id: int) -> dict[str, Any]:
-    """Pairs and scored replies as one right-padded batch; the weight is the number of items."""
+def collate_items(model: Any, items: list[Item], pad_id: int) -> dict[str, Any]:
+    """Pairs and scored replies as one batch for `model`; the weight is the number of items."""
     pairs = [item for item in items if isinstance(item, Pair)]
     scored = [item for item in items if isinstance(item, Scored)]
-    ids, mask = pad_right(_rows([*pairs, *scored]), pad_id)
     return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "margin": torch.tensor([pair.margin for pair in pairs]),
-        "score": torch.tensor([row.score for row in scored]),
+        **score_inputs(model, _rows([*pairs, *scored]), pad_id),
+        MARGIN: torch.tensor([pair.margin for pair in pairs]),
+        SCORE: torch.tensor([row.score for row in scored]),
         WEIGHT: len(items),
     }
 
 
-def _rows(items: list[Any]) -> list[list[int]]:
-    """Token ids: all chosen replies, then all rejected ones, then the scored ones."""
+def _rows(items: list[Any]) -> list[Example]:
+    """All chosen replies, then all rejected ones, then the scored ones."""
     pairs = [item for item in items if isinstance(item, Pair)]
     return [
         *(pair.chosen for pair in pairs),
         *(pair.rejected for pair in pairs),
-        *(item.ids for item in items if isinstance(item, Scored)),
+        *(item.row for item in items if isinstance(item, Scored)),
     ]
 
 
@@ -206,40 +209,46 @@ def _learned_from(
     ]
 
 
-def _read(spec: StageSpec, tokenizer: Any, reward: RewardSettings, split: Split) -> Items:
+def _read(spec: StageSpec, encode: Encode, reward: RewardSettings, split: Split) -> Items:
     """One split's pairs and scored replies as token ids."""
     too_long = 0
     limit = reward.max_sequence_length
     pairs: list[Pair] = []
     for row in read_split(spec.inputs["preference_data"], split):
-        pair = _pair(tokenizer, row, limit)
-        if max(len(pair.chosen), len(pair.rejected)) > limit:
+        pair = _pair(encode, row, limit)
+        if max(len(pair.chosen.ids), len(pair.rejected.ids)) > limit:
             too_long += 1
         else:
             pairs.append(pair)
     rows = read_split(spec.inputs["reward_training_data"], split)
-    scored: list[tuple[list[int], float]] = []
+    scored: list[tuple[Example, float]] = []
     for row in rows:
         if row["score"] is not None:
-            ids, _ = conversation_ids(tokenizer, as_prompt(row["prompt"]), row["completion"], limit)
-            if len(ids) > limit:
+            example = encode(as_prompt(row["prompt"]), row["completion"], limit)
+            if len(example.ids) > limit:
                 too_long += 1
             else:
-                scored.append((ids, row["score"]))
+                scored.append((example, row["score"]))
     shift, scale = shift_and_scale(torch.tensor([score for _, score in scored]))
-    return Items(pairs, [Scored(ids, (score - shift) / scale) for ids, score in scored], too_long)
+    return Items(pairs, [Scored(row, (score - shift) / scale) for row, score in scored], too_long)
 
 
-def _pair(tokenizer: Any, row: dict[str, Any], limit: int) -> Pair:
+def _pair(encode: Encode, row: dict[str, Any], limit: int) -> Pair:
     prompt = as_prompt(row["prompt"])
-    chosen, chosen_start = conversation_ids(tokenizer, prompt, row["chosen"], limit)
-    rejected, rejected_start = conversation_ids(tokenizer, prompt, row["rejected"], limit)
+    chosen = encode(prompt, row["chosen"], limit)
+    rejected = encode(prompt, row["rejected"], limit)
     # The longer reply may have cost the prompt more turns: both are read after the same prompt.
-    if chosen_start < rejected_start:
-        rejected = chosen[:chosen_start] + rejected[rejected_start:]
-    elif rejected_start < chosen_start:
-        chosen = rejected[:rejected_start] + chosen[chosen_start:]
+    if chosen.cut_turns > rejected.cut_turns:
+        rejected = _after(chosen, rejected)
+    elif rejected.cut_turns > chosen.cut_turns:
+        chosen = _after(rejected, chosen)
     return Pair(chosen, rejected, strength_margin(row["strength"]))
+
+
+def _after(shorter: Example, other: Example) -> Example:
+    """The reply of `other` behind the prompt of `shorter`."""
+    prompt, reply = shorter.ids[: shorter.prompt_length], other.ids[other.prompt_length :]
+    return Example(prompt + reply, shorter.prompt_length, shorter.cut_turns)
 
 
 def _validate(held_out: Items, pad_id: int, model: Any) -> dict[str, float]:
@@ -247,11 +256,11 @@ def _validate(held_out: Items, pad_id: int, model: Any) -> dict[str, float]:
     pairs = len(held_out.pairs)
     if pairs == 0:
         return {}
-    scores = score_rows(model, _rows(list(held_out.pairs)), pad_id)
-    return {"validation_accuracy": pair_accuracy(scores[:pairs], scores[pairs:])}
+    found = score_rows(model, _rows(list(held_out.pairs)), pad_id)
+    return {"validation_accuracy": pair_accuracy(found[:pairs], found[pairs:])}
 
 
-def _normalise(model: Any, rows: list[list[int]], pad_id: int) -> None:
+def _normalise(model: Any, rows: list[Example], pad_id: int) -> None:
     """Put shift and scale of the raw scores on training replies into the model's config."""
     stride = -(-len(rows) // NORMALISATION_REPLIES)
     shift, scale = shift_and_scale(score_rows(model, rows[::stride], pad_id))

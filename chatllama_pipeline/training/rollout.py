@@ -1,21 +1,19 @@
-"""Replies sampled from a causal language model, and the log-probabilities of given replies.
+"""Replies sampled from a language model, and the log-probabilities of given replies.
 
 Shapes: B rows, P prompt columns (left-padded), T response columns, V vocabulary. Masks are True
 where a token counts and are carried along, never inferred from ids: pad may equal the end token.
-Works for every decoder-only model of transformers: each takes `logits_to_keep`, and so its own
-head, with whatever scaling or soft cap it has, is applied to the response's columns alone.
+Works for every decoder-only and encoder-decoder model of transformers, through `models.language`.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from chatllama_pipeline.models.language import decoding, response_logits
 from chatllama_pipeline.training.ppo_math import token_logp
 
 # Rows that have stopped leave the batch once this share of its rows has: cutting the cache costs
@@ -47,16 +45,6 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
     ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     return ids, torch.arange(width) >= width - lengths[:, None]
-
-
-def positions(attention_mask: Tensor) -> Tensor:
-    """Position of each token among its row's real tokens, `[B,L]`; padding stands at 0."""
-    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
-
-
-def takes_positions(model: Any) -> bool:
-    """Whether the model takes `position_ids`; those with relative positions alone don't."""
-    return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
@@ -92,39 +80,24 @@ def generate(
     response = torch.full((rows, max_new_tokens), pad_id, device=device)
     lengths = torch.full((rows,), max_new_tokens, device=device)
     stops = torch.tensor(list(stop_ids), device=device)
-    with_positions = takes_positions(model)
 
     active = torch.arange(rows, device=device)  # row of the whole batch that each row here is
     stopped = torch.zeros(rows, dtype=torch.bool, device=device)
-    mask = torch.ones(rows, input_ids.shape[1] + max_new_tokens, dtype=torch.long, device=device)
-    mask[:, : input_ids.shape[1]] = attention_mask
-    next_position = attention_mask.sum(1, keepdim=True)
-    tokens, cache = input_ids, DynamicCache(config=model.config)
+    growing = decoding(model, input_ids, attention_mask, max_new_tokens)
     for t in range(max_new_tokens):
-        extra = {}
-        if with_positions:
-            extra["position_ids"] = positions(attention_mask) if t == 0 else next_position + (t - 1)
-        logits = model(
-            input_ids=tokens,
-            attention_mask=mask[:, : input_ids.shape[1] + t],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **extra,
-        ).logits[:, -1]
-        tokens = draw(logits.float() / temperature, generator)[:, None]
+        tokens = draw(growing.next_logits().float() / temperature, generator)
         running = ~stopped
-        response[active[running], t] = tokens[running, 0]
-        stopped = stopped | torch.isin(tokens[:, 0], stops)
+        response[active[running], t] = tokens[running]
+        stopped = stopped | torch.isin(tokens, stops)
         lengths[active[running & stopped]] = t + 1
         still = int((~stopped).sum())
         if still == 0:
             break
+        growing.append(tokens)
         if len(active) - still >= STOPPED_SHARE * len(active):
             kept = (~stopped).nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            active, tokens, mask = active[kept], tokens[kept], mask[kept]
-            next_position, stopped = next_position[kept], stopped[kept]
+            growing.keep(kept)
+            active, stopped = active[kept], stopped[kept]
     finished = torch.ones(rows, dtype=torch.bool, device=device)
     finished[active] = stopped
     longest = int(lengths.max())
@@ -177,29 +150,6 @@ def _widened(columns: Tensor, width: int, fill: int | bool) -> Tensor:
     return torch.nn.functional.pad(columns, (0, width - columns.shape[1]), value=fill)
 
 
-def joined(
-    input_ids: Tensor, attention_mask: Tensor, response: Tensor, action_mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Prompt and response as `ids[B,P+T-1]`, `mask[B,P+T-1]` (int64).
-
-    The last response column predicts nothing and is left out: the last T columns here are those
-    that predict `response[B,T]`.
-    """
-    ids = torch.cat([input_ids, response[:, :-1]], dim=1)
-    return ids, torch.cat([attention_mask, action_mask[:, :-1]], dim=1).long()
-
-
-def response_logits(
-    model: Any, ids: Tensor, mask: Tensor, columns: int, *, temperature: float
-) -> Tensor:
-    """Logits / temperature `[B,T,V]` (float32) of the last T = `columns` of `ids`, see `joined`."""
-    extra = {"position_ids": positions(mask)} if takes_positions(model) else {}
-    logits: Tensor = model(
-        input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=columns, **extra
-    ).logits
-    return logits.float() / temperature
-
-
 def row_chunks(model: Any, response: Tensor, rows_at_once: int | None = None) -> list[slice]:
     """Slices of rows so small that their logits `[rows,T,V]` may be held at once.
 
@@ -225,14 +175,9 @@ def response_logprobs(
 
     `input_ids[B,P]`, `attention_mask[B,P]`: the prompts, left-padded.
     """
-    ids, mask = joined(input_ids, attention_mask, response, action_mask)
-    logp = [
-        token_logp(
-            response_logits(
-                model, ids[rows], mask[rows], response.shape[1], temperature=temperature
-            ),
-            response[rows],
-        )
-        for rows in row_chunks(model, response)
-    ]
+    logp = []
+    for rows in row_chunks(model, response):
+        columns = (input_ids, attention_mask, response, action_mask)
+        logits = response_logits(model, *(c[rows] for c in columns), temperature=temperature)
+        logp.append(token_logp(logits, response[rows]))
     return torch.where(action_mask, torch.cat(logp), 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from transformers import AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.models.chat import conversation_ids
+from chatllama_pipeline.models.chat import Example, conversation
 from chatllama_pipeline.models.heads import load_actor, pad_right
+from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.language import encoder_decoder_inputs
 from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
@@ -29,14 +30,6 @@ from chatllama_pipeline.training.trainer import (
 )
 
 STAGE = "actor_sft"
-
-
-@dataclass(frozen=True)
-class Example:
-    """A conversation's token ids; the first `prompt_length` of them carry no loss."""
-
-    ids: list[int]
-    prompt_length: int
 
 
 def run(spec: StageSpec, progress: Progress) -> Outcome:
@@ -104,8 +97,11 @@ def completion_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Sum of -log p over completion tokens (nats), float32.
 
     `input_ids[B, L]`, `attention_mask[B, L]`, `completion_mask[B, L]` (True where the token is to
-    be predicted). Only the columns that predict some row's completion are turned into logits.
+    be predicted). Only the columns that predict some row's completion are turned into logits. An
+    encoder-decoder model reads prompt and completion apart, both cut out of the same batch.
     """
+    if kind_of(model.config) is Kind.ENCODER_DECODER:
+        return _encoder_decoder_loss_sum(model, batch)
     targets_mask = batch["completion_mask"]
     first = int(targets_mask.any(dim=0).int().argmax())
     length = targets_mask.shape[1]
@@ -119,6 +115,24 @@ def completion_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     return F.cross_entropy(
         logits[wanted].float(), batch["input_ids"][:, first:][wanted], reduction="sum"
     )
+
+
+def _encoder_decoder_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    completion = batch["completion_mask"]
+    prompt = (batch["attention_mask"] == 1) & ~completion
+    ids, columns = batch["input_ids"], torch.arange(completion.shape[1], device=completion.device)
+    # A completion is moved to column 0, and the columns that nobody's reaches are left out.
+    first = completion.int().argmax(dim=1, keepdim=True)
+    source = (columns + first).clamp(max=len(columns) - 1)
+    lengths, width = completion.sum(1), int(completion.sum(1).max())
+    targets = ids.gather(1, source)[:, :width]
+    wanted = columns[:width] < lengths[:, None]
+    longest = int(prompt.sum(1).max())
+    inputs = encoder_decoder_inputs(
+        model, ids[:, :longest], prompt[:, :longest].long(), targets[:, :-1]
+    )
+    logits = model(**inputs).logits
+    return F.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
 
 
 def collate_completions(examples: list[Example], pad_id: int) -> dict[str, Any]:
@@ -153,11 +167,10 @@ def _examples(
     kept: list[Example] = []
     rows = read_split(folder, split)
     for row in rows:
-        ids, prompt_length = conversation_ids(
-            tokenizer, as_prompt(row["prompt"]), row["completion"], max_length
-        )
-        if len(ids) <= max_length:
-            kept.append(Example(ids, prompt_length))
+        prompt = as_prompt(row["prompt"])
+        example = conversation(tokenizer, prompt, row["completion"], max_length)
+        if len(example.ids) <= max_length:
+            kept.append(example)
     # A small dataset may have nothing to validate on; nothing to learn from is an error.
     if not kept and split == "train":
         raise DataError(

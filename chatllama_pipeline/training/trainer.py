@@ -166,7 +166,7 @@ def train(
     checkpoints = run_folder / "trainer"
     shutil.rmtree(checkpoints, ignore_errors=True)  # a save that a kill interrupted
     run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    use_cache = model.config.use_cache
+    use_cache = getattr(model.config, "use_cache", None)  # an encoder has no cache
     trainer = StageTrainer(
         task.loss_sum,
         model=model,
@@ -190,7 +190,8 @@ def train(
     curves = _curves(trainer.state.log_history)
     if finite.passed and not all(math.isfinite(y) for curve in curves for _, y in curve.points):
         finite = _not_finite("a validation figure is not finite", settings.lr)
-    model.config.use_cache = use_cache
+    if use_cache is not None:
+        model.config.use_cache = use_cache
     model.eval()
     return Training(curves, time.monotonic() - started, steps, warnings, finite)
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig
 
 from chatllama_pipeline.models.chat import (
     CHAT_TEMPLATE,
-    conversation_ids,
+    conversation,
     ensure_chat_template,
     prompt_ids,
     stop_ids,
@@ -50,17 +50,17 @@ def test_a_last_turn_that_cannot_fit_comes_back_longer_than_allowed(tokenizer: A
 def test_a_conversation_ends_in_the_end_token_and_says_where_the_reply_begins(
     tokenizer: Any,
 ) -> None:
-    ids, prompt_length = conversation_ids(tokenizer, user_prompt("alpha"), "bravo", 100)
+    ids, prompt_length, _ = conversation(tokenizer, user_prompt("alpha"), "bravo", 100)
     assert tokenizer.decode(ids[:prompt_length]) == "<|user|>alpha<|end|><|assistant|>"
     assert tokenizer.decode(ids[prompt_length:]) == "bravo<|end|>"
 
 
 def test_a_reply_costs_the_prompt_its_oldest_turns_and_is_never_cut(tokenizer: Any) -> None:
-    whole, _ = conversation_ids(tokenizer, PROMPT, "echo foxtrot", 100)
-    ids, prompt_length = conversation_ids(tokenizer, PROMPT, "echo foxtrot", len(whole) - 1)
+    whole, *_ = conversation(tokenizer, PROMPT, "echo foxtrot", 100)
+    ids, prompt_length, _ = conversation(tokenizer, PROMPT, "echo foxtrot", len(whole) - 1)
     assert tokenizer.decode(ids[:prompt_length]).startswith("<|system|>bravo<|end|><|user|>delta")
     assert tokenizer.decode(ids[prompt_length:]) == "echo foxtrot<|end|>"
-    ids, prompt_length = conversation_ids(tokenizer, PROMPT, "echo foxtrot", 5)
+    ids, prompt_length, _ = conversation(tokenizer, PROMPT, "echo foxtrot", 5)
     assert len(ids) > 5
     assert tokenizer.decode(ids[prompt_length:]) == "echo foxtrot<|end|>"
 
@@ -85,7 +85,7 @@ def test_a_tokenizer_without_template_and_pad_token_gets_ours_and_keeps_its_voca
 ) -> None:
     size = len(tokenizer)
     tokenizer.chat_template, tokenizer.pad_token = None, None
-    ensure_chat_template(tokenizer)
+    ensure_chat_template(tokenizer, LlamaConfig())
     assert tokenizer.chat_template == CHAT_TEMPLATE
     assert tokenizer.pad_token_id == 1
     assert len(tokenizer) == size

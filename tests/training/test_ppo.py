@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.heads import (
     SCORE_SCALE,
     SCORE_SHIFT,
@@ -226,8 +227,9 @@ def test_a_critic_from_the_reward_model_starts_from_its_scores(
     )
     rows = [[7, 8, 9, 10], [11, 12, 13, 14]]
     ids, mask = pad_right(rows, 0)
-    expected = (score_rows(reward, rows, pad_id=0) - 0.25) / 0.5
-    found = module.eval()(ids, mask, torch.tensor([[1], [1]]), 1.0, False).values[:, 0]
+    expected = (score_rows(reward, [Example(row, 3) for row in rows], pad_id=0) - 0.25) / 0.5
+    response = torch.tensor([[1], [1]])
+    found = module.eval()(ids, mask, response, response == 1, 1.0, False).values[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

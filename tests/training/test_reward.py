@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.chat import Example, conversation
 from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_rows
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import PREFERENCE_SCHEMA, REWARD_SCHEMA, StageSpec, user_prompt
@@ -152,11 +154,11 @@ def test_nothing_to_learn_from_is_an_error(
 def test_pairs_and_scores_in_one_forward_cost_what_they_cost_apart(tiny_base_folder: Path) -> None:
     torch.manual_seed(0)
     model = load_reward(tiny_base_folder, torch.float32)
-    pair = Pair([3, 40, 4, 50, 51, 52, 1], [3, 40, 4, 60, 1], margin=0.5)
-    scored = Scored([3, 41, 4, 70, 1], score=-1.5)
-    together = collate_items([scored, pair], pad_id=0)
+    pair = Pair(Example([3, 40, 4, 50, 51, 52, 1], 3), Example([3, 40, 4, 60, 1], 3), margin=0.5)
+    scored = Scored(Example([3, 41, 4, 70, 1], 3), score=-1.5)
+    together = collate_items(model, [scored, pair], pad_id=0)
     assert together.pop("weight") == 2
-    chosen, rejected, reply = score_rows(model, [pair.chosen, pair.rejected, scored.ids], 0)
+    chosen, rejected, reply = score_rows(model, [pair.chosen, pair.rejected, scored.row], 0)
     expected = (
         -torch.nn.functional.logsigmoid(chosen - rejected - 0.5)
         + 0.01 * (chosen + rejected) ** 2
@@ -179,12 +181,15 @@ def test_both_replies_of_a_pair_follow_the_same_shortened_prompt(
     ]
     row["rejected"] = "kilo kilo kilo kilo kilo kilo"
     tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
-    pair = _pair(tokenizer, row, 24)
-    assert tokenizer.decode(pair.chosen) == "<|user|>india<|end|><|assistant|>alpha kilo<|end|>"
-    assert tokenizer.decode(pair.rejected).startswith("<|user|>india<|end|><|assistant|>kilo kilo")
-    assert len(pair.rejected) <= 24
+    encode = partial(conversation, tokenizer)
+    pair = _pair(encode, row, 24)
+    assert tokenizer.decode(pair.chosen.ids) == "<|user|>india<|end|><|assistant|>alpha kilo<|end|>"
+    assert tokenizer.decode(pair.rejected.ids).startswith(
+        "<|user|>india<|end|><|assistant|>kilo kilo"
+    )
+    assert len(pair.rejected.ids) <= 24
     row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
-    swapped = _pair(tokenizer, row, 24)
+    swapped = _pair(encode, row, 24)
     assert (swapped.chosen, swapped.rejected) == (pair.rejected, pair.chosen)
 
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from chatllama_pipeline.errors import CheckError, DataError, SettingsError
+from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
 from chatllama_pipeline.training.sft import (
-    Example,
     collate_completions,
     completion_loss_sum,
     run,
