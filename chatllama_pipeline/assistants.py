@@ -10,15 +10,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from chatllama_pipeline.original import TAKEN
-from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings import AssistantSettings, Section
+from chatllama_pipeline.settings.assistant import ROLES
 
+_Section = TypeVar("_Section", bound=Section)
 ROOT_VARIABLE = "CHATLLAMA_ASSISTANTS"
 CONFIG_FILE = "config.yaml"
 NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
@@ -105,8 +107,9 @@ def load_assistant(
     for dotted, value in overrides.items():
         _put(raw, dotted, value)
     warnings = _take_original_keys(raw, config)
-    settings = _validate(raw, config, overrides)
-    return Assistant(name, folder, _resolve_models(settings, folder), overrides, warnings)
+    settings = _resolve_models(_validate(raw, config, overrides), folder)
+    told = [f"{config}: {text}" for role in ROLES for text in settings.role(role).warnings()]
+    return Assistant(name, folder, settings, overrides, [*warnings, *dict.fromkeys(told)])
 
 
 def unknown_assistant(name: str, root: Path | None = None) -> UnknownAssistantError:
@@ -228,14 +231,24 @@ def _known_keys(sections: tuple[str | int, ...]) -> list[str]:
 
 def _resolve_models(settings: AssistantSettings, folder: Path) -> AssistantSettings:
     """Make local model folders absolute: they are written relative to the assistant's folder."""
-    changed: dict[str, Any] = {}
-    for section in ("actor_config", "reward_config"):
-        config = getattr(settings, section)
+
+    def absolute(section: _Section) -> _Section:
         paths = {}
         for key in ("model", "tokenizer_path"):
-            text = getattr(config, key)
+            text = getattr(section, key, None)
             if text and (text.startswith((".", "/", "~")) or (folder / text).is_dir()):
                 paths[key] = str((folder / Path(text).expanduser()).resolve())
-        if paths:
-            changed[section] = config.model_copy(update=paths)
+        return section.model_copy(update=paths)
+
+    llm = absolute(settings.llm)
+    changed: dict[str, Any] = {
+        "actor_config": absolute(settings.actor_config),
+        "reward_config": absolute(settings.reward_config),
+        "llm": llm.model_copy(
+            update={"writer": absolute(llm.writer), "judge": absolute(llm.judge)}
+        ),
+        "evaluation": settings.evaluation.model_copy(
+            update={"judge": absolute(settings.evaluation.judge)}
+        ),
+    }
     return settings.model_copy(update=changed)

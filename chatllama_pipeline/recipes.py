@@ -79,6 +79,11 @@ _OPTIMIZER = (
     "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision"
 )
 _SPLIT = _keys("data", "validation_share test_share")
+# Of who answers, all that can change an answer; speed, money and keys cannot.
+_ASKED = "provider model base_url style temperature max_tokens omit extra_body"
+_WRITER = (*_keys("llm", _ASKED), *_keys("llm.writer", _ASKED))
+_JUDGE = (*_keys("llm", _ASKED), *_keys("llm.judge", _ASKED))
+_EVALUATION_JUDGE = (*_JUDGE, *_keys("evaluation.judge", _ASKED))
 
 MADE_FROM: dict[str, tuple[str, ...]] = {
     "shp": (),
@@ -93,14 +98,15 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
         *_keys("checks", "max_identical_pairs max_length_only_accuracy"),
         "reward_config.objective",
     ),
-    "synthetic_conversations": ("seed", *_keys("llm", "provider synthetic_conversations")),
-    "synthetic_prompts": ("seed", *_keys("llm", "provider synthetic_prompts")),
-    "synthetic_completions": ("seed", *_keys("llm", "provider synthetic_completions")),
+    "synthetic_conversations": ("seed", *_WRITER, "llm.synthetic_conversations"),
+    "synthetic_prompts": ("seed", *_WRITER, "llm.synthetic_prompts"),
+    "synthetic_completions": ("seed", *_WRITER, "llm.synthetic_completions"),
     "actor_training_data": ("data.actor_replies", *_SPLIT, "checks.few_rows"),
-    "rlhf_training_data": (*_SPLIT, "checks.few_rows", "llm.provider", "evaluation.judge"),
+    "rlhf_training_data": (*_SPLIT, "checks.few_rows", *_EVALUATION_JUDGE),
     "reward_training_data": (
         "seed",
-        *_keys("llm", "provider scored_pairs"),
+        *_JUDGE,
+        "llm.scored_pairs",
         *_SPLIT,
         *_keys("checks", "min_reward_rows min_judge_agreement"),
         "reward_config.objective",
@@ -128,10 +134,10 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     ),
     "evaluation": (
         "seed",
-        "llm.provider",
+        *_EVALUATION_JUDGE,
         "actor_config.max_tokens",
         "actor_config.max_sequence_length",
-        *_keys("evaluation", "prompts judge temperature bootstrap_samples table_rows"),
+        *_keys("evaluation", "prompts temperature bootstrap_samples table_rows"),
         *_keys("release", "stage min_win_rate max_kl max_length_ratio"),
         *_keys("checks", "min_reward_accuracy max_kl max_length_ratio"),
     ),
@@ -192,12 +198,11 @@ def recipe_for(
     inputs: dict[str, Any] = {}
     if asset == "personal_data":
         inputs["files"] = personal_fingerprint(assistant.folder, assistant.settings)
-    elif asset in ("actor_base", "reward_base"):
-        _replace_local_folders(settings, inputs)
     elif asset == "evaluation":
         inputs["unpromoted_overrides"] = unpromoted
     elif asset == "release":
         inputs["approved"] = is_approved(store.root, assistant.name, upstream["evaluation"])
+    _replace_local_folders(settings, inputs)
     return Recipe(asset, assistant.name, CODE_VERSION[asset], dict(upstream), settings, inputs)
 
 

@@ -13,9 +13,10 @@ from chatllama_pipeline.settings.evaluation import (
     EvaluationSettings,
     ReleaseSettings,
 )
-from chatllama_pipeline.settings.llm import LlmSettings, ProviderName
+from chatllama_pipeline.settings.llm import LlmRole, LlmSettings, Price, ProviderName
 from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.reward import RewardSettings
+from chatllama_pipeline.settings.role import RoleSettings
 from chatllama_pipeline.settings.section import SCRATCH, Section
 
 __all__ = [
@@ -27,12 +28,15 @@ __all__ = [
     "CriticSettings",
     "DataSettings",
     "EvaluationSettings",
+    "LlmRole",
     "LlmSettings",
     "PpoSettings",
+    "Price",
     "ProviderName",
     "ReleaseSettings",
     "RetrainSettings",
     "RewardSettings",
+    "RoleSettings",
     "Section",
     "SourceName",
     "StoreSettings",

@@ -16,7 +16,10 @@ from chatllama_pipeline.settings.evaluation import (
 from chatllama_pipeline.settings.llm import LlmSettings
 from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.reward import RewardSettings
+from chatllama_pipeline.settings.role import RoleName, RoleSettings, resolve
 from chatllama_pipeline.settings.section import Count, Positive, Section
+
+ROLES: tuple[RoleName, ...] = ("writer", "judge", "evaluation_judge")
 
 
 class RetrainSettings(Section):
@@ -57,20 +60,28 @@ class AssistantSettings(Section):
     checks: CheckSettings = CheckSettings()
 
     @model_validator(mode="after")
-    def _rules_know_only_the_grammar(self) -> Self:
+    def _every_role_can_be_played(self) -> Self:
         others = [name for name in self.data.sources if name != "grammar"]
-        for key, who in (("llm.provider", self.llm.provider), ("evaluation.judge", self.judge)):
-            if who == "rules" and others:
+        for name in ROLES:
+            role = self.role(name)
+            if role.provider == "rules" and others:
+                key = role.key if role.key == "evaluation.judge" else f"{role.key}.provider"
                 raise ValueError(
                     f"{key}: rules knows only the grammar, and data.sources names "
                     f"{', '.join(others)}; set {key}: none"
                 )
+            if faults := role.faults():
+                raise ValueError(faults[0])
         return self
 
     @property
     def judge(self) -> str:
         """Who judges in evaluation: its own setting, else the provider."""
-        return self.evaluation.judge or self.llm.provider
+        return self.role("evaluation_judge").provider
+
+    def role(self, name: RoleName) -> RoleSettings:
+        """All that is set for a role, with what it takes over and the defaults."""
+        return resolve(name, self.llm, self.evaluation.judge)
 
     def at(self, dotted: str) -> Any:
         """The plain value at a dotted key."""

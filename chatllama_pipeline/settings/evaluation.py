@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from chatllama_pipeline.settings.llm import ProviderName
+from chatllama_pipeline.settings.llm import LlmRole
 from chatllama_pipeline.settings.section import Count, Positive, PositiveFloat, Section, Share
 
 
@@ -14,10 +14,19 @@ class EvaluationSettings(Section):
     """How the actors are compared on test prompts."""
 
     prompts: Positive = Field(default=200, description="test prompts, at most")
-    judge: ProviderName | None = Field(default=None, description="the llm provider if null")
+    judge: LlmRole = Field(
+        default=LlmRole(), description="as llm.judge if empty; a provider's name alone will do"
+    )
     temperature: PositiveFloat = 1.0
     bootstrap_samples: Positive = 2000
     table_rows: Positive = 12
+
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _provider_alone(cls, judge: Any) -> Any:
+        if judge is None:
+            return {}
+        return {"provider": judge} if isinstance(judge, str) else judge
 
 
 class ReleaseSettings(Section):

@@ -1,0 +1,162 @@
+"""A role of `llm` with everything decided: its own keys, those it takes over, the defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from chatllama_pipeline.settings.llm import (
+    CallSettings,
+    LlmRole,
+    LlmSettings,
+    ModelPrice,
+    Price,
+    Style,
+)
+
+RoleName = Literal["writer", "judge", "evaluation_judge"]
+
+OPENAI_URL = "https://api.openai.com/v1"
+OPENAI_KEY = "OPENAI_API_KEY"
+JUDGE_TEMPERATURE, WRITER_TEMPERATURE = 0.1, 1.0
+MAX_TOKENS, TIMEOUT_SECONDS, CONCURRENCY, BATCH_SIZE = 512, 120.0, 16, 8
+
+# Models that only complete text. They are gone from OpenAI and live on in people's configs and
+# behind compatible servers.
+_COMPLETION_MODELS = re.compile(
+    r"(text-(davinci|curie|babbage|ada)-\d+|(davinci|babbage)-002|gpt-3\.5-turbo-instruct.*)"
+)
+# The original ChatLLaMA's names, and today's way.
+_ORIGINAL_MODELS = ("text-davinci-003", "gpt-3.5-turbo")
+_ENDED = {
+    "text-davinci-003": "OpenAI shut it down in January 2024",
+    "gpt-3.5-turbo": "a model of 2022 that OpenAI has replaced",
+}
+
+
+@dataclass(frozen=True)
+class RoleSettings:
+    """One role, resolved. `key` is where it stands in config.yaml, for messages."""
+
+    key: str
+    provider: str
+    model: str
+    base_url: str
+    api_key_env: str
+    style: Style
+    temperature: float
+    max_tokens: int
+    timeout: float
+    concurrency: int
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    price: ModelPrice | None
+    max_usd: float
+    batch: bool
+    omit: Sequence[str]
+    extra_body: Mapping[str, Any]
+    batch_size: int
+
+    @property
+    def asks_a_model(self) -> bool:
+        """Whether a language model plays this role."""
+        return self.provider in ("openai", "transformers")
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether OpenAI itself answers, whose terms and parameter names then hold."""
+        return self.provider == "openai" and ".openai.com" in self.base_url
+
+    def faults(self) -> list[str]:
+        """What is missing or contradicts itself; each names its key and the cure."""
+        if not self.asks_a_model:
+            return []
+        if not self.model:
+            return [f"{self.key}.model is missing: name the model that {self.provider} shall ask"]
+        found = []
+        if self.provider == "openai" and self.price is None:
+            found.append(
+                f"llm.prices has no price for {self.model!r} ({self.key}.model): set {self.key}."
+                f"price or llm.prices to {{input: ..., output: ...}} in US dollars per million "
+                f"tokens as the provider lists them, to free (your own server), or to unknown "
+                f"(then no money is counted, and llm.max_usd can't hold)"
+            )
+        if self.batch and self.provider != "openai":
+            found.append(f"{self.key}.batch: true needs provider: openai, not {self.provider}")
+        return found
+
+    def warnings(self) -> list[str]:
+        """What works and yet should be told."""
+        told = []
+        if self.provider == "openai" and self.model in _ORIGINAL_MODELS:
+            told.append(
+                f"{self.key}.model: {self.model!r} is sent as it is, but {_ENDED[self.model]}; "
+                f"choose a chat model that {self.base_url}/models lists, and style: chat"
+            )
+        return told
+
+
+def resolve(role: RoleName, llm: LlmSettings, evaluation_judge: LlmRole) -> RoleSettings:
+    """The settings of a role.
+
+    What a role leaves out it takes from above: evaluation.judge from llm.judge, that and
+    llm.writer from llm. A role that names another provider takes nothing over.
+    """
+    own = {"writer": llm.writer, "judge": llm.judge, "evaluation_judge": evaluation_judge}[role]
+    chain: list[tuple[str, CallSettings]] = [("llm", llm)]
+    if role == "evaluation_judge":
+        chain.insert(0, ("llm.judge", llm.judge))
+    key = "evaluation.judge" if role == "evaluation_judge" else f"llm.{role}"
+    chain.insert(0, (key, own))
+    provider, given = _taken_over(chain)
+    if not own.model_fields_set:
+        key = next((name for name, level in chain if level.model_fields_set), "llm")
+    return _decided(key, provider, given, role, llm)
+
+
+def _taken_over(chain: Sequence[tuple[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """The provider, and every key's first value among the levels that speak of it."""
+    provider = next(level.provider for _, level in chain if level.provider is not None)
+    given: dict[str, Any] = {}
+    for _, level in chain:
+        if level.provider not in (None, provider):
+            break
+        named = "model" in given
+        for name in CallSettings.model_fields:
+            # The price beside another model's name is that model's.
+            if getattr(level, name) is not None and not (named and name == "price"):
+                given.setdefault(name, getattr(level, name))
+    return provider, given
+
+
+def _decided(
+    key: str, provider: str, given: dict[str, Any], role: RoleName, llm: LlmSettings
+) -> RoleSettings:
+    model = given.get("model") or ""
+    style: Style = "completion" if _COMPLETION_MODELS.fullmatch(model) else "chat"
+    price: ModelPrice | None = given.get("price") or llm.prices.get(model)
+    if provider == "transformers":
+        price = Price(input=0, output=0)
+    temperature = WRITER_TEMPERATURE if role == "writer" else JUDGE_TEMPERATURE
+    return RoleSettings(
+        key=key,
+        provider=provider,
+        model=model,
+        base_url=(given.get("base_url") or OPENAI_URL).rstrip("/"),
+        api_key_env=given.get("api_key_env") or OPENAI_KEY,
+        style=given.get("style") or style,
+        temperature=given.get("temperature", temperature),
+        max_tokens=given.get("max_tokens", MAX_TOKENS),
+        timeout=given.get("timeout", TIMEOUT_SECONDS),
+        concurrency=given.get("concurrency", CONCURRENCY),
+        requests_per_minute=given.get("requests_per_minute"),
+        tokens_per_minute=given.get("tokens_per_minute"),
+        price=price,
+        max_usd=llm.max_usd,
+        batch=given.get("batch", False),
+        omit=tuple(given.get("omit", ())),
+        extra_body=given.get("extra_body", {}),
+        batch_size=given.get("batch_size", BATCH_SIZE),
+    )
