@@ -26,7 +26,7 @@ from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training.ppo_loop import Task, train
 from chatllama_pipeline.training.ppo_model import ActorCritic
-from chatllama_pipeline.training.rollout import generate, pad_left
+from chatllama_pipeline.training.rollout import generate, pad_left, uniform_levels
 
 VOCABULARY, PAD, PROMPT_TOKENS, REPEATS = 1024, 0, 20, 7
 # 3 % of the tokens end a reply: 48 columns then hold 26 tokens on average.
@@ -79,7 +79,7 @@ def compare_decoding(actor: Any, prompts: list[list[int]], new_tokens: int) -> N
             temperature=1.0,
             stop_ids=STOPS,
             pad_id=PAD,
-            generator=torch.Generator().manual_seed(0),
+            levels=uniform_levels(len(ids), new_tokens, torch.Generator().manual_seed(0)),
         )
         return int(found.action_mask.sum())
 

@@ -35,8 +35,8 @@ CODE_VERSION: dict[str, str] = {
     "reward_base": "1",
     "reward_model": "1",
     "actor_sft": "1",
-    "actor_ppo": "1",
-    "evaluation": "1",
+    "actor_ppo": "2",
+    "evaluation": "2",
     "release": "1",
 }
 
@@ -129,7 +129,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
             "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted gae_lambda "
             "kl_beta kl_target kl_horizon update_kl_limit value_coefficient score_clip "
             "missing_eos_penalty max_grad_norm temperature num_episodes max_timesteps "
-            "update_timesteps num_examples batch_size rollout_batch_size epochs precision",
+            "update_timesteps num_examples batch_size epochs precision",
         ),
     ),
     "evaluation": (

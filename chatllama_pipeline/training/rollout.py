@@ -47,16 +47,23 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
     return ids, torch.arange(width) >= width - lengths[:, None]
 
 
-def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+def draw(logits: Tensor, levels: Tensor) -> Tensor:
     """One index `[B]` from the softmax of each row of `logits[B,V]`, by inverting its CDF.
 
-    One uniform number per row: `torch.multinomial` draws V, and took a quarter of the decoding.
+    `levels[B]` are uniform in [0, 1): one number per row. `torch.multinomial` draws V, and took a
+    quarter of the decoding.
     """
     cdf = torch.softmax(logits, dim=-1).cumsum(-1, dtype=torch.float64)
-    level = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device, generator=generator)
     # `right`: the first index whose CDF exceeds the level, never one of probability 0.
-    found = torch.searchsorted(cdf, level * cdf[:, -1:], right=True)
+    found = torch.searchsorted(cdf, levels[:, None] * cdf[:, -1:], right=True)
     return found[:, 0].clamp(max=cdf.shape[1] - 1)
+
+
+def uniform_levels(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Numbers uniform in [0, 1), `[rows, columns]` (float64), on the generator's device."""
+    return torch.rand(
+        rows, columns, dtype=torch.float64, device=generator.device, generator=generator
+    )
 
 
 @torch.inference_mode()
@@ -69,12 +76,13 @@ def generate(
     temperature: float,
     stop_ids: Sequence[int],
     pad_id: int,
-    generator: torch.Generator,
+    levels: Tensor,
 ) -> Rollout:
     """Sample one reply to each row of `input_ids[B,P]` from the softmax of logits / temperature.
 
     Nothing else bends the distribution. T is the longest reply's length, `max_new_tokens` at
-    most. `generator` lives on the model's device; the same seed gives the same replies.
+    most. `levels[B,max_new_tokens]` (see `uniform_levels`) are a row's own chances, so that its
+    reply depends on no other row of the batch.
     """
     rows, device = input_ids.shape[0], input_ids.device
     response = torch.full((rows, max_new_tokens), pad_id, device=device)
@@ -85,7 +93,7 @@ def generate(
     stopped = torch.zeros(rows, dtype=torch.bool, device=device)
     growing = decoding(model, input_ids, attention_mask, max_new_tokens)
     for t in range(max_new_tokens):
-        tokens = draw(growing.next_logits().float() / temperature, generator)
+        tokens = draw(growing.next_logits().float() / temperature, levels[active, t])
         running = ~stopped
         response[active[running], t] = tokens[running]
         stopped = stopped | torch.isin(tokens, stops)
@@ -115,11 +123,16 @@ def sample_replies(
     stop_ids: Sequence[int],
     pad_id: int,
     generator: torch.Generator,
+    share: slice = slice(None),
 ) -> Rollout:
     """`generate` for B prompts of any lengths, in batches of like length; rows in prompt order.
 
-    `rollout_batch_size` rows at once, all if None; fewer cost speed, and change what is sampled.
+    `rollout_batch_size` rows at once, all if None; fewer cost nothing but speed. `generator` lives
+    on the model's device; the same seed gives the same replies. With a `share` of the prompts,
+    only their replies are sampled, each as it would be among all.
     """
+    levels = uniform_levels(len(prompts), max_new_tokens, generator)[share]
+    prompts = prompts[share]
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
     parts = []
     for start in range(0, len(order), rollout_batch_size or len(order)):
@@ -134,7 +147,7 @@ def sample_replies(
                 temperature=temperature,
                 stop_ids=stop_ids,
                 pad_id=pad_id,
-                generator=generator,
+                levels=levels[rows],
             )
         )
     width = max(part.response.shape[1] for part in parts)

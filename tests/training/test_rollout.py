@@ -16,6 +16,7 @@ from chatllama_pipeline.training.rollout import (
     pad_left,
     response_logprobs,
     sample_replies,
+    uniform_levels,
 )
 
 PAD, STOP = 0, 1
@@ -55,9 +56,10 @@ def sampled(model: Any, prompts: list[list[int]], seed: int = 0, **changes: Any)
         "temperature": 1.0,
         "stop_ids": [STOP, 2, 3],
         "pad_id": PAD,
-        "generator": torch.Generator().manual_seed(seed),
-    }
-    return generate(model, ids, mask, **(arguments | changes))
+    } | changes
+    draws = torch.Generator().manual_seed(seed)
+    levels = uniform_levels(len(prompts), arguments["max_new_tokens"], draws)
+    return generate(model, ids, mask, levels=levels, **arguments)
 
 
 def unpadded_logprobs(
@@ -76,14 +78,14 @@ def test_the_cached_loop_samples_what_full_forwards_sample(
 ) -> None:
     model = request.getfixturevalue(name)
     found = sampled(model, PROMPTS, seed=3, temperature=0.7)
-    generator = torch.Generator().manual_seed(3)
+    levels = uniform_levels(len(PROMPTS), 12, torch.Generator().manual_seed(3))
     replies: list[list[int]] = [[] for _ in PROMPTS]
     active = list(range(len(PROMPTS)))
-    for _ in range(12):
+    for t in range(12):
         logits = torch.stack(
             [model(torch.tensor([PROMPTS[row] + replies[row]])).logits[0, -1] for row in active]
         )
-        for row, token in zip(active, draw(logits / 0.7, generator).tolist(), strict=True):
+        for row, token in zip(active, draw(logits / 0.7, levels[active, t]).tolist(), strict=True):
             replies[row].append(token)
         # One of four rows stopping is enough for the rest to go on alone.
         active = [row for row in active if replies[row][-1] not in (STOP, 2, 3)]
@@ -95,7 +97,8 @@ def test_the_cached_loop_samples_what_full_forwards_sample(
 
 def test_draws_follow_the_softmax_and_never_hit_an_impossible_token() -> None:
     logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0]).expand(20_000, 4)
-    counts = draw(logits, torch.Generator().manual_seed(0)).bincount(minlength=4) / 20_000
+    levels = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    counts = draw(logits, levels).bincount(minlength=4) / 20_000
     # e^0, e^1, 0, e^2 over their sum 11.107
     torch.testing.assert_close(counts, torch.tensor([0.0900, 0.2447, 0, 0.6652]), atol=0.01, rtol=0)
     assert counts[2] == 0
@@ -132,30 +135,27 @@ def test_the_same_seed_samples_the_same_replies_and_another_seed_others(llama: A
     assert first.reply_ids() == second.reply_ids() != other.reply_ids()
 
 
-def test_batches_of_like_length_come_back_in_prompt_order(llama: Any) -> None:
-    arguments: dict[str, Any] = {
-        "max_new_tokens": 6,
-        "temperature": 1e-4,  # so sharp that each reply follows from its prompt alone
-        "stop_ids": [STOP],
-        "pad_id": PAD,
-    }
-    both = [
-        sample_replies(
+def test_a_reply_depends_on_no_other_row(llama: Any) -> None:
+    prompts = [PROMPTS[row % 4] for row in range(12)]
+
+    def replies(size: int | None, share: slice = slice(None)) -> list[list[int]]:
+        return sample_replies(
             llama,
-            PROMPTS,
+            prompts,
             rollout_batch_size=size,
+            max_new_tokens=6,
+            temperature=1.0,
+            stop_ids=[STOP],
+            pad_id=PAD,
             generator=torch.Generator().manual_seed(0),
-            **arguments,
-        )
-        for size in (None, 1, 3)
-    ]
-    alone = [
-        sample_replies(
-            llama, [prompt], rollout_batch_size=1, generator=torch.Generator(), **arguments
-        ).reply_ids()[0]
-        for prompt in PROMPTS
-    ]
-    assert [found.reply_ids() for found in both] == [alone] * 3
+            share=share,
+        ).reply_ids()
+
+    together = replies(None)
+    assert len({tuple(reply) for reply in together}) == 12
+    assert replies(1) == replies(5) == together
+    assert replies(None, slice(0, 12, 2)) == together[::2]
+    assert replies(2, slice(6, 12)) == together[6:]
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
