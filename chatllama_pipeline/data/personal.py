@@ -1,203 +1,167 @@
-"""The user's own rows: three JSON files in the original ChatLLaMA's formats, and templates.json.
+"""The user's own rows and templates: validated, and written as the tables of `personal_data`.
 
-Files are read, never written. All errors of all files are told at once, so that one round of
+Their files are read, never written. All errors of all files are told at once, so that one round of
 corrections is enough.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
-import posixpath
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from chatllama_pipeline.data.personal_files import OwnFile, find_files, read_file, read_json
+from chatllama_pipeline.data.personal_rows import TABLES, Errors, rows_of, text_error
 from chatllama_pipeline.data.splits import Row
-from chatllama_pipeline.data.tables import user_messages, write_rows
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import MESSAGES, Outcome
-from chatllama_pipeline.settings import (
-    ActorSettings,
-    AssistantSettings,
-    PpoSettings,
-    RewardSettings,
-)
+from chatllama_pipeline.manifests import hash_file
+from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.settings import AssistantSettings
+
+__all__ = [
+    "TABLES",
+    "TEMPLATES_FILE",
+    "TEMPLATE_KEYS",
+    "build_personal_data",
+    "personal_fingerprint",
+]
 
 TEMPLATES_FILE = "templates.json"
 TEMPLATE_KEYS = ("actor", "reward", "rlhf")
-_ERRORS_TOLD = 20
-
-_PROMPT = pa.field("prompt", MESSAGES, nullable=False)
-_COMPLETION = pa.field("completion", pa.string(), nullable=False)
-_SOURCE = pa.field("source", pa.string(), nullable=False)
-TABLES: dict[str, pa.Schema] = {
-    "actor": pa.schema([_PROMPT, _COMPLETION, _SOURCE]),
-    "reward": pa.schema([_PROMPT, _COMPLETION, pa.field("score", pa.float64()), _SOURCE]),
-    "rlhf": pa.schema([_PROMPT, _SOURCE]),
-}
-
-Errors = list[str]
+# What is held back before it is written, so that memory stays flat, rows of 5 MB included.
+_ROWS_PER_WRITE = 5_000
+_CHARACTERS_PER_WRITE = 8 * 2**20
+_UNREADABLE = "cannot be read"
 
 
-def _text_error(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return f"{value!r} is no text; write it in double quotes"
-    return None if value.strip() else "is empty; write a text, or remove the row"
+class _Tables:
+    """Writers of all tables; what was added goes to the files in portions."""
+
+    def __init__(self, output: Path) -> None:
+        self.rows: Counter[str] = Counter({table: 0 for table in TABLES})
+        self._waiting: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self._characters = 0
+        self._paths = {table: output / f"{table}.parquet" for table in TABLES}
+        self._writers = {
+            table: pq.ParquetWriter(path, TABLES[table]) for table, path in self._paths.items()
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._flush()
+        for writer in self._writers.values():
+            writer.close()
+        if kind is not None:
+            for path in self._paths.values():
+                path.unlink()
+
+    def add(self, table: str, row: Row) -> None:
+        self._waiting[table].append(row)
+        self.rows[table] += 1
+        self._characters += sum(len(turn["content"]) for turn in row["prompt"])
+        self._characters += sum(len(value) for value in row.values() if isinstance(value, str))
+        full = len(self._waiting[table]) >= _ROWS_PER_WRITE
+        if full or self._characters >= _CHARACTERS_PER_WRITE:
+            self._flush()
+
+    def _flush(self) -> None:
+        for table, rows in self._waiting.items():
+            if rows:
+                self._writers[table].write_table(pa.Table.from_pylist(rows, schema=TABLES[table]))
+                rows.clear()
+        self._characters = 0
 
 
-def _score_error(value: Any) -> str | None:
-    # JSON's true and false are numbers to Python, and no scores.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is None or (is_number and 0 <= value <= 5):
+def _add_rows(file: OwnFile, tables: _Tables, errors: Errors) -> str | None:
+    """Add the rows of a file while there are no errors; a warning about identical pairs, if any."""
+    identical: list[int] = []
+    for number, raw in read_file(file, errors):
+        for table, row in rows_of(file.table, raw, f"{file.name}, row {number}", errors):
+            if table == "pairs" and row["chosen"].strip() == row["rejected"].strip():
+                identical.append(number)
+            if not errors.count:
+                tables.add(table, row)
+    if not identical:
         return None
-    return f"{value!r} is no score; write a number from 0 to 5, or null to have it scored"
-
-
-_FIELDS: dict[str, dict[str, Callable[[Any], str | None]]] = {
-    "actor": {"user_input": _text_error, "completion": _text_error},
-    "reward": {"user_input": _text_error, "completion": _text_error, "score": _score_error},
-    "rlhf": {"user_input": _text_error},
-}
-
-
-def _settings_of(settings: AssistantSettings) -> dict[str, tuple[str, str, str]]:
-    """table: (dotted key of its path, the path, the default path)."""
-    examples = PpoSettings().examples_path
-    return {
-        "actor": (
-            "actor_config.train_dataset_path",
-            settings.actor_config.train_dataset_path,
-            ActorSettings().train_dataset_path,
-        ),
-        "reward": (
-            "reward_config.train_dataset_path",
-            settings.reward_config.train_dataset_path,
-            RewardSettings().train_dataset_path,
-        ),
-        "rlhf": ("trainer_config.examples_path", settings.trainer_config.examples_path, examples),
-    }
-
-
-def _decode(raw: bytes, name: str, errors: Errors) -> Any:
-    """The value of a JSON file, or None with an error noted."""
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        errors.append(f"{name}: byte {error.start} is not UTF-8; save the file as UTF-8")
-        return None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        cure = "write it as JSON: double quotes, and no comma after the last value"
-        if text.startswith("None", error.pos):
-            cure = "None is Python's word: write null"
-        elif text.startswith(("True", "False"), error.pos):
-            cure = "write true or false, in small letters"
-        errors.append(f"{name}: no JSON at line {error.lineno}, column {error.colno}; {cure}")
-        return None
-
-
-def _check_rows(table: str, listed: Any, name: str, errors: Errors) -> list[Row]:
-    fields = _FIELDS[table]
-    if not isinstance(listed, list):
-        errors.append(f"{name}: holds no list; write [ before the first row and ] after the last")
-        return []
-    rows: list[Row] = []
-    for number, row in enumerate(listed, start=1):
-        where = f"{name}, row {number}"
-        if not isinstance(row, dict):
-            wanted = ", ".join(f'"{field}": ...' for field in fields)
-            errors.append(f"{where}: {row!r} is no object; write {{{wanted}}}")
-            continue
-        for field, find_error in fields.items():
-            if field not in row:
-                cure = "null to have it scored" if field == "score" else "a text"
-                errors.append(f"{where}: the field {field} is missing; add it, with {cure}")
-            elif told := find_error(row[field]):
-                errors.append(f"{where}, field {field}: {told}")
-        rows.append(row)
-    return rows
-
-
-def _read_table(table: str, folder: Path, settings: AssistantSettings, errors: Errors) -> list[Row]:
-    key, path, default = _settings_of(settings)[table]
-    file = folder / path
-    if not file.is_file():
-        # The original's configs spell the defaults out: a default that isn't there is no mistake.
-        if posixpath.normpath(path) != posixpath.normpath(default):
-            errors.append(
-                f"{path}: there is no such file in {folder.name}/; correct {key} in config.yaml"
-            )
-        return []
-    found = len(errors)
-    listed = _decode(file.read_bytes(), path, errors)
-    return _check_rows(table, listed, path, errors) if len(errors) == found else []
+    return (
+        f"{file.name}, row {identical[0]}: chosen and rejected are the same text; it teaches "
+        f"nothing and is dropped ({len(identical)} such pairs in this file)"
+    )
 
 
 def _read_templates(folder: Path, errors: Errors) -> dict[str, str] | None:
     file = folder / TEMPLATES_FILE
     if not file.is_file():
         return None
-    found = len(errors)
-    templates = _decode(file.read_bytes(), TEMPLATES_FILE, errors)
-    if len(errors) > found:
+    found = errors.count
+    templates = read_json(file.read_bytes(), TEMPLATES_FILE, errors)
+    if errors.count > found:
         return None
     if not isinstance(templates, dict):
-        errors.append(f'{TEMPLATES_FILE}: holds no object; write {{"actor": "...", ...}}')
+        errors.add(f'{TEMPLATES_FILE}: holds no object; write {{"actor": "...", ...}}')
         return None
     for key, value in templates.items():
         if key not in TEMPLATE_KEYS:
             near = difflib.get_close_matches(key, TEMPLATE_KEYS, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            errors.append(f"{TEMPLATES_FILE}: unknown key {key!r}; {hint}use actor, reward or rlhf")
-        elif told := _text_error(value):
-            errors.append(f"{TEMPLATES_FILE}, key {key}: {told.replace('row', 'key')}")
+            errors.add(f"{TEMPLATES_FILE}: unknown key {key!r}; {hint}use actor, reward or rlhf")
+        elif told := text_error(value):
+            errors.add(f"{TEMPLATES_FILE}, key {key}: {told.replace('row', 'key')}")
     return templates
 
 
-def read_personal(
-    folder: Path, settings: AssistantSettings
-) -> tuple[dict[str, list[Row]], dict[str, str] | None]:
-    """The validated rows by table (actor, reward, rlhf), and the templates if there are any.
-
-    Raises DataError with up to 20 errors, each with file, row, field, value and cure.
-    """
-    errors: Errors = []
-    tables = {table: _read_table(table, folder, settings, errors) for table in TABLES}
-    templates = _read_templates(folder, errors)
-    if errors:
-        told = errors[:_ERRORS_TOLD]
-        if len(errors) > _ERRORS_TOLD:
-            told.append(f"and {len(errors) - _ERRORS_TOLD} more")
-        raise DataError(f"the files of {folder.name} need a correction:\n  " + "\n  ".join(told))
-    return tables, templates
-
-
 def build_personal_data(folder: Path, settings: AssistantSettings, output: Path) -> Outcome:
-    """Validate the user's files; write {actor,reward,rlhf}.parquet, and templates.json if any."""
-    tables, templates = read_personal(folder, settings)
-    for table, rows in tables.items():
-        converted = [
-            {**row, "prompt": user_messages(row["user_input"]), "source": "personal"}
-            for row in rows
-        ]
-        write_rows(converted, TABLES[table], output, f"{table}.parquet")
+    """Validate the user's files; write {actor,reward,rlhf,pairs}.parquet, and templates.json if
+    there is one.
+
+    Raises DataError with up to 20 errors, each with file, row, field, value and cure; nothing is
+    written then.
+    """
+    errors = Errors()
+    files = find_files(folder, settings, errors)
+    with _Tables(output) as tables:
+        warnings = [_add_rows(file, tables, errors) for file in files]
+        templates = _read_templates(folder, errors)
+        if errors.count:
+            told = "\n  ".join(errors.lines())
+            raise DataError(f"the files of {folder.name} need a correction:\n  {told}")
     if templates is not None:
         text = json.dumps(templates, ensure_ascii=False, indent=1, sort_keys=True)
         (output / TEMPLATES_FILE).write_text(text + "\n", encoding="utf-8")
-    row_counts = {table: len(rows) for table, rows in tables.items()}
-    return Outcome(rows=sum(row_counts.values()), metrics={"rows": row_counts})
+    return Outcome(
+        rows=tables.rows.total(),
+        metrics={"rows": dict(tables.rows), "files": len(files)},
+        warnings=[warning for warning in warnings if warning],
+    )
 
 
 def personal_fingerprint(folder: Path, settings: AssistantSettings) -> dict[str, str]:
-    """sha256 by file name, as the settings spell it; files that aren't there are left out."""
-    names = [path for _, path, _ in _settings_of(settings).values()] + [TEMPLATES_FILE]
-    return {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in sorted(names)
-        if (folder / name).is_file()
-    }
+    """sha256 of every file that the settings match, by table and name, and of the templates.
+
+    Files that aren't there are left out. What is wrong with the others is told when they are read.
+    """
+    files = find_files(folder, settings, Errors())
+    paths = {f"{file.table}: {file.name}": file.path for file in files}
+    paths[TEMPLATES_FILE] = folder / TEMPLATES_FILE
+    found = {}
+    for name, path in sorted(paths.items()):
+        if path.is_file():
+            try:
+                found[name] = hash_file(path)
+            except OSError:
+                found[name] = _UNREADABLE
+    return found

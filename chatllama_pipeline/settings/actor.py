@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from chatllama_pipeline.settings.section import (
     SCRATCH,
     NonNegative,
+    Paths,
     Positive,
     PositiveFloat,
     Rate,
@@ -26,7 +27,7 @@ class ActorSettings(Section):
     scratch_layers: Positive = 2
     scratch_heads: Positive = 4
     scratch_vocabulary: Annotated[int, Field(ge=300)] = 1024
-    train_dataset_path: str = "datasets/actor_training_data.json"
+    train_dataset_path: Paths = "datasets/actor_training_data.json"
     froze_embeddings: bool = False
     max_sequence_length: Positive = Field(default=2048, description="prompt and reply, in tokens")
     max_tokens: Positive = Field(default=256, description="longest reply, in tokens")

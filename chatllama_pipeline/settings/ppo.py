@@ -6,7 +6,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chatllama_pipeline.settings.section import NonNegative, Positive, PositiveFloat, Rate, Section
+from chatllama_pipeline.settings.section import (
+    NonNegative,
+    Paths,
+    Positive,
+    PositiveFloat,
+    Rate,
+    Section,
+)
 
 
 class PpoSettings(Section):
@@ -38,7 +45,7 @@ class PpoSettings(Section):
     missing_eos_penalty: NonNegative = 1.0
     max_grad_norm: PositiveFloat = 1.0
     temperature: PositiveFloat = Field(default=1.0, description="of rollouts and updates alike")
-    examples_path: str = "datasets/rlhf_training_data.json"
+    examples_path: Paths = "datasets/rlhf_training_data.json"
     num_episodes: Positive = 100
     max_timesteps: Positive = 32
     update_timesteps: Positive = 32

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from chatllama_pipeline.settings.section import (
     NonNegative,
+    Paths,
     Positive,
     PositiveFloat,
     Rate,
@@ -25,7 +26,7 @@ class RewardSettings(Section):
     scratch_layers: Positive = 2
     scratch_heads: Positive = 4
     scratch_vocabulary: Annotated[int, Field(ge=300)] = 1024
-    train_dataset_path: str = "datasets/reward_training_data.json"
+    train_dataset_path: Paths = "datasets/reward_training_data.json"
     objective: Literal["both", "pairwise", "scores"] = Field(
         default="both", description="learn from preference pairs, from 0..5 scores, or from both"
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -12,6 +12,20 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _check_paths(value: Any) -> Any:
+    if _is_path(value) or (isinstance(value, list) and value and all(map(_is_path, value))):
+        return value
+    raise ValueError(f"{value!r} is no path; write a file, a folder, a glob, or a list of them")
+
+
+# Files of the user's, relative to the assistant's folder: a path, a glob, or a list of them.
+Paths = Annotated[str | list[str], BeforeValidator(_check_paths)]
 
 SCRATCH = "scratch"
 

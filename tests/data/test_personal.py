@@ -80,6 +80,7 @@ def test_missing_default_files_give_empty_tables(tmp_path: Path) -> None:
     output = build(empty)
     assert sorted(file.name for file in output.iterdir()) == [
         "actor.parquet",
+        "pairs.parquet",
         "reward.parquet",
         "rlhf.parquet",
     ]
@@ -177,10 +178,14 @@ def test_templates_are_kept(folder: Path) -> None:
     }
 
 
-def test_the_fingerprint_is_each_file_s_hash_under_its_name(folder: Path) -> None:
+def test_the_fingerprint_is_each_file_s_hash_under_its_table_and_name(folder: Path) -> None:
     write(folder, "templates.json", {"actor": "x"})
     (folder / ACTOR).unlink()
     assert personal_fingerprint(folder, SETTINGS) == {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in (REWARD, RLHF, "templates.json")
+        key: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for key, name in (
+            (f"reward: {REWARD}", REWARD),
+            (f"rlhf: {RLHF}", RLHF),
+            ("templates.json", "templates.json"),
+        )
     }
