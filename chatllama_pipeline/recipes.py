@@ -23,7 +23,7 @@ CODE_VERSION: dict[str, str] = {
     "shp": "2",
     "hh_rlhf": "2",
     "grammar": "2",
-    "personal_data": "1",
+    "personal_data": "2",
     "preference_data": "2",
     "synthetic_conversations": "1",
     "synthetic_prompts": "1",

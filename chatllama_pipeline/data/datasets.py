@@ -44,7 +44,7 @@ from chatllama_pipeline.records import (
 )
 from chatllama_pipeline.settings import AssistantSettings
 
-_PERSONAL_TABLES = ("actor.parquet", "reward.parquet", "rlhf.parquet")
+_PERSONAL_TABLES = ("actor.parquet", "reward.parquet", "rlhf.parquet", "pairs.parquet")
 
 
 def _source_rows(name: str, sources: dict[str, Path], limit: int | None) -> list[Row]:
@@ -61,12 +61,13 @@ def _source_rows(name: str, sources: dict[str, Path], limit: int | None) -> list
 
 
 def _personal_pairs(personal: Path) -> list[Row]:
-    """Pairs from the user's own scores: replies to one prompt, each against the next better one."""
+    """The user's own pairs, and those that follow from own scores: replies to one prompt, each
+    against the next better one."""
     by_prompt: dict[str, list[Row]] = {}
     for row in read_rows(personal, "reward.parquet"):
         if row["score"] is not None:
             by_prompt.setdefault(content_hash(row["prompt"]), []).append(row)
-    pairs: list[Row] = []
+    pairs = read_rows(personal, "pairs.parquet")
     for rows in by_prompt.values():
         ordered = sorted(rows, key=lambda row: (row["score"], row["completion"]))
         pairs += [

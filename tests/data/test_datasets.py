@@ -193,6 +193,21 @@ def test_own_scores_become_pairs_of_neighbours(tmp_path: Path, personal: Path) -
     assert check(outcome, "not_empty").passed
 
 
+def test_own_pairs_join_those_of_the_sources(tmp_path: Path, personal: Path) -> None:
+    sung = pair("Sing!", "La", "No")
+    own(personal, "pairs", [sung, sung, pair("Hum!", "Hm", "Hm ")])
+    rows, _, output = prefer(tmp_path, personal, PAIRS)
+    assert sum(row["source"] == "personal" for row in rows) == 1
+    assert len(rows) == 60 + 1
+    funnel = json.loads((output / "funnel.json").read_text())["sources"]["personal"]
+    assert funnel == {
+        "read": 3,
+        "valid": 2,
+        "kept": 1,
+        "dropped": {"duplicate": 1, "identical_replies": 1},
+    }
+
+
 def test_a_source_without_rows_is_an_error_that_names_the_setting(
     tmp_path: Path, personal: Path
 ) -> None:
