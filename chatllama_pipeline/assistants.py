@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from chatllama_pipeline.original import TAKEN
+from chatllama_pipeline.peft_config import fill_lora
 from chatllama_pipeline.settings import AssistantSettings, Section
 from chatllama_pipeline.settings.assistant import ROLES
 
@@ -106,7 +107,7 @@ def load_assistant(
     overrides = dict(overrides or {})
     for dotted, value in overrides.items():
         _put(raw, dotted, value)
-    warnings = _take_original_keys(raw, config)
+    warnings = _take_original_keys(raw, config) + fill_lora(raw, folder)
     settings = _resolve_models(_validate(raw, config, overrides), folder)
     told = [f"{config}: {text}" for role in ROLES for text in settings.role(role).warnings()]
     return Assistant(name, folder, settings, overrides, [*warnings, *dict.fromkeys(told)])

@@ -28,8 +28,6 @@ TAKEN: dict[str, str] = {
     "actor_config.deepspeed_enable": "training runs in one process without DeepSpeed",
     "actor_config.deepspeed_config_path": "ds_config.json is not read",
     "actor_config.accelerate_enable": "accelerate always places the model",
-    "actor_config.peft_enable": "every weight is trained, no LoRA adapter is made",
-    "actor_config.peft_config_path": "peft_config.yaml is not read",
     "reward_config.model_folder": "models are kept as versions in the store (CHATLLAMA_STORE)",
     "reward_config.model_head_hidden_size": "the head is one linear layer on the last token",
     "reward_config.validation_dataset_path": (

@@ -75,8 +75,12 @@ def _keys(section: str, names: str) -> tuple[str, ...]:
 _SCRATCH = (
     "model tokenizer_path scratch_hidden_size scratch_layers scratch_heads scratch_vocabulary"
 )
+_ADAPTER = (
+    "peft_enable lora.r lora.lora_alpha lora.lora_dropout lora.target_modules lora.use_rslora"
+)
 _OPTIMIZER = (
-    "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision"
+    "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
+    + _ADAPTER
 )
 _SPLIT = _keys("data", "validation_share test_share")
 # Of who answers, all that can change an answer; speed, money and keys cannot.
@@ -115,7 +119,10 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     "reward_base": ("seed", *_keys("reward_config", _SCRATCH + " max_sequence_length")),
     "reward_model": (
         "seed",
-        *_keys("reward_config", _OPTIMIZER + " objective centering max_sequence_length"),
+        *_keys(
+            "reward_config",
+            _OPTIMIZER + " objective centering max_sequence_length",
+        ),
     ),
     "actor_sft": (
         "seed",
@@ -123,13 +130,14 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     ),
     "actor_ppo": (
         "seed",
-        *_keys("actor_config", "max_sequence_length max_tokens"),
+        *_keys("actor_config", "max_sequence_length max_tokens " + _ADAPTER),
+        *_keys("critic_config", _ADAPTER),
         *_keys(
             "trainer_config",
             "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted gae_lambda "
             "kl_beta kl_target kl_horizon update_kl_limit value_coefficient score_clip "
             "missing_eos_penalty max_grad_norm temperature num_episodes max_timesteps "
-            "update_timesteps num_examples batch_size epochs precision",
+            "update_timesteps num_examples batch_size epochs precision peft_enable",
         ),
     ),
     "evaluation": (

@@ -81,7 +81,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     actors = {
         actor: load_actor(spec.inputs[actor], torch.float32).to(spec.device) for actor in ACTORS
     }
-    room = context(settings, actors["actor_sft"])
+    room = context(settings, actors["actor_sft"].config)
     prompts, warnings = _test_prompts(spec, settings, tokenizer, room)
     progress.say(f"both actors answer {len(prompts)} test prompts")
     sampled, kl = _sample(actors, tokenizer, settings, [row.ids for row in prompts])

@@ -20,9 +20,11 @@ from transformers import (
 )
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.adapters import load_adapter
 from chatllama_pipeline.models.chat import Example, conversation, question_and_answer
 from chatllama_pipeline.models.kinds import Kind, kind_of, plain, takes_positions
 from chatllama_pipeline.models.language import encoder_decoder_inputs, joined, positions
+from chatllama_pipeline.models.layout import base_folder, has_adapter
 from chatllama_pipeline.records import Prompt
 
 SCORE_SHIFT = "chatllama_score_shift"
@@ -35,11 +37,17 @@ LONGEST_ROW = 2048
 
 
 def load_actor(folder: Path | str, dtype: torch.dtype) -> Any:
-    """The language model in `folder`, every dropout off, in eval mode."""
+    """The language model in `folder`, every dropout off, in eval mode.
+
+    Where it is an adapter, it stands in the model unmerged and frozen.
+    """
     config = _config_without_dropout(folder)
     seq2seq = kind_of(config) is Kind.ENCODER_DECODER
     auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
-    return auto.from_pretrained(str(folder), config=config, dtype=dtype)
+    model = auto.from_pretrained(str(base_folder(folder)), config=config, dtype=dtype)
+    if has_adapter(folder):
+        load_adapter(model, folder)
+    return model.eval()
 
 
 def has_score(config: Any) -> bool:
@@ -65,21 +73,31 @@ def load_reward(folder: Path | str, dtype: torch.dtype) -> Any:
         )
     config.num_labels = 1
     loaded = scoring_class(config).from_pretrained(
-        str(folder), config=config, dtype=dtype, output_loading_info=True
+        str(base_folder(folder)), config=config, dtype=dtype, output_loading_info=True
     )
     model, info = loaded
-    if kind_of(config) is Kind.ENCODER:
-        return model
+    if kind_of(config) is not Kind.ENCODER:
+        _fill_head(model, info["missing_keys"], folder)
+    if has_adapter(folder):
+        load_adapter(model, folder)
+    return model.eval()
+
+
+def _fill_head(model: Any, missing: Sequence[str], folder: Path | str) -> None:
     head = getattr(model, "score", None)
     if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
         raise SettingsError(
             f"{folder}: {type(model).__name__} has no plain linear head named score; "
             "use a decoder-only model (Llama, Qwen, Mistral, GPT-2, OPT, ...)"
         )
-    if any(key.endswith("score.weight") for key in info["missing_keys"]):
-        with torch.no_grad():
-            head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
-    return model
+    if any(key.endswith("score.weight") for key in missing):
+        draw_head(head)
+
+
+@torch.no_grad()
+def draw_head(head: torch.nn.Linear) -> None:
+    """Fresh weights from a normal of standard deviation 1 / sqrt(hidden + 1)."""
+    head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
 
 
 SCORING_SUFFIX = "ForScoring"
@@ -211,8 +229,9 @@ class RewardScorer:
     than the model was trained for, the last tokens are read.
     """
 
-    def __init__(self, folder: Path | str, device: str = "cpu") -> None:
-        self.model = load_reward(folder, torch.float32).to(device)
+    def __init__(self, folder: Path | str, device: str = "cpu", model: Any = None) -> None:
+        """With `model`, the weights in `folder` as the caller has loaded them."""
+        self.model = load_reward(folder, torch.float32).to(device) if model is None else model
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
         config = self.model.config
         self.shift = float(getattr(config, SCORE_SHIFT, 0.0))

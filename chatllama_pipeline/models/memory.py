@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from chatllama_pipeline.errors import CheckError
+from chatllama_pipeline.models.layout import base_folder
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -112,7 +113,11 @@ def require_memory(
 
 
 def model_size(folder: Path) -> ModelSize:
-    """Sizes from `folder`'s safetensors headers and config.json; no weights are read."""
+    """Sizes from `folder`'s safetensors headers and config.json; no weights are read.
+
+    Of an adapter the base beneath it counts.
+    """
+    folder = base_folder(folder)
     weights = sum(_tensor_elements(path) for path in sorted(folder.glob("*.safetensors")))
     config = json.loads((folder / "config.json").read_text())
     hidden = _first(config, "hidden_size", "n_embd", "d_model")

@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, GenerationConfig
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
+from chatllama_pipeline.models.adapters import merge_adapter
 from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.models.layout import has_adapter
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
@@ -28,7 +32,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     """Copy the released stage's weights and write all that it takes to use them.
 
     `spec.inputs` holds the stage that `release.stage` names, and the evaluation that let it pass
-    or that a person approved. The weights are the source's, byte for byte.
+    or that a person approved. The weights are the source's, byte for byte; an adapter is merged
+    into its base, so that a release is always a plain model.
     """
     quiet_transformers()
     settings = AssistantSettings.model_validate(spec.settings)
@@ -36,11 +41,10 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     source, output = Path(spec.inputs[stage]), Path(spec.output)
     evaluation = Evaluation.read(Path(spec.inputs["evaluation"]))
 
-    copied = [path for pattern in WEIGHTS for path in sorted(source.glob(pattern))]
-    if not any(path.suffix == ".safetensors" for path in copied):
-        raise StoreError(f"{source}: holds no *.safetensors to release; make {stage} again")
-    for path in copied:
-        shutil.copyfile(path, output / path.name)
+    if has_adapter(source):
+        merge_adapter(load_actor(source, torch.float32)).save_pretrained(output)
+    else:
+        _copy_weights(source, output, stage)
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.save_pretrained(output)
     _generation_config(tokenizer, settings.actor_config).save_pretrained(output)
@@ -49,9 +53,17 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         text = json.dumps(examples, indent=1, ensure_ascii=False) + "\n"
         (output / EXAMPLES_FILE).write_text(text, encoding="utf-8")
     (output / "README.md").write_text(model_card(spec.assistant, settings, evaluation), "utf-8")
-    size = sum(path.stat().st_size for path in copied)
+    size = sum(path.stat().st_size for path in output.glob("*.safetensors"))
     progress.say(f"{stage} released, {size / 1e6:.1f} MB of weights")
     return Outcome(metrics={"weight_bytes": size, "stage": stage})
+
+
+def _copy_weights(source: Path, output: Path, stage: str) -> None:
+    copied = [path for pattern in WEIGHTS for path in sorted(source.glob(pattern))]
+    if not any(path.suffix == ".safetensors" for path in copied):
+        raise StoreError(f"{source}: holds no *.safetensors to release; make {stage} again")
+    for path in copied:
+        shutil.copyfile(path, output / path.name)
 
 
 def _generation_config(tokenizer: Any, actor: ActorSettings) -> GenerationConfig:

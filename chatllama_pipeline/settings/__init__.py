@@ -14,6 +14,7 @@ from chatllama_pipeline.settings.evaluation import (
     ReleaseSettings,
 )
 from chatllama_pipeline.settings.llm import LlmRole, LlmSettings, Price, ProviderName
+from chatllama_pipeline.settings.lora import LoraSettings
 from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleSettings
@@ -30,6 +31,7 @@ __all__ = [
     "EvaluationSettings",
     "LlmRole",
     "LlmSettings",
+    "LoraSettings",
     "PpoSettings",
     "Price",
     "ProviderName",

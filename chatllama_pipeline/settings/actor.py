@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     SCRATCH,
     NonNegative,
@@ -48,6 +49,9 @@ class ActorSettings(Section):
     )
     evaluations: Positive = Field(default=8, description="validation passes over the training")
     precision: Literal["float32", "bfloat16"] = "float32"
+    peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")
+    peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
+    lora: LoraSettings = LoraSettings()
     checkpoint_steps: Positive = Field(
         default=200, description="steps between saves of the resume state"
     )

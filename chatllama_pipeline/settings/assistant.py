@@ -83,6 +83,18 @@ class AssistantSettings(Section):
         """All that is set for a role, with what it takes over and the defaults."""
         return resolve(name, self.llm, self.evaluation.judge)
 
+    @property
+    def policy_has_adapter(self) -> bool:
+        """Whether PPO trains an adapter of the actor."""
+        own = self.trainer_config.peft_enable
+        return self.actor_config.peft_enable if own is None else own
+
+    @property
+    def critic_has_adapter(self) -> bool:
+        """Whether PPO trains an adapter of the critic."""
+        own = self.critic_config.peft_enable
+        return self.policy_has_adapter if own is None else own
+
     def at(self, dotted: str) -> Any:
         """The plain value at a dotted key."""
         value: Any = self.model_dump(mode="json")

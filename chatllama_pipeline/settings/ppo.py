@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     NonNegative,
     Paths,
@@ -57,6 +58,9 @@ class PpoSettings(Section):
     rollout_batch_size: Positive | None = None
     epochs: Positive = Field(default=1, description="passes over each iteration's rollouts")
     precision: Literal["float32", "bfloat16"] = "float32"
+    peft_enable: bool | None = Field(
+        default=None, description="PPO trains an adapter of the actor; as actor_config if null"
+    )
     checkpoint_steps: Positive = Field(
         default=160, description="timesteps between saves of the resume state"
     )
@@ -84,4 +88,13 @@ class PpoSettings(Section):
 
 
 class CriticSettings(Section):
-    """`critic_config`: the critic follows from the other models; nothing is left to set."""
+    """`critic_config`: the critic follows from the other models; its adapter alone is set."""
+
+    peft_enable: bool | None = Field(
+        default=None, description="the critic trains an adapter; as PPO's actor if null"
+    )
+    peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
+    lora: LoraSettings = Field(
+        default=LoraSettings(),
+        description="of a critic that continues no adapter of reward model or SFT",
+    )

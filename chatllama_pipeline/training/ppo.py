@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.models.adapters import save_model
 from chatllama_pipeline.models.chat import prompt_ids, stop_ids
-from chatllama_pipeline.models.heads import RewardScorer, load_actor
+from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
@@ -22,7 +23,8 @@ from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings, PpoSettings
 from chatllama_pipeline.training import FINITE_LOSS
 from chatllama_pipeline.training.ppo_loop import Task, Training, train
-from chatllama_pipeline.training.ppo_model import ActorCritic, load_critic, same_vocabulary
+from chatllama_pipeline.training.ppo_model import ActorCritic, same_vocabulary
+from chatllama_pipeline.training.ppo_roles import Roles, load_roles
 from chatllama_pipeline.training.ppo_update import MOST_SKIPPED_IN_A_ROW, MOST_SKIPPED_SHARE, Guard
 
 STAGE = "actor_ppo"
@@ -45,14 +47,13 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     tokenizer = AutoTokenizer.from_pretrained(str(sft))
     shared = same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(str(reward_model)))
     critic_base = reward_model if shared else sft
-    roles = {"policy": sft, "reference": sft, "critic": critic_base, "reward": reward_model}
-
-    actor = load_actor(sft, torch.float32)
+    folders = {"policy": sft, "reference": sft, "critic": critic_base, "reward": reward_model}
+    longest_prompt = context(settings, AutoConfig.from_pretrained(str(sft)))
     prompts = read_prompts(
-        Path(spec.inputs["rlhf_training_data"]), tokenizer, context(settings, actor), settings
+        Path(spec.inputs["rlhf_training_data"]), tokenizer, longest_prompt, settings
     )
     memory = require_memory(
-        STAGE, roles, settings, prompts.longest + settings.actor_config.max_tokens
+        STAGE, folders, settings, prompts.longest + settings.actor_config.max_tokens
     )
     progress.say(
         f"{len(prompts.ids)} prompts, longest {prompts.longest} tokens; {ppo.iterations} "
@@ -60,7 +61,9 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     )
 
     accelerator = make_accelerator(spec.device, ppo)
-    scorer = RewardScorer(reward_model, str(accelerator.device))
+    roles = load_roles(sft, reward_model, critic_base, settings, seed, accelerator.device)
+    progress.say(roles.in_words)
+    scorer = RewardScorer(reward_model, model=roles.reward)
     task = Task(
         prompts=prompts.messages,
         prompt_ids=prompts.ids,
@@ -70,11 +73,10 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=settings.actor_config.max_tokens,
     )
-    module = ActorCritic(actor, load_critic(critic_base, stage_seed(seed, "critic")))
-    reference = load_actor(sft, torch.float32).requires_grad_(False)
+    module = ActorCritic(roles.policy, roles.critic)
     training = train(
         module,
-        reference,
+        roles.reference,
         task,
         ppo,
         accelerator=accelerator,
@@ -84,7 +86,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     )
     if training.guard.passed:
         write_payload(Path(spec.output), module, tokenizer, training)
-    warnings = [*_warnings(shared, prompts, settings), *training.warnings]
+    warnings = [*_warnings(shared, roles, prompts, settings), *training.warnings]
     return _outcome(prompts, training, [memory, finite_loss(training.guard, ppo)], warnings)
 
 
@@ -110,10 +112,10 @@ def check_settings(ppo: PpoSettings) -> None:
         )
 
 
-def context(settings: AssistantSettings, actor: Any) -> int:
+def context(settings: AssistantSettings, config: Any) -> int:
     """Tokens that a prompt may have, so that the longest reply still fits behind it."""
     lengths = {"actor_config.max_sequence_length": settings.actor_config.max_sequence_length}
-    positions = getattr(actor.config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is not None:
         lengths["the model's max_position_embeddings"] = positions
     name, length = min(lengths.items(), key=lambda item: item[1])
@@ -182,13 +184,20 @@ def write_payload(output: Path, module: ActorCritic, tokenizer: Any, training: T
     actor.generation_config.eos_token_id = stop_ids(tokenizer)
     actor.generation_config.pad_token_id = tokenizer.pad_token_id
     for model, folder in ((actor, output), (module.critic, output / CRITIC_FOLDER)):
-        model.save_pretrained(folder)
+        save_model(model, folder)
         tokenizer.save_pretrained(folder)
     training.log.write(output)
 
 
-def _warnings(shared: bool, prompts: Prompts, settings: AssistantSettings) -> list[str]:
+def _warnings(
+    shared: bool, roles: Roles, prompts: Prompts, settings: AssistantSettings
+) -> list[str]:
     found = []
+    if settings.policy_has_adapter and len(roles.sharing) > 1:
+        found.append(
+            f"not all four models stand on one base: {roles.in_words}; for one set of weights "
+            "give actor_config and reward_config the same model and peft_enable: true"
+        )
     if not shared:
         found.append(
             "the reward model's tokenizer differs from the actor's: the critic starts from the SFT "

@@ -71,8 +71,8 @@ class Training:
 def make_optimizer(module: ActorCritic, settings: PpoSettings) -> torch.optim.Optimizer:
     """One AdamW over both models, each at its own learning rate."""
     groups = [
-        {"params": list(module.actor.parameters()), "lr": settings.actor_lr},
-        {"params": list(module.critic.parameters()), "lr": settings.critic_lr},
+        {"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}
+        for model, rate in ((module.actor, settings.actor_lr), (module.critic, settings.critic_lr))
     ]
     return torch.optim.AdamW(groups, eps=ADAM_EPS, weight_decay=0.0, fused=True)
 
@@ -260,7 +260,7 @@ def _due(done: int, settings: PpoSettings) -> bool:
 
 def _save(run_folder: Path, loop: Loop, state: Training) -> None:
     saved = {
-        "models": loop.models.state_dict(),
+        "models": loop.models.trained_state(),
         "optimizer": loop.optimizer.state_dict(),
         "iterations_done": state.iterations_done,
         "beta": state.kl.beta,
@@ -275,7 +275,7 @@ def _continue(run_folder: Path, loop: Loop, state: Training, progress: Progress)
     if folder is None:
         return
     saved = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    loop.models.load_state_dict(saved["models"])
+    loop.models.load_trained_state(saved["models"])
     loop.optimizer.load_state_dict(saved["optimizer"])
     state.iterations_done = saved["iterations_done"]
     state.kl = dataclasses.replace(state.kl, beta=saved["beta"])

@@ -1,17 +1,16 @@
-"""The models of PPO: actor and critic in one module, and where the critic starts from."""
+"""The trained models of PPO, actor and critic, in one module."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from chatllama_pipeline.models.adapters import trained_state
 from chatllama_pipeline.models.heads import (
     SCORE_SCALE,
     SCORE_SHIFT,
-    load_reward,
     response_values,
 )
 from chatllama_pipeline.models.language import response_logits
@@ -43,6 +42,17 @@ class ActorCritic(nn.Module):
         self.shift = float(getattr(critic.config, SCORE_SHIFT, 0.0))
         self.scale = float(getattr(critic.config, SCORE_SCALE, 1.0))
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """What a resume state must hold: all but frozen weights."""
+        return trained_state(self)
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `trained_state` gave; raises RuntimeError for any other set of names."""
+        result = self.load_state_dict(state, strict=False)
+        missing = set(result.missing_keys) & set(self.trained_state())
+        if missing or result.unexpected_keys:
+            raise RuntimeError(f"a state of other models: {sorted(missing)} are missing in it")
+
     def forward(
         self,
         prompt_ids: Tensor,
@@ -66,10 +76,3 @@ class ActorCritic(nn.Module):
 def same_vocabulary(left: Any, right: Any) -> bool:
     """Whether an id means the same token to both tokenizers."""
     return bool(left.get_vocab() == right.get_vocab())
-
-
-def load_critic(folder: Path | str, seed: int) -> Any:
-    """The scoring model in `folder`; a plain language model gets a fresh head drawn from `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return load_reward(folder, torch.float32)

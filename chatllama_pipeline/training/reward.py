@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.adapters import add_adapter, trained_share
 from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.heads import (
     MAX_LENGTH,
@@ -103,6 +104,9 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     torch.manual_seed(seed)  # of the fresh head
     model = load_reward(base, torch.float32)
     model.config.pad_token_id = pad_id
+    if reward.peft_enable:
+        add_adapter(model, reward.lora, "reward_config", base, stage_seed(seed, "adapter"))
+        progress.say(trained_share(model))
     task = Task(
         rows=chosen,
         collate=partial(collate_items, model, pad_id=pad_id),

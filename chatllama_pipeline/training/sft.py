@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.adapters import add_adapter, trained_share
 from chatllama_pipeline.models.chat import Example, conversation
 from chatllama_pipeline.models.heads import load_actor, pad_right
 from chatllama_pipeline.models.kinds import Kind, kind_of
@@ -51,7 +52,11 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     progress.say(f"{len(examples)} conversations, longest {longest} tokens; {memory.description}")
 
     model = load_actor(base, torch.float32)
-    if actor.froze_embeddings:
+    seed = stage_seed(settings.seed, STAGE)
+    if actor.peft_enable:
+        add_adapter(model, actor.lora, "actor_config", base, stage_seed(seed, "adapter"))
+        progress.say(trained_share(model))
+    elif actor.froze_embeddings:
         model.get_input_embeddings().weight.requires_grad_(False)
     collate = partial(collate_completions, pad_id=tokenizer.pad_token_id)
     task = Task(
@@ -66,7 +71,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         model,
         task,
         actor,
-        seed=stage_seed(settings.seed, STAGE),
+        seed=seed,
         device=spec.device,
         run_folder=Path(spec.run_folder),
         progress=progress,

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.adapters import is_adapted, save_model, trained_state
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import CURVES_FILE, Check, Curve
 from chatllama_pipeline.settings import ActorSettings, RewardSettings
@@ -84,6 +87,15 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         batches = list(itertools.islice(epoch_iterator, num_batches))
         items = torch.tensor(sum(batch[WEIGHT] for batch in batches), device=device)
         return batches, self.accelerator.gather(items).sum()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Of a model with an adapter only what learns: its base never changes."""
+        if not is_adapted(self.model):
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(trained_state(self.model, state_dict), folder / SAFE_WEIGHTS_NAME)
 
     def compute_loss(
         self,
@@ -253,7 +265,7 @@ def _curves(history: list[dict[str, float]]) -> list[Curve]:
 
 def save_trained(folder: Path, model: Any, tokenizer: Any, curves: list[Curve]) -> None:
     """Weights, tokenizer, and `curves.json`: `{name: [[step, value], ...]}`."""
-    model.save_pretrained(folder)
+    save_model(model, folder)
     tokenizer.save_pretrained(folder)
     plain = {curve.name: [list(point) for point in curve.points] for curve in curves}
     (folder / CURVES_FILE).write_text(json.dumps(plain, indent=1, sort_keys=True))

@@ -32,16 +32,18 @@ def release(tmp_path: Path, tiny_base_folder: Path) -> Callable[..., Path]:
     """Releases the tiny actor; `verdict` and settings as asked for."""
     from chatllama_pipeline.serving.release import run
 
-    def make(verdict: Verdict = RELEASED, **sections: dict[str, Any]) -> Path:
-        actor = {"model": "scratch", "max_sequence_length": 128, "max_tokens": 12}
-        settings = {"data": {"sources": ["grammar"]}, "actor_config": actor}
+    def make(
+        verdict: Verdict = RELEASED, actor: Path = tiny_base_folder, **sections: dict[str, Any]
+    ) -> Path:
+        sizes = {"model": "scratch", "max_sequence_length": 128, "max_tokens": 12}
+        settings = {"data": {"sources": ["grammar"]}, "actor_config": sizes}
         for name, section in sections.items():
             settings[name] = settings.get(name, {}) | section
         stage = settings.get("release", {}).get("stage", "actor_ppo")
         source, evaluation = tmp_path / "source", tmp_path / "evaluation"
         for folder in (source, evaluation, tmp_path / "release"):
             shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(tiny_base_folder, source)
+        shutil.copytree(actor, source)
         (source / "critic").mkdir()
         (source / "critic" / "model.safetensors").write_bytes(b"a critic")
         (source / "curves.json").write_text("{}")

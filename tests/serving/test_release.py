@@ -10,6 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.evaluation.figures import Verdict
+from chatllama_pipeline.models.adapters import add_adapter, save_model
+from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.settings import LoraSettings
 
 
 def test_a_release_holds_what_it_takes_to_use_it_and_nothing_else(
@@ -136,3 +139,25 @@ def test_a_stage_without_weights_is_refused(
     monkeypatch.setattr("chatllama_pipeline.serving.release.WEIGHTS", ("config.json",))
     with pytest.raises(StoreError, match=r"holds no \*.safetensors to release; make actor_ppo"):
         release()
+
+
+def test_a_release_of_an_adapter_is_a_plain_model_with_its_outputs(
+    release: Callable[..., Path], tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    actor = load_actor(tiny_base_folder, torch.float32)
+    add_adapter(actor, LoraSettings(), "actor_config", tiny_base_folder, seed=0)
+    with torch.no_grad():
+        for name, parameter in actor.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+    save_model(actor, tmp_path / "adapted")
+    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(tmp_path / "adapted")
+    released = release(actor=tmp_path / "adapted")
+    assert not (released / "base").exists() and not list(released.glob("adapter*"))
+    plain = AutoModelForCausalLM.from_pretrained(released)
+    ids = torch.tensor([[3, 70, 71, 4]])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids).logits, actor(ids).logits, atol=1e-5, rtol=1e-5)
+        base = load_actor(tiny_base_folder, torch.float32)
+        assert (plain(ids).logits - base(ids).logits).abs().max() > 1e-3
+    assert pipeline("text-generation", str(released))("alpha")[0]["generated_text"] != ""

@@ -346,14 +346,14 @@ def test_a_micro_batch_that_does_not_divide_its_minibatch_is_refused_with_both_v
 
 
 def test_a_context_too_short_for_the_reply_is_refused(tiny_base_folder: Path) -> None:
-    actor = load_actor(tiny_base_folder, torch.float32)
+    config = load_actor(tiny_base_folder, torch.float32).config
 
     def asked(length: int, reply: int) -> AssistantSettings:
         sizes = {"max_sequence_length": length, "max_tokens": reply}
         return AssistantSettings.model_validate({"actor_config": sizes})
 
-    assert context(asked(64, 8), actor) == 56
+    assert context(asked(64, 8), config) == 56
     with pytest.raises(SettingsError, match=r"max_tokens 64 .*\.max_sequence_length 64"):
-        context(asked(64, 64), actor)
+        context(asked(64, 64), config)
     with pytest.raises(SettingsError, match=r"max_tokens 200 .* max_position_embeddings 128"):
-        context(asked(1024, 200), actor)
+        context(asked(1024, 200), config)
