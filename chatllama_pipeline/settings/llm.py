@@ -49,7 +49,8 @@ class CallSettings(Section):
     api_key_env: str | None = Field(
         default=None,
         pattern="^[A-Za-z_][A-Za-z0-9_]*$",
-        description="environment variable that holds the key; OPENAI_API_KEY if null",
+        description="environment variable that holds the key; if null, OPENAI_API_KEY for "
+        "OpenAI itself and no key for others",
     )
     style: Style | None = Field(
         default=None, description="chat, or completion for models without chat; chosen if null"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from chatllama_pipeline.settings.llm import (
     CallSettings,
@@ -44,7 +45,7 @@ class RoleSettings:
     provider: str
     model: str
     base_url: str
-    api_key_env: str
+    api_key_env: str | None
     style: Style
     temperature: float
     max_tokens: int
@@ -67,7 +68,7 @@ class RoleSettings:
     @property
     def is_openai(self) -> bool:
         """Whether OpenAI itself answers, whose terms and parameter names then hold."""
-        return self.provider == "openai" and ".openai.com" in self.base_url
+        return self.provider == "openai" and _is_openai(self.base_url)
 
     def faults(self) -> list[str]:
         """What is missing or contradicts itself; each names its key and the cure."""
@@ -116,6 +117,11 @@ def resolve(role: RoleName, llm: LlmSettings, evaluation_judge: LlmRole) -> Role
     return _decided(key, provider, given, role, llm)
 
 
+def _is_openai(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    return host == "openai.com" or host.endswith(".openai.com")
+
+
 def _taken_over(chain: Sequence[tuple[str, Any]]) -> tuple[str, dict[str, Any]]:
     """The provider, and every key's first value among the levels that speak of it."""
     provider = next(level.provider for _, level in chain if level.provider is not None)
@@ -139,13 +145,15 @@ def _decided(
     price: ModelPrice | None = given.get("price") or llm.prices.get(model)
     if provider == "transformers":
         price = Price(input=0, output=0)
+    base_url = (given.get("base_url") or OPENAI_URL).rstrip("/")
     temperature = WRITER_TEMPERATURE if role == "writer" else JUDGE_TEMPERATURE
     return RoleSettings(
         key=key,
         provider=provider,
         model=model,
-        base_url=(given.get("base_url") or OPENAI_URL).rstrip("/"),
-        api_key_env=given.get("api_key_env") or OPENAI_KEY,
+        base_url=base_url,
+        # OpenAI's key is for OpenAI: another server gets one only where its variable is named.
+        api_key_env=given.get("api_key_env", OPENAI_KEY if _is_openai(base_url) else None),
         style=given.get("style") or style,
         temperature=given.get("temperature", temperature),
         max_tokens=given.get("max_tokens", MAX_TOKENS),

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.llm.openai_server import KEY, OpenAiServer
+from chatllama_pipeline.llm.clients import open_client
+from chatllama_pipeline.llm.requests import LlmClient
+from chatllama_pipeline.settings import AssistantSettings
+from tests.llm.openai_server import KEY, MODEL, OpenAiServer
+
+ROLE = {
+    "provider": "openai",
+    "model": MODEL,
+    "api_key_env": "OPENAI_API_KEY",
+    "price": {"input": 1.0, "output": 2.0},
+}
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +36,21 @@ def openai_server(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "store"))
     return _running_server
+
+
+@pytest.fixture
+def make_client(openai_server: OpenAiServer, tmp_path: Path) -> Iterator[Callable[..., LlmClient]]:
+    """Opens clients of the server; `llm` are keys of config.yaml's section."""
+    opened: list[LlmClient] = []
+
+    def make(scope: str = "run", **llm: Any) -> LlmClient:
+        settings = AssistantSettings.model_validate(
+            {"llm": {**ROLE, "base_url": openai_server.url, **llm}}
+        )
+        client = open_client(settings.role("judge"), tmp_path / scope)
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        client.close()
