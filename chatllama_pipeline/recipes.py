@@ -93,10 +93,10 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     "shp": (),
     "hh_rlhf": (),
     "grammar": (),
-    "personal_data": (),
+    "personal_data": ("data.redact",),
     "preference_data": (
         "seed",
-        *_keys("data", "sources number_of_samples label_noise"),
+        *_keys("data", "sources number_of_samples label_noise redact"),
         *_SPLIT,
         # Limits of checks count too: a version is reused with the check results it was made with.
         *_keys("checks", "max_identical_pairs max_length_only_accuracy"),

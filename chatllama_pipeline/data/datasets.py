@@ -22,6 +22,7 @@ from chatllama_pipeline.data.checks import (
 )
 from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.grammar import read_question
+from chatllama_pipeline.data.patterns import redact_rows
 from chatllama_pipeline.data.splits import (
     Row,
     assign_splits,
@@ -36,6 +37,7 @@ from chatllama_pipeline.data.tables import read_rows, write_original, write_rows
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,
+    PAIR_SCHEMA,
     PREFERENCE_SCHEMA,
     PROMPT_SCHEMA,
     TABLE_FILE,
@@ -124,6 +126,7 @@ def build_preference_data(
     pairs = _personal_pairs(personal)
     for name in data.sources:
         pairs += _source_rows(name, sources, data.number_of_samples)
+    pairs, redacted = redact_rows(pairs, PAIR_SCHEMA, data.redact)
     distinct = [pair for pair in pairs if pair["chosen"].strip() != pair["rejected"].strip()]
     identical = len(pairs) - len(distinct)
     funnel = Funnel()
@@ -168,6 +171,7 @@ def build_preference_data(
         "rows": counts(kept),
         "dropped": funnel.dropped(),
         "flipped_labels": sum(flips),
+        "redacted": dict(redacted),
     }
     return Outcome(rows=len(kept), metrics=metrics, checks=checks)
 

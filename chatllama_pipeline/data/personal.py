@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chatllama_pipeline.data.patterns import redact_table
 from chatllama_pipeline.data.personal_files import OwnFile, find_files, read_file, read_json
 from chatllama_pipeline.data.personal_rows import TABLES, Errors, rows_of, text_error
 from chatllama_pipeline.data.splits import Row
@@ -43,7 +45,9 @@ _UNREADABLE = "cannot be read"
 class _Tables:
     """Writers of all tables; what was added goes to the files in portions."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, redact: Collection[str]) -> None:
+        self.redacted: Counter[str] = Counter()
+        self._redact = redact
         self.rows: Counter[str] = Counter({table: 0 for table in TABLES})
         self._waiting: dict[str, list[Row]] = {table: [] for table in TABLES}
         self._characters = 0
@@ -81,7 +85,10 @@ class _Tables:
     def _flush(self) -> None:
         for table, rows in self._waiting.items():
             if rows:
-                self._writers[table].write_table(pa.Table.from_pylist(rows, schema=TABLES[table]))
+                written = pa.Table.from_pylist(rows, schema=TABLES[table])
+                written, counts = redact_table(written, self._redact)
+                self._writers[table].write_table(written)
+                self.redacted += counts
                 rows.clear()
         self._characters = 0
 
@@ -125,15 +132,15 @@ def _read_templates(folder: Path, errors: Errors) -> dict[str, str] | None:
 
 
 def build_personal_data(folder: Path, settings: AssistantSettings, output: Path) -> Outcome:
-    """Validate the user's files; write {actor,reward,rlhf,pairs}.parquet, and templates.json if
-    there is one.
+    """Validate the user's files; write {actor,reward,rlhf,pairs}.parquet, with personal data
+    redacted as `data.redact` says, and templates.json if there is one.
 
     Raises DataError with up to 20 errors, each with file, row, field, value and cure; nothing is
     written then.
     """
     errors = Errors()
     files = find_files(folder, settings, errors)
-    with _Tables(output) as tables:
+    with _Tables(output, settings.data.redact) as tables:
         warnings = [_add_rows(file, tables, errors) for file in files]
         templates = _read_templates(folder, errors)
         if errors.count:
@@ -144,7 +151,11 @@ def build_personal_data(folder: Path, settings: AssistantSettings, output: Path)
         (output / TEMPLATES_FILE).write_text(text + "\n", encoding="utf-8")
     return Outcome(
         rows=tables.rows.total(),
-        metrics={"rows": dict(tables.rows), "files": len(files)},
+        metrics={
+            "rows": dict(tables.rows),
+            "files": len(files),
+            "redacted": dict(tables.redacted),
+        },
         warnings=[warning for warning in warnings if warning],
     )
 

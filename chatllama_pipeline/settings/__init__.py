@@ -7,7 +7,13 @@ in `recipes.py`.
 
 from chatllama_pipeline.settings.actor import ActorSettings
 from chatllama_pipeline.settings.assistant import AssistantSettings, RetrainSettings, StoreSettings
-from chatllama_pipeline.settings.data import SOURCE_ALIASES, DataSettings, SourceName
+from chatllama_pipeline.settings.data import (
+    PERSONAL_KINDS,
+    SOURCE_ALIASES,
+    DataSettings,
+    PersonalKind,
+    SourceName,
+)
 from chatllama_pipeline.settings.evaluation import (
     CheckSettings,
     EvaluationSettings,
@@ -21,6 +27,7 @@ from chatllama_pipeline.settings.role import RoleSettings
 from chatllama_pipeline.settings.section import SCRATCH, Section
 
 __all__ = [
+    "PERSONAL_KINDS",
     "SCRATCH",
     "SOURCE_ALIASES",
     "ActorSettings",
@@ -32,6 +39,7 @@ __all__ = [
     "LlmRole",
     "LlmSettings",
     "LoraSettings",
+    "PersonalKind",
     "PpoSettings",
     "Price",
     "ProviderName",

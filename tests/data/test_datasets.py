@@ -208,6 +208,25 @@ def test_own_pairs_join_those_of_the_sources(tmp_path: Path, personal: Path) -> 
     }
 
 
+def test_personal_data_of_sources_and_own_rows_is_redacted_by_a_setting(
+    tmp_path: Path, personal: Path
+) -> None:
+    telling = [pair("I am a@b.org", chosen="Call +49 30 1234567", rejected="Hello c@d.org")]
+    own(personal, "pairs", [pair("Sing!", "La to e@f.org", "No")])
+    both = settings(data={"redact": ["email", "phone"]})
+    rows, outcome, _ = prefer(tmp_path, personal, telling, both, "a")
+    assert sorted(
+        (row["prompt"][0]["content"], row["chosen"], row["rejected"]) for row in rows
+    ) == [
+        ("I am <email>", "Call <phone>", "Hello <email>"),
+        ("Sing!", "La to <email>", "No"),
+    ]
+    assert outcome.metrics["redacted"] == {"email": 3, "phone": 1}
+    rows, outcome, _ = prefer(tmp_path, personal, telling, settings(), "b")
+    assert {row["prompt"][0]["content"] for row in rows} == {"I am a@b.org", "Sing!"}
+    assert outcome.metrics["redacted"] == {}
+
+
 def test_a_source_without_rows_is_an_error_that_names_the_setting(
     tmp_path: Path, personal: Path
 ) -> None:

@@ -482,6 +482,18 @@ def test_memory_does_not_grow_with_the_file(folder: Path) -> None:
     assert large - small < 60
 
 
+def test_own_rows_are_redacted_by_a_setting_before_anything_reads_them(folder: Path) -> None:
+    file = put(
+        folder, f"{ACTOR}.jsonl", jsonl([{"user_input": "a@b.org", "completion": "b@c.org"}])
+    )
+    redacting = AssistantSettings.model_validate({"data": {"redact": True}})
+    tables, outcome = build(folder, redacting)
+    [row] = tables["actor"]
+    assert (row["prompt"], row["completion"]) == (user("<email>"), "<email>")
+    assert outcome.metrics["redacted"] == {"email": 2}
+    assert b"a@b.org" in file.read_bytes()
+
+
 def test_errors_of_all_files_are_told_at_once(folder: Path) -> None:
     put(folder, f"{ACTOR}.csv", b"user_input\nSing!\n")
     put(folder, f"{RLHF}.jsonl", jsonl([{"user_input": ""}] * 1000))
