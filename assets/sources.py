@@ -1,31 +1,56 @@
 """Sources: rows any assistant may draw on, and the rows a person brings."""
 
 import dagster as dg
+from pydantic import Field
 
 from assets.making import Results, make, materialization
 from assets.specs import asset_checks, pipeline_asset
 from chatllama_pipeline.assistants import assistants_using, load_assistant
 from chatllama_pipeline.data.personal import build_personal_data
+from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import build_source
 from chatllama_pipeline.recipes import ABSENT, source_recipe
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
+class PublicSource(dg.Config):
+    """What a run may ask of a public source."""
+
+    source: str = Field(
+        default="",
+        description="A hub id (owner/name@revision), a folder or file in the hub's layout, or a "
+        "URL; empty: CHATLLAMA_SHP or CHATLLAMA_HH_RLHF, else the hub.",
+    )
+    refresh: bool = Field(default=False, description="Look for a newer commit of the revision.")
+    offline: bool = Field(
+        default=False, description="Ask no network, as HF_HUB_OFFLINE=1 does for all."
+    )
+
+    def asked(self, forced: bool) -> Asked:
+        return Asked(self.source, self.refresh or forced, self.offline)
+
+
 @pipeline_asset("shp", "sources", "huggingface", "parquet")
 def shp(
-    context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
+    context: dg.AssetExecutionContext,
+    config: PublicSource,
+    store: StoreResource,
+    run_options: RunOptions,
 ) -> Results:
     """Stanford Human Preferences: Reddit replies in pairs. Fetched where an assistant uses it."""
-    yield from _source(context, store, run_options)
+    yield from _source(context, store, run_options, config)
 
 
 @pipeline_asset("hh_rlhf", "sources", "huggingface", "parquet")
 def hh_rlhf(
-    context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
+    context: dg.AssetExecutionContext,
+    config: PublicSource,
+    store: StoreResource,
+    run_options: RunOptions,
 ) -> Results:
     """Anthropic's helpful and harmless pairs. Fetched where an assistant uses it."""
-    yield from _source(context, store, run_options)
+    yield from _source(context, store, run_options, config)
 
 
 @pipeline_asset("grammar", "sources", "python", "parquet")
@@ -53,7 +78,10 @@ def personal_data(
 
 
 def _source(
-    context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
+    context: dg.AssetExecutionContext,
+    store: StoreResource,
+    run_options: RunOptions,
+    config: PublicSource | None = None,
 ) -> Results:
     """Make a shared source, or stay at what there is where nobody at hand uses it."""
     source = context.asset_key.to_user_string()
@@ -64,11 +92,14 @@ def _source(
     else:
         used = bool(assistants_using(source))
     if used:
+        forced = run_options.forces(source)
+        asked = (config or PublicSource()).asked(forced)
+        recipe = source_recipe(source, versions, asked)
         made = versions.make(
-            source_recipe(source),
-            lambda bench: build_source(source, bench.output),
+            recipe,
+            lambda work: build_source(source, work.output, asked, recipe.inputs, work.run_folder),
             overrides={},
-            force=run_options.forces(source),
+            force=forced,
         )
         yield materialization(context, made)
         return

@@ -9,7 +9,8 @@ from typing import Any
 from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import Assistant
 from chatllama_pipeline.data.personal import personal_fingerprint
-from chatllama_pipeline.data.sources import SOURCES, source_location
+from chatllama_pipeline.data.places import Asked
+from chatllama_pipeline.data.sources import SOURCES, source_inputs
 from chatllama_pipeline.errors import AbsentError
 from chatllama_pipeline.manifests import Recipe, hash_file
 from chatllama_pipeline.serving.approvals import is_approved
@@ -20,9 +21,9 @@ ABSENT = "absent"
 
 # Raised by hand whenever an asset's code gives another result for the same inputs.
 CODE_VERSION: dict[str, str] = {
-    "shp": "2",
-    "hh_rlhf": "2",
-    "grammar": "2",
+    "shp": "3",
+    "hh_rlhf": "3",
+    "grammar": "3",
     "personal_data": "2",
     "preference_data": "2",
     "synthetic_conversations": "1",
@@ -186,9 +187,17 @@ def current_upstream(asset: str, assistant: Assistant, store: Store) -> dict[str
     return versions
 
 
-def source_recipe(source: str) -> Recipe:
-    """The recipe of a shared source."""
-    return Recipe(source, None, CODE_VERSION[source], {}, {}, {"location": source_location(source)})
+def source_recipe(source: str, store: Store, asked: Asked, look: bool = True) -> Recipe:
+    """The recipe of a shared source as a run asks for it.
+
+    A hub revision stays at the commit of the current version until a refresh is asked for. Without
+    `look` the network is left alone.
+    """
+    current = store.current(source, None)
+    version = store.version(source, None, current.version) if current else None
+    known = version.manifest.inputs if version else None
+    inputs = source_inputs(source, asked, known, look)
+    return Recipe(source, None, CODE_VERSION[source], {}, {}, inputs)
 
 
 def recipe_for(

@@ -11,6 +11,7 @@ from typing import Any
 
 from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import Assistant
+from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import SOURCES
 from chatllama_pipeline.errors import AbsentError
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
@@ -71,7 +72,7 @@ def _asset_status(asset: str, assistant: Assistant, store: Store) -> AssetStatus
 
 def _recipe_now(asset: str, assistant: Assistant, store: Store, version: Version) -> Recipe:
     if asset in SOURCES:
-        return source_recipe(asset)
+        return source_recipe(asset, store, Asked(), look=False)
     upstream = current_upstream(asset, assistant, store)
     # Whether a run with overrides is promoted is known to that run alone.
     unpromoted = version.manifest.inputs.get("unpromoted_overrides", [])

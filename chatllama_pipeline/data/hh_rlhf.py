@@ -7,14 +7,16 @@ two transcripts that share all but the last reply.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from chatllama_pipeline.data.hub import location_of, stream_rows
+from chatllama_pipeline.data.places import Home
+from chatllama_pipeline.data.raw import text_defect
 from chatllama_pipeline.data.splits import Messages, Row
 
-VARIABLE = "CHATLLAMA_HH_RLHF"
-HUB_ID = "Anthropic/hh-rlhf"
+# Its folder of red-team attempts holds transcripts without a preference.
+HOME = Home("Anthropic/hh-rlhf", "CHATLLAMA_HH_RLHF", "mit", leave_out=("red-team-attempts",))
+SUBSETS = ("harmless-base", "helpful-base", "helpful-online", "helpful-rejection-sampled")
+NEEDED = ("chosen", "rejected")
 
 _MARK = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -31,44 +33,66 @@ def read_transcript(text: str) -> Messages:
     ]
 
 
-def convert(row: dict[str, Any]) -> Row | str:
-    """A pair in `records.PAIR_SCHEMA`, or the defect for which the row is dropped."""
-    texts = (row.get("chosen"), row.get("rejected"))
-    if not all(isinstance(text, str) for text in texts):
-        return "not_text"
+def convert(row: dict[str, Any], domain: str = "") -> Row | str:
+    """A pair in `records.PAIR_SCHEMA`, or the defect for which the row is dropped.
+
+    Inside the prompt several assistant turns in a row are joined, and the pair then has a key
+    `mended`; a reply of several turns is none that could be learned. `domain` is the subset.
+    """
+    texts = [row.get(name) for name in NEEDED]
+    defect = next(filter(None, map(text_defect, texts)), None)
+    if defect:
+        return defect
     chosen, rejected = (read_transcript(str(text)) for text in texts)
-    for turns in (chosen, rejected):
-        defect = _defect(turns)
-        if defect:
-            return defect
-    if chosen[:-1] != rejected[:-1]:
+    defect = _ending_defect(chosen) or _ending_defect(rejected)
+    if defect:
+        return defect
+    prompt, other = _joined(chosen[:-1]), _joined(rejected[:-1])
+    defect = _prompt_defect(prompt) or _prompt_defect(other)
+    if defect:
+        return defect
+    if prompt != other:
         return "prompts_differ"
     if chosen[-1] == rejected[-1]:
         return "identical_replies"
-    return {
-        "prompt": chosen[:-1],
+    pair = {
+        "prompt": prompt,
         "chosen": chosen[-1]["content"],
         "rejected": rejected[-1]["content"],
         "strength": 1.0,
         "source": "hh_rlhf",
-        "domain": "",
+        "domain": domain,
     }
+    return pair if len(prompt) == len(chosen) - 1 else {**pair, "mended": "several_assistant_turns"}
 
 
-def _defect(turns: Messages) -> str | None:
+def _ending_defect(turns: Messages) -> str | None:
     if not turns:
         return "no_transcript"
     if turns[-1]["role"] == "user":
         return "ends_on_human_turn"
     if not turns[-1]["content"]:
         return "empty_reply"
+    if len(turns) > 1 and turns[-2]["role"] == "assistant":
+        return "several_assistant_turns"
+    return None
+
+
+def _joined(turns: Messages) -> Messages:
+    """The turns, those of the assistant that follow one another as one."""
+    joined: Messages = []
+    for turn in turns:
+        if joined and turn["role"] == "assistant" == joined[-1]["role"]:
+            both = f"{joined[-1]['content']}\n\n{turn['content']}".strip()
+            joined[-1] = {"role": "assistant", "content": both}
+        else:
+            joined.append(turn)
+    return joined
+
+
+def _prompt_defect(prompt: Messages) -> str | None:
     # Chat templates refuse what doesn't alternate from the user on.
-    expected = ["user", "assistant"] * (len(turns) // 2)
-    if [turn["role"] for turn in turns] != expected:
+    expected = (["user", "assistant"] * len(prompt))[: len(prompt)]
+    if not prompt or [turn["role"] for turn in prompt] != expected:
         return "turns_do_not_alternate"
-    return None if all(turn["content"] for turn in turns) else "empty_turn"
-
-
-def rows() -> Iterator[Row | str]:
-    """Every row at CHATLLAMA_HH_RLHF, else on the hub, as a pair or as its defect."""
-    return map(convert, stream_rows(location_of(VARIABLE, HUB_ID), VARIABLE))
+    return None if all(turn["content"] for turn in prompt) else "empty_turn"

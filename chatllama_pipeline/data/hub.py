@@ -1,65 +1,101 @@
-"""Rows of a public dataset: from the hub, a folder or a file."""
+"""A dataset on the Hugging Face hub: its revision's commit, and its files in the hub's cache.
+
+HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to `huggingface_hub`, which
+continues a download where it broke off and never takes a part of a file for the whole.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
+from chatllama_pipeline.data.local_files import SUFFIXES
 from chatllama_pipeline.errors import DataError
 
-_SUFFIXES = {
-    ".jsonl": "json",
-    ".jsonl.gz": "json",
-    ".json": "json",
-    ".json.gz": "json",
-    ".parquet": "parquet",
-}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PAPERS = ["README.md", "LICENSE*"]
 
 
-def location_of(variable: str, hub_id: str) -> str:
-    """Where a source's rows are: what the environment variable says, else the hub id."""
-    return os.environ.get(variable) or hub_id
+def split_id(location: str) -> tuple[str, str]:
+    """Repository and revision of `owner/name@revision`; `main` where none is named."""
+    repository, _, revision = location.partition("@")
+    return repository, revision or "main"
 
 
-def stream_rows(location: str, variable: str) -> Iterator[dict[str, Any]]:
-    """Every row of every split at `location`: a hub id, with `@revision` where one is pinned, a
-    folder, or a file (.jsonl, .json, .parquet; JSON may be gzipped).
+def resolve(location: str, offline: bool, variable: str) -> str:
+    """The commit that a revision stands at now; offline, the newest in the hub's cache.
 
-    Raises DataError, which says what to set, where the rows can't be had.
+    Raises DataError, which says what to set, where the hub can't be asked.
     """
-    from datasets import load_dataset
+    from huggingface_hub import HfApi
 
-    path = Path(location).expanduser()
+    repository, revision = split_id(location)
+    if _COMMIT.fullmatch(revision):
+        return revision
+    if offline:
+        return _cached(repository, revision, location, variable)
     try:
-        if path.exists():
-            for kind, files in _files(path, variable):
-                yield from load_dataset(kind, data_files=files, split="train", streaming=True)
-        else:
-            repository, _, revision = location.partition("@")
-            for split in load_dataset(
-                repository, revision=revision or None, streaming=True
-            ).values():
-                yield from split
-    except DataError:
-        raise
-    # The libraries below raise errors of a dozen unrelated classes for one cause: no such data.
+        info = HfApi().dataset_info(repository, revision=revision)
+    # huggingface_hub raises errors of many classes for one cause: the hub did not answer.
     except Exception as error:
+        raise _unreachable(location, variable, error) from error
+    return str(info.sha)
+
+
+def _cached(repository: str, revision: str, location: str, variable: str) -> str:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        repositories = frozenset()
+    found = [
+        (revision in kept.refs, kept.last_modified, kept.commit_hash)
+        for cached in repositories
+        if (cached.repo_id, cached.repo_type) == (repository, "dataset")
+        for kept in cached.revisions
+        if revision in {*kept.refs, "main"}
+    ]
+    if not found:
         raise DataError(
-            f"the rows of {location!r} could not be read ({type(error).__name__}: {error}); "
-            f"check the network and HF_TOKEN, or set {variable} to a hub id (with @revision if you "
-            "like), a folder or a file that holds them"
-        ) from error
+            f"{location} is not in the hub's cache, and this run is offline. Set `offline: false` "
+            f"and HF_HUB_OFFLINE=0, or {variable} to a folder that holds a copy of it"
+        )
+    return str(max(found)[-1])
 
 
-def _files(path: Path, variable: str) -> list[tuple[str, list[str]]]:
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    by_kind: dict[str, list[str]] = {}
-    for file in found:
-        kind = next((kind for end, kind in _SUFFIXES.items() if file.name.endswith(end)), None)
-        if kind and file.is_file():
-            by_kind.setdefault(kind, []).append(str(file))
-    if not by_kind:
-        raise DataError(f"{variable}={path} holds no file that ends in {', '.join(_SUFFIXES)}")
-    return sorted(by_kind.items())
+def download(
+    location: str, commit: str, leave_out: tuple[str, ...], offline: bool, variable: str
+) -> Path:
+    """The folder of a commit's data files, all of them there."""
+    return _snapshot(location, commit, leave_out, offline, variable)
+
+
+def _snapshot(
+    location: str, revision: str, leave_out: tuple[str, ...], offline: bool, variable: str
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    options: dict[str, Any] = {
+        "repo_type": "dataset",
+        "revision": revision,
+        "local_files_only": offline,
+        "allow_patterns": [f"*{suffix}" for suffix in SUFFIXES] + _PAPERS,
+        "ignore_patterns": [f"{folder}/*" for folder in leave_out],
+    }
+    try:
+        return Path(snapshot_download(split_id(location)[0], **options))
+    except Exception as error:
+        raise _unreachable(location, variable, error) from error
+
+
+def _unreachable(location: str, variable: str, error: Exception) -> DataError:
+    first = str(error).strip().splitlines()
+    return DataError(
+        f"{location} could not be had from the hub ({type(error).__name__}: "
+        f"{first[0] if first else ''}). Check the name, the network and HF_TOKEN; without a "
+        f"network set {variable}, or `source` in the run config, to a folder that holds a copy of "
+        "it. What was downloaded is kept: the next run goes on from there"
+    )

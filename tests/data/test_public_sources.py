@@ -21,6 +21,11 @@ from chatllama_pipeline.records import PAIR_SCHEMA
 
 REAL_FILES = sorted((Path(__file__).parents[3] / "shared" / "data").glob("hh_rlhf*.jsonl.gz"))
 
+# Turns of a prompt -> rows: 439 single questions, the longest of 35 turns.
+REAL_TURNS = {
+    1: 439, 3: 381, 5: 375, 7: 214, 9: 50, 11: 13, 13: 11, 15: 3, 17: 5, 19: 1, 21: 1, 23: 1, 35: 1
+}  # fmt: skip
+
 OPENING = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: What is rust?\n\nAssistant:"
 
 
@@ -66,6 +71,9 @@ def test_an_hh_row_becomes_a_pair_with_a_prompt_of_several_turns() -> None:
         (hh_row(chosen=OPENING), "empty_reply"),
         (hh_row(rejected=f"{OPENING}  \n"), "empty_reply"),
         (hh_row(chosen=f"{OPENING} Iron.\n\nHuman: Thanks"), "ends_on_human_turn"),
+        (hh_row(chosen=f"{OPENING} Iron.\n\nAssistant: Oxide."), "several_assistant_turns"),
+        (hh_row(chosen=f"{OPENING} Nul \x00."), "nul_byte"),
+        (hh_row(chosen=f"{OPENING} Half a pair \ud800."), "not_utf8"),
         (hh_row(chosen=f"{OPENING.replace('rust', 'moss')} A plant."), "prompts_differ"),
         (hh_row(rejected=f"{OPENING} Iron oxide. "), "identical_replies"),
         (hh_row(chosen="What is rust? Iron oxide."), "no_transcript"),
@@ -87,7 +95,8 @@ def test_an_shp_row_becomes_a_pair_as_its_label_says_with_its_ratio_as_strength(
         "rejected": "No idea.",
         "strength": 3.0,
         "source": "shp",
-        "domain": "askbaking_train",
+        # Its own train and test decide nothing here.
+        "domain": "askbaking",
     }
     assert shp.convert(shp_row()) == expected
     assert shp.convert(shp_row(labels=0)) == {
@@ -106,28 +115,64 @@ def test_an_shp_row_becomes_a_pair_as_its_label_says_with_its_ratio_as_strength(
         ({"labels": 2}, "no_label"),
         ({"labels": None}, "no_label"),
         ({"history": None}, "not_text"),
+        ({"history": 5}, "not_text"),
+        ({"human_ref_A": "a\x00b"}, "nul_byte"),
+        ({"score_ratio": "much"}, "no_score_ratio"),
+        ({"score_ratio": float("nan")}, "no_score_ratio"),
     ],
 )
 def test_a_defect_of_an_shp_row_is_named(changes: dict[str, Any], defect: str) -> None:
     assert shp.convert(shp_row(**changes)) == defect
 
 
-@pytest.mark.parametrize("file", REAL_FILES, ids=lambda file: file.name)
-def test_real_hh_rows_become_pairs_whose_prompts_alternate_and_end_with_the_user(
-    file: Path,
+def test_a_ratio_that_is_not_given_follows_from_the_scores() -> None:
+    pair = shp.convert(shp_row(score_ratio=None, score_A=30, score_B=12))
+    assert isinstance(pair, dict)
+    assert pair["strength"] == 2.5  # 30 / 12
+    pair = shp.convert(shp_row(score_ratio=None, score_A=None))
+    assert isinstance(pair, dict)
+    assert pair["strength"] == 1.0
+
+
+def test_several_assistant_turns_inside_a_prompt_are_joined_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        converted = [hh_rlhf.convert(json.loads(line)) for line in lines]
-    pairs = [row for row in converted if isinstance(row, dict)]
-    assert len(pairs) > 0.95 * len(converted)
+    twice = OPENING.replace("Hello.", "Hello.\n\nAssistant: Again.")
+    row = {"chosen": f"{twice} Iron oxide.", "rejected": f"{twice} Dunno."}
+    pair = hh_rlhf.convert(row, "harmless-base")
+    assert isinstance(pair, dict)
+    assert [turn["content"] for turn in pair["prompt"]] == [
+        "Hi",
+        "Hello.\n\nAgain.",
+        "What is rust?",
+    ]
+    assert (pair["domain"], pair["mended"]) == ("harmless-base", "several_assistant_turns")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setenv("CHATLLAMA_HH_RLHF", str(tmp_path / "rows.jsonl"))
+    outcome = build_source("hh_rlhf", tmp_path)
+    assert (outcome.rows, outcome.metrics["mended"]) == (1, {"several_assistant_turns": 1})
+
+
+@pytest.mark.parametrize("file", REAL_FILES, ids=lambda file: file.name)
+def test_the_1500_real_rows_convert_with_the_right_numbers(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLLAMA_HH_RLHF", str(file))
+    outcome = build_source("hh_rlhf", tmp_path)
+    assert outcome.rows == 1495
+    # 1,500 rows less 4 whose reply is empty and 1 that ends on two turns of the assistant.
+    assert outcome.metrics["dropped"] == {"empty_reply": 4, "several_assistant_turns": 1}
+    assert outcome.metrics["mended"] == {"several_assistant_turns": 3}
+    assert [check.passed for check in outcome.checks] == [True, True]
+    pairs = pq.read_table(tmp_path / "data.parquet").to_pylist()
+    turns = Counter(len(pair["prompt"]) for pair in pairs)
+    assert turns == REAL_TURNS
+    assert sum(turns.values()) == 1495
     for pair in pairs:
         roles = [turn["role"] for turn in pair["prompt"]]
         assert roles == (["user", "assistant"] * len(roles))[: len(roles)]
-        assert roles[-1] == "user"
         assert pair["chosen"] != pair["rejected"]
-        assert all(turn["content"] for turn in pair["prompt"])
-    defects = Counter(row for row in converted if isinstance(row, str))
-    assert defects.total() + len(pairs) == len(converted)
+        assert all(turn["content"] == turn["content"].strip() != "" for turn in pair["prompt"])
 
 
 @pytest.mark.parametrize("kind", ["file", "gzipped", "parquet", "folder"])
@@ -154,7 +199,7 @@ def test_a_source_is_read_from_a_local_place_and_its_defects_are_counted(
 
     table = pq.read_table(output / "data.parquet")
     assert table.schema.equals(PAIR_SCHEMA)
-    assert table["rejected"].to_pylist() == ["Dunno.", "Rust never sleeps."]
+    assert sorted(table["rejected"].to_pylist()) == ["Dunno.", "Rust never sleeps."]
     assert outcome.rows == 2
     assert outcome.metrics["dropped"] == {"empty_reply": 1}
     assert [(check.name, check.passed, check.blocking) for check in outcome.checks] == [
@@ -176,28 +221,13 @@ def test_a_source_whose_rows_are_all_defects_fails_its_check(
     assert "CHATLLAMA_SHP" in not_empty.description
 
 
-def test_a_failed_download_says_what_to_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CHATLLAMA_SHP", "nobody/there-is-no-such-dataset@main")
-    with pytest.raises(DataError) as failure:
-        build_source("shp", tmp_path)
-    assert "'nobody/there-is-no-such-dataset@main' could not be read" in str(failure.value)
-    assert "set CHATLLAMA_SHP" in str(failure.value)
-
-
-def test_a_folder_without_rows_and_a_broken_file_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_without_rows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setenv("CHATLLAMA_SHP", str(empty))
     with pytest.raises(
-        DataError, match=r"CHATLLAMA_SHP=.*empty holds no file that ends in \.jsonl"
+        DataError, match=r"empty holds no file that ends in \.parquet.*set CHATLLAMA_SHP"
     ):
-        build_source("shp", tmp_path)
-    (empty / "rows.jsonl").write_text("{no json")
-    with pytest.raises(DataError, match=r"could not be read.*set CHATLLAMA_SHP"):
         build_source("shp", tmp_path)
 
 
