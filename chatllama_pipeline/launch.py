@@ -238,6 +238,10 @@ def _stop(process: subprocess.Popen[bytes], mark: str) -> set[psutil.Process]:
         # to us, and torchrun's ranks, in sessions of their own, are in no group of ours.
         family |= _family(process.pid, mark)
         family = _signal_and_wait(process, family, number, grace)
+    if process.pid not in {member.pid for member in family}:
+        # Its main thread is gone; it can be reaped once its other threads are, too.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_GRACE_SECONDS)
     return family
 
 

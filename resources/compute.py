@@ -11,7 +11,9 @@ from pydantic import Field
 
 from chatllama_pipeline.errors import ChildError, SettingsError
 from chatllama_pipeline.launch import child_environment, cores_at_hand, run_child
+from chatllama_pipeline.llm.local import Machine
 from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.settings import RoleSettings
 from chatllama_pipeline.stages import error_file, stage_error
 from resources.gpus import Lease, lease_gpus, visible_gpus
 
@@ -116,6 +118,19 @@ class Compute(dg.ConfigurableResource[None]):
     def stage_command(self, spec_path: Path) -> list[str]:
         """The command that runs the stage of `spec_path`; it works by hand as well."""
         return [sys.executable, "-m", "chatllama_pipeline.stages", str(spec_path)]
+
+    @contextlib.contextmanager
+    def machine(self, context: dg.AssetExecutionContext, *roles: RoleSettings) -> Iterator[Machine]:
+        """Where the local models among `roles` run; a GPU is leased only where there is one."""
+        if all(role.provider != "transformers" for role in roles):
+            yield Machine()
+            return
+        device, threads = self.device_at_hand(), self.threads_per_process()
+        if device == "cpu":
+            yield Machine(device, threads, {"CUDA_VISIBLE_DEVICES": ""})
+            return
+        with lease_gpus(visible_gpus(), 1, context.log.info) as lease:
+            yield Machine(device, threads, {"CUDA_VISIBLE_DEVICES": lease.ids[0]}, lease.fds)
 
     @contextlib.contextmanager
     def _gpus(self, device: str, say: Callable[[str], None]) -> Iterator[Lease]:

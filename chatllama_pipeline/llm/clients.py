@@ -7,25 +7,36 @@ from pathlib import Path
 from chatllama_pipeline.artifacts import store_root
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.cache import AnswerCache, cache_file
-from chatllama_pipeline.llm.client import CachedClient, OpenAiBackend
+from chatllama_pipeline.llm.client import Backend, CachedClient, OpenAiBackend
+from chatllama_pipeline.llm.local import LocalBackend, Machine, place_of
 from chatllama_pipeline.llm.openai_calls import read_key
 from chatllama_pipeline.llm.requests import LlmClient
 from chatllama_pipeline.settings import RoleSettings
 
 
-def open_client(role: RoleSettings, run_folder: Path) -> LlmClient:
+def open_client(role: RoleSettings, run_folder: Path, machine: Machine | None = None) -> LlmClient:
     """The client of a role (`settings.role("judge")`), before any call is made.
 
     `run_folder` is that of the asset being made: what its restarts have paid counts against
-    max_usd. Raises ProviderError where no model plays the role or its key is missing.
+    max_usd, and a local model's process works there, on `machine` (the CPU if None). Raises
+    ProviderError where no model plays the role or its key is missing, SettingsError where a local
+    folder holds none.
     """
     if not role.asks_a_model:
         raise ProviderError(
             f"{role.key}.provider is {role.provider}, which asks no model; set it to openai or "
             "transformers"
         )
-    read_key(role)
-    cache = AnswerCache(cache_file(store_root()))
     scope = "/".join(run_folder.absolute().parts[-3:])
-    backend = OpenAiBackend(role, cache.paid(scope))
-    return CachedClient(role, role.base_url, backend, cache, scope)
+    backend: Backend
+    # What can be refused is refused before a file is made.
+    if role.provider == "transformers":
+        place = place_of(role)
+        cache = AnswerCache(cache_file(store_root()))
+        backend = LocalBackend(role, machine or Machine(), run_folder / "llm" / role.key)
+    else:
+        place = role.base_url
+        read_key(role)
+        cache = AnswerCache(cache_file(store_root()))
+        backend = OpenAiBackend(role, cache.paid(scope))
+    return CachedClient(role, place, backend, cache, scope)

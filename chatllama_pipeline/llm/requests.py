@@ -54,8 +54,8 @@ class LlmFailure:
     """A request without an answer: a short stable reason, and all that was said of it.
 
     Reasons: `prompt_too_long`, `bad_request`, `malformed_reply`, `timeout`, `dropped`,
-    `rate_limited`, `server_error`, `batch_failed`. Where `retryable`, the same request may
-    succeed in a later run.
+    `rate_limited`, `server_error`, `batch_failed`, `out_of_memory`. Where `retryable`, the same
+    request may succeed in a later run.
     """
 
     reason: str

@@ -1,0 +1,147 @@
+"""Local models in their child process: decoder-only and encoder-decoder, with and without chat."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from chatllama_pipeline.errors import ProviderError, SettingsError
+from chatllama_pipeline.llm.clients import open_client
+from chatllama_pipeline.llm.local import place_of
+from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
+from chatllama_pipeline.records import Message
+from chatllama_pipeline.settings import AssistantSettings
+
+OpenLocal = Callable[..., LlmClient]
+
+
+@pytest.fixture(scope="session")
+def flan_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random T5 of one layer, in the hub's format."""
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("tiny_t5")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
+    tokenizer.chat_template = None
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def open_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenLocal:
+    monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "store"))
+
+    def open_(model: Path | str, **keys: Any) -> LlmClient:
+        settings = AssistantSettings.model_validate(
+            {"llm": {"provider": "transformers", "model": str(model), **keys}}
+        )
+        return open_client(settings.role("writer"), tmp_path / "run")
+
+    return open_
+
+
+def ask(text: str, **changed: Any) -> LlmRequest:
+    return LlmRequest((Message("user", text),), **{"temperature": 1.0, "max_tokens": 6, **changed})
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def test_a_decoder_answers_all_in_batches_by_one_process_that_ends_with_the_client(
+    tiny_base_folder: Path, open_local: OpenLocal
+) -> None:
+    asked = [ask("alpha " * number, sample=number) for number in range(1, 8)]
+    with open_local(tiny_base_folder, batch_size=3) as client:
+        answers = client.answer(asked)
+        greedy = client.answer([ask("bravo", temperature=0.0), ask("charlie", temperature=0.0)])
+        (child,) = children()
+        # The tiny Llama's context is 128.
+        alone, too_long = client.answer(
+            [ask("charlie", temperature=0.0, sample=1), ask("alpha " * 200)]
+        )
+        assert children() == [child]
+        ledger = client.ledger()
+    assert children() == []
+    assert all(isinstance(answer, LlmReply) for answer in answers)
+    # In the batch it stood behind padding: the text must not depend on that.
+    assert greedy[1].text == alone.text  # type: ignore[union-attr]
+    # <|user|> alpha ... : the template's marks and each word's tokens, one word more each time.
+    grown = [answer.prompt_tokens for answer in answers]  # type: ignore[union-attr]
+    assert grown == sorted(grown) and len(set(grown)) == 7
+    assert isinstance(too_long, LlmFailure)
+    assert (too_long.reason, too_long.retryable) == ("prompt_too_long", False)
+    assert "the model's context is 128" in too_long.detail
+    assert (ledger.calls, ledger.failed, ledger.usd) == (10, 1, 0.0)
+    with open_local(tiny_base_folder) as again:
+        assert [a.text for a in again.answer(asked)] == [a.text for a in answers]  # type: ignore[union-attr]
+        assert again.ledger().cached == 7
+        # What is cached needs no process.
+        assert children() == []
+
+
+def test_an_encoder_decoder_answers_too(flan_folder: Path, open_local: OpenLocal) -> None:
+    with open_local(flan_folder) as client:
+        one, two = client.answer([ask("alpha bravo"), ask("golf", temperature=0.0)])
+    assert isinstance(one, LlmReply) and isinstance(two, LlmReply)
+    assert 1 <= two.completion_tokens <= 6
+
+
+def test_a_model_that_was_trained_on_is_another_one(tiny_base_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_base_folder, tmp_path / "model")
+    settings = AssistantSettings.model_validate(
+        {"llm": {"provider": "transformers", "model": str(folder)}}
+    )
+    before = place_of(settings.role("judge"))
+    assert place_of(settings.role("judge")) == before
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert place_of(settings.role("judge")) != before
+
+
+def test_a_folder_that_is_no_model_is_told_before_anything_starts(
+    tiny_base_folder: Path, open_local: OpenLocal, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"llm\.model: the folder .*/gone does not exist"):
+        open_local(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match=r"has no config\.json and no weights .* and no tok"):
+        open_local(tmp_path / "empty")
+    (tmp_path / "store").mkdir(exist_ok=True)
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_reward_model_can_be_no_judge(
+    tiny_base_folder: Path, open_local: OpenLocal, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_base_folder, tmp_path / "reward")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "architectures": ["LlamaForSequenceClassification"]})
+    )
+    with pytest.raises(SettingsError, match=r"as a term of PPO's reward it can't judge"):
+        open_local(folder)
+
+
+def test_weights_that_cannot_be_loaded_are_told_by_the_child(
+    tiny_base_folder: Path, open_local: OpenLocal, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_base_folder, tmp_path / "broken")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "no-such-model"}))
+    with (
+        open_local(folder) as client,
+        pytest.raises(ProviderError, match=r"llm\.model: .*/broken could not be loaded"),
+    ):
+        client.answer([ask("alpha")])
