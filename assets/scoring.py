@@ -5,6 +5,7 @@ import dagster as dg
 from assets.making import Results, make
 from assets.specs import pipeline_asset
 from chatllama_pipeline.llm.scoring import build_reward_training_data
+from chatllama_pipeline.progress import Progress
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
@@ -24,5 +25,7 @@ def reward_training_data(
             work.folder("personal_data"),
             work.settings,
             work.output,
+            work.bench.run_folder,
+            Progress("reward_training_data", context.log.info),
         ),
     )

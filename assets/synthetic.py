@@ -2,15 +2,25 @@
 
 import dagster as dg
 
-from assets.making import Results, make
+from assets.making import Results, Work, make
 from assets.specs import pipeline_asset
-from chatllama_pipeline.llm.synthetic import (
-    build_synthetic_completions,
-    build_synthetic_conversations,
-    build_synthetic_prompts,
-)
+from chatllama_pipeline.llm.synthetic import build_synthetic
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Outcome
 from resources.run_options import RunOptions
 from resources.store import StoreResource
+
+
+def _write(context: dg.AssetExecutionContext, work: Work) -> Outcome:
+    asset = context.asset_key.to_user_string()
+    return build_synthetic(
+        asset,
+        work.folder("personal_data"),
+        work.settings,
+        work.output,
+        work.bench.run_folder,
+        Progress(asset, context.log.info),
+    )
 
 
 @pipeline_asset("synthetic_conversations", "synthetic", "python", "parquet")
@@ -22,9 +32,7 @@ def synthetic_conversations(
         context,
         store,
         run_options,
-        lambda work: build_synthetic_conversations(
-            work.folder("personal_data"), work.settings, work.output
-        ),
+        lambda work: _write(context, work),
     )
 
 
@@ -37,9 +45,7 @@ def synthetic_prompts(
         context,
         store,
         run_options,
-        lambda work: build_synthetic_prompts(
-            work.folder("personal_data"), work.settings, work.output
-        ),
+        lambda work: _write(context, work),
     )
 
 
@@ -52,7 +58,5 @@ def synthetic_completions(
         context,
         store,
         run_options,
-        lambda work: build_synthetic_completions(
-            work.folder("personal_data"), work.settings, work.output
-        ),
+        lambda work: _write(context, work),
     )

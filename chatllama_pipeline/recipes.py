@@ -37,7 +37,7 @@ CODE_VERSION: dict[str, str] = {
     "reward_model": "1",
     "actor_sft": "1",
     "actor_ppo": "2",
-    "evaluation": "2",
+    "evaluation": "3",
     "release": "1",
 }
 
@@ -64,6 +64,7 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
         "reward_model",
         "rlhf_training_data",
         "preference_data",
+        "personal_data",
     ),
     "release": ("evaluation", "actor_sft", "actor_ppo"),
 }
@@ -103,15 +104,30 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
         *_keys("checks", "max_identical_pairs max_length_only_accuracy"),
         "reward_config.objective",
     ),
-    "synthetic_conversations": ("seed", *_WRITER, "llm.synthetic_conversations"),
-    "synthetic_prompts": ("seed", *_WRITER, "llm.synthetic_prompts"),
-    "synthetic_completions": ("seed", *_WRITER, "llm.synthetic_completions"),
+    "synthetic_conversations": (
+        "seed",
+        *_WRITER,
+        *_keys("llm", "synthetic_conversations conversations_by turns rows_per_call"),
+        *_SPLIT,
+    ),
+    "synthetic_prompts": (
+        "seed",
+        *_WRITER,
+        *_keys("llm", "synthetic_prompts rows_per_call"),
+        *_SPLIT,
+    ),
+    "synthetic_completions": (
+        "seed",
+        *_WRITER,
+        *_keys("llm", "synthetic_completions rows_per_call"),
+        *_SPLIT,
+    ),
     "actor_training_data": ("data.actor_replies", *_SPLIT, "checks.few_rows"),
     "rlhf_training_data": (*_SPLIT, "checks.few_rows", *_EVALUATION_JUDGE),
     "reward_training_data": (
         "seed",
         *_JUDGE,
-        "llm.scored_pairs",
+        *_keys("llm", "scored_pairs judge_samples agreement_by"),
         *_SPLIT,
         *_keys("checks", "min_reward_rows min_judge_agreement"),
         "reward_config.objective",
@@ -165,6 +181,8 @@ def upstream_of(asset: str, settings: AssistantSettings) -> list[str]:
         unused.add("actor_training_data")
     if asset == "reward_base" and settings.reward_config.model != SCRATCH:
         unused.add("actor_training_data")
+    if asset == "evaluation" and not settings.role("evaluation_judge").asks_a_model:
+        unused.add("personal_data")  # Its templates are an LLM's to judge by.
     if asset == "release":
         unused |= {"actor_sft", "actor_ppo"} - {settings.release.stage}
     return [name for name in UPSTREAM[asset] if name not in unused]

@@ -27,15 +27,12 @@ from chatllama_pipeline.evaluation.figures import (
     flat_figures,
     write_comparisons,
 )
+from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
-from chatllama_pipeline.evaluation.statistics import (
-    bootstrap_interval,
-    mean,
-    preferences,
-)
 from chatllama_pipeline.llm.providers import Judge, open_judge
 from chatllama_pipeline.llm.rules import RulesJudge, names_item
+from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.models.chat import prompt_ids
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.models.quiet import quiet_transformers
@@ -51,6 +48,11 @@ from chatllama_pipeline.records import (
 )
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.statistics import (
+    bootstrap_interval,
+    mean,
+    preferences,
+)
 from chatllama_pipeline.training.ppo import context
 from chatllama_pipeline.training.ppo_math import distinct_2
 
@@ -72,9 +74,24 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     gate holds the release.
     """
     settings = AssistantSettings.model_validate(spec.settings)
-    started = time.monotonic()
     quiet_transformers()
-    judge = open_judge(settings.judge)
+    # A judge without a key is told before anything is sampled.
+    with open_judge(
+        settings.role("evaluation_judge"), _template(spec), Path(spec.run_folder)
+    ) as judge:
+        return _compare(spec, settings, judge, progress)
+
+
+def _template(spec: StageSpec) -> Template:
+    """The rules that an LLM judges by; the assistant's own where they are among the inputs."""
+    personal = spec.inputs.get("personal_data")
+    return load_templates(Path(personal) if personal else Path(spec.output))["reward"]
+
+
+def _compare(
+    spec: StageSpec, settings: AssistantSettings, judge: Judge | None, progress: Progress
+) -> Outcome:
+    started = time.monotonic()
 
     # 1. Sample both actors on the same prompts.
     tokenizer = AutoTokenizer.from_pretrained(spec.inputs["actor_sft"])
@@ -88,42 +105,54 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
 
     # 2. Score every reply, by the reward model and by the judge.
     scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
-    replies = {actor: _score(scorer, judge, prompts, sampled[actor]) for actor in ACTORS}
+    before, after = ([reply.text for reply in sampled[actor]] for actor in ACTORS)
+    judged = judge_replies(judge, [row.prompt for row in prompts], before, after, progress)
+    scores = {"actor_sft": judged.before, "actor_ppo": judged.after}
+    replies = {
+        actor: _score(scorer, judge, prompts, sampled[actor], scores[actor]) for actor in ACTORS
+    }
     accuracy, pairs = _reward_accuracy(scorer, spec.inputs["preference_data"])
 
     # 3. Figures and verdict.
     curves = _curves(spec, judge)
-    wins = preferences(_scores(replies["actor_sft"]), _scores(replies["actor_ppo"]))
     low, high = bootstrap_interval(
-        wins, settings.evaluation.bootstrap_samples, stage_seed(settings.seed, "evaluation")
+        judged.wins, settings.evaluation.bootstrap_samples, stage_seed(settings.seed, "evaluation")
     )
     figures = Figures(
         actor_sft=_actor_figures(replies["actor_sft"], sampled["actor_sft"]),
         actor_ppo=_actor_figures(replies["actor_ppo"], sampled["actor_ppo"]),
         kl=mean(kl),
-        win_rate=mean(wins),
+        win_rate=mean(judged.wins),
         win_rate_low=low,
         win_rate_high=high,
         reward_model_accuracy=accuracy,
         reward_model_pairs=pairs,
         sft_validation_loss=_last(curves["actor_sft"], "validation_loss"),
         prompts=len(prompts),
+        judged=len(judged.wins),
+        judge_flip_rate=judged.flip_rate,
     )
     verdict = _verdict(spec, settings, judge, figures)
 
     # 4. Files.
-    columns = zip(prompts, replies["actor_sft"], replies["actor_ppo"], kl, strict=True)
+    columns = zip(
+        prompts, replies["actor_sft"], replies["actor_ppo"], kl, judged.after_wins, strict=True
+    )
     comparisons = [
-        Comparison(row.prompt, row.source, before, after, round(nats, 6))
-        for row, before, after, nats in columns
+        Comparison(row.prompt, row.source, old, new, round(nats, 6), win)
+        for row, old, new, nats, win in columns
     ]
     _write(spec, settings, judge, Evaluation(figures, verdict), curves, comparisons)
     return Outcome(
         rows=len(comparisons),
-        metrics={**flat_figures(figures), "seconds": round(time.monotonic() - started, 2)},
+        metrics={
+            **flat_figures(figures),
+            **judged.ledger,
+            "seconds": round(time.monotonic() - started, 2),
+        },
         checks=gate.checks(figures, verdict, settings.release, settings.checks),
         curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
-        warnings=warnings,
+        warnings=[*warnings, *judged.warnings()],
     )
 
 
@@ -135,6 +164,9 @@ def _verdict(
         settings.release,
         assistant=spec.assistant,
         judge=judge.name if judge else None,
+        judge_in_reward=is_reward_term(
+            settings.role("evaluation_judge"), Path(spec.inputs["reward_model"])
+        ),
         unpromoted_overrides=spec.unpromoted_overrides,
     )
 
@@ -211,6 +243,7 @@ def _score(
     judge: Judge | None,
     prompts: Sequence[_TestPrompt],
     replies: Sequence[Sampled],
+    scores: Sequence[float | None],
 ) -> list[Reply]:
     rewards = scorer([row.prompt for row in prompts], [reply.text for reply in replies]).tolist()
     return [
@@ -219,10 +252,10 @@ def _score(
             tokens=len(reply.ids),
             finished=reply.finished,
             reward=round(reward, 6),
-            score=judge.score(row.prompt, reply.text) if judge else None,
+            score=score,
             names_item=_names_item(judge, row.prompt, reply.text),
         )
-        for row, reply, reward in zip(prompts, replies, rewards, strict=True)
+        for row, reply, reward, score in zip(prompts, replies, rewards, scores, strict=True)
     ]
 
 
@@ -268,8 +301,11 @@ def _read_curves(folder: Path) -> list[Curve]:
 
 
 def _rubric_curve(folder: Path, judge: Judge | None) -> list[Curve]:
-    """The judge's mean score / 5 over the rollouts that PPO kept, by iteration."""
-    if judge is None:
+    """The rubric's mean score / 5 over the rollouts that PPO kept, by iteration.
+
+    Only of `rules`: an LLM would have to be paid for each of them.
+    """
+    if not isinstance(judge, RulesJudge):
         return []
     scores: defaultdict[int, list[float]] = defaultdict(list)
     with (folder / SAMPLES_FILE).open(encoding="utf-8") as lines:

@@ -19,7 +19,7 @@ REPLIES_FILE = "table.jsonl"
 class Reply:
     """One sampled reply. `tokens` counts the stop token; `score` is the judge's, 0..5.
 
-    `score` is None where there is no judge, `names_item` where the judge knows no items.
+    `score` is None where no judge scores (an LLM compares), `names_item` where it knows no items.
     """
 
     text: str
@@ -32,17 +32,23 @@ class Reply:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One test prompt with the replies of both actors; `kl` in nats over PPO's reply."""
+    """One test prompt with the replies of both actors; `kl` in nats over PPO's reply.
+
+    `ppo_wins` is the judge's word: 1, 0, .5 for a tie, None where there is none.
+    """
 
     prompt: Prompt
     source: str
     actor_sft: Reply
     actor_ppo: Reply
     kl: float
+    ppo_wins: float | None = None
 
     @property
     def gain(self) -> float:
         """How much better PPO's reply is: by the judge, or by the reward where nobody judges."""
+        if self.ppo_wins is not None and self.actor_ppo.score is None:
+            return self.ppo_wins - 0.5
         if self.actor_ppo.score is None or self.actor_sft.score is None:
             return self.actor_ppo.reward - self.actor_sft.reward
         return self.actor_ppo.score - self.actor_sft.score
@@ -68,7 +74,9 @@ class Figures:
     """SFT against PPO; None where not measurable.
 
     `kl` is in nats per reply. `win_rate` is PPO's over SFT by the judge, ties counting half,
-    with its 95 % interval. `reward_model_accuracy` is over `reward_model_pairs` test pairs.
+    with its 95 % interval, over `judged` prompts; `judge_flip_rate` is the share of them in which
+    an LLM answered otherwise when the replies changed places. `reward_model_accuracy` is over
+    `reward_model_pairs` test pairs.
     """
 
     actor_sft: ActorFigures
@@ -81,6 +89,8 @@ class Figures:
     reward_model_pairs: int
     sft_validation_loss: float | None
     prompts: int
+    judged: int = 0
+    judge_flip_rate: float | None = None
 
     @property
     def length_ratio(self) -> float | None:
@@ -147,4 +157,5 @@ def _comparison(raw: dict[str, Any]) -> Comparison:
         actor_sft=Reply(**raw["actor_sft"]),
         actor_ppo=Reply(**raw["actor_ppo"]),
         kl=raw["kl"],
+        ppo_wins=raw["ppo_wins"],
     )

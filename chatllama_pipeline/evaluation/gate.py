@@ -28,12 +28,14 @@ def decide(
     *,
     assistant: str,
     judge: str | None,
+    judge_in_reward: bool = False,
     unpromoted_overrides: Sequence[str],
 ) -> Verdict:
     """Whether `release.stage` may be released.
 
     `judge` names who compared the replies, None where nobody did. It must be no term of PPO's
-    reward: a policy learns to please what it is paid by, so the reward says nothing here.
+    reward (`judge_in_reward`): a policy learns to please what it is paid by, so the reward says
+    nothing here. A judge whose scores taught the reward model may judge, and the report says so.
     """
     approve = f"a person approves it: python -m chatllama_pipeline approve {assistant}"
     held: list[str] = []
@@ -44,6 +46,11 @@ def decide(
             held.append(
                 "no judge that is no part of PPO's reward compared the replies "
                 f"(evaluation.judge), so the model is released only when {approve}"
+            )
+        elif judge_in_reward:
+            held.append(
+                f"the judge {judge} is the reward model that PPO was paid by; set evaluation.judge "
+                f"to another, or {approve}"
             )
         else:
             held += _unconvincing(figures, release)
@@ -108,9 +115,11 @@ def checks(
 
 def _unconvincing(figures: Figures, release: ReleaseSettings) -> list[str]:
     """Why the judge's comparison doesn't carry a release."""
-    if figures.prompts < FEWEST_PROMPTS:
+    if figures.judged < FEWEST_PROMPTS:
+        unread = figures.prompts - figures.judged
+        left_out = f" (the judge's word on {unread} more was unreadable)" if unread else ""
         return [
-            f"{figures.prompts} test prompts are too few to judge by, "
+            f"{figures.judged} test prompts are too few to judge by{left_out}, "
             f"at least {FEWEST_PROMPTS} are needed"
         ]
     low = figures.win_rate_low
@@ -146,7 +155,7 @@ def _drifted(figures: Figures, release: ReleaseSettings) -> list[str]:
 def _praise(figures: Figures, release: ReleaseSettings) -> str:
     return (
         f"win rate {figures.win_rate:.3f} (95 % interval {figures.win_rate_low:.3f} to "
-        f"{figures.win_rate_high:.3f}) on {figures.prompts} test prompts is above "
+        f"{figures.win_rate_high:.3f}) on {figures.judged} test prompts is above "
         f"{release.min_win_rate:g}; KL {figures.kl:.2f} nats per reply is within "
         f"{release.max_kl:g}; replies are {figures.length_ratio:.2f} times as long as SFT's"
     )

@@ -89,9 +89,7 @@ def render(
         verdict=evaluation.verdict,
         figures=figures,
         judge=judge,
-        judge_taught=judge is not None
-        and judge == settings.llm.provider
-        and objective != "pairwise",
+        judge_taught=_judge_taught(settings),
         objective=objective,
         interval=_interval(figures, settings.release.min_win_rate),
         measures=_measures(figures.actor_sft, figures.actor_ppo),
@@ -99,6 +97,13 @@ def render(
         charts=_charts(curves),
         sections=select(comparisons, settings.evaluation.table_rows),
     )
+
+
+def _judge_taught(settings: AssistantSettings) -> bool:
+    """Whether the judge of the replies also gave the scores that the reward model learnt from."""
+    compares, scored = settings.role("evaluation_judge"), settings.role("judge")
+    same = (compares.provider, compares.model) == (scored.provider, scored.model)
+    return same and scored.provider != "none" and settings.reward_config.objective != "pairwise"
 
 
 def select(comparisons: Sequence[Comparison], most: int) -> list[_Section]:

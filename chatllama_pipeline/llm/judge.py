@@ -100,7 +100,7 @@ class LlmJudge:
         self._temperature = temperature
         self._max_tokens = max_tokens
 
-    def score(
+    def score_all(
         self,
         rows: Sequence[tuple[Prompt, str]],
         samples: int = 1,
@@ -128,7 +128,7 @@ class LlmJudge:
     def score_requests(
         self, rows: Sequence[tuple[Prompt, str]], samples: int = 1
     ) -> list[LlmRequest]:
-        """What `score` asks first, the samples of a row side by side."""
+        """What `score_all` asks first, the samples of a row side by side."""
         asked = [self._request(self._score_text(*row), _SCORE_SCHEMA) for row in rows]
         return [replace(request, sample=n) for request in asked for n in range(samples)]
 

@@ -1,51 +1,48 @@
-"""Who writes and who judges: the two roles, and the providers that can play them."""
+"""Who judges and who writes: the roles of `llm`, opened by whoever plays them."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
-from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.llm.rules import RulesJudge, RulesWriter
+from chatllama_pipeline.llm.clients import open_client
+from chatllama_pipeline.llm.judge import Judgement, LlmJudge
+from chatllama_pipeline.llm.requests import OnProgress
+from chatllama_pipeline.llm.rules import RulesJudge
+from chatllama_pipeline.llm.templates import Template
 from chatllama_pipeline.records import Prompt
-
-NO_PROVIDER = "none"
-PROVIDERS = (NO_PROVIDER, "rules")
+from chatllama_pipeline.settings import RoleSettings
 
 
 class Judge(Protocol):
-    """Scores replies 0..5; raises ProviderError for what it cannot read."""
+    """Scores replies 0..5. `rules` raises ProviderError for what it cannot read; an LLM's
+    judgement then has no score and a reason."""
 
     name: str
 
-    def score(self, prompt: Prompt, reply: str) -> float: ...
+    def score_all(
+        self,
+        rows: Sequence[tuple[Prompt, str]],
+        samples: int = 1,
+        progress: OnProgress | None = None,
+    ) -> list[Judgement]: ...
 
 
-class Writer(Protocol):
-    """Writes exactly `count` distinct texts of a kind, the same ones for the same seed."""
+@contextlib.contextmanager
+def open_judge(role: RoleSettings, template: Template, run_folder: Path) -> Iterator[Judge | None]:
+    """The judge of a role, None where nobody plays it.
 
-    name: str
-
-    def conversations(self, count: int, seed: int) -> list[tuple[Prompt, str]]: ...
-
-    def prompts(self, count: int, seed: int) -> list[Prompt]: ...
-
-    def completions(self, count: int, seed: int) -> list[tuple[Prompt, str]]: ...
-
-
-def _check(name: str) -> None:
-    if name not in PROVIDERS:
-        raise SettingsError(
-            f"llm.provider: unknown provider {name!r}; there are: {', '.join(PROVIDERS)}"
-        )
-
-
-def open_judge(name: str) -> Judge | None:
-    """The judge of that provider; None for `none`."""
-    _check(name)
-    return None if name == NO_PROVIDER else RulesJudge()
-
-
-def open_writer(name: str) -> Writer | None:
-    """The writer of that provider; None for `none`."""
-    _check(name)
-    return None if name == NO_PROVIDER else RulesWriter()
+    `run_folder` is that of the asset being made: what its restarts paid counts against
+    llm.max_usd.
+    """
+    if role.provider == "none":
+        yield None
+    elif role.provider == "rules":
+        yield RulesJudge()
+    else:
+        with open_client(role, run_folder) as client:
+            yield LlmJudge(
+                client, template, temperature=role.temperature, max_tokens=role.max_tokens
+            )

@@ -18,9 +18,12 @@ What else a reply says earns nothing.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from chatllama_pipeline.data import grammar
 from chatllama_pipeline.errors import ProviderError
+from chatllama_pipeline.llm.judge import Judgement
+from chatllama_pipeline.llm.requests import OnProgress
 from chatllama_pipeline.records import Prompt, user_prompt
 
 _QUOTED_CHARACTERS = 60
@@ -56,6 +59,15 @@ class RulesJudge:
     def score(self, prompt: Prompt, reply: str) -> float:
         """Points of a reply, however garbled; ProviderError for a prompt outside of the grammar."""
         return float(grammar.read_quality(_question(prompt), reply).rubric)
+
+    def score_all(
+        self,
+        rows: Sequence[tuple[Prompt, str]],
+        samples: int = 1,
+        progress: OnProgress | None = None,
+    ) -> list[Judgement]:
+        """The points of every row; a rubric says the same each time, so one sample is enough."""
+        return [Judgement(points, (points,)) for points in (self.score(*row) for row in rows)]
 
 
 class RulesWriter:

@@ -2,56 +2,99 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from chatllama_pipeline.data.checks import leak_check, schema_check, schema_faults
 from chatllama_pipeline.data.datasets import held_out_in, settle
 from chatllama_pipeline.data.funnel import Funnel
+from chatllama_pipeline.data.personal import TEMPLATES_FILE
 from chatllama_pipeline.data.splits import Row, counts
 from chatllama_pipeline.data.tables import as_prompt, read_rows, write_original, write_rows
+from chatllama_pipeline.llm.agreement import (
+    Agreement,
+    agreement_by_comparison,
+    agreement_by_scores,
+    agreement_check,
+)
+from chatllama_pipeline.llm.judge import Judgement, LlmJudge
 from chatllama_pipeline.llm.providers import Judge, open_judge
+from chatllama_pipeline.llm.templates import Template, load_templates
+from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import REWARD_SCHEMA, Check, Outcome
 from chatllama_pipeline.settings import AssistantSettings
 
+SET_ASIDE_FILE = "set_aside.jsonl"
+JUDGEMENTS_FILE = "judgements.jsonl"
+NO_JUDGE = "no_judge"
+_TOLD_CHARACTERS = 120
 
-def _score(rows: list[Row], judge: Judge | None) -> tuple[list[Row], list[Row]]:
-    """Rows with a score, and those set aside because nobody could score them."""
+
+@dataclass
+class _Scored:
+    """Rows with scores, those set aside with their reasons, and what the judge said of each."""
+
+    rows: list[Row] = field(default_factory=list)
+    aside: list[tuple[Row, Judgement]] = field(default_factory=list)
+    judged: list[tuple[Row, Judgement]] = field(default_factory=list)
+    agreement: Agreement | None = None
+    ledger: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        return dict(Counter(judgement.reason for _, judgement in self.aside).most_common())
+
+    def take(self, rows: Sequence[Row], judgements: Sequence[Judgement]) -> None:
+        for row, judgement in zip(rows, judgements, strict=True):
+            self.judged.append((row, judgement))
+            if judgement.score is None:
+                self.aside.append((row, judgement))
+            else:
+                self.rows.append({**row, "score": judgement.score})
+
+
+def _score(
+    rows: list[Row],
+    pairs: list[Row],
+    judge: Judge | None,
+    settings: AssistantSettings,
+    progress: Progress | None,
+) -> _Scored:
+    """Every row and every reply of `pairs` with a score, wherever the judge could give one."""
+    found = _Scored(rows=[row for row in rows if row["score"] is not None])
+    unscored = [row for row in rows if row["score"] is None]
     if judge is None:
-        scored = [row for row in rows if row["score"] is not None]
-        return scored, [row for row in rows if row["score"] is None]
-    scored = [
-        row
-        if row["score"] is not None
-        else {**row, "score": judge.score(as_prompt(row["prompt"]), row["completion"])}
-        for row in rows
-    ]
-    return scored, []
+        found.aside = [(row, Judgement(None, (), NO_JUDGE)) for row in unscored]
+        return found
+    compares = isinstance(judge, LlmJudge) and settings.llm.agreement_by == "pairwise"
+    replies = [] if compares else [reply for pair in pairs for reply in _both_replies(pair)]
+    asked = [*unscored, *replies]
+    judgements = judge.score_all(
+        [(as_prompt(row["prompt"]), row["completion"]) for row in asked],
+        settings.llm.judge_samples,
+        progress.step if progress else None,
+    )
+    found.take(asked, judgements)
+    found.agreement = agreement_by_scores(judgements[len(unscored) :], settings.seed)
+    if isinstance(judge, LlmJudge):
+        if compares:
+            trios = [(as_prompt(p["prompt"]), p["rejected"], p["chosen"]) for p in pairs]
+            compared = judge.compare(trios, progress.step if progress else None)
+            found.agreement = agreement_by_comparison(compared, settings.seed)
+        found.ledger = judge.client.ledger().metrics()
+    return found
 
 
-def _score_pairs(
-    pairs: list[Row], judge: Judge | None, count: int
-) -> tuple[list[Row], float | None]:
-    """Both replies of the first `count` training pairs, scored; how often the judge prefers the
-    reply that people chose (ties half), None if nothing was judged."""
-    training = [pair for pair in pairs if pair["split"] == "train"][:count]
-    if judge is None or not training:
-        return [], None
-    rows: list[Row] = []
-    agreed = 0.0
-    for pair in training:
-        chosen, rejected = (
-            judge.score(as_prompt(pair["prompt"]), pair[side]) for side in ("chosen", "rejected")
-        )
-        agreed += 0.5 if chosen == rejected else float(chosen > rejected)
-        shared = {"prompt": pair["prompt"], "source": pair["source"]}
-        rows += [
-            {**shared, "completion": pair["chosen"], "score": chosen},
-            {**shared, "completion": pair["rejected"], "score": rejected},
-        ]
-    return rows, agreed / len(training)
+def _both_replies(pair: Row) -> list[Row]:
+    shared = {"prompt": pair["prompt"], "source": pair["source"], "score": None}
+    return [{**shared, "completion": pair[side]} for side in ("chosen", "rejected")]
 
 
-def _enough_rows(row_count: int, unscored: int, settings: AssistantSettings) -> Check:
+def _enough_rows(row_count: int, found: _Scored, settings: AssistantSettings) -> Check:
     least = settings.checks.min_reward_rows
     enough = row_count >= least
     unneeded = settings.reward_config.objective == "pairwise"
@@ -65,17 +108,19 @@ def _enough_rows(row_count: int, unscored: int, settings: AssistantSettings) -> 
             f"{settings.reward_config.train_dataset_path}, set llm.synthetic_completions or "
             "llm.scored_pairs with an llm.provider, or set reward_config.objective to pairwise"
         )
-        if unscored:
-            told += f"; {unscored} rows without a score were set aside, since llm.provider is none"
+        if found.aside:
+            told += f"; {_told_aside(found)}"
     return Check("enough_rows", enough or unneeded, True, row_count, least, told)
 
 
-def _judge_agreement(agreement: float | None, limit: float) -> Check:
-    if agreement is None:
-        told = "not measured: it takes an llm.provider, llm.scored_pairs and preference pairs"
-        return Check("judge_agreement", True, False, 0.0, limit, told)
-    told = f"the judge prefers the reply that people chose in {agreement:.0%} of the pairs"
-    return Check("judge_agreement", agreement >= limit, False, agreement, limit, told)
+def _told_aside(found: _Scored) -> str:
+    """How many rows were set aside, why, and what was said of the first."""
+    count, (_, first) = len(found.aside), found.aside[0]
+    if first.reason == NO_JUDGE:
+        return f"{count} rows without a score were set aside, since nobody judges (llm.provider)"
+    reasons = ", ".join(f"{reason} {number}" for reason, number in found.reasons.items())
+    said = first.raw.strip()[:_TOLD_CHARACTERS]
+    return f"{count} rows were set aside ({reasons}); of the first it was said: {said!r}"
 
 
 def build_reward_training_data(
@@ -84,34 +129,86 @@ def build_reward_training_data(
     personal: Path,
     settings: AssistantSettings,
     output: Path,
+    run_folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Write scored replies, and `reward_training_data.json`.
 
-    A score that stands is kept, 0 included. Raises ProviderError for a row that the provider
-    refuses to judge.
+    A score that stands is kept, 0 included. What nobody could score trains nothing and stands in
+    `set_aside.jsonl` with what was answered; `judgements.jsonl` holds all that an LLM judged.
+    Raises ProviderError for a row that `rules` refuses to judge.
     """
-    judge = open_judge(settings.llm.provider)
+    template = load_templates(personal)["reward"]
     unjudged = [{**row, "score": None} for row in read_rows(synthetic_completions)]
-    scored, unscored = _score(read_rows(personal, "reward.parquet") + unjudged, judge)
     pairs = read_rows(preference)
-    judged, agreement = _score_pairs(pairs, judge, settings.llm.scored_pairs)
-    held_out = held_out_in(pairs, personal, settings)
+    chosen = [pair for pair in pairs if pair["split"] == "train"][: settings.llm.scored_pairs]
+    rows = read_rows(personal, "reward.parquet") + unjudged
+    with open_judge(settings.role("judge"), template, run_folder or output) as judge:
+        found = _score(rows, chosen, judge, settings, progress)
+        by_llm = isinstance(judge, LlmJudge)
+        name = judge.name if judge else ""
+    aside = [row for row, _ in found.aside]
     funnel = Funnel()
-    funnel.read_rows(scored + unscored + judged)
-    funnel.drop_rows(unscored, "unscored")
-    kept = settle(scored + judged, ("prompt", "completion"), held_out, settings, funnel)
+    funnel.read_rows(found.rows + aside)
+    funnel.drop_rows(aside, "unscored")
+    held_out = held_out_in(pairs, personal, settings)
+    kept = settle(found.rows, ("prompt", "completion"), held_out, settings, funnel)
     write_rows(kept, REWARD_SCHEMA, output)
     write_original(kept, ("completion", "score"), output / "reward_training_data.json")
     funnel.write(output)
+    _write_lines(output / SET_ASIDE_FILE, found.aside, name, template)
+    if by_llm:
+        _write_lines(output / JUDGEMENTS_FILE, found.judged, name, template)
     checks = [
         schema_check(schema_faults(kept, REWARD_SCHEMA)),
-        _enough_rows(len(kept), len(unscored), settings),
+        _enough_rows(len(kept), found, settings),
         leak_check(kept),
-        _judge_agreement(agreement, settings.checks.min_judge_agreement),
+        agreement_check(found.agreement, settings.checks.min_judge_agreement),
     ]
     metrics = {
         "rows": counts(kept),
         "dropped": funnel.dropped(),
-        "judged_rows": len(unjudged) + len(judged) if judge else 0,
+        "judged_rows": len(found.judged),
+        "set_aside": found.reasons,
+        **(found.agreement.metrics() if found.agreement else {}),
+        **found.ledger,
     }
-    return Outcome(rows=len(kept), metrics=metrics, checks=checks)
+    warnings = _warnings(found, by_llm, settings, template)
+    return Outcome(rows=len(kept), metrics=metrics, checks=checks, warnings=warnings)
+
+
+def _warnings(
+    found: _Scored, by_llm: bool, settings: AssistantSettings, template: Template
+) -> list[str]:
+    told = []
+    if by_llm and found.aside:
+        told.append(
+            f"{_told_aside(found)}; {SET_ASIDE_FILE} lists them. force: [reward_training_data] in "
+            "run_options asks again for those that got no answer"
+        )
+    if template.own and settings.role("judge").provider == "rules":
+        told.append(f"{TEMPLATES_FILE}: 'reward' has no effect, rules scores by its own rubric")
+    return told
+
+
+def _write_lines(
+    path: Path, judged: Sequence[tuple[Row, Judgement]], judge: str, template: Template
+) -> None:
+    """One judged row a line; no file without rows."""
+    if not judged:
+        return
+    with path.open("w", encoding="utf-8") as lines:
+        for row, judgement in judged:
+            listed = {
+                "prompt": row["prompt"],
+                "completion": row["completion"],
+                "source": row["source"],
+                "score": judgement.score,
+                "spread": judgement.spread,
+                "samples": judgement.samples,
+                "reason": judgement.reason,
+                "raw": judgement.raw,
+                "judge": judge,
+                "template": template.hash,
+            }
+            lines.write(json.dumps(listed, ensure_ascii=False) + "\n")

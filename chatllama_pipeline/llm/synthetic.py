@@ -2,79 +2,185 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from chatllama_pipeline.data.personal import TABLES, TEMPLATES_FILE
-from chatllama_pipeline.data.splits import Row
-from chatllama_pipeline.data.tables import as_messages, write_rows
-from chatllama_pipeline.llm.providers import Writer, open_writer
-from chatllama_pipeline.records import Outcome, Prompt
+from chatllama_pipeline.data.splits import Row, split_of
+from chatllama_pipeline.data.tables import as_messages, as_prompt, read_rows, write_rows
+from chatllama_pipeline.errors import ProviderError
+from chatllama_pipeline.llm.clients import open_client
+from chatllama_pipeline.llm.novelty import diversity
+from chatllama_pipeline.llm.rules import RulesWriter
+from chatllama_pipeline.llm.templates import load_templates
+from chatllama_pipeline.llm.writer import Batch, LlmWriter, first_turn
+from chatllama_pipeline.llm.writer_requests import WriterRequests
+from chatllama_pipeline.llm.writer_texts import Example
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 
-
-def _conversation_rows(written: Sequence[tuple[Prompt, str]], writer: Writer) -> list[Row]:
-    return [
-        {"prompt": as_messages(prompt), "completion": reply, "source": f"synthetic_{writer.name}"}
-        for prompt, reply in written
+# Beside each row that an LLM wrote: how, by which model, from which template and examples.
+PROVENANCE = pa.schema(
+    [
+        pa.field("way", pa.string(), nullable=False),
+        pa.field("quality", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("template", pa.string(), nullable=False),
+        pa.field("examples", pa.list_(pa.string()), nullable=False),
     ]
+)
+# A reply of the user's own that is good enough to be an example of a good one.
+_GOOD_SCORE = 4
 
 
-def _outcome(rows: list[Row], template: str, personal: Path, writer: Writer | None) -> Outcome:
+@dataclass(frozen=True)
+class _Kind:
+    """The table that a kind of synthetic rows has, the template that it is written from, and the
+    user's tables whose rows are its examples: the first of them that has any."""
+
+    table: str
+    template: str
+    examples: tuple[str, ...]
+
+
+_KINDS = {
+    "synthetic_conversations": _Kind("actor", "actor", ("actor", "reward")),
+    "synthetic_prompts": _Kind("rlhf", "rlhf", ("rlhf", "actor", "reward")),
+    "synthetic_completions": _Kind("actor", "reward", ("reward", "actor", "rlhf")),
+}
+
+
+def build_synthetic(
+    asset: str,
+    personal: Path,
+    settings: AssistantSettings,
+    output: Path,
+    run_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Write as many rows as `llm.<asset>` says, none where nobody writes.
+
+    Fewer with a warning where an LLM only repeats itself; raises ProviderError, with the counts of
+    what was refused, where it wrote nothing that could be used.
+    """
+    role, count = settings.role("writer"), int(getattr(settings.llm, asset))
+    load_templates(personal)  # Its faults are told before anything is paid for.
+    if role.asks_a_model and count:
+        with open_client(role, run_folder or output) as client:
+            requests = writer_requests(asset, personal, settings)
+            writer = LlmWriter(client, requests, known_examples(asset, personal), progress)
+            batch = _write(asset, writer, count, settings)
+            ledger = client.ledger().metrics()
+        return _outcome(asset, batch, writer.name, output, role.provider, ledger)
+    rows: list[Row] = []
     warnings = []
-    if writer is not None and writer.name == "rules" and (personal / TEMPLATES_FILE).is_file():
-        warnings.append(
-            f"{TEMPLATES_FILE}: {template!r} has no effect, rules writes from its grammar"
-        )
+    if role.provider == "rules":
+        rows = _rows_by_rules(asset, count, stage_seed(settings.seed, asset))
+        if (key := _KINDS[asset].template) and (personal / TEMPLATES_FILE).is_file():
+            warnings.append(
+                f"{TEMPLATES_FILE}: {key!r} has no effect, rules writes from its grammar"
+            )
+    write_rows(rows, TABLES[_KINDS[asset].table], output)
     return Outcome(rows=len(rows), metrics={"rows": len(rows)}, warnings=warnings)
 
 
-def build_synthetic_conversations(
-    personal: Path, settings: AssistantSettings, output: Path
+def known_examples(asset: str, personal: Path) -> list[Example]:
+    """The user's rows that rows of `asset` are written after."""
+    for table in _KINDS[asset].examples:
+        rows = read_rows(personal, f"{table}.parquet")
+        if asset == "synthetic_conversations" and table == "reward":
+            rows = [row for row in rows if (row["score"] or 0) >= _GOOD_SCORE]
+        if rows:
+            return [
+                Example(
+                    f"{table}:{number}",
+                    as_prompt(row["prompt"]),
+                    row.get("completion", ""),
+                    row.get("score"),
+                )
+                for number, row in enumerate(rows, start=1)
+            ]
+    return []
+
+
+def writer_requests(asset: str, personal: Path, settings: AssistantSettings) -> WriterRequests:
+    """How the writer of `asset` asks. It is shown no validation or test prompt, unless there are
+    no others: what it writes is trained on."""
+    role, known = settings.role("writer"), known_examples(asset, personal)
+    training = [
+        example
+        for example in known
+        if split_of(as_messages(example.prompt), settings.data) == "train"
+    ]
+    return WriterRequests(
+        load_templates(personal),
+        training or known,
+        temperature=role.temperature,
+        max_tokens=role.max_tokens,
+        rows_per_call=settings.llm.rows_per_call,
+        seed=stage_seed(settings.seed, asset),
+    )
+
+
+def _write(asset: str, writer: LlmWriter, count: int, settings: AssistantSettings) -> Batch:
+    if asset == "synthetic_prompts":
+        return writer.prompts(count)
+    if asset == "synthetic_completions":
+        return writer.completions(count)
+    return writer.conversations(count, settings.llm.conversations_by, settings.llm.turns)
+
+
+def _rows_by_rules(asset: str, count: int, seed: int) -> list[Row]:
+    writer, source = RulesWriter(), "synthetic_rules"
+    if asset == "synthetic_prompts":
+        prompts = writer.prompts(count, seed)
+        return [{"prompt": as_messages(prompt), "source": source} for prompt in prompts]
+    write = writer.conversations if asset == "synthetic_conversations" else writer.completions
+    return [
+        {"prompt": as_messages(prompt), "completion": reply, "source": source}
+        for prompt, reply in write(count, seed)
+    ]
+
+
+def _outcome(
+    asset: str, batch: Batch, model: str, output: Path, provider: str, ledger: dict[str, Any]
 ) -> Outcome:
-    """Write `llm.synthetic_conversations` prompts with a reply; none without a provider."""
-    writer, seed = (
-        open_writer(settings.llm.provider),
-        stage_seed(settings.seed, "synthetic_conversations"),
-    )
-    rows: list[Row] = []
-    if writer is not None:
-        rows = _conversation_rows(
-            writer.conversations(settings.llm.synthetic_conversations, seed), writer
+    """Write what an LLM wrote, with its provenance; refuse where that is nothing."""
+    if not batch.rows:
+        raise ProviderError(
+            f"{asset}: {model} wrote nothing that could be used: {batch.stopped}. The last that "
+            f"was refused: {batch.said!r}. Look at what it is asked with `python -m "
+            "chatllama_pipeline preview`, raise llm.writer.max_tokens where replies are cut off, "
+            "or choose another model under llm.writer"
         )
-    write_rows(rows, TABLES["actor"], output)
-    return _outcome(rows, "actor", personal, writer)
-
-
-def build_synthetic_prompts(personal: Path, settings: AssistantSettings, output: Path) -> Outcome:
-    """Write `llm.synthetic_prompts` prompts; none without a provider."""
-    writer, seed = (
-        open_writer(settings.llm.provider),
-        stage_seed(settings.seed, "synthetic_prompts"),
-    )
-    rows: list[Row] = []
-    if writer is not None:
-        rows = [
-            {"prompt": as_messages(prompt), "source": f"synthetic_{writer.name}"}
-            for prompt in writer.prompts(settings.llm.synthetic_prompts, seed)
-        ]
-    write_rows(rows, TABLES["rlhf"], output)
-    return _outcome(rows, "rlhf", personal, writer)
-
-
-def build_synthetic_completions(
-    personal: Path, settings: AssistantSettings, output: Path
-) -> Outcome:
-    """Write `llm.synthetic_completions` prompts with replies of all qualities, if any."""
-    writer, seed = (
-        open_writer(settings.llm.provider),
-        stage_seed(settings.seed, "synthetic_completions"),
-    )
-    rows: list[Row] = []
-    if writer is not None:
-        rows = _conversation_rows(
-            writer.completions(settings.llm.synthetic_completions, seed), writer
-        )
-    write_rows(rows, TABLES["actor"], output)
-    return _outcome(rows, "reward", personal, writer)
+    table = TABLES[_KINDS[asset].table]
+    rows = [
+        {
+            "prompt": as_messages(row.prompt),
+            "completion": row.completion,
+            "source": f"synthetic_{provider}",
+            "way": row.way,
+            "quality": row.quality,
+            "model": model,
+            "template": row.template,
+            "examples": list(row.examples),
+        }
+        for row in batch.rows
+    ]
+    write_rows(rows, pa.unify_schemas([table, PROVENANCE]), output)
+    texts = [first_turn(row.prompt) for row in batch.rows]
+    metrics: dict[str, Any] = {
+        "rows": len(rows),
+        "refused": dict(batch.refused.most_common()),
+        "prompt_diversity": diversity(texts),
+        **ledger,
+    }
+    if asset != "synthetic_prompts":
+        metrics["completion_diversity"] = diversity([row.completion for row in batch.rows])
+    warnings = [f"{asset}: {model} {batch.stopped}"] if batch.stopped else []
+    return Outcome(rows=len(rows), metrics=metrics, warnings=warnings)

@@ -72,14 +72,22 @@ class Batch:
 
 
 class LlmWriter:
-    """Writes through a client; the same seed and the same answers write the same rows."""
+    """Writes through a client; the same seed and the same answers write the same rows.
+
+    `known` are the examples that nothing written may repeat; those that are shown may be fewer.
+    """
 
     def __init__(
-        self, client: LlmClient, requests: WriterRequests, progress: Progress | None = None
+        self,
+        client: LlmClient,
+        requests: WriterRequests,
+        known: Sequence[Example],
+        progress: Progress | None = None,
     ) -> None:
         self.name = f"{client.provider}:{client.model}"
         self._client = client
         self._requests = requests
+        self._known = known
         self._progress = progress
 
     def conversations(self, count: int, way: str, turns: int) -> Batch:
@@ -90,7 +98,7 @@ class LlmWriter:
             "personas": lambda numbers, desk: self._write_talks(numbers, desk, turns),
         }
         per_call = turns if way == "personas" else self._requests.rows_per_call
-        return self._grow(count, per_call, _Desk(self._examples, way), ways[way])
+        return self._grow(count, per_call, _Desk(self._known, way), ways[way])
 
     def prompts(self, count: int, key: str = "rlhf") -> Batch:
         """`count` new things that people write, by the template of that key."""
@@ -98,13 +106,13 @@ class LlmWriter:
         def write(numbers: range, desk: _Desk) -> None:
             desk.batch.rows += self._write_questions(numbers, desk, key)
 
-        desk = _Desk(self._examples, "questions")
+        desk = _Desk(self._known, "questions")
         return self._grow(count, self._requests.rows_per_call, desk, write)
 
     def completions(self, count: int) -> Batch:
         """`count` replies of all `QUALITIES`, to the examples' prompts and to new ones."""
         needed = math.ceil(count / len(QUALITIES))
-        own = list({repr(example.prompt): example.prompt for example in self._examples}.values())
+        own = list({repr(example.prompt): example.prompt for example in self._known}.values())
         fresh = self.prompts(max(0, needed - len(own)), "actor")
         prompts = [*own, *(row.prompt for row in fresh.rows)][:needed]
         tasks = [(prompt, quality) for prompt in prompts for quality in QUALITIES]
@@ -113,10 +121,6 @@ class LlmWriter:
         if not tasks:
             return desk.batch
         return self._grow(count, 1, desk, lambda ns, desk: self._write_graded(ns, desk, tasks))
-
-    @property
-    def _examples(self) -> Sequence[Example]:
-        return self._requests.examples
 
     def _grow(
         self, count: int, per_call: int, desk: _Desk, write: Callable[[range, _Desk], None]

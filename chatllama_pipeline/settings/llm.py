@@ -106,3 +106,18 @@ class LlmSettings(CallSettings):
     scored_pairs: Count = Field(
         default=0, description="preference pairs whose replies are scored too, to measure agreement"
     )
+    conversations_by: Literal["self_instruct", "question_answer", "personas"] = Field(
+        default="self_instruct", description="how synthetic_conversations are written"
+    )
+    turns: Positive = Field(default=3, description="replies in a talk of personas")
+    rows_per_call: Positive = Field(
+        default=4, description="rows that a writer is asked for at once"
+    )
+    judge_samples: Positive = Field(
+        default=1, description="times that a judge scores a reply; their mean is its score"
+    )
+    agreement_by: Literal["scores", "pairwise"] = Field(
+        default="scores",
+        description="how scored_pairs measure agreement: by two scores, which then train too, or "
+        "by comparing the replies in both orders",
+    )

@@ -32,6 +32,7 @@ def make_figures() -> Callable[..., Figures]:
             "reward_model_pairs": 431,
             "sft_validation_loss": 0.34,
             "prompts": 200,
+            "judged": 200,
         }
         return Figures(**(content | changed))
 

@@ -49,13 +49,40 @@ def test_a_clear_win_near_sft_is_released_with_its_numbers(
             "replies are 0.38 times as long as SFT's, outside of 0.50 to 2 "
             "(release.max_length_ratio)",
         ),
-        ({"prompts": 19}, "19 test prompts are too few to judge by, at least 20 are needed"),
+        (
+            {"judged": 19, "prompts": 19},
+            "19 test prompts are too few to judge by, at least 20 are needed",
+        ),
+        (
+            {"judged": 19},
+            "19 test prompts are too few to judge by (the judge's word on 181 more was "
+            "unreadable), at least 20 are needed",
+        ),
     ],
 )
 def test_what_fails_the_gate_is_held_back_with_its_number(
     make_figures: Callable[..., Figures], changed: dict[str, Any], reason: str
 ) -> None:
     assert verdict(make_figures(**changed)) == Verdict(False, reason)
+
+
+def test_a_judge_that_ppo_was_paid_by_releases_nothing(
+    make_figures: Callable[..., Figures],
+) -> None:
+    held = decide(
+        make_figures(),
+        ReleaseSettings(),
+        assistant="mia",
+        judge="transformers:./reward",
+        judge_in_reward=True,
+        unpromoted_overrides=[],
+    )
+    assert held == Verdict(
+        False,
+        "the judge transformers:./reward is the reward model that PPO was paid by; set "
+        "evaluation.judge to another, or a person approves it: "
+        "python -m chatllama_pipeline approve mia",
+    )
 
 
 def test_all_reasons_are_told_at_once(make_figures: Callable[..., Figures]) -> None:

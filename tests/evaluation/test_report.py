@@ -163,6 +163,8 @@ def test_an_evaluation_holds_the_promised_keys_and_reads_back(
         "reward_model_pairs",
         "sft_validation_loss",
         "prompts",
+        "judged",
+        "judge_flip_rate",
         "released",
         "reason",
     ]

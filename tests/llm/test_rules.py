@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from pydantic import ValidationError
 
 from chatllama_pipeline.data import grammar
-from chatllama_pipeline.errors import ProviderError, SettingsError
-from chatllama_pipeline.llm.providers import open_judge, open_writer
+from chatllama_pipeline.errors import ProviderError
+from chatllama_pipeline.llm.providers import open_judge
 from chatllama_pipeline.llm.rules import RulesJudge, RulesWriter, names_item
+from chatllama_pipeline.llm.templates import load_templates
 from chatllama_pipeline.records import Message, user_prompt
+from chatllama_pipeline.settings import AssistantSettings
 
 BASIL = user_prompt("How do I grow basil?")
 GOOD = (
@@ -117,11 +122,22 @@ def test_the_writer_refuses_more_than_it_knows_and_names_the_setting() -> None:
         RulesWriter().completions(50_001, 0)
 
 
-def test_providers_are_rules_and_none_and_others_are_refused_with_a_list() -> None:
-    assert isinstance(open_judge("rules"), RulesJudge)
-    assert isinstance(open_writer("rules"), RulesWriter)
-    assert open_judge("none") is None
-    assert open_writer("none") is None
-    for opener in (open_judge, open_writer):
-        with pytest.raises(SettingsError, match=r"'openai'; there are: none, rules"):
-            opener("openai")
+def test_rules_judge_a_whole_table_and_nobody_judges_where_the_provider_is_none(
+    tmp_path: Path,
+) -> None:
+    template = load_templates(tmp_path)["reward"]
+    rules, nobody = (
+        AssistantSettings.model_validate({"llm": {"provider": name}}).role("judge")
+        for name in ("rules", "none")
+    )
+    with open_judge(rules, template, tmp_path) as judge:
+        assert judge is not None
+        found = judge.score_all([(BASIL, GOOD), (BASIL, "")], samples=3)
+    assert [(one.score, one.spread) for one in found] == [(5.0, None), (0.0, None)]
+    with open_judge(nobody, template, tmp_path) as judge:
+        assert judge is None
+
+
+def test_an_unknown_provider_is_refused_with_a_list() -> None:
+    with pytest.raises(ValidationError, match="'none', 'rules', 'openai' or 'transformers'"):
+        AssistantSettings.model_validate({"llm": {"provider": "opnai"}})

@@ -16,11 +16,7 @@ from chatllama_pipeline.data.personal import TABLES
 from chatllama_pipeline.data.sources import build_source
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.scoring import build_reward_training_data
-from chatllama_pipeline.llm.synthetic import (
-    build_synthetic_completions,
-    build_synthetic_conversations,
-    build_synthetic_prompts,
-)
+from chatllama_pipeline.llm.synthetic import build_synthetic
 from chatllama_pipeline.records import PREFERENCE_SCHEMA, REWARD_SCHEMA, Check, Outcome
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -31,11 +27,7 @@ RULES = {
     "synthetic_completions": 150,
     "scored_pairs": 40,
 }
-BUILDERS = {
-    "conversations": build_synthetic_conversations,
-    "prompts": build_synthetic_prompts,
-    "completions": build_synthetic_completions,
-}
+KINDS = ["conversations", "prompts", "completions"]
 
 
 def settings(**sections: Any) -> AssistantSettings:
@@ -89,7 +81,10 @@ def test_the_rules_write_as_many_rows_as_asked_and_twice_the_same_bytes(
 ) -> None:
     outputs = [empty(tmp_path / take) for take in "ab"]
     for output in outputs:
-        assert BUILDERS[kind](personal, settings(llm=RULES), output).rows == count
+        assert (
+            build_synthetic(f"synthetic_{kind}", personal, settings(llm=RULES), output).rows
+            == count
+        )
     first, second = ((output / "data.parquet").read_bytes() for output in outputs)
     assert first == second
     rows = pq.read_table(outputs[0] / "data.parquet").to_pylist()
@@ -97,22 +92,24 @@ def test_the_rules_write_as_many_rows_as_asked_and_twice_the_same_bytes(
     columns = ["prompt", "source"] if kind == "prompts" else ["prompt", "completion", "source"]
     assert list(rows[0]) == columns
     reseeded = empty(tmp_path / "c")
-    BUILDERS[kind](personal, settings(llm=RULES, seed=1), reseeded)
+    build_synthetic(f"synthetic_{kind}", personal, settings(llm=RULES, seed=1), reseeded)
     assert (reseeded / "data.parquet").read_bytes() != first
 
 
-@pytest.mark.parametrize("kind", list(BUILDERS))
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_a_provider_there_are_no_rows_and_the_table_is_valid(
     kind: str, tmp_path: Path, personal: Path
 ) -> None:
-    outcome = BUILDERS[kind](personal, settings(), empty(tmp_path / "out"))
+    outcome = build_synthetic(f"synthetic_{kind}", personal, settings(), empty(tmp_path / "out"))
     assert outcome.rows == pq.read_table(tmp_path / "out" / "data.parquet").num_rows == 0
     assert outcome.warnings == []
 
 
 def test_templates_that_the_rules_ignore_are_told(tmp_path: Path, personal: Path) -> None:
     (personal / "templates.json").write_text('{"actor": "Talk about ships."}')
-    outcome = build_synthetic_conversations(personal, settings(llm=RULES), empty(tmp_path / "out"))
+    outcome = build_synthetic(
+        "synthetic_conversations", personal, settings(llm=RULES), empty(tmp_path / "out")
+    )
     assert outcome.warnings == [
         "templates.json: 'actor' has no effect, rules writes from its grammar"
     ]
@@ -179,7 +176,7 @@ def test_the_judge_scores_completions_and_pairs_and_its_agreement_is_measured(
     build_source("grammar", empty(tmp_path / "grammar"))
     preference, completions = empty(tmp_path / "preference"), empty(tmp_path / "completions")
     build_preference_data({"grammar": tmp_path / "grammar"}, personal, chosen, preference)
-    build_synthetic_completions(personal, chosen, completions)
+    build_synthetic("synthetic_completions", personal, chosen, completions)
     output = empty(tmp_path / "out")
 
     outcome = build_reward_training_data(preference, completions, personal, chosen, output)

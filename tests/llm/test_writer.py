@@ -47,7 +47,7 @@ def writes(request: LlmRequest) -> str:
 
 def writer(client: Answering, folder: Path, examples: list[Example] = EXAMPLES) -> LlmWriter:
     requests = WriterRequests(load_templates(folder), examples, 1.0, 512, 4, seed=0)
-    return LlmWriter(client, requests)
+    return LlmWriter(client, requests, examples)
 
 
 WAYS = ["self_instruct", "question_answer", "personas"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from chatllama_pipeline.evaluation.statistics import bootstrap_interval, mean, preferences
+from chatllama_pipeline.statistics import bootstrap_interval, mean, preferences
 
 
 def test_a_mean_of_nothing_or_of_something_infinite_is_not_measurable() -> None:

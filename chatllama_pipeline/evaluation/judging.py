@@ -1,0 +1,111 @@
+"""Who wins: the judge on both actors' replies.
+
+The rubric of `rules` scores each reply. An LLM compares the two, in both orders: absolute scores
+of an LLM crowd at a few values, so that most prompts would end in a tie, while a comparison asks
+just what the win rate says, and asking in both orders cancels the judge's liking for what stands
+first (Zheng et al. 2023). It costs the same two calls a prompt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatllama_pipeline.llm.judge import LlmJudge
+from chatllama_pipeline.llm.providers import Judge
+from chatllama_pipeline.manifests import hash_file
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Prompt
+from chatllama_pipeline.settings import RoleSettings
+from chatllama_pipeline.statistics import mean, preferences
+
+
+@dataclass(frozen=True)
+class Judged:
+    """By prompt: scores 0..5 of both replies where the judge scores, and 1 where the second wins,
+    0 where the first does, .5 for a tie; None where nobody judged or the answer was unreadable."""
+
+    before: list[float | None]
+    after: list[float | None]
+    after_wins: list[float | None]
+    flip_rate: float | None = None
+    unread: dict[str, int] = field(default_factory=dict)
+    ledger: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def wins(self) -> list[float]:
+        """Those that could be read."""
+        return [win for win in self.after_wins if win is not None]
+
+    def warnings(self) -> list[str]:
+        if not self.unread:
+            return []
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.unread.items())
+        return [
+            f"{sum(self.unread.values())} of {len(self.after_wins)} comparisons by the judge were "
+            f"unreadable and count for neither side: {reasons}"
+        ]
+
+
+def judge_replies(
+    judge: Judge | None,
+    prompts: Sequence[Prompt],
+    before: Sequence[str],
+    after: Sequence[str],
+    progress: Progress,
+) -> Judged:
+    """Judge the two replies to each prompt."""
+    nothing: list[float | None] = [None] * len(prompts)
+    if judge is None:
+        return Judged(nothing, nothing, nothing)
+    if isinstance(judge, LlmJudge):
+        return _compared(judge, prompts, before, after, progress)
+    scores = [
+        [one.score or 0.0 for one in judge.score_all(list(zip(prompts, texts, strict=True)))]
+        for texts in (before, after)
+    ]
+    return Judged([*scores[0]], [*scores[1]], [*preferences(*scores)])
+
+
+def _compared(
+    judge: LlmJudge,
+    prompts: Sequence[Prompt],
+    before: Sequence[str],
+    after: Sequence[str],
+    progress: Progress,
+) -> Judged:
+    trios = list(zip(prompts, before, after, strict=True))
+    # Equal replies are a tie that nobody needs to be paid for.
+    differ = [n for n, (_, old, new) in enumerate(trios) if old != new]
+    found = judge.compare([trios[n] for n in differ], progress.step)
+    wins: list[float | None] = [0.5] * len(trios)
+    for n, preference in zip(differ, found, strict=True):
+        wins[n] = preference.second_wins
+    read = [one for one in found if one.second_wins is not None]
+    unread = Counter(one.reason for one in found if one.second_wins is None)
+    nothing: list[float | None] = [None] * len(trios)
+    return Judged(
+        nothing,
+        nothing,
+        wins,
+        mean(one.flipped for one in read),
+        dict(unread.most_common()),
+        judge.client.ledger().metrics(),
+    )
+
+
+def is_reward_term(role: RoleSettings, reward_model: Path) -> bool:
+    """Whether a judge is the reward model that PPO is paid by: the same folder, or weights."""
+    folder = Path(role.model)
+    if role.provider != "transformers" or not folder.is_dir():
+        return False
+    if folder.resolve() == reward_model.resolve():
+        return True
+    judges, paying = (
+        {hash_file(file) for file in place.glob("*.safetensors")}
+        for place in (folder, reward_model)
+    )
+    return bool(judges & paying)
