@@ -37,9 +37,7 @@ def reply(body: dict[str, Any]) -> str:
         return json.dumps({"score": min(5, len(words_between(text, "completion")) // 3)})
     if '"rows"' in schema:
         fields = ["user_input", "completion"] if '"completion"' in schema else ["user_input"]
-        return json.dumps(
-            {"rows": [{field: _text(rng, 12) for field in fields} for _ in range(4)]}
-        )
+        return json.dumps({"rows": [{field: _text(rng, 12) for field in fields} for _ in range(4)]})
     asked = text.rpartition("Write a reply that is")[2]
     length = next((words for part, words in LENGTHS.items() if part in asked), 15)
     return _text(rng, length)
