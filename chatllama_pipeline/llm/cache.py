@@ -27,6 +27,7 @@ from chatllama_pipeline.llm.requests import LlmReply, LlmRequest
 
 _LOOKUP_ROWS = 500
 _LOCK_SECONDS = 60.0
+_BATCH_SECONDS = 30 * 86400
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, provider TEXT NOT NULL, place TEXT NOT NULL, model TEXT NOT NULL,
@@ -210,6 +211,10 @@ class AnswerCache:
                 "DELETE FROM answers WHERE used < ? AND (? IS NULL OR model = ?)",
                 (unused_since, model, model),
             ).rowcount
+            # Providers keep a batch's answers for a month.
+            self._db.execute(
+                "DELETE FROM batches WHERE submitted < ?", (time.time() - _BATCH_SECONDS,)
+            )
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.execute("VACUUM")
         return removed

@@ -209,6 +209,8 @@ def notes(role: RoleSettings) -> tuple[str, ...]:
         told.append(OPENAI_TERMS)
     if role.price == "unknown":
         told.append(f"the price of {role.model} is unknown: llm.max_usd does not hold")
+    if role.batch:
+        told.append(f"{role.base_url} answers batches within 24 hours, at half the price")
     return tuple(told)
 
 

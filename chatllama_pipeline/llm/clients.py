@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chatllama_pipeline.artifacts import store_root
 from chatllama_pipeline.errors import ProviderError
+from chatllama_pipeline.llm.batches import BatchBackend
 from chatllama_pipeline.llm.cache import AnswerCache, cache_file
 from chatllama_pipeline.llm.client import Backend, CachedClient, OpenAiBackend
 from chatllama_pipeline.llm.local import LocalBackend, Machine, place_of
@@ -38,5 +39,8 @@ def open_client(role: RoleSettings, run_folder: Path, machine: Machine | None = 
         place = role.base_url
         read_key(role)
         cache = AnswerCache(cache_file(store_root()))
-        backend = OpenAiBackend(role, cache.paid(scope))
+        if role.batch:
+            backend = BatchBackend(role, cache, scope)
+        else:
+            backend = OpenAiBackend(role, cache.paid(scope))
     return CachedClient(role, place, backend, cache, scope)

@@ -153,7 +153,7 @@ class Dispatcher:
             if ticket is not None:
                 return ticket
             if not self._budget.under_way:
-                self._halt(_no_budget(self._role, self._budget, usd))
+                self._halt(no_budget(self._role, self._budget, usd))
                 return None
             await self._change(None)
         return None
@@ -219,7 +219,8 @@ class Dispatcher:
                 await changed.wait()
 
 
-def _no_budget(role: RoleSettings, budget: Budget, usd: float) -> BudgetError:
+def no_budget(role: RoleSettings, budget: Budget, usd: float) -> BudgetError:
+    """The error of a call that may cost `usd`, which is more than is left."""
     return BudgetError(
         f"llm.max_usd is {budget.max_usd:g}: {budget.paid:.4f} US dollars are paid, and the next "
         f"call to {role.model} may cost up to {usd:.4f}. Nothing more was sent; all answers that "

@@ -77,8 +77,14 @@ class Budget:
 
     def reserve(self, usd: float) -> int | None:
         """A ticket for `usd`, or None where paid and reserved would pass the limit."""
-        if self.paid + sum(self._reserved.values()) + usd > self.max_usd + _HAIR and usd > 0:
-            return None
+        return self.hold(usd) if self.fits(usd) else None
+
+    def fits(self, usd: float) -> bool:
+        """Whether `usd` more would keep within the limit."""
+        return usd <= 0 or self.paid + sum(self._reserved.values()) + usd <= self.max_usd + _HAIR
+
+    def hold(self, usd: float) -> int:
+        """A ticket for what is under way already, whatever the limit."""
         self._next += 1
         self._reserved[self._next] = usd
         return self._next

@@ -75,6 +75,7 @@ class Behaviour:
     quota_left: bool = True
     batch_polls: int = 1  # polls until a batch is complete
     batch_fails: set[str] = field(default_factory=set)  # texts whose line ends in an error
+    drops: dict[str, int] = field(default_factory=dict)  # "GET" or "POST": batch calls to drop
 
 
 class OpenAiServer:
@@ -256,7 +257,13 @@ class _Connection(asyncio.Protocol):
 
     def _batch_api(self, method: str, path: str, headers: dict[bytes, bytes], body: bytes) -> None:
         server = self.server
-        if (method, path) == ("POST", "/files"):
+        drops = server.behaviour.drops
+        dropped = path.startswith("/batches") and drops.get(method, 0) > 0
+        if dropped:
+            drops[method] -= 1
+        if dropped and method == "GET":
+            self.transport.abort()
+        elif (method, path) == ("POST", "/files"):
             name = f"file-{len(server.files)}"
             server.files[name] = _uploaded(headers, body)
             self.json(200, {"id": name, "object": "file", "purpose": "batch", "bytes": 1})
@@ -273,7 +280,11 @@ class _Connection(asyncio.Protocol):
                 "created_at": int(time.time()),
                 "polls": 0,
             }
-            self.json(200, server.batches[name])
+            if dropped:
+                # It has the batch, and nobody is told.
+                self.transport.abort()
+            else:
+                self.json(200, server.batches[name])
         elif (method, path) == ("GET", "/batches"):
             listed = list(server.batches.values())
             self.json(200, {"object": "list", "data": listed, "has_more": False})
