@@ -11,6 +11,7 @@ import click
 from chatllama_pipeline.artifacts import Store, store_root
 from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.errors import ChatllamaError
+from chatllama_pipeline.llm.cache_command import cache
 from chatllama_pipeline.serving.approvals import approve as write_approval
 from chatllama_pipeline.status import materialize_command, run_lines, status_lines
 
@@ -18,6 +19,9 @@ from chatllama_pipeline.status import materialize_command, run_lines, status_lin
 @click.group()
 def cli() -> None:
     """Look at an assistant, talk to it, approve its release."""
+
+
+cli.add_command(cache)
 
 
 @cli.command()

@@ -84,9 +84,9 @@ def test_a_run_that_ended_while_waiting_or_submitting_collects_its_batch_when_ru
 def test_a_batch_takes_only_what_the_budget_holds(
     make_client: MakeClient, openai_server: OpenAiServer
 ) -> None:
-    # "row 0": 5 + 64 + 16 = 85 tokens in at 100 $ and 20 out at 200 $ a million, halved:
-    # 0.00625 $ at most, so 4 fit into 0.026 $, and then one more once those are paid at their
-    # real price of 2 tokens each way: 4 x 0.0003 = 0.0012 $.
+    # "row 0": 5 + 64 + 16 = 85 tokens in at 100 $ and 20 out at 200 $ a million, halved, are
+    # 0.00625 $ at most: 4 fit into 0.026 $. They cost 4 x 2 tokens each way, 0.0012 $, and 3 fit
+    # into what is left.
     client = make_client(batch=True, price={"input": 100, "output": 200}, max_usd=0.026)
     with pytest.raises(BudgetError, match=r"llm\.max_usd is 0\.026"):
         client.answer(asks(100))
