@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.chat import ensure_chat_template
+from chatllama_pipeline.models.heads import has_score, scoring_class
+from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
+from chatllama_pipeline.models.sources import (
+    find_model,
+    find_tokenizer,
+    is_pickled,
+    require_tokenizer,
+)
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import TABLE_FILE, Outcome, StageSpec
 from chatllama_pipeline.seeds import stage_seed
@@ -25,13 +43,10 @@ from chatllama_pipeline.settings import (
 )
 
 SECTIONS = {"actor_base": "actor_config", "reward_base": "reward_config"}
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
-PATH_STARTS = ("/", "./", "../", "~")
 
 
 def run(spec: StageSpec, progress: Progress) -> Outcome:
-    """Write a causal language model's folder: made from nothing, copied, or downloaded.
+    """Write a base model's folder: made from nothing, copied, or downloaded.
 
     `model: scratch` needs the input actor_training_data, on whose train split the tokenizer is
     trained; both bases then get the same one. Raises SettingsError naming the key and the cure.
@@ -40,16 +55,17 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     settings = AssistantSettings.model_validate(spec.settings)
     key = SECTIONS[spec.stage]
     section = settings.actor_config if key == "actor_config" else settings.reward_config
-    output = Path(spec.output)
+    output, seed = Path(spec.output), stage_seed(settings.seed, spec.stage)
+    warnings: list[str] = []
     if section.model == SCRATCH:
         size = scratch_size(section, key)
         texts = _training_texts(Path(spec.inputs["actor_training_data"]))
-        parameters = make_scratch_model(texts, size, stage_seed(settings.seed, spec.stage), output)
+        parameters = make_scratch_model(texts, size, seed, output)
         revision = SCRATCH
     else:
-        parameters, revision = _copy_model(section, key, output)
+        parameters, revision, warnings = _copy_model(section, key, seed, output)
     progress.say(f"{section.model}: {parameters:,} parameters")
-    return Outcome(metrics={"parameters": parameters, "revision": revision})
+    return Outcome(metrics={"parameters": parameters, "revision": revision}, warnings=warnings)
 
 
 def scratch_size(section: ActorSettings | RewardSettings, key: str) -> ScratchSize:
@@ -78,67 +94,83 @@ def _training_texts(folder: Path) -> Iterator[str]:
         yield row["completion"]
 
 
-def _copy_model(section: ActorSettings | RewardSettings, key: str, output: Path) -> tuple[int, str]:
-    """Save the model that a section names into `output`; parameters and resolved revision."""
-    source, commit = _locate(section.model, f"{key}.model", section.tokenizer_path is None)
-    config = _load(AutoConfig, source, commit, f"{key}.model")
-    if config.is_encoder_decoder:
+def _copy_model(
+    section: ActorSettings | RewardSettings, key: str, seed: int, output: Path
+) -> tuple[int, str, list[str]]:
+    """Save the model that a section names into `output`; parameters, revision, warnings."""
+    trust = section.trust_remote_code
+    found = find_model(section.model, f"{key}.model", with_code=trust)
+    if section.tokenizer_path is None:
+        require_tokenizer(found.folder, f"{key}.model")
+        tokenizer_folder = found.folder
+    else:
+        tokenizer_folder = find_tokenizer(section.tokenizer_path, f"{key}.tokenizer_path").folder
+    load = partial(_load, name=section.model, trust_remote_code=trust)
+    config = load(AutoConfig, found.folder, f"{key}.model")
+    tokenizer = load(AutoTokenizer, tokenizer_folder, f"{key}.tokenizer_path")
+    torch.manual_seed(seed)  # an encoder's checkpoint may lack its pooling layer
+    kind = _class_of(config, section, key)
+    model, info = load(
+        kind, found.folder, f"{key}.model", config=config, dtype="auto", output_loading_info=True
+    )
+    if info["missing_keys"] and kind is not AutoModel:
+        lost = sorted(info["missing_keys"])
         raise SettingsError(
-            f"{key}.model: {section.model} is an encoder-decoder ({config.model_type}); "
-            "choose a decoder-only model (Llama, Qwen, Mistral, GPT-2, OPT, ...)"
+            f"{key}.model: the weights in {found.folder} lack {len(lost)} tensors of a "
+            f"{type(model).__name__} ({', '.join(lost[:3])}, ...): save the whole model there"
         )
-    commit = getattr(config, "_commit_hash", None) or commit
-    tokenizer_source, tokenizer_commit = source, commit
-    if section.tokenizer_path is not None:
-        tokenizer_source, tokenizer_commit = _locate(
-            section.tokenizer_path, f"{key}.tokenizer_path", False
-        )
-    tokenizer = _load(AutoTokenizer, tokenizer_source, tokenizer_commit, f"{key}.tokenizer_path")
-    model = _load(AutoModelForCausalLM, source, commit, f"{key}.model", dtype="auto")
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise SettingsError(
-            f"{key}.tokenizer_path: {tokenizer_source} has {len(tokenizer)} ids, {section.model} "
+            f"{key}.tokenizer_path: {tokenizer_folder} has {len(tokenizer)} ids, {section.model} "
             f"has embeddings for {rows}: use the model's own tokenizer"
         )
     ensure_chat_template(tokenizer, config)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    return int(model.num_parameters()), commit or "local"
+    return int(model.num_parameters()), found.commit, _pickle_warnings(found.folder, key, section)
 
 
-def _locate(name: str, key: str, with_tokenizer: bool) -> tuple[str, str | None]:
-    """A local folder's path, or a hub id and its revision (`owner/name@revision`)."""
-    folder = Path(name).expanduser()
-    if not name.startswith(PATH_STARTS) and not folder.is_dir():
-        hub_id, _, revision = name.partition("@")
-        return hub_id, revision or None
-    if not folder.is_dir():
-        raise SettingsError(f"{key}: the folder {folder} does not exist")
-    missing = []
-    if key.endswith(".model"):
-        if not (folder / "config.json").is_file():
-            missing.append("config.json")
-        if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
-            missing.append("weights (model.safetensors)")
-    if (with_tokenizer or key.endswith(".tokenizer_path")) and not any(
-        (folder / name).is_file() for name in TOKENIZER_FILES
-    ):
-        missing.append("a tokenizer (tokenizer.json)")
-    if missing:
+def _class_of(config: Any, section: ActorSettings | RewardSettings, key: str) -> Any:
+    """The class that reads a checkpoint without losing anything of use."""
+    kind = kind_of(config)
+    if isinstance(section, RewardSettings):
+        if has_score(config):
+            return scoring_class(config)
+        if not section.train:
+            raise SettingsError(
+                f"{key}.train: false takes {section.model} as it is, and it has no trained head to "
+                "score with: name a reward model (OpenAssistant/reward-model-deberta-v3-large-v2), "
+                f"or set {key}.train: true"
+            )
+    elif kind is Kind.ENCODER or has_score(config):
         raise SettingsError(
-            f"{key}: the folder {folder} has no {' and no '.join(missing)}; "
-            "save model and tokenizer there with save_pretrained"
+            f"{key}.model: {section.model} ({config.model_type}) scores or fills gaps, it cannot "
+            "write: choose a decoder-only or encoder-decoder model (Llama, OPT, Flan-T5, ...)"
         )
-    return str(folder), None
+    if kind is Kind.ENCODER:
+        return AutoModel
+    return AutoModelForSeq2SeqLM if kind is Kind.ENCODER_DECODER else AutoModelForCausalLM
 
 
-def _load(kind: Any, source: str, revision: str | None, key: str, **arguments: Any) -> Any:
+def _pickle_warnings(folder: Path, key: str, section: ActorSettings | RewardSettings) -> list[str]:
+    if not is_pickled(folder):
+        return []
+    return [
+        f"{key}.model: {section.model} has its weights in pickle files alone; they were read "
+        "weights-only, so that no code in them ran, and saved as safetensors"
+    ]
+
+
+def _load(kind: Any, folder: Path, key: str, *, name: str, **arguments: Any) -> Any:
     """`kind.from_pretrained`; what fails names the setting and what can be done."""
     try:
-        return kind.from_pretrained(source, revision=revision or "main", **arguments)
-    except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"{key}: {source} could not be loaded ({str(error).splitlines()[0]}); give a local "
-            "folder, or model: scratch (needs no network), or set HF_TOKEN if the model is gated"
-        ) from error
+        return kind.from_pretrained(str(folder), local_files_only=True, **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "trust_remote_code" in str(error):
+            cure = f"it brings code of its own; set {key.split('.')[0]}.trust_remote_code: true "
+            cure += "if you have read and trust it"
+        else:
+            cure = "its files are damaged or of another library: fetch or save them again"
+        raise SettingsError(f"{key}: {name} could not be loaded ({reason}): {cure}") from error

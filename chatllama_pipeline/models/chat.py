@@ -57,7 +57,7 @@ def ensure_chat_template(tokenizer: Any, config: Any) -> None:
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _end_token(tokenizer, config)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = _named(tokenizer, config.pad_token_id) or tokenizer.eos_token
+        tokenizer.pad_token = _named(tokenizer, config, "pad_token_id") or tokenizer.eos_token
     kind = kind_of(config)
     if tokenizer.chat_template is None and kind is not Kind.ENCODER:
         seq2seq = kind is Kind.ENCODER_DECODER
@@ -130,8 +130,9 @@ def _as_text(prompt: Prompt) -> str:
     return "\n\n".join(f"{names[turn.role]}: {turn.content}" for turn in prompt)
 
 
-def _named(tokenizer: Any, token_id: Any) -> str | None:
+def _named(tokenizer: Any, config: Any, name: str) -> str | None:
     """The token of an id in a model's config; None where the tokenizer has no such id."""
+    token_id = getattr(config.get_text_config(), name, None)
     if not isinstance(token_id, int) or not 0 <= token_id < len(tokenizer):
         return None
     token: str = tokenizer.convert_ids_to_tokens(token_id)
@@ -141,7 +142,7 @@ def _named(tokenizer: Any, token_id: Any) -> str | None:
 def _end_token(tokenizer: Any, config: Any) -> str:
     known = tokenizer.get_vocab()
     candidates = (
-        _named(tokenizer, getattr(config.get_text_config(), "eos_token_id", None)),
+        _named(tokenizer, config, "eos_token_id"),
         tokenizer.sep_token,
         *END_TOKENS,
     )

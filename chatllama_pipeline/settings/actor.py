@@ -24,6 +24,9 @@ class ActorSettings(Section):
 
     model: str = Field(default="facebook/opt-1.3b", description="hub id, local folder, or scratch")
     tokenizer_path: str | None = None
+    trust_remote_code: bool = Field(
+        default=False, description="run the Python code that comes with this model"
+    )
     scratch_hidden_size: Positive = 128
     scratch_layers: Positive = 2
     scratch_heads: Positive = 4

@@ -23,6 +23,10 @@ class RewardSettings(Section):
 
     model: str = Field(default="facebook/opt-125m", description="hub id, local folder, or scratch")
     tokenizer_path: str | None = None
+    trust_remote_code: bool = Field(
+        default=False, description="run the Python code that comes with this model"
+    )
+    train: bool = Field(default=True, description="false takes a pre-trained reward model as it is")
     scratch_hidden_size: Positive = 128
     scratch_layers: Positive = 2
     scratch_heads: Positive = 4
