@@ -34,7 +34,7 @@ CODE_VERSION: dict[str, str] = {
     "reward_training_data": "2",
     "actor_base": "1",
     "reward_base": "1",
-    "reward_model": "1",
+    "reward_model": "2",
     "actor_sft": "1",
     "actor_ppo": "2",
     "evaluation": "3",
@@ -75,7 +75,8 @@ def _keys(section: str, names: str) -> tuple[str, ...]:
 
 
 _SCRATCH = (
-    "model tokenizer_path scratch_hidden_size scratch_layers scratch_heads scratch_vocabulary"
+    "model tokenizer_path trust_remote_code scratch_family scratch_hidden_size scratch_layers "
+    "scratch_heads scratch_vocabulary"
 )
 _ADAPTER = (
     "peft_enable lora.r lora.lora_alpha lora.lora_dropout lora.target_modules lora.use_rslora"
@@ -133,12 +134,12 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
         "reward_config.objective",
     ),
     "actor_base": ("seed", *_keys("actor_config", _SCRATCH + " max_sequence_length")),
-    "reward_base": ("seed", *_keys("reward_config", _SCRATCH + " max_sequence_length")),
+    "reward_base": ("seed", *_keys("reward_config", _SCRATCH + " train max_sequence_length")),
     "reward_model": (
         "seed",
         *_keys(
             "reward_config",
-            _OPTIMIZER + " objective centering max_sequence_length",
+            _OPTIMIZER + " objective margin train centering max_sequence_length",
         ),
     ),
     "actor_sft": (

@@ -81,6 +81,7 @@ def scratch_size(section: ActorSettings | RewardSettings, key: str) -> ScratchSi
         heads=section.scratch_heads,
         vocabulary=section.scratch_vocabulary,
         max_length=section.max_sequence_length,
+        family=section.scratch_family,
     )
 
 

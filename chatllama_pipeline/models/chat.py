@@ -158,7 +158,7 @@ def _end_token(tokenizer: Any, config: Any) -> str:
 
 def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
     # The template writes BOS itself where the model wants one: the tokenizer must not add another.
-    ids: list[int] = tokenizer.encode(_rendered(tokenizer, prompt), add_special_tokens=False)
+    ids: list[int] = tokenizer.encode(rendered(tokenizer, prompt), add_special_tokens=False)
     bos = tokenizer.bos_token_id
     if bos is None:
         return ids
@@ -175,7 +175,8 @@ def adds_bos(tokenizer: Any) -> bool:
     return bos is not None and tokenizer.encode("a")[:1] == [bos]
 
 
-def _rendered(tokenizer: Any, prompt: Prompt) -> str:
+def rendered(tokenizer: Any, prompt: Prompt) -> str:
+    """`prompt` as the text that the chat template makes of it, with the generation prompt."""
     messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
     try:
         text: str = tokenizer.apply_chat_template(
@@ -186,7 +187,7 @@ def _rendered(tokenizer: Any, prompt: Prompt) -> str:
         if len(prompt) < 2 or prompt[0].role != "system":
             raise
         opening = Message("user", f"{prompt[0].content}\n\n{prompt[1].content}")
-        return _rendered(tokenizer, [opening, *prompt[2:]])
+        return rendered(tokenizer, [opening, *prompt[2:]])
     return text
 
 

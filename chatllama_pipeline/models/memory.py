@@ -67,7 +67,7 @@ def memory_plan(
     parts: dict[str, int] = {}
     for role, size in sizes.items():
         parts[f"{role} weights"] = size.weights * FROZEN_BYTES
-        if role in _TRAINED[stage]:
+        if role in _TRAINED[stage] and not (role == "reward" and not settings.reward_config.train):
             parts[f"{role} gradients and Adam"] = size.weights * (TRAINED_BYTES - FROZEN_BYTES)
             parts[f"{role} activations"] = _activation_bytes(size, tokens, role in _WITH_LOGITS)
     return MemoryPlan(sum(parts.values()), psutil.virtual_memory().available, parts)
@@ -120,12 +120,17 @@ def model_size(folder: Path) -> ModelSize:
     folder = base_folder(folder)
     weights = sum(_tensor_elements(path) for path in sorted(folder.glob("*.safetensors")))
     config = json.loads((folder / "config.json").read_text())
+    config = config.get("text_config", config)  # of a model that sees, too
     hidden = _first(config, "hidden_size", "n_embd", "d_model")
+    # T5 counts its decoder's layers apart from its encoder's.
+    decoder_layers = _first(config, "num_decoder_layers", default=0)
     return ModelSize(
         weights=weights,
-        layers=_first(config, "num_hidden_layers", "n_layer", "num_layers"),
+        layers=decoder_layers + _first(config, "num_hidden_layers", "n_layer", "num_layers"),
         hidden=hidden,
-        intermediate=_first(config, "intermediate_size", "ffn_dim", "n_inner", default=4 * hidden),
+        intermediate=_first(
+            config, "intermediate_size", "ffn_dim", "d_ff", "n_inner", default=4 * hidden
+        ),
         vocabulary=_first(config, "vocab_size"),
     )
 

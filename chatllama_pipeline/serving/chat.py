@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+from transformers import AutoTokenizer, TextStreamer
 
 from chatllama_pipeline.errors import DataError, StoreError
 from chatllama_pipeline.models.chat import prompt_ids
+from chatllama_pipeline.models.heads import LONGEST_ROW, load_actor
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import Message, Prompt
 from chatllama_pipeline.serving.release import EXAMPLES_FILE
@@ -34,11 +35,11 @@ class Assistant:
             )
         quiet_transformers()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder)
+        self.model = load_actor(folder, torch.float32)
         if torch.cuda.is_available():
             self.model = self.model.cuda()
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        length = positions or self.tokenizer.model_max_length
+        length = positions or min(self.tokenizer.model_max_length, LONGEST_ROW)
         self.room: int = length - self.model.generation_config.max_new_tokens
 
     def reply(self, history: Prompt, say: Say) -> str:
@@ -59,7 +60,9 @@ class Assistant:
             attention_mask=torch.ones_like(input_ids),
             streamer=_Pieces(self.tokenizer, say),
         )
-        text: str = self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+        # An encoder-decoder's output holds the reply alone, behind its start token.
+        start = 1 if self.model.config.is_encoder_decoder else len(ids)
+        text: str = self.tokenizer.decode(output[0, start:], skip_special_tokens=True)
         return text
 
 

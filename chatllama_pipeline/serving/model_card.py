@@ -23,16 +23,33 @@ tags:
 ---
 """
 
+USE = """\
+from transformers import pipeline
 
-def model_card(assistant: str, settings: AssistantSettings, evaluation: Evaluation) -> str:
+chat = pipeline("text-generation", "path/to/this/folder")
+print(chat([{"role": "user", "content": "Hello!"}])[0]["generated_text"][-1]["content"])"""
+# transformers has no pipeline for models that read with an encoder.
+ENCODER_DECODER_USE = """\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+folder = "path/to/this/folder"
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+asked = [{"role": "user", "content": "Hello!"}]
+ids = tokenizer.apply_chat_template(
+    asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+print(tokenizer.decode(model.generate(**ids)[0], skip_special_tokens=True))"""
+
+
+def model_card(
+    assistant: str, settings: AssistantSettings, evaluation: Evaluation, *, is_encoder_decoder: bool
+) -> str:
     """`README.md` of a release, as Hugging Face's hub reads it."""
     parts = [
         HEAD + f"# {assistant}",
         _what(settings),
-        "## Use\n\n```python\nfrom transformers import pipeline\n\n"
-        'chat = pipeline("text-generation", "path/to/this/folder")\n'
-        'print(chat([{"role": "user", "content": "Hello!"}])[0]["generated_text"][-1]["content"])\n'
-        "```",
+        "## Use\n\n```python\n" + (ENCODER_DECODER_USE if is_encoder_decoder else USE) + "\n```",
         "## Data\n\n" + _data(settings),
         "## Evaluation\n\n" + _evaluation(evaluation),
         "## Limits\n\n" + _limits(settings),

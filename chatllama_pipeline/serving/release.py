@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
@@ -47,12 +47,16 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         _copy_weights(source, output, stage)
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.save_pretrained(output)
-    _generation_config(tokenizer, settings.actor_config).save_pretrained(output)
+    config = AutoConfig.from_pretrained(output)
+    _generation_config(tokenizer, config, settings.actor_config).save_pretrained(output)
     examples = _examples(Path(spec.inputs["evaluation"]))
     if examples:
         text = json.dumps(examples, indent=1, ensure_ascii=False) + "\n"
         (output / EXAMPLES_FILE).write_text(text, encoding="utf-8")
-    (output / "README.md").write_text(model_card(spec.assistant, settings, evaluation), "utf-8")
+    card = model_card(
+        spec.assistant, settings, evaluation, is_encoder_decoder=config.is_encoder_decoder
+    )
+    (output / "README.md").write_text(card, "utf-8")
     size = sum(path.stat().st_size for path in output.glob("*.safetensors"))
     progress.say(f"{stage} released, {size / 1e6:.1f} MB of weights")
     return Outcome(metrics={"weight_bytes": size, "stage": stage})
@@ -66,7 +70,7 @@ def _copy_weights(source: Path, output: Path, stage: str) -> None:
         shutil.copyfile(path, output / path.name)
 
 
-def _generation_config(tokenizer: Any, actor: ActorSettings) -> GenerationConfig:
+def _generation_config(tokenizer: Any, config: Any, actor: ActorSettings) -> GenerationConfig:
     """Plain sampling at the temperature chosen for chatting; 0 is greedy."""
     ends = stop_ids(tokenizer)
     common = {
@@ -74,6 +78,7 @@ def _generation_config(tokenizer: Any, actor: ActorSettings) -> GenerationConfig
         "eos_token_id": ends if len(ends) > 1 else ends[0],
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
+        "decoder_start_token_id": getattr(config, "decoder_start_token_id", None),
     }
     if actor.temperature == 0:
         return GenerationConfig(do_sample=False, **common)

@@ -14,6 +14,7 @@ from chatllama_pipeline.settings.section import (
     Positive,
     PositiveFloat,
     Rate,
+    ScratchFamily,
     Section,
     Share,
 )
@@ -26,6 +27,9 @@ class ActorSettings(Section):
     tokenizer_path: str | None = None
     trust_remote_code: bool = Field(
         default=False, description="run the Python code that comes with this model"
+    )
+    scratch_family: ScratchFamily = Field(
+        default="llama", description="architecture of a model made from nothing"
     )
     scratch_hidden_size: Positive = 128
     scratch_layers: Positive = 2

@@ -13,6 +13,7 @@ from chatllama_pipeline.settings.section import (
     Positive,
     PositiveFloat,
     Rate,
+    ScratchFamily,
     Section,
     Share,
 )
@@ -27,6 +28,9 @@ class RewardSettings(Section):
         default=False, description="run the Python code that comes with this model"
     )
     train: bool = Field(default=True, description="false takes a pre-trained reward model as it is")
+    scratch_family: ScratchFamily = Field(
+        default="llama", description="architecture of a model made from nothing"
+    )
     scratch_hidden_size: Positive = 128
     scratch_layers: Positive = 2
     scratch_heads: Positive = 4
@@ -34,6 +38,10 @@ class RewardSettings(Section):
     train_dataset_path: Paths = "datasets/reward_training_data.json"
     objective: Literal["both", "pairwise", "scores"] = Field(
         default="both", description="learn from preference pairs, from 0..5 scores, or from both"
+    )
+    margin: Literal["strength", "none"] = Field(
+        default="strength",
+        description="replies of a pair should lie apart by the logarithm of its strength, or by 0",
     )
     max_sequence_length: Positive = 2048
     batch_size: Positive = Field(default=8, description="pairs (or scored replies) per step")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -28,6 +28,21 @@ def _check_paths(value: Any) -> Any:
 Paths = Annotated[str | list[str], BeforeValidator(_check_paths)]
 
 SCRATCH = "scratch"
+ScratchFamily = Literal[
+    "llama",
+    "mistral",
+    "qwen3",
+    "gemma3",
+    "phi",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "codegen",
+    "opt",
+    "bloom",
+    "t5",
+]
 
 
 class Section(BaseModel):

@@ -13,9 +13,11 @@ from transformers import AutoConfig, AutoTokenizer
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.adapters import save_model
-from chatllama_pipeline.models.chat import prompt_ids, stop_ids
+from chatllama_pipeline.models.chat import shortened_prompt, stop_ids
 from chatllama_pipeline.models.heads import RewardScorer
+from chatllama_pipeline.models.kinds import kind_of
 from chatllama_pipeline.models.memory import require_memory
+from chatllama_pipeline.models.preflight import preflight
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Outcome, Prompt, StageSpec
@@ -45,16 +47,22 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     sft, reward_model = Path(spec.inputs["actor_sft"]), Path(spec.inputs["reward_model"])
     seed = stage_seed(settings.seed, STAGE)
     tokenizer = AutoTokenizer.from_pretrained(str(sft))
-    shared = same_vocabulary(tokenizer, AutoTokenizer.from_pretrained(str(reward_model)))
+    config, reward_config = (AutoConfig.from_pretrained(str(f)) for f in (sft, reward_model))
+    shared = kind_of(config) is kind_of(reward_config) and same_vocabulary(
+        tokenizer, AutoTokenizer.from_pretrained(str(reward_model))
+    )
     critic_base = reward_model if shared else sft
     folders = {"policy": sft, "reference": sft, "critic": critic_base, "reward": reward_model}
-    longest_prompt = context(settings, AutoConfig.from_pretrained(str(sft)))
+    limit = settings.actor_config.max_sequence_length
+    before = preflight(tokenizer, config, "actor_config", limit)
+    longest_prompt = context(settings, config)
     prompts = read_prompts(
         Path(spec.inputs["rlhf_training_data"]), tokenizer, longest_prompt, settings
     )
     memory = require_memory(
         STAGE, folders, settings, prompts.longest + settings.actor_config.max_tokens
     )
+    progress.say(f"{before}; {prompts.in_words}")
     progress.say(
         f"{len(prompts.ids)} prompts, longest {prompts.longest} tokens; {ppo.iterations} "
         f"iterations of {ppo.prompts_per_iteration}; {memory.description}"
@@ -92,11 +100,19 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts that fit, as messages and as token ids, and how many didn't."""
+    """The prompts that fit, as messages and as token ids; how many didn't, or lost old turns."""
 
     messages: list[Prompt]
     ids: list[list[int]]
     dropped: int
+    shortened: int
+
+    @property
+    def in_words(self) -> str:
+        return (
+            f"{len(self.ids)} prompts, {self.shortened} of them without their oldest turns; "
+            f"{self.dropped} too long and left out"
+        )
 
     @property
     def longest(self) -> int:
@@ -134,11 +150,13 @@ def read_prompts(
     """The train split's prompts of at most `longest_prompt` tokens."""
     messages: list[Prompt] = []
     ids: list[list[int]] = []
+    shortened = 0
     rows = read_split(folder, "train")
     for row in rows:
         prompt = as_prompt(row["prompt"])
-        prompt_tokens = prompt_ids(tokenizer, prompt, longest_prompt)
+        prompt_tokens, cut_turns = shortened_prompt(tokenizer, prompt, longest_prompt)
         if len(prompt_tokens) <= longest_prompt:
+            shortened += cut_turns > 0
             messages.append(prompt)
             ids.append(prompt_tokens)
     if not ids:
@@ -148,7 +166,7 @@ def read_prompts(
             f"max_sequence_length {settings.actor_config.max_sequence_length}: lower max_tokens, "
             "raise max_sequence_length, or add prompts"
         )
-    return Prompts(messages, ids, len(rows) - len(ids))
+    return Prompts(messages, ids, len(rows) - len(ids), shortened)
 
 
 def make_accelerator(device: str, ppo: PpoSettings) -> Accelerator:
@@ -200,7 +218,7 @@ def _warnings(
         )
     if not shared:
         found.append(
-            "the reward model's tokenizer differs from the actor's: the critic starts from the SFT "
+            "the reward model reads other tokens than the actor: the critic starts from the SFT "
             "weights with a fresh head, not from the reward model"
         )
     if prompts.dropped:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
+
+NORMAL_975 = 1.959964
+CALIBRATION_BINS = 5
 
 
 def bradley_terry(
@@ -26,8 +32,8 @@ def centering(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
     return (chosen + rejected) ** 2
 
 
-def pair_accuracy(chosen: torch.Tensor, rejected: torch.Tensor) -> float:
-    """Share of pairs whose chosen reply scores higher; a tie counts half. `[P]`, `[P]`."""
+def win_share(chosen: torch.Tensor, rejected: torch.Tensor) -> float:
+    """Share of pairs whose chosen reply has the higher number; a tie counts half. `[P]`, `[P]`."""
     wins = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
     return float(wins.mean())
 
@@ -47,3 +53,61 @@ def shift_and_scale(scores: torch.Tensor) -> tuple[float, float]:
         return (float(scores.mean()) if len(scores) else 0.0), 1.0
     deviation = float(scores.double().std())
     return float(scores.double().mean()), deviation if deviation > 0 else 1.0
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share seen in `count` trials (Wilson 1927); (0, 1) of none."""
+    if count == 0:
+        return 0.0, 1.0
+    z2 = NORMAL_975**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    spread = math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    half = NORMAL_975 * spread / (1 + z2 / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Pairs that the model is about equally sure of; see `calibration`."""
+
+    pairs: int
+    predicted: float
+    observed: float
+
+
+def calibration(difference: torch.Tensor) -> list[CalibrationBin]:
+    """How often the model is right when it is how sure, from `difference[P]` = chosen - rejected.
+
+    By the Bradley-Terry model its own choice is right with probability sigmoid(|difference|),
+    between 1/2 and 1: that range is cut into equal bins, and empty ones are left out.
+    """
+    sure = torch.sigmoid(difference.abs().double())
+    right = (difference > 0).double() + 0.5 * (difference == 0).double()
+    number = ((sure - 0.5) * 2 * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    bins = []
+    for each in range(CALIBRATION_BINS):
+        inside = number == each
+        if count := int(inside.sum()):
+            predicted, observed = float(sure[inside].mean()), float(right[inside].mean())
+            bins.append(CalibrationBin(count, round(predicted, 4), round(observed, 4)))
+    return bins
+
+
+def calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
+    """The mean distance of predicted from observed, each pair counting once (Guo et al. 2017)."""
+    pairs = sum(each.pairs for each in bins)
+    if pairs == 0:
+        return None
+    gaps = sum(each.pairs * abs(each.predicted - each.observed) for each in bins)
+    return round(gaps / pairs, 4)
+
+
+def rank_correlation(left: torch.Tensor, right: torch.Tensor) -> float | None:
+    """Spearman's correlation of `left[N]` with `right[N]`, ties at their mean rank.
+
+    None where there are fewer than two, or all of one side are equal.
+    """
+    ranks = [pd.Series(values.tolist(), dtype=float).rank() for values in (left, right)]
+    if len(left) < 2 or any(rank.nunique() < 2 for rank in ranks):
+        return None
+    return float(ranks[0].corr(ranks[1]))

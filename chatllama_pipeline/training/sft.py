@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
@@ -18,6 +18,7 @@ from chatllama_pipeline.models.heads import load_actor, pad_right
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.language import encoder_decoder_inputs
 from chatllama_pipeline.models.memory import require_memory
+from chatllama_pipeline.models.preflight import preflight, rows_in_words
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, Split, StageSpec
@@ -36,17 +37,22 @@ STAGE = "actor_sft"
 def run(spec: StageSpec, progress: Progress) -> Outcome:
     """Train the actor on completions; writes the model's folder and `curves.json`.
 
-    Raises DataError where no row fits, CheckError where memory would not do. A non-finite loss
-    gives a failed check and no payload.
+    Raises SettingsError where tokenizer and model contradict each other, DataError where no row
+    fits, CheckError where memory would not do. A non-finite loss gives a failed check and no
+    payload.
     """
     quiet_transformers()
     settings = AssistantSettings.model_validate(spec.settings)
     actor = settings.actor_config
     base = Path(spec.inputs["actor_base"])
     tokenizer = AutoTokenizer.from_pretrained(str(base))
+    config = AutoConfig.from_pretrained(str(base))
+    before = preflight(tokenizer, config, "actor_config", actor.max_sequence_length)
     rows = partial(_examples, Path(spec.inputs["actor_training_data"]), tokenizer)
-    examples, dropped = rows("train", actor.max_sequence_length)
-    held_out, dropped_held_out = rows("validation", actor.max_sequence_length)
+    examples, dropped = rows("train", before.context)
+    held_out, dropped_held_out = rows("validation", before.context)
+    told = f"{before}; {rows_in_words(examples, dropped)}"
+    progress.say(told)
     longest = max(len(example.ids) for example in examples + held_out)
     memory = require_memory(STAGE, {"actor": base}, settings, longest)
     progress.say(f"{len(examples)} conversations, longest {longest} tokens; {memory.description}")
@@ -82,11 +88,13 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     if dropped + dropped_held_out:
         warnings.append(
             f"{dropped} training and {dropped_held_out} validation rows are longer than "
-            f"actor_config.max_sequence_length ({actor.max_sequence_length}) and were left out"
+            "actor_config.max_sequence_length, or than the model allows "
+            f"({before.context}), and were left out"
         )
     return Outcome(
         rows=len(examples),
         metrics={
+            "preflight": told,
             "dropped_too_long": dropped,
             "steps": training.steps,
             "train_seconds": training.seconds,
@@ -179,7 +187,8 @@ def _examples(
     # A small dataset may have nothing to validate on; nothing to learn from is an error.
     if not kept and split == "train":
         raise DataError(
-            f"{folder}: none of the {len(rows)} {split} rows fits in "
-            f"actor_config.max_sequence_length ({max_length}): raise it, or add rows"
+            f"{folder}: none of the {len(rows)} {split} rows fits in {max_length} tokens, which "
+            "actor_config.max_sequence_length and the model allow: raise it, take a model that "
+            "reads more, or add rows"
         )
     return kept, len(rows) - len(kept)

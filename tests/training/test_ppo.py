@@ -294,7 +294,7 @@ def test_a_reward_model_with_other_tokens_leaves_the_critic_to_the_sft_weights(
     job = spec(settings=with_trainer(num_episodes=1), reward_model=other)
     outcome = run(job, QUIET)
     assert [line for line in outcome.warnings if "fresh head" in line] == [
-        "the reward model's tokenizer differs from the actor's: the critic starts from the SFT "
+        "the reward model reads other tokens than the actor: the critic starts from the SFT "
         "weights with a fresh head, not from the reward model"
     ]
     critic = AutoModelForSequenceClassification.from_pretrained(Path(job.output) / "critic")

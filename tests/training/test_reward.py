@@ -15,13 +15,8 @@ from chatllama_pipeline.models.chat import Example, conversation
 from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_rows
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import PREFERENCE_SCHEMA, REWARD_SCHEMA, StageSpec, user_prompt
-from chatllama_pipeline.training.reward import (
-    Pair,
-    Scored,
-    collate_items,
-    reward_loss_sum,
-    run,
-)
+from chatllama_pipeline.training.reward import collate_items, reward_loss_sum, run
+from chatllama_pipeline.training.reward_items import Pair, Scored
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)
@@ -171,7 +166,7 @@ def test_pairs_and_scores_in_one_forward_cost_what_they_cost_apart(tiny_base_fol
 def test_both_replies_of_a_pair_follow_the_same_shortened_prompt(
     make_spec: MakeSpec, make_inputs: Any, tiny_base_folder: Path
 ) -> None:
-    from chatllama_pipeline.training.reward import _pair
+    from chatllama_pipeline.training.reward_items import read_pair
 
     row = pairs()[0]
     row["prompt"] = [
@@ -182,14 +177,14 @@ def test_both_replies_of_a_pair_follow_the_same_shortened_prompt(
     row["rejected"] = "kilo kilo kilo kilo kilo kilo"
     tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
     encode = partial(conversation, tokenizer)
-    pair = _pair(encode, row, 24)
+    pair = read_pair(encode, row, 24, with_margin=True)
     assert tokenizer.decode(pair.chosen.ids) == "<|user|>india<|end|><|assistant|>alpha kilo<|end|>"
     assert tokenizer.decode(pair.rejected.ids).startswith(
         "<|user|>india<|end|><|assistant|>kilo kilo"
     )
     assert len(pair.rejected.ids) <= 24
     row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
-    swapped = _pair(encode, row, 24)
+    swapped = read_pair(encode, row, 24, with_margin=True)
     assert (swapped.chosen, swapped.rejected) == (pair.rejected, pair.chosen)
 
 
@@ -202,4 +197,4 @@ def test_rows_too_long_are_left_out_and_counted(make_spec: MakeSpec, make_inputs
     )
     outcome = run(spec, QUIET)
     assert outcome.metrics["dropped_too_long"] == 1
-    assert "1 rows are longer than reward_config.max_sequence_length (64)" in outcome.warnings[0]
+    assert "1 rows are longer than reward_config.max_sequence_length" in outcome.warnings[0]

@@ -8,9 +8,9 @@ import torch
 from chatllama_pipeline.training.reward_math import (
     bradley_terry,
     centering,
-    pair_accuracy,
     shift_and_scale,
     strength_margin,
+    win_share,
 )
 
 CHOSEN = torch.tensor([1.2, 0.3, -0.5])
@@ -37,8 +37,8 @@ def test_centering_adds_its_golden_value() -> None:
 
 
 def test_accuracy_is_two_thirds_and_a_tie_counts_half() -> None:
-    assert pair_accuracy(CHOSEN, REJECTED) == pytest.approx(2 / 3)
-    assert pair_accuracy(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1.0])) == 0.75
+    assert win_share(CHOSEN, REJECTED) == pytest.approx(2 / 3)
+    assert win_share(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1.0])) == 0.75
 
 
 def test_a_margin_is_the_logarithm_of_the_strength_and_nothing_at_one() -> None:

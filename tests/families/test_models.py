@@ -24,8 +24,8 @@ from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
-from chatllama_pipeline.training.rollout import generate, pad_left, response_logprobs
-from tests.models.families import ACTORS, REWARDS
+from chatllama_pipeline.training.rollout import pad_left, response_logprobs, sample_replies
+from tests.families.kit import ACTORS, PRETRAINED_REWARDS, REWARDS
 
 FolderOf = Callable[[str], Path]
 QUIET = Progress("test", lambda line: None)
@@ -65,9 +65,10 @@ def rollout(model: Any, tokenizer: Any) -> tuple[list[list[int]], Any]:
     prompts = [prompt_ids(tokenizer, user_prompt(text), 64) for text in PROMPTS]
     size = len(tokenizer)
     for seed in range(20):
-        sampled = generate(
+        sampled = sample_replies(
             model,
-            *pad_left(prompts, tokenizer.pad_token_id),
+            prompts,
+            rollout_batch_size=None,
             max_new_tokens=10,
             temperature=1.0,
             stop_ids=[*stop_ids(tokenizer), *range(size - size // 6, size)],
@@ -118,9 +119,10 @@ def test_a_rollout_takes_the_likeliest_tokens_of_full_forwards(name: str, base: 
         AutoTokenizer.from_pretrained(base(name)),
     )
     prompts = [prompt_ids(tokenizer, user_prompt(text), 64) for text in PROMPTS]
-    found = generate(
+    found = sample_replies(
         model,
-        *pad_left(prompts, tokenizer.pad_token_id),
+        prompts,
+        rollout_batch_size=None,
         max_new_tokens=8,
         temperature=1e-4,
         stop_ids=stop_ids(tokenizer),
@@ -199,9 +201,7 @@ def test_every_actors_family_can_be_its_critic(name: str, base: FolderOf) -> Non
     torch.testing.assert_close(values, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", [family.name for family in REWARDS if family.name not in ACTOR_NAMES]
-)
+@pytest.mark.parametrize("name", [family.name for family in PRETRAINED_REWARDS])
 def test_a_pretrained_reward_model_scores_as_plain_transformers_does(
     name: str, base: FolderOf, family_folder: FolderOf
 ) -> None:

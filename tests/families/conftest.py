@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.families import ACTORS, PRETRAINED_REWARDS, Family
+from tests.families.kit import ACTORS, PRETRAINED_REWARDS, Family
 
 FAMILIES = {family.name: family for family in (*ACTORS, *PRETRAINED_REWARDS)}
 

@@ -1,0 +1,119 @@
+"""What a stage is about to do with tokens, said before it trains; stops on a contradiction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.chat import (
+    CHAT_TEMPLATE,
+    ENCODER_DECODER_TEMPLATE,
+    Example,
+    conversation,
+    rendered,
+    stop_ids,
+)
+from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.records import user_prompt
+
+PROBE, ANSWER = "what is asked", "what is said"
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found: the template, the special tokens, and the longest row in tokens."""
+
+    template: str
+    bos: str
+    end: str
+    pad: str
+    context: int
+    context_of: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.template}; {self.bos}; a reply ends in {self.end}; padded with {self.pad}; "
+            f"at most {self.context} tokens a row ({self.context_of})"
+        )
+
+
+def preflight(tokenizer: Any, config: Any, section: str, max_length: int) -> Preflight:
+    """Look at tokenizer and model together, for rows of at most `max_length` tokens.
+
+    `section` is the part of config.yaml that the model is named in. Raises SettingsError where no
+    row could be told apart from another, ended, or read.
+    """
+    rows = getattr(config.get_text_config(), "vocab_size", len(tokenizer))
+    if len(tokenizer) > rows:
+        raise SettingsError(
+            f"{section}.tokenizer_path: the tokenizer has {len(tokenizer)} ids, the model has "
+            f"embeddings for {rows}: use the model's own tokenizer"
+        )
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+        raise SettingsError(
+            f"{section}.model: the tokenizer names no {'pad' if tokenizer.eos_token else 'end'} "
+            "token: make the base model again, which looks one up"
+        )
+    pad = _pad(tokenizer)
+    context, context_of = context_length(config, section, max_length)
+    if kind_of(config) is Kind.ENCODER:
+        template, bos = "question and answer are read as a pair of texts", "no chat template"
+        end = repr(tokenizer.sep_token)
+        return Preflight(template, bos, end, pad, context, context_of)
+    probe = _probe(tokenizer, section)
+    ends = [repr(token) for token in tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))]
+    ours = tokenizer.chat_template in (CHAT_TEMPLATE, ENCODER_DECODER_TEMPLATE)
+    return Preflight(
+        "our chat template, since the model has none" if ours else "the model's own chat template",
+        "one BOS" if probe.ids[0] == tokenizer.bos_token_id else "no BOS, as the model's tokenizer",
+        " or ".join(ends),
+        pad,
+        context,
+        context_of,
+    )
+
+
+def context_length(config: Any, section: str, max_length: int) -> tuple[int, str]:
+    """The longest row that both setting and model allow, and which of them it is."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is None or positions >= max_length:
+        return max_length, f"{section}.max_sequence_length"
+    return int(positions), (
+        f"the model's positions; {section}.max_sequence_length {max_length} is more than it has"
+    )
+
+
+def rows_in_words(examples: Iterable[Example], left_out: int) -> str:
+    """How many rows are used, lost old turns, or were left out for their length."""
+    shortened = [example.cut_turns > 0 for example in examples]
+    return (
+        f"{len(shortened)} rows, {sum(shortened)} of them without their oldest turns; {left_out} "
+        "too long and left out"
+    )
+
+
+def _pad(tokenizer: Any) -> str:
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        return f"{tokenizer.pad_token!r}, the end token, told apart by masks"
+    return repr(tokenizer.pad_token)
+
+
+def _probe(tokenizer: Any, section: str) -> Example:
+    """A conversation of one turn; what the user says must stand in it."""
+    try:
+        text = rendered(tokenizer, user_prompt(PROBE))
+    except TemplateError as error:
+        raise SettingsError(
+            f"{section}.model: its chat template refuses a single question ({error}): mend "
+            "chat_template in its tokenizer_config.json, or remove it to have ours"
+        ) from error
+    if PROBE not in text:
+        raise SettingsError(
+            f"{section}.model: its chat template leaves out what the user says: mend "
+            "chat_template in its tokenizer_config.json, or remove it to have ours"
+        )
+    return conversation(tokenizer, user_prompt(PROBE), ANSWER, max_length=10**6)
