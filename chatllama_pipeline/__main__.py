@@ -12,6 +12,7 @@ from chatllama_pipeline.artifacts import Store, store_root
 from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.llm.cache_command import cache
+from chatllama_pipeline.llm.preview import preview_lines
 from chatllama_pipeline.serving.approvals import approve as write_approval
 from chatllama_pipeline.status import materialize_command, run_lines, status_lines
 
@@ -37,6 +38,14 @@ def status(name: str, since: float | None) -> None:
     else:
         lines = run_lines(assistant, store, since, time.time())
     for line in lines:
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("name")
+def preview(name: str) -> None:
+    """What models would be asked for an assistant, and what it would cost; calls nobody."""
+    for line in preview_lines(load_assistant(name), Store(store_root())):
         click.echo(line)
 
 

@@ -30,6 +30,7 @@ from chatllama_pipeline.evaluation.figures import (
 from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
+from chatllama_pipeline.llm.local import Machine
 from chatllama_pipeline.llm.providers import Judge, open_judge
 from chatllama_pipeline.llm.rules import RulesJudge, names_item
 from chatllama_pipeline.llm.templates import Template, load_templates
@@ -77,7 +78,10 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     quiet_transformers()
     # A judge without a key is told before anything is sampled.
     with open_judge(
-        settings.role("evaluation_judge"), _template(spec), Path(spec.run_folder)
+        settings.role("evaluation_judge"),
+        _template(spec),
+        Path(spec.run_folder),
+        Machine(spec.device, spec.threads),
     ) as judge:
         return _compare(spec, settings, judge, progress)
 

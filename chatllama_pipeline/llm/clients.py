@@ -15,13 +15,18 @@ from chatllama_pipeline.llm.requests import LlmClient
 from chatllama_pipeline.settings import RoleSettings
 
 
-def open_client(role: RoleSettings, run_folder: Path, machine: Machine | None = None) -> LlmClient:
+def open_client(
+    role: RoleSettings,
+    run_folder: Path,
+    machine: Machine | None = None,
+    only_estimates: bool = False,
+) -> LlmClient:
     """The client of a role (`settings.role("judge")`), before any call is made.
 
     `run_folder` is that of the asset being made: what its restarts have paid counts against
-    max_usd, and a local model's process works there, on `machine` (the CPU if None). Raises
-    ProviderError where no model plays the role or its key is missing, SettingsError where a local
-    folder holds none.
+    max_usd, and a local model's process works there, on `machine` (the CPU if None). A client that
+    only estimates needs no key. Raises ProviderError where no model plays the role or its key is
+    missing, SettingsError where a local folder holds none.
     """
     if not role.asks_a_model:
         raise ProviderError(
@@ -37,7 +42,8 @@ def open_client(role: RoleSettings, run_folder: Path, machine: Machine | None = 
         backend = LocalBackend(role, machine or Machine(), run_folder / "llm" / role.key)
     else:
         place = role.base_url
-        read_key(role)
+        if not only_estimates:
+            read_key(role)
         cache = AnswerCache(cache_file(store_root()))
         if role.batch:
             backend = BatchBackend(role, cache, scope)

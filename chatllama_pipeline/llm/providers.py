@@ -9,6 +9,7 @@ from typing import Protocol
 
 from chatllama_pipeline.llm.clients import open_client
 from chatllama_pipeline.llm.judge import Judgement, LlmJudge
+from chatllama_pipeline.llm.local import Machine
 from chatllama_pipeline.llm.requests import OnProgress
 from chatllama_pipeline.llm.rules import RulesJudge
 from chatllama_pipeline.llm.templates import Template
@@ -31,18 +32,20 @@ class Judge(Protocol):
 
 
 @contextlib.contextmanager
-def open_judge(role: RoleSettings, template: Template, run_folder: Path) -> Iterator[Judge | None]:
+def open_judge(
+    role: RoleSettings, template: Template, run_folder: Path, machine: Machine | None = None
+) -> Iterator[Judge | None]:
     """The judge of a role, None where nobody plays it.
 
     `run_folder` is that of the asset being made: what its restarts paid counts against
-    llm.max_usd.
+    llm.max_usd. A local model runs on `machine`, the CPU if None.
     """
     if role.provider == "none":
         yield None
     elif role.provider == "rules":
         yield RulesJudge()
     else:
-        with open_client(role, run_folder) as client:
+        with open_client(role, run_folder, machine) as client:
             yield LlmJudge(
                 client, template, temperature=role.temperature, max_tokens=role.max_tokens
             )

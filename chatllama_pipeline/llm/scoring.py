@@ -22,6 +22,8 @@ from chatllama_pipeline.llm.agreement import (
     agreement_check,
 )
 from chatllama_pipeline.llm.judge import Judgement, LlmJudge
+from chatllama_pipeline.llm.local import Machine
+from chatllama_pipeline.llm.plans import estimate_lines, plan_judging
 from chatllama_pipeline.llm.providers import Judge, open_judge
 from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.progress import Progress
@@ -72,19 +74,20 @@ def _score(
         return found
     compares = isinstance(judge, LlmJudge) and settings.llm.agreement_by == "pairwise"
     replies = [] if compares else [reply for pair in pairs for reply in _both_replies(pair)]
-    asked = [*unscored, *replies]
-    judgements = judge.score_all(
-        [(as_prompt(row["prompt"]), row["completion"]) for row in asked],
-        settings.llm.judge_samples,
-        progress.step if progress else None,
-    )
+    trios = [(as_prompt(p["prompt"]), p["rejected"], p["chosen"]) for p in pairs if compares]
+    asked, samples = [*unscored, *replies], settings.llm.judge_samples
+    texts = [(as_prompt(row["prompt"]), row["completion"]) for row in asked]
+    if progress and isinstance(judge, LlmJudge):
+        plan = plan_judging(judge, texts, trios, samples)
+        for line in estimate_lines(judge.client, plan, settings.llm.max_usd):
+            progress.say(line)
+    step = progress.step if progress else None
+    judgements = judge.score_all(texts, samples, step)
     found.take(asked, judgements)
     found.agreement = agreement_by_scores(judgements[len(unscored) :], settings.seed)
     if isinstance(judge, LlmJudge):
         if compares:
-            trios = [(as_prompt(p["prompt"]), p["rejected"], p["chosen"]) for p in pairs]
-            compared = judge.compare(trios, progress.step if progress else None)
-            found.agreement = agreement_by_comparison(compared, settings.seed)
+            found.agreement = agreement_by_comparison(judge.compare(trios, step), settings.seed)
         found.ledger = judge.client.ledger().metrics()
     return found
 
@@ -131,6 +134,7 @@ def build_reward_training_data(
     output: Path,
     run_folder: Path | None = None,
     progress: Progress | None = None,
+    machine: Machine | None = None,
 ) -> Outcome:
     """Write scored replies, and `reward_training_data.json`.
 
@@ -143,7 +147,8 @@ def build_reward_training_data(
     pairs = read_rows(preference)
     chosen = [pair for pair in pairs if pair["split"] == "train"][: settings.llm.scored_pairs]
     rows = read_rows(personal, "reward.parquet") + unjudged
-    with open_judge(settings.role("judge"), template, run_folder or output) as judge:
+    role = settings.role("judge")
+    with open_judge(role, template, run_folder or output, machine) as judge:
         found = _score(rows, chosen, judge, settings, progress)
         by_llm = isinstance(judge, LlmJudge)
         name = judge.name if judge else ""

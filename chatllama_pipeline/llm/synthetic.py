@@ -13,7 +13,9 @@ from chatllama_pipeline.data.splits import Row, split_of
 from chatllama_pipeline.data.tables import as_messages, as_prompt, read_rows, write_rows
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.clients import open_client
+from chatllama_pipeline.llm.local import Machine
 from chatllama_pipeline.llm.novelty import diversity
+from chatllama_pipeline.llm.plans import estimate_lines, plan_writing
 from chatllama_pipeline.llm.rules import RulesWriter
 from chatllama_pipeline.llm.templates import load_templates
 from chatllama_pipeline.llm.writer import Batch, LlmWriter, first_turn
@@ -39,7 +41,7 @@ _GOOD_SCORE = 4
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
     """The table that a kind of synthetic rows has, the template that it is written from, and the
     user's tables whose rows are its examples: the first of them that has any."""
 
@@ -48,10 +50,10 @@ class _Kind:
     examples: tuple[str, ...]
 
 
-_KINDS = {
-    "synthetic_conversations": _Kind("actor", "actor", ("actor", "reward")),
-    "synthetic_prompts": _Kind("rlhf", "rlhf", ("rlhf", "actor", "reward")),
-    "synthetic_completions": _Kind("actor", "reward", ("reward", "actor", "rlhf")),
+KINDS = {
+    "synthetic_conversations": Kind("actor", "actor", ("actor", "reward")),
+    "synthetic_prompts": Kind("rlhf", "rlhf", ("rlhf", "actor", "reward")),
+    "synthetic_completions": Kind("actor", "reward", ("reward", "actor", "rlhf")),
 }
 
 
@@ -62,6 +64,7 @@ def build_synthetic(
     output: Path,
     run_folder: Path | None = None,
     progress: Progress | None = None,
+    machine: Machine | None = None,
 ) -> Outcome:
     """Write as many rows as `llm.<asset>` says, none where nobody writes.
 
@@ -71,8 +74,13 @@ def build_synthetic(
     role, count = settings.role("writer"), int(getattr(settings.llm, asset))
     load_templates(personal)  # Its faults are told before anything is paid for.
     if role.asks_a_model and count:
-        with open_client(role, run_folder or output) as client:
+        with open_client(role, run_folder or output, machine) as client:
             requests = writer_requests(asset, personal, settings)
+            if progress:
+                way, turns = settings.llm.conversations_by, settings.llm.turns
+                plan = plan_writing(asset, requests, count, way, turns)
+                for line in estimate_lines(client, plan, role.max_usd):
+                    progress.say(line)
             writer = LlmWriter(client, requests, known_examples(asset, personal), progress)
             batch = _write(asset, writer, count, settings)
             ledger = client.ledger().metrics()
@@ -81,17 +89,17 @@ def build_synthetic(
     warnings = []
     if role.provider == "rules":
         rows = _rows_by_rules(asset, count, stage_seed(settings.seed, asset))
-        if (key := _KINDS[asset].template) and (personal / TEMPLATES_FILE).is_file():
+        if (key := KINDS[asset].template) and (personal / TEMPLATES_FILE).is_file():
             warnings.append(
                 f"{TEMPLATES_FILE}: {key!r} has no effect, rules writes from its grammar"
             )
-    write_rows(rows, TABLES[_KINDS[asset].table], output)
+    write_rows(rows, TABLES[KINDS[asset].table], output)
     return Outcome(rows=len(rows), metrics={"rows": len(rows)}, warnings=warnings)
 
 
 def known_examples(asset: str, personal: Path) -> list[Example]:
     """The user's rows that rows of `asset` are written after."""
-    for table in _KINDS[asset].examples:
+    for table in KINDS[asset].examples:
         rows = read_rows(personal, f"{table}.parquet")
         if asset == "synthetic_conversations" and table == "reward":
             rows = [row for row in rows if (row["score"] or 0) >= _GOOD_SCORE]
@@ -158,7 +166,7 @@ def _outcome(
             "chatllama_pipeline preview`, raise llm.writer.max_tokens where replies are cut off, "
             "or choose another model under llm.writer"
         )
-    table = TABLES[_KINDS[asset].table]
+    table = TABLES[KINDS[asset].table]
     rows = [
         {
             "prompt": as_messages(row.prompt),
@@ -173,7 +181,7 @@ def _outcome(
         for row in batch.rows
     ]
     write_rows(rows, pa.unify_schemas([table, PROVENANCE]), output)
-    texts = [first_turn(row.prompt) for row in batch.rows]
+    texts = list(dict.fromkeys(first_turn(row.prompt) for row in batch.rows))
     metrics: dict[str, Any] = {
         "rows": len(rows),
         "refused": dict(batch.refused.most_common()),

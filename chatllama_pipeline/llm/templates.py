@@ -33,8 +33,8 @@ DEFAULTS: dict[str, str] = {
         "short as the question allows."
     ),
     "reward": (
-        "You judge the replies of an AI assistant. Score the reply below from 0 (worthless) to 5 "
-        "(could not be better) by three things:\n"
+        "A reply of an AI assistant is scored from 0 (worthless) to 5 (could not be better) by "
+        "three things:\n"
         "- text quality: correct, clear and pleasant to read, in the language of the user;\n"
         "- content quality: true, helpful, complete, and about what was asked;\n"
         "- coherence: one thought follows from the other, and nothing contradicts itself.\n"

@@ -112,7 +112,8 @@ class LlmWriter:
     def completions(self, count: int) -> Batch:
         """`count` replies of all `QUALITIES`, to the examples' prompts and to new ones."""
         needed = math.ceil(count / len(QUALITIES))
-        own = list({repr(example.prompt): example.prompt for example in self._known}.values())
+        shown = self._requests.examples
+        own = list({repr(example.prompt): example.prompt for example in shown}.values())
         fresh = self.prompts(max(0, needed - len(own)), "actor")
         prompts = [*own, *(row.prompt for row in fresh.rows)][:needed]
         tasks = [(prompt, quality) for prompt in prompts for quality in QUALITIES]
