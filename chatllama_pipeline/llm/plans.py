@@ -78,12 +78,16 @@ def estimate_lines(client: LlmClient, plan: Plan, max_usd: float) -> list[str]:
     """What a plan would cost, and what a person should read before paying, as lines."""
     found = client.estimate(plan.requests)
     about = "" if plan.exact else "about "
-    usd = "price unknown" if found.usd is None else f"at most {found.usd:,.4f} USD"
-    limit = f" of the {max_usd:g} that llm.max_usd allows" if found.usd else ""
+    if found.usd is None:
+        usd = "price unknown"
+    elif found.usd:
+        usd = f"at most {found.usd:,.4f} USD of the {max_usd:g} that llm.max_usd allows"
+    else:
+        usd = "free of charge"
     line = (
         f"estimate: {about}{found.calls:,} calls and {found.cached:,} answered from the cache; "
         f"{about}{found.prompt_tokens:,} prompt tokens, up to {found.completion_tokens:,} of "
-        f"replies; {usd}{limit}"
+        f"replies; {usd}"
     )
     return [line, *(f"note: {note}" for note in found.notes)]
 
