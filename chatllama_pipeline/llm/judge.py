@@ -182,13 +182,16 @@ class LlmJudge:
         read: Callable[[LlmReply], tuple[T | None, str]],
         progress: OnProgress | None,
     ) -> list[_Heard[T]]:
-        heard = [_hear(answer, read) for answer in self.client.answer(requests, progress)]
+        asked = list(requests)
+        heard = [_hear(answer, read) for answer in self.client.answer(asked, progress)]
         for _ in range(ATTEMPTS - 1):
             again = [n for n, one in enumerate(heard) if one.value is None and one.answered]
             if not again:
                 break
-            mended = [_asked_again(requests[n], heard[n]) for n in again]
-            for n, answer in zip(again, self.client.answer(mended), strict=True):
+            for n in again:
+                asked[n] = _asked_again(asked[n], heard[n])
+            answers = self.client.answer([asked[n] for n in again])
+            for n, answer in zip(again, answers, strict=True):
                 heard[n] = _hear(answer, read)
         return heard
 
@@ -218,7 +221,7 @@ def _asked_again(request: LlmRequest, heard: _Heard[T]) -> LlmRequest:
         "user", f"That could not be read: {heard.reason}. Answer with {wanted} and nothing else."
     )
     said = Message("assistant", heard.raw.strip() or "(nothing)")
-    return replace(request, messages=(request.messages[0], said, told))
+    return replace(request, messages=(*request.messages, said, told))
 
 
 def _judgement(heard: Sequence[_Heard[float]]) -> Judgement:

@@ -51,7 +51,8 @@ def test_what_can_not_be_read_is_asked_again_with_the_reason() -> None:
         "That could not be read: several numbers. "
         "Answer with one number from 0 to 5 and nothing else."
     )
-    assert "out of range" in third[2].content
+    assert third[:3] == second
+    assert "out of range" in third[4].content
 
 
 def test_what_stays_unreadable_is_set_aside_with_its_last_words_and_costs_no_more() -> None:
