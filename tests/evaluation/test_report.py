@@ -113,6 +113,27 @@ def test_a_judge_that_taught_the_reward_model_is_named_as_such(
     assert told not in Page(page(make_figures(), Verdict(True, "fine"), [], apart)).text
 
 
+def test_a_model_that_only_compares_taught_nothing(make_figures: Callable[..., Figures]) -> None:
+    scored = {"provider": "openai", "model": "small", "price": "free"}
+    told = "The judge also scored the replies that taught the reward model"
+
+    def text(judge: dict[str, str]) -> str:
+        settings = AssistantSettings.model_validate({"llm": scored, "evaluation": {"judge": judge}})
+        return Page(page(make_figures(), Verdict(True, "fine"), [], settings)).text
+
+    assert told in text({})
+    assert told not in text({"model": "large", "price": "free"})
+
+
+def test_flips_and_unread_prompts_of_the_judge_are_told(
+    make_figures: Callable[..., Figures],
+) -> None:
+    figures = make_figures(judge_flip_rate=0.125, judged=190)
+    text = " ".join(Page(page(figures, Verdict(True, "fine"), [])).text.split())
+    assert "said otherwise when they changed places in 12.5 % of the prompts" in text
+    assert "Its word on 10 prompts was unreadable and counts for neither side." in text
+
+
 def test_the_shown_replies_are_the_best_the_middle_and_the_worst(
     make_comparison: Callable[..., Comparison],
 ) -> None:
