@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from chatllama_pipeline.deepspeed_config import find_ds_config, read_ds_config
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from chatllama_pipeline.original import TAKEN
 from chatllama_pipeline.peft_config import fill_lora
@@ -109,6 +110,7 @@ def load_assistant(
         _put(raw, dotted, value)
     warnings = _take_original_keys(raw, config) + fill_lora(raw, folder)
     settings = _resolve_models(_validate(raw, config, overrides), folder)
+    settings = _find_deepspeed(settings, folder)
     told = [f"{config}: {text}" for role in ROLES for text in settings.role(role).warnings()]
     return Assistant(name, folder, settings, overrides, [*warnings, *dict.fromkeys(told)])
 
@@ -252,4 +254,17 @@ def _resolve_models(settings: AssistantSettings, folder: Path) -> AssistantSetti
             update={"judge": absolute(settings.evaluation.judge)}
         ),
     }
+    return settings.model_copy(update=changed)
+
+
+def _find_deepspeed(settings: AssistantSettings, folder: Path) -> AssistantSettings:
+    """Make the paths of DeepSpeed's files absolute, and read them where they are used."""
+    changed: dict[str, Any] = {}
+    for name in ("actor_config", "reward_config"):
+        section = getattr(settings, name)
+        if section.deepspeed_enable:
+            key = f"{folder / CONFIG_FILE}: {name}.deepspeed_config_path"
+            found = find_ds_config(folder, section.deepspeed_config_path, key)
+            read_ds_config(found)
+            changed[name] = section.model_copy(update={"deepspeed_config_path": str(found)})
     return settings.model_copy(update=changed)

@@ -50,6 +50,14 @@ class ChildError(ChatllamaError, RuntimeError):
     """A child process ended badly; the message carries the end of what it printed."""
 
 
+class OutOfMemoryError(ChildError, MemoryError):
+    """Memory was refused, or the kernel killed the child for it."""
+
+
+class StoppedError(ChatllamaError, RuntimeError):
+    """A signal ended a training after its state was saved; run again, it continues."""
+
+
 class CheckError(ChatllamaError, RuntimeError):
     """A blocking check failed: what it looked at was not published.
 

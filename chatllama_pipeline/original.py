@@ -21,12 +21,9 @@ TAKEN: dict[str, str] = {
         "prompts are measured in tokens, no allowance is needed"
     ),
     "actor_config.iteration_per_print": "progress is printed every few seconds",
-    "actor_config.n_checkpoints_to_keep": "versions are kept by store.keep_versions",
     "actor_config.checkpoint_name": (
         "the newest unfinished state is continued; use store.pins to go back"
     ),
-    "actor_config.deepspeed_enable": "training runs in one process without DeepSpeed",
-    "actor_config.deepspeed_config_path": "ds_config.json is not read",
     "actor_config.accelerate_enable": "accelerate always places the model",
     "reward_config.model_folder": "models are kept as versions in the store (CHATLLAMA_STORE)",
     "reward_config.model_head_hidden_size": "the head is one linear layer on the last token",
@@ -38,8 +35,6 @@ TAKEN: dict[str, str] = {
     "reward_config.checkpoint_name": (
         "the newest unfinished state is continued; use store.pins to go back"
     ),
-    "reward_config.deepspeed_enable": "training runs in one process without DeepSpeed",
-    "reward_config.deepspeed_config_path": "ds_config.json is not read",
     "reward_config.accelerate_enable": "accelerate always places the model",
     "critic_config.model": (
         "the critic starts from the reward model where that shares the actor's tokenizer, "

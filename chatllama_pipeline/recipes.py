@@ -83,7 +83,7 @@ _ADAPTER = (
 )
 _OPTIMIZER = (
     "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
-    + _ADAPTER
+    "early_stopping keep_weights " + _ADAPTER
 )
 _SPLIT = _keys("data", "validation_share test_share")
 # Of who answers, all that can change an answer; speed, money and keys cannot.
@@ -155,7 +155,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
             "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted gae_lambda "
             "kl_beta kl_target kl_horizon update_kl_limit value_coefficient score_clip "
             "missing_eos_penalty max_grad_norm temperature num_episodes max_timesteps "
-            "update_timesteps num_examples batch_size epochs precision peft_enable",
+            "update_timesteps num_examples batch_size epochs precision collapse collapse_share peft_enable",
         ),
     ),
     "evaluation": (

@@ -15,12 +15,12 @@ from chatllama_pipeline.settings.section import (
     PositiveFloat,
     Rate,
     ScratchFamily,
-    Section,
     Share,
 )
+from chatllama_pipeline.settings.training import SupervisedSection
 
 
-class ActorSettings(Section):
+class ActorSettings(SupervisedSection):
     """`actor_config`: the model that talks; its SFT stage."""
 
     model: str = Field(default="facebook/opt-1.3b", description="hub id, local folder, or scratch")

@@ -14,10 +14,12 @@ from chatllama_pipeline.settings.section import (
     PositiveFloat,
     Rate,
     Section,
+    Share,
 )
+from chatllama_pipeline.settings.training import TrainedSection
 
 
-class PpoSettings(Section):
+class PpoSettings(TrainedSection):
     """`trainer_config`: the reinforcement-learning stage.
 
     Prompts per iteration are `num_examples * update_timesteps`; iterations are
@@ -60,6 +62,12 @@ class PpoSettings(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     peft_enable: bool | None = Field(
         default=None, description="PPO trains an adapter of the actor; as actor_config if null"
+    )
+    collapse: Literal["warn", "stop", "ignore"] = Field(
+        default="warn", description="where replies become repetitions, or shrink, or never end"
+    )
+    collapse_share: Share = Field(
+        default=0.3, description="of the first iterations' variety or length, below which they have"
     )
     checkpoint_steps: Positive = Field(
         default=160, description="timesteps between saves of the resume state"

@@ -14,12 +14,12 @@ from chatllama_pipeline.settings.section import (
     PositiveFloat,
     Rate,
     ScratchFamily,
-    Section,
     Share,
 )
+from chatllama_pipeline.settings.training import SupervisedSection
 
 
-class RewardSettings(Section):
+class RewardSettings(SupervisedSection):
     """`reward_config`: the model that scores; its training stage."""
 
     model: str = Field(default="facebook/opt-125m", description="hub id, local folder, or scratch")

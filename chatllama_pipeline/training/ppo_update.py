@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -13,10 +12,7 @@ from torch import Tensor
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training import ppo_math
-
-# Non-finite losses that end the training: so many one after another, or this share of all.
-MOST_SKIPPED_IN_A_ROW = 5
-MOST_SKIPPED_SHARE = 0.5
+from chatllama_pipeline.training.guards import Guard
 
 
 class Experience(NamedTuple):
@@ -58,29 +54,6 @@ class MinibatchFigures(NamedTuple):
     loss: float
     ratio_min: float
     ratio_max: float
-
-
-@dataclass
-class Guard:
-    """Counts optimizer steps, and those skipped because loss or gradient was not finite."""
-
-    steps: int = 0
-    skipped: int = 0
-    in_a_row: int = 0
-
-    def record(self, finite: bool) -> None:
-        self.steps += 1
-        self.skipped += not finite
-        self.in_a_row = 0 if finite else self.in_a_row + 1
-
-    @property
-    def tripped(self) -> bool:
-        """Whether so many steps in a row were skipped that going on is pointless."""
-        return self.in_a_row >= MOST_SKIPPED_IN_A_ROW
-
-    @property
-    def passed(self) -> bool:
-        return not self.tripped and self.skipped <= MOST_SKIPPED_SHARE * self.steps
 
 
 def minibatch_gradients(

@@ -31,6 +31,8 @@ from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings, RewardSettings
 from chatllama_pipeline.training import FINITE_LOSS
+from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.distributed import rank
 from chatllama_pipeline.training.reward_items import Item, Items, Pair, Scored, read_items, rows_of
 from chatllama_pipeline.training.reward_math import (
     bradley_terry,
@@ -39,7 +41,7 @@ from chatllama_pipeline.training.reward_math import (
     win_share,
 )
 from chatllama_pipeline.training.reward_report import reward_report
-from chatllama_pipeline.training.trainer import WEIGHT, Task, Training, save_trained, train
+from chatllama_pipeline.training.trainer import Training, save_trained, train
 
 STAGE = "reward_model"
 MARGIN, SCORE = "margin", "score"
@@ -53,8 +55,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
 
     Writes its folder (normalisation in the config), `curves.json` and `reward_report.json`. Raises
     SettingsError where tokenizer and model contradict each other, DataError where there is nothing
-    to learn from, CheckError where memory would not do. A non-finite loss gives a failed check and
-    no payload.
+    to learn from, CheckError where memory would not do. Too many non-finite losses give a failed
+    check and no payload.
     """
     quiet_transformers()
     settings = AssistantSettings.model_validate(spec.settings)
@@ -83,12 +85,14 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     else:
         training = _as_it_is(model.to(spec.device), held_out, pad_id)
     report = None
-    if training.finite_loss.passed:
-        _normalise(model, rows_of([*items.pairs, *items.scored]), pad_id)
-        setattr(model.config, MAX_LENGTH, before.context)
-        save_trained(Path(spec.output), model, tokenizer, training.curves)
-        report = reward_report(model, held_out, pad_id, "validation")
-        report.write(Path(spec.output))
+    with training.whole():
+        if training.finite_loss.passed:
+            _normalise(model, rows_of([*items.pairs, *items.scored]), pad_id)
+            setattr(model.config, MAX_LENGTH, before.context)
+            report = reward_report(model, held_out, pad_id, "validation")
+            if training.is_main:
+                save_trained(Path(spec.output), model, tokenizer, training.curves)
+                report.write(Path(spec.output))
     too_long = items.too_long + held_out.too_long
     return Outcome(
         rows=len(chosen),
@@ -127,16 +131,9 @@ def _train(
         collate=partial(collate_items, model, pad_id=pad_id),
         loss_sum=partial(reward_loss_sum, centering_weight=reward.centering),
         validate=partial(_validate, held_out, pad_id),
+        judged_by=("validation_accuracy", True),
     )
-    return train(
-        model,
-        task,
-        reward,
-        seed=seed,
-        device=spec.device,
-        run_folder=Path(spec.run_folder),
-        progress=progress,
-    )
+    return train(model, task, spec, progress)
 
 
 def _as_it_is(model: Any, held_out: Items, pad_id: int) -> Training:
@@ -144,7 +141,7 @@ def _as_it_is(model: Any, held_out: Items, pad_id: int) -> Training:
     figures = _validate(held_out, pad_id, model.eval())
     curves = [Curve(name, [(0.0, value)]) for name, value in figures.items()]
     untouched = Check(FINITE_LOSS, True, True, 0.0, 0.0, "reward_config.train: false: no training")
-    return Training(curves, 0.0, 0, [], untouched)
+    return Training(curves, 0.0, 0, [], untouched, is_main=rank() == 0)
 
 
 def _left_out(too_long: int, context: int) -> list[str]:

@@ -24,12 +24,8 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, Split, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training.trainer import (
-    WEIGHT,
-    Task,
-    save_trained,
-    train,
-)
+from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.trainer import save_trained, train
 
 STAGE = "actor_sft"
 
@@ -38,8 +34,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     """Train the actor on completions; writes the model's folder and `curves.json`.
 
     Raises SettingsError where tokenizer and model contradict each other, DataError where no row
-    fits, CheckError where memory would not do. A non-finite loss gives a failed check and no
-    payload.
+    fits, CheckError where memory would not do. Too many non-finite losses give a failed
+    check and no payload.
     """
     quiet_transformers()
     settings = AssistantSettings.model_validate(spec.settings)
@@ -72,18 +68,12 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         validate=partial(
             _validate, [collate(held_out[i : i + 64]) for i in range(0, len(held_out), 64)]
         ),
+        judged_by=("validation_loss", False),
     )
-    training = train(
-        model,
-        task,
-        actor,
-        seed=seed,
-        device=spec.device,
-        run_folder=Path(spec.run_folder),
-        progress=progress,
-    )
-    if training.finite_loss.passed:
-        save_trained(Path(spec.output), model, tokenizer, training.curves)
+    training = train(model, task, spec, progress)
+    with training.whole():
+        if training.finite_loss.passed and training.is_main:
+            save_trained(Path(spec.output), model, tokenizer, training.curves)
     warnings = list(training.warnings)
     if dropped + dropped_held_out:
         warnings.append(

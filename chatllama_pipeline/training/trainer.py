@@ -1,11 +1,11 @@
-"""transformers' Trainer with our loss, our validation and our resume state."""
+"""transformers' Trainer with our loss, our batches, our validation and our resume state."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,44 +13,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import SAFE_WEIGHTS_NAME
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.adapters import is_adapted, save_model, trained_state
+from chatllama_pipeline.deepspeed_config import DeepSpeedPlan, plan_for
+from chatllama_pipeline.models.adapters import save_model
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import CURVES_FILE, Check, Curve
-from chatllama_pipeline.settings import ActorSettings, RewardSettings
-from chatllama_pipeline.training import FINITE_LOSS
-from chatllama_pipeline.training.resume import load_state, save_state
-
-CURVE_POINTS = 50
-WEIGHT, LOSS = "weight", "loss"
-
-# (model, batch without its weight) -> sum of the losses of the batch's items.
-LossSum = Callable[[Any, dict[str, Any]], torch.Tensor]
-# model -> named validation figures.
-Validate = Callable[[Any], dict[str, float]]
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss was NaN or infinite; `step` counts the optimizer steps done before it."""
-
-    def __init__(self, step: int, value: float) -> None:
-        super().__init__(f"loss {value} after {step} steps")
-        self.step, self.value = step, value
+from chatllama_pipeline.records import CURVES_FILE, Check, Curve, StageSpec
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import ActorSettings, AssistantSettings, RewardSettings
+from chatllama_pipeline.training.batches import Shares, StepBatches, loader
+from chatllama_pipeline.training.course import (
+    WEIGHT,
+    Course,
+    LossSum,
+    StageCallback,
+    Task,
+    as_curves,
+)
+from chatllama_pipeline.training.distributed import (
+    deepspeed_settings,
+    load_whole,
+    prepare_processes,
+    processes_started,
+    rank,
+    whole_weights,
+)
+from chatllama_pipeline.training.resume import States, made_from
+from chatllama_pipeline.training.snapshot import (
+    Layout,
+    Snapshot,
+    best_weights,
+    bring_back_best,
+    require_room,
+)
+from chatllama_pipeline.training.stopping import StopSignals
 
 
 @dataclass(frozen=True)
 class Training:
-    """What `train` hands back: curves over steps, seconds of this process, what was noticed."""
+    """What `train` hands back: curves over steps, seconds of this process, what was noticed.
+
+    `whole` gives a context in which every process has all weights of the trained model.
+    """
 
     curves: list[Curve]
     seconds: float
     steps: int
     warnings: list[str]
     finite_loss: Check
+    whole: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    is_main: bool = True
 
     @property
     def last_figures(self) -> dict[str, float]:
@@ -58,44 +72,42 @@ class Training:
         return {curve.name: curve.points[-1][1] for curve in self.curves if curve.points}
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is trained: rows, how B rows become a batch, their loss, and the validation.
+class Objective(nn.Module):
+    """The model with its loss: what is wrapped for several processes has one forward, this one."""
 
-    `collate` returns tensors and, under `weight`, how many items (tokens, pairs) the batch's loss
-    is a sum over; `loss_sum` never sees the weight.
-    """
+    def __init__(self, model: Any, loss_sum: LossSum) -> None:
+        super().__init__()
+        self.model = model
+        self.loss_sum = loss_sum
 
-    rows: list[Any]
-    collate: Callable[[list[Any]], dict[str, Any]]
-    loss_sum: LossSum
-    validate: Validate
+    def forward(self, batch: dict[str, Any]) -> torch.Tensor:
+        return self.loss_sum(self.model, batch)
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """Loss = sum over the optimizer batch's items / their number, whatever the micro-batch."""
+    """Loss = sum over the optimizer batch's items / their number, however it is cut up."""
 
-    def __init__(self, loss_sum: LossSum, **arguments: Any) -> None:
+    def __init__(self, batches: DataLoader[Any], total_steps: int, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.loss_sum = loss_sum
+        self.batches, self.total_steps = batches, total_steps
+        self.step_loss = torch.zeros((), device=self.args.device)
+        self.gradient_norm: float | torch.Tensor | None = None
         # Trainer then takes the loss as already divided by the whole batch's items.
         self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return self.batches
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        # Trainer knows only the steps that are left to do.
+        return super().create_scheduler(self.total_steps, optimizer)
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         batches = list(itertools.islice(epoch_iterator, num_batches))
         items = torch.tensor(sum(batch[WEIGHT] for batch in batches), device=device)
-        return batches, self.accelerator.gather(items).sum()
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Of a model with an adapter only what learns: its base never changes."""
-        if not is_adapted(self.model):
-            super()._save(output_dir, state_dict)
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_state(self.model, state_dict), folder / SAFE_WEIGHTS_NAME)
+        return batches, self.accelerator.reduce(items, "sum")
 
     def compute_loss(
         self,
@@ -106,161 +118,146 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     ) -> Any:
         batch = {name: value for name, value in inputs.items() if name != WEIGHT}
         # Ranks' gradients are averaged, so each rank's share counts as often as there are ranks.
-        scale = self.accelerator.num_processes / num_items_in_batch
-        loss = self.loss_sum(model, batch) * scale
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(self.state.global_step, loss.item())
+        scale = self.accelerator.num_processes / num_items_in_batch if inputs[WEIGHT] else 0.0
+        loss = model(batch) * scale
+        self.step_loss += loss.detach()
         return loss
 
-
-class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
-    """Validation at set steps, progress lines, and Trainer's checkpoints as our resume state."""
-
-    def __init__(
-        self,
-        trainer: StageTrainer,
-        validate: Validate,
-        evaluations: int,
-        progress: Progress,
-        run_folder: Path,
-    ) -> None:
-        self.trainer, self.validate, self.progress = trainer, validate, progress
-        self.run_folder = run_folder
-        steps = trainer.args.max_steps
-        self.validation_steps = {
-            round(steps * part / evaluations) for part in range(1, evaluations + 1)
-        }
-        self.figures: dict[str, float] = {}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step in self.validation_steps:
-            model = self.trainer.model
-            model.eval()
-            with torch.no_grad():
-                self.figures = self.validate(model)
-            model.train()
-            # In Trainer's own history, which its checkpoints carry: curves survive a kill. Not by
-            # `Trainer.log`, which would cancel this step's own entry.
-            state.log_history.append({**self.figures, "step": state.global_step})
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if LOSS in logs:
-            figures = {LOSS: logs[LOSS], **self.figures}
-            self.progress.step(state.global_step, state.max_steps, **figures)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        written = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-        def move(folder: Path) -> None:
-            for path in written.iterdir():
-                path.rename(folder / path.name)
-
-        save_state(self.run_folder, move)
-        written.rmdir()
+    def _clip_grad_norm(self, model: Any) -> Any:
+        self.gradient_norm = super()._clip_grad_norm(model)
+        return self.gradient_norm
 
 
-def train(
-    model: Any,
-    task: Task,
-    settings: ActorSettings | RewardSettings,
-    *,
-    seed: int,
-    device: str,
-    run_folder: Path,
-    progress: Progress,
-) -> Training:
-    """Train `model` in place from the newest whole state in `run_folder`, or from step 0.
+def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Training:
+    """Train `model` in place from the newest whole state in the run folder, or from step 0.
 
-    A non-finite loss ends the training: the failed check in the result says at which step.
+    Steps with a non-finite loss move no weight, and too many of them end the training: see the
+    failed check in the result. Raises StoppedError after a SIGTERM, its state saved.
     """
-    warnings: list[str] = []
-    steps = settings.max_steps or settings.epochs * math.ceil(len(task.rows) / settings.batch_size)
-    checkpoints = run_folder / "trainer"
-    shutil.rmtree(checkpoints, ignore_errors=True)  # a save that a kill interrupted
-    run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    use_cache = getattr(model.config, "use_cache", None)  # an encoder has no cache
-    trainer = StageTrainer(
-        task.loss_sum,
-        model=model,
-        args=_arguments(settings, steps, seed, device, checkpoints),
-        train_dataset=task.rows,
-        data_collator=task.collate,
+    settings = AssistantSettings.model_validate(spec.settings)
+    name = "reward_config" if spec.stage == "reward_model" else "actor_config"
+    section = settings.reward_config if name == "reward_config" else settings.actor_config
+    plan = plan_for(spec.stage, settings)
+    prepare_processes(spec.device, plan)
+    shares = Shares.of(
+        section.batch_size,
+        section.micro_batch_size,
+        processes_started(),
+        rank(),
+        f"{name}.batch_size",
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(
-        StageCallback(trainer, task.validate, settings.evaluations, progress, run_folder)
-    )
-    state = load_state(run_folder, warnings.append)
-    if state is not None:
-        progress.say(f"continues from the state in {state}")
+    states = States(Path(spec.run_folder), made_from(spec), section.n_checkpoints_to_keep)
+    require_room(states, model)
+    warnings = list(plan.warnings) if plan else []
+    layout = Layout.of(shares.ranks, plan)
+    snapshot = Snapshot.newest(states, warnings.append)
+    course = Course()
+    objective = Objective(model, task.loss_sum)
+    if snapshot is not None:
+        course = Course.read(snapshot.counts)
+        progress.say(f"continues from the state in {snapshot.folder}, after step {course.step}")
+        warnings += filter(None, [snapshot.continued_in(layout)])
+        load_whole(objective, snapshot.weights())
+    if rank() == 0:
+        bring_back_best(snapshot, states.run_folder)
+    steps = section.max_steps or section.epochs * math.ceil(len(task.rows) / section.batch_size)
+    seed = stage_seed(settings.seed, spec.stage)
     started = time.monotonic()
-    finite = Check(FINITE_LOSS, True, True, 0.0, 0.0, "every loss was finite")
-    try:
-        trainer.train(resume_from_checkpoint=str(state) if state else None)
-    except NonFiniteLossError as error:
-        finite = _not_finite(f"{error}: training stopped, nothing was saved", settings.lr)
-    curves = _curves(trainer.state.log_history)
-    if finite.passed and not all(math.isfinite(y) for curve in curves for _, y in curve.points):
-        finite = _not_finite("a validation figure is not finite", settings.lr)
-    if use_cache is not None:
-        model.config.use_cache = use_cache
+    prepared: Any = objective
+    if course.step < steps and not course.stopped_early:
+        batches = StepBatches(len(task.rows), shares, steps, seed, course.step)
+        trainer = StageTrainer(
+            loader(task.rows, task.collate, batches, WEIGHT),
+            steps,
+            model=objective,
+            args=_arguments(section, shares, plan, steps, course.step, seed, spec),
+        )
+        trainer.remove_callback(PrinterCallback)
+        with StopSignals() as signals:
+            trainer.add_callback(
+                StageCallback(
+                    trainer, task, section, course, states, snapshot, layout, signals, progress,
+                    warnings,
+                )
+            )  # fmt: skip
+            trainer.train()
+        prepared = trainer.model_wrapped
+        warnings += _why_it_ended(course, section, trainer.total_steps, task)
+    if section.keep_weights == "best" and course.best.step:
+        load_whole(objective, best_weights(states.run_folder), prepared)
     model.eval()
-    return Training(curves, time.monotonic() - started, steps, warnings, finite)
+    return Training(
+        curves=as_curves(course.history),
+        seconds=time.monotonic() - started,
+        steps=course.step,
+        warnings=warnings,
+        finite_loss=_finite(course, section),
+        whole=lambda: whole_weights(prepared),
+        is_main=rank() == 0,
+    )
 
 
-def _not_finite(what: str, lr: float) -> Check:
-    cure = f"lower lr ({lr}) or max_grad_norm, or use precision: float32"
-    return Check(FINITE_LOSS, False, True, 1.0, 0.0, f"{what}; {cure}")
+def _finite(course: Course, section: ActorSettings | RewardSettings) -> Check:
+    cure = (
+        f"lower lr ({section.lr}) or max_grad_norm ({section.max_grad_norm}), or use precision: "
+        "float32"
+    )
+    check = course.guard.check(cure)
+    if check.passed and not all(math.isfinite(y) for row in course.history for y in row.values()):
+        text = f"a validation figure is not finite; {cure}"
+        return Check(check.name, False, True, 1.0, check.limit, text)
+    return check
+
+
+def _why_it_ended(
+    course: Course, section: ActorSettings | RewardSettings, steps: int, task: Task
+) -> list[str]:
+    if not course.stopped_early:
+        return []
+    return [
+        f"stopped early after step {course.step} of {steps}: {task.judged_by[0]} has not been "
+        f"better for {section.early_stopping} validation passes than at step {course.best.step}"
+    ]
 
 
 def _arguments(
-    settings: ActorSettings | RewardSettings, steps: int, seed: int, device: str, folder: Path
+    settings: ActorSettings | RewardSettings,
+    shares: Shares,
+    plan: DeepSpeedPlan | None,
+    steps: int,
+    steps_done: int,
+    seed: int,
+    spec: StageSpec,
 ) -> TrainingArguments:
-    rows = settings.micro_batch_size or settings.batch_size
-    if settings.batch_size % rows:
-        raise SettingsError(
-            f"batch_size {settings.batch_size} is not a multiple of micro_batch_size {rows}: "
-            "choose a micro_batch_size that divides it"
+    bfloat16 = settings.precision == "bfloat16"
+    deepspeed = None
+    if plan is not None and plan.stage:
+        deepspeed = deepspeed_settings(
+            plan, shares, bfloat16=bfloat16, max_grad_norm=settings.max_grad_norm
         )
     return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=settings.batch_size // rows,
+        output_dir=str(Path(spec.run_folder) / "trainer"),
+        max_steps=steps - steps_done,
+        per_device_train_batch_size=shares.micro_batch_size,
+        gradient_accumulation_steps=shares.accumulation,
         learning_rate=settings.lr,
         lr_scheduler_type="cosine",
         warmup_steps=round(settings.warmup_ratio * steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        bf16=settings.precision == "bfloat16",
-        use_cpu=device == "cpu",
+        bf16=bfloat16,
+        use_cpu=spec.device == "cpu",
         seed=seed,
-        data_seed=seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=settings.checkpoint_steps,
+        deepspeed=deepspeed,
+        ddp_find_unused_parameters=False,
+        logging_strategy="no",
+        save_strategy="no",
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
         log_level="error",
         remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
     )
-
-
-def _curves(history: list[dict[str, float]]) -> list[Curve]:
-    """Curves from Trainer's history: the loss as means over windows, other figures as they are."""
-    losses = [(float(entry["step"]), entry[LOSS]) for entry in history if LOSS in entry]
-    width = max(1, len(losses) // CURVE_POINTS)
-    windows = [losses[i : i + width] for i in range(0, len(losses), width)]
-    curves = [Curve(LOSS, [(w[-1][0], sum(y for _, y in w) / len(w)) for w in windows])]
-    names = {name for entry in history for name in entry if name.startswith("validation_")}
-    for name in sorted(names):
-        points = [(float(entry["step"]), entry[name]) for entry in history if name in entry]
-        curves.append(Curve(name, points))
-    return curves
 
 
 def save_trained(folder: Path, model: Any, tokenizer: Any, curves: list[Curve]) -> None:

@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_fails_its_check_and_saves_nothing(
     spec = make_spec("actor_sft", {"actor_config": TRAINING}, {**inputs, "actor_base": broken})
     check = run(spec, QUIET).checks[-1]
     assert (check.name, check.passed, check.blocking) == ("finite_loss", False, True)
-    assert "after 0 steps" in check.description
+    assert "5 of 5 optimizer steps" in check.description
     assert list(Path(spec.output).iterdir()) == []
 
 

@@ -1,0 +1,155 @@
+"""Several processes, by DDP or by DeepSpeed: what both training loops need of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
+
+from chatllama_pipeline.deepspeed_config import DeepSpeedPlan
+from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.adapters import trained_state
+from chatllama_pipeline.training.batches import Shares
+
+LOOPBACK = "127.0.0.1"
+
+
+def processes_started() -> int:
+    """How many processes train together: torchrun's number, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number among them."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def prepare_processes(device: str, plan: DeepSpeedPlan | None) -> None:
+    """Set what DeepSpeed reads at its import; refuse more processes here than there are GPUs.
+
+    On a CPU any number of processes may share the cores.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda" and here > torch.cuda.device_count():
+        raise SettingsError(
+            f"{here} processes were started where {torch.cuda.device_count()} GPU(s) stand: each "
+            "process needs one of its own; lower compute.processes, or set compute.device: cpu"
+        )
+    if plan is None or not plan.stage:
+        return
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    if "RANK" not in os.environ:
+        # Alone, but DeepSpeed asks for a group all the same.
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port = probe.getsockname()[1]
+        os.environ.update(
+            RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1",
+            MASTER_ADDR=LOOPBACK, MASTER_PORT=str(port),
+        )  # fmt: skip
+
+
+def deepspeed_settings(
+    plan: DeepSpeedPlan, shares: Shares, *, bfloat16: bool, max_grad_norm: float
+) -> dict[str, Any]:
+    """DeepSpeed's whole configuration: the plan, and what config.yaml decides."""
+    zero = {**plan.config["zero_optimization"], "stage3_gather_16bit_weights_on_model_save": True}
+    return {
+        **plan.config,
+        "zero_optimization": zero,
+        "train_batch_size": shares.batch_size,
+        "train_micro_batch_size_per_gpu": shares.micro_batch_size,
+        "gradient_accumulation_steps": shares.accumulation,
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": bfloat16},
+        "fp16": {"enabled": False},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": math.inf,
+        "wall_clock_breakdown": False,
+    }
+
+
+def agree(accelerator: Accelerator, flags: Sequence[bool]) -> list[bool]:
+    """For each flag, whether any process raises it; the same answer on all."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    raised: Tensor = accelerator.reduce(
+        torch.tensor([float(flag) for flag in flags], device=accelerator.device), "sum"
+    )
+    return [count > 0 for count in raised.tolist()]
+
+
+def is_sharded(prepared: Any) -> bool:
+    """Whether each process holds but a part of the weights (ZeRO 3)."""
+    stage = getattr(prepared, "zero_optimization_stage", None)
+    return stage is not None and stage() == 3
+
+
+@contextlib.contextmanager
+def whole_weights(prepared: Any) -> Iterator[None]:
+    """Within it every process has all weights, and the model runs as if it had never been sharded.
+
+    All processes enter and leave together. DeepSpeed's own context: it also takes off the hooks
+    that would gather weights layer by layer, and with them any need to stay in step.
+    """
+    if not is_sharded(prepared):
+        yield
+        return
+    from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
+
+    with unwrap_model_for_generation(prepared):
+        yield
+
+
+def load_whole(model: Any, weights: dict[str, Tensor], prepared: Any | None = None) -> None:
+    """Put whole `weights` into `model`, sharded or not; every process passes the same.
+
+    What doesn't learn may be missing; raises RuntimeError where anything else is.
+    """
+
+    def load() -> None:
+        result = model.load_state_dict(weights, strict=False)
+        missing = set(result.missing_keys) & set(trained_state(model))
+        if missing or result.unexpected_keys:
+            raise RuntimeError(f"weights of another model: {sorted(missing)} are missing in it")
+
+    if prepared is None or not is_sharded(prepared):
+        load()
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0):
+        if rank() == 0:
+            load()
+
+
+def by_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed holds the optimizer, and steps it within the last backward."""
+    return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
+
+
+def share_of(accelerator: Accelerator, rows: int) -> slice:
+    """This process's part of `rows`, which must be a multiple of the processes."""
+    size = rows // accelerator.num_processes
+    start = accelerator.process_index * size
+    return slice(start, start + size)
+
+
+def gather_rows(accelerator: Accelerator, columns: Tensor, fill: float = 0) -> Tensor:
+    """All processes' rows in order: `[B/R]` -> `[B]`, or `[B/R,T]` -> `[B,T]` with the widest T."""
+    if accelerator.num_processes == 1:
+        return columns
+    wide = columns.long() if columns.dtype == torch.bool else columns
+    if columns.dim() > 1:
+        wide = accelerator.pad_across_processes(wide, dim=1, pad_index=fill)
+    gathered: Tensor = accelerator.gather(wide.contiguous())
+    return gathered.to(columns.dtype)
