@@ -155,7 +155,8 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
             "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted gae_lambda "
             "kl_beta kl_target kl_horizon update_kl_limit value_coefficient score_clip "
             "missing_eos_penalty max_grad_norm temperature num_episodes max_timesteps "
-            "update_timesteps num_examples batch_size epochs precision collapse collapse_share peft_enable",
+            "update_timesteps num_examples batch_size epochs precision collapse collapse_share "
+            "peft_enable",
         ),
     ),
     "evaluation": (

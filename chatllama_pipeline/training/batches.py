@@ -37,10 +37,10 @@ class Shares:
                 f"{key} {batch_size} is not a multiple of compute.processes {ranks}: choose a "
                 "batch_size that is"
             )
-        micro = micro_batch_size or batch_size // ranks
+        share = batch_size // ranks
         # A micro-batch that fits one process may be more than a rank's share.
-        micro = min(micro, batch_size // ranks)
-        if (batch_size // ranks) % micro:
+        micro = min(micro_batch_size or share, share) if ranks > 1 else micro_batch_size or share
+        if share % micro:
             raise SettingsError(
                 f"{key} {batch_size} is not a multiple of micro_batch_size {micro}"
                 + (f" x compute.processes {ranks}" if ranks > 1 else "")
@@ -120,7 +120,7 @@ def loader(
     """The collated micro-batches of `batches`; under `weight`, 0 in those that don't count."""
     return DataLoader(
         _Collated(rows, collate, weight),
-        sampler=batches,  # type: ignore[arg-type]
+        sampler=batches,
         batch_size=None,
         collate_fn=_as_it_is,
         # Its own: an iterator draws a seed, and torch's generator must not depend on when.

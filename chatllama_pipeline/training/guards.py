@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from chatllama_pipeline.records import Check
-from chatllama_pipeline.training import FINITE_LOSS
+from chatllama_pipeline.training import COLLAPSE, FINITE_LOSS
 
 # Non-finite losses that end the training: so many one after another, or this share of all.
 MOST_SKIPPED_IN_A_ROW = 5
 MOST_SKIPPED_SHARE = 0.5
+# PPO iterations that say what is usual, and those in a row beyond a limit that are a collapse.
+USUAL_ITERATIONS = 3
+COLLAPSED_IN_A_ROW = 3
+SAMPLES, SAMPLE_CHARACTERS = 3, 120
 
 
 @dataclass
@@ -63,6 +68,55 @@ class Best:
             return True
         self.passes_since += 1
         return False
+
+
+@dataclass
+class Collapse:
+    """Whether PPO's replies became repetitions, shrank to nothing, or stopped ending.
+
+    The first iterations say what was usual; a figure beyond its limit so many times in a row is
+    no accident any more. `found` says what and shows samples.
+    """
+
+    usual: dict[str, float] = field(default_factory=dict)
+    iterations: int = 0
+    in_a_row: dict[str, int] = field(default_factory=dict)
+    found: str | None = None
+
+    def record(
+        self, iteration: int, figures: dict[str, float], replies: Sequence[str], share: float
+    ) -> None:
+        """Note an iteration's figures (see `rollout_figures`) and replies."""
+        if self.iterations < USUAL_ITERATIONS:
+            for name in ("distinct_2", "reply_tokens", "share_finished"):
+                self.usual[name] = self.usual.get(name, 0.0) + figures[name] / USUAL_ITERATIONS
+            self.iterations += 1
+            return
+        signs = {
+            "replies repeat themselves: distinct_2": "distinct_2",
+            "replies shrink: reply_tokens": "reply_tokens",
+            "replies no longer end: share_finished": "share_finished",
+        }
+        for sign, name in signs.items():
+            below = figures[name] < share * self.usual[name]
+            self.in_a_row[name] = self.in_a_row.get(name, 0) + 1 if below else 0
+            if self.in_a_row[name] >= COLLAPSED_IN_A_ROW and self.found is None:
+                shown = "; ".join(repr(text[:SAMPLE_CHARACTERS]) for text in replies[:SAMPLES])
+                self.found = (
+                    f"{sign} {figures[name]:.3g} in iteration {iteration}, at first it was "
+                    f"{self.usual[name]:.3g}. Samples: {shown}"
+                )
+
+    def check(self, blocking: bool) -> Check:
+        """The check `collapse`, with the cure."""
+        text = self.found or "replies kept their variety and length, and ended"
+        if self.found is not None:
+            text += (
+                "; raise trainer_config.kl_beta, lower actor_lr or epochs, or look at what the "
+                "reward model prefers"
+            )
+        failed = self.found is not None
+        return Check(COLLAPSE, not failed, blocking, float(failed), 0.0, text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

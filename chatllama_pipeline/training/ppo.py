@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DeepSpeedPlugin
 from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
+from chatllama_pipeline.deepspeed_config import DeepSpeedPlan, plan_for
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.adapters import save_model
 from chatllama_pipeline.models.chat import shortened_prompt, stop_ids
@@ -23,11 +24,19 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Outcome, Prompt, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings, PpoSettings
-from chatllama_pipeline.training import FINITE_LOSS
-from chatllama_pipeline.training.ppo_loop import Task, Training, train
+from chatllama_pipeline.training.batches import Shares
+from chatllama_pipeline.training.distributed import (
+    deepspeed_settings,
+    prepare_processes,
+    processes_started,
+    rank,
+)
+from chatllama_pipeline.training.ppo_collect import Task
+from chatllama_pipeline.training.ppo_loop import Training, train
 from chatllama_pipeline.training.ppo_model import ActorCritic, same_vocabulary
 from chatllama_pipeline.training.ppo_roles import Roles, load_roles
-from chatllama_pipeline.training.ppo_update import MOST_SKIPPED_IN_A_ROW, MOST_SKIPPED_SHARE, Guard
+from chatllama_pipeline.training.resume import States, made_from
+from chatllama_pipeline.training.snapshot import require_room
 
 STAGE = "actor_ppo"
 CRITIC_FOLDER = "critic"
@@ -68,7 +77,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         f"iterations of {ppo.prompts_per_iteration}; {memory.description}"
     )
 
-    accelerator = make_accelerator(spec.device, ppo)
+    plan = plan_for(STAGE, settings)
+    accelerator = make_accelerator(spec.device, ppo, plan)
     roles = load_roles(sft, reward_model, critic_base, settings, seed, accelerator.device)
     progress.say(roles.in_words)
     scorer = RewardScorer(reward_model, model=roles.reward)
@@ -82,6 +92,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         max_new_tokens=settings.actor_config.max_tokens,
     )
     module = ActorCritic(roles.policy, roles.critic)
+    states = States(Path(spec.run_folder), made_from(spec), ppo.n_checkpoints_to_keep)
+    require_room(states, module)
     training = train(
         module,
         roles.reference,
@@ -90,12 +102,15 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         accelerator=accelerator,
         seed=seed,
         progress=progress,
-        run_folder=Path(spec.run_folder),
+        states=states,
     )
+    checks = [memory, finite_loss(training, ppo), training.collapse.check(ppo.collapse == "stop")]
     if training.guard.passed:
-        write_payload(Path(spec.output), module, tokenizer, training)
-    warnings = [*_warnings(shared, roles, prompts, settings), *training.warnings]
-    return _outcome(prompts, training, [memory, finite_loss(training.guard, ppo)], warnings)
+        with training.whole():
+            if accelerator.is_main_process:
+                write_payload(Path(spec.output), module, tokenizer, training)
+    warnings = [*(plan.warnings if plan else []), *_warnings(shared, roles, prompts, settings)]
+    return _outcome(prompts, training, checks, [*warnings, *training.warnings])
 
 
 @dataclass(frozen=True)
@@ -119,13 +134,17 @@ class Prompts:
         return max(len(ids) for ids in self.ids)
 
 
-def check_settings(ppo: PpoSettings) -> None:
-    """Raise SettingsError where a minibatch doesn't divide into micro-batches."""
-    if ppo.micro_batch_size and ppo.minibatch_size % ppo.micro_batch_size:
+def check_settings(ppo: PpoSettings) -> Shares:
+    """A minibatch's shares; raise SettingsError where it, or an iteration, doesn't divide."""
+    ranks = processes_started()
+    if ppo.prompts_per_iteration % ranks:
         raise SettingsError(
-            f"trainer_config.batch_size {ppo.minibatch_size} is not a multiple of micro_batch_size "
-            f"{ppo.micro_batch_size}: choose a micro_batch_size that divides it"
+            f"trainer_config.num_examples * update_timesteps = {ppo.prompts_per_iteration} is not "
+            f"a multiple of compute.processes {ranks}: choose numbers that are"
         )
+    return Shares.of(
+        ppo.minibatch_size, ppo.micro_batch_size, ranks, rank(), "trainer_config.batch_size"
+    )
 
 
 def context(settings: AssistantSettings, config: Any) -> int:
@@ -169,31 +188,37 @@ def read_prompts(
     return Prompts(messages, ids, len(rows) - len(ids), shortened)
 
 
-def make_accelerator(device: str, ppo: PpoSettings) -> Accelerator:
-    """accelerate on `device`; with bfloat16, matrix products in bfloat16 over float32 weights."""
-    accelerator = Accelerator(
-        cpu=device == "cpu" and torch.cuda.is_available(),
-        mixed_precision="bf16" if ppo.precision == "bfloat16" else "no",
+def make_accelerator(
+    device: str, ppo: PpoSettings, plan: DeepSpeedPlan | None = None
+) -> Accelerator:
+    """accelerate on `device`, over the processes started, by DeepSpeed where there is a plan.
+
+    With bfloat16, matrix products are in bfloat16 over float32 weights; under DeepSpeed the weights
+    are bfloat16 and their float32 masters stand in its optimizer.
+    """
+    prepare_processes(device, plan)
+    shares = check_settings(ppo)
+    bfloat16, plugin = ppo.precision == "bfloat16", None
+    if plan is not None and plan.stage:
+        plugin = DeepSpeedPlugin(
+            hf_ds_config=deepspeed_settings(
+                plan, shares, bfloat16=bfloat16, max_grad_norm=ppo.max_grad_norm
+            )
+        )
+    return Accelerator(
+        cpu=device == "cpu" and (torch.cuda.is_available() or shares.ranks > 1),
+        mixed_precision="bf16" if bfloat16 else "no",
+        gradient_accumulation_steps=1 if plugin is None else shares.accumulation,
+        deepspeed_plugin=plugin,
     )
-    if accelerator.num_processes > 1:
-        raise SettingsError(
-            f"PPO runs in one process, {accelerator.num_processes} were started: start one"
-        )
-    return accelerator
 
 
-def finite_loss(guard: Guard, ppo: PpoSettings) -> Check:
-    """The blocking check `finite_loss`: steps skipped against the most that may be."""
-    limit = MOST_SKIPPED_SHARE * guard.steps
-    text = f"{guard.skipped} of {guard.steps} optimizer steps had a non-finite loss or gradient"
-    if guard.tripped:
-        text += f", {MOST_SKIPPED_IN_A_ROW} of them in a row: training stopped"
-    if not guard.passed:
-        text += (
-            f"; lower trainer_config.actor_lr ({ppo.actor_lr}) or critic_lr ({ppo.critic_lr}), "
-            "or use precision: float32"
-        )
-    return Check(FINITE_LOSS, guard.passed, True, float(guard.skipped), limit, text)
+def finite_loss(training: Training, ppo: PpoSettings) -> Check:
+    """The blocking check `finite_loss`, with what to try."""
+    return training.guard.check(
+        f"lower trainer_config.actor_lr ({ppo.actor_lr}) or critic_lr ({ppo.critic_lr}), or use "
+        "precision: float32"
+    )
 
 
 def write_payload(output: Path, module: ActorCritic, tokenizer: Any, training: Training) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from chatllama_pipeline.models.adapters import trained_state
 from chatllama_pipeline.models.heads import (
     SCORE_SCALE,
     SCORE_SHIFT,
@@ -41,17 +39,6 @@ class ActorCritic(nn.Module):
         self.critic = critic
         self.shift = float(getattr(critic.config, SCORE_SHIFT, 0.0))
         self.scale = float(getattr(critic.config, SCORE_SCALE, 1.0))
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """What a resume state must hold: all but frozen weights."""
-        return trained_state(self)
-
-    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `trained_state` gave; raises RuntimeError for any other set of names."""
-        result = self.load_state_dict(state, strict=False)
-        missing = set(result.missing_keys) & set(self.trained_state())
-        if missing or result.unexpected_keys:
-            raise RuntimeError(f"a state of other models: {sorted(missing)} are missing in it")
 
     def forward(
         self,

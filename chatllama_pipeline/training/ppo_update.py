@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
@@ -12,7 +13,11 @@ from torch import Tensor
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training import ppo_math
+from chatllama_pipeline.training.distributed import by_deepspeed, share_of
 from chatllama_pipeline.training.guards import Guard
+
+# The place of `update_kl` among the figures.
+DRIFT = 4
 
 
 class Experience(NamedTuple):
@@ -57,48 +62,74 @@ class MinibatchFigures(NamedTuple):
 
 
 def minibatch_gradients(
-    module: Any, accelerator: Any, minibatch: Experience, settings: PpoSettings
+    module: Any,
+    accelerator: Any,
+    minibatch: Experience,
+    settings: PpoSettings,
+    tokens: Tensor | None = None,
 ) -> MinibatchFigures:
     """Add the gradient of the minibatch's loss to the parameters' `.grad`.
 
     The loss is a sum over action tokens divided by their number in the whole minibatch, so the
-    size of a micro-batch costs memory and changes nothing else.
+    size of a micro-batch costs memory and changes nothing else. With several processes,
+    `minibatch` holds this one's rows and `tokens` counts those of all; the figures are of all.
+    Under DeepSpeed the last backward is the optimizer's step as well; it is skipped where the
+    policy has moved further than `update_kl_limit`.
     """
-    rows = minibatch.response.shape[0]
-    size = settings.micro_batch_size or rows
-    tokens = minibatch.action_mask.sum()
+    rows, ranks = minibatch.response.shape[0], accelerator.num_processes
+    tokens = minibatch.action_mask.sum() if tokens is None else tokens
     sums = torch.zeros(6, device=tokens.device)
     low, high = torch.ones_like(sums[0]), torch.ones_like(sums[0])
-    for index in torch.split(torch.arange(rows, device=tokens.device), size):
-        part = minibatch.rows(index)
-        mask = part.action_mask
-        with_entropy = settings.beta_s > 0
-        scores = module(
-            part.prompt_ids, part.prompt_mask, part.response, mask, settings.temperature,
-            with_entropy,
-        )  # fmt: skip
-        ratio = ppo_math.ratios(scores.logp, part.logp_old, mask)
-        policy = ppo_math.policy_loss(
-            ratio, part.advantages, mask, clip=settings.actor_eps_clip, tokens=tokens
-        )
-        value = ppo_math.value_loss(
-            scores.values,
-            part.values_old,
-            part.returns,
-            mask,
-            clip=settings.critic_eps_clip,
-            tokens=tokens,
-        )
-        loss = policy.loss + settings.value_coefficient * value.loss
-        if scores.entropy is not None:
-            loss = loss - settings.beta_s * ppo_math.token_mean(scores.entropy, mask, tokens)
-        accelerator.backward(loss)
-        with torch.no_grad():
-            drift = ppo_math.token_mean(ppo_math.k3(part.logp_old, scores.logp), mask, tokens)
-            clipped = policy.clipped / tokens, value.clipped / tokens
-            sums += torch.stack([policy.loss, value.loss, *clipped, drift, loss]).detach()
-            low, high = torch.minimum(low, ratio.min()), torch.maximum(high, ratio.max())
-    return MinibatchFigures(*torch.cat([sums, torch.stack([low, high])]).tolist())
+    parts = torch.split(
+        torch.arange(rows, device=tokens.device), min(settings.micro_batch_size or rows, rows)
+    )
+    for number, index in enumerate(parts, 1):
+        last = number == len(parts)
+        loss, figures, ratio = _micro_loss(module, minibatch.rows(index), settings, tokens)
+        sums += figures
+        low, high = torch.minimum(low, ratio.min()), torch.maximum(high, ratio.max())
+        accelerator.gradient_state._set_sync_gradients(last)
+        if not by_deepspeed(accelerator):
+            with contextlib.nullcontext() if last else accelerator.no_sync(module):
+                accelerator.backward(loss * ranks)
+            continue
+        if last and accelerator.reduce(sums[DRIFT], "sum") > settings.update_kl_limit:
+            # What DeepSpeed has gathered so far it clears itself after a step that isn't finite.
+            loss = loss * math.nan
+        accelerator.backward(loss * ranks, scale_wrt_gas=False)
+    found = accelerator.gather(torch.cat([sums, torch.stack([low, high])])[None]).view(ranks, -1)
+    extremes = [found[:, 6].min(), found[:, 7].max()]
+    return MinibatchFigures(*torch.stack([*found[:, :6].sum(0), *extremes]).tolist())
+
+
+def _micro_loss(
+    module: Any, part: Experience, settings: PpoSettings, tokens: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, detached figures (the first six of MinibatchFigures) and ratios of a micro-batch."""
+    mask, with_entropy = part.action_mask, settings.beta_s > 0
+    scores = module(
+        part.prompt_ids, part.prompt_mask, part.response, mask, settings.temperature, with_entropy
+    )
+    ratio = ppo_math.ratios(scores.logp, part.logp_old, mask)
+    policy = ppo_math.policy_loss(
+        ratio, part.advantages, mask, clip=settings.actor_eps_clip, tokens=tokens
+    )
+    value = ppo_math.value_loss(
+        scores.values,
+        part.values_old,
+        part.returns,
+        mask,
+        clip=settings.critic_eps_clip,
+        tokens=tokens,
+    )
+    loss = policy.loss + settings.value_coefficient * value.loss
+    if scores.entropy is not None:
+        loss = loss - settings.beta_s * ppo_math.token_mean(scores.entropy, mask, tokens)
+    with torch.no_grad():
+        drift = ppo_math.token_mean(ppo_math.k3(part.logp_old, scores.logp), mask, tokens)
+        clipped = policy.clipped / tokens, value.clipped / tokens
+        figures = torch.stack([policy.loss, value.loss, *clipped, drift, loss]).detach()
+    return loss, figures, ratio.detach()
 
 
 def minibatches(rows: int, size: int, epochs: int, seed: int) -> Iterator[Tensor]:
@@ -110,7 +141,7 @@ def minibatches(rows: int, size: int, epochs: int, seed: int) -> Iterator[Tensor
 
 def update(
     module: Any,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Any,
     accelerator: Any,
     experience: Experience,
     settings: PpoSettings,
@@ -127,12 +158,16 @@ def update(
     rows = experience.response.shape[0]
     for index in minibatches(rows, settings.minibatch_size, settings.epochs, seed):
         optimizer.zero_grad()
-        minibatch = experience.rows(index.to(experience.response.device))
-        figures = minibatch_gradients(module, accelerator, minibatch, settings)
+        index = index.to(experience.response.device)
+        tokens = experience.action_mask[index].sum()
+        minibatch = experience.rows(index[share_of(accelerator, len(index))])
+        figures = minibatch_gradients(module, accelerator, minibatch, settings, tokens)
         if figures.update_kl > settings.update_kl_limit:
             break
         norm = float(accelerator.clip_grad_norm_(module.parameters(), settings.max_grad_norm))
         finite = math.isfinite(figures.loss) and math.isfinite(norm)
+        if by_deepspeed(accelerator):
+            finite = finite and not optimizer.step_was_skipped
         guard.record(finite)
         if finite:
             optimizer.step()

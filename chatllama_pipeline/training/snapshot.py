@@ -38,6 +38,11 @@ class Layout:
         # Stage 0 shards nothing: it is trained without DeepSpeed.
         return cls(processes, plan.stage or None if plan else None)
 
+    @classmethod
+    def prepared_by(cls, accelerator: Accelerator) -> Layout:
+        plugin = accelerator.state.deepspeed_plugin
+        return cls(accelerator.num_processes, plugin.zero_stage if plugin else None)
+
     def __str__(self) -> str:
         by = "" if self.zero_stage is None else f" at ZeRO stage {self.zero_stage}"
         return f"{self.processes} process{'es' if self.processes > 1 else ''}{by}"
@@ -62,7 +67,8 @@ class Snapshot:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The consolidated weights, whatever the layout."""
-        return _load(self.folder / WEIGHTS)
+        weights: dict[str, torch.Tensor] = _load(self.folder / WEIGHTS)
+        return weights
 
     def continued_in(self, layout: Layout) -> str | None:
         """What isn't exact about continuing in `layout`; None where everything is."""
@@ -187,7 +193,8 @@ def bring_back_best(snapshot: Snapshot | None, run_folder: Path) -> None:
 
 def best_weights(run_folder: Path) -> dict[str, torch.Tensor]:
     """What `Engine.save_best` kept last."""
-    return _load(run_folder / BEST)
+    weights: dict[str, torch.Tensor] = _load(run_folder / BEST)
+    return weights
 
 
 def _load(path: Path) -> Any:

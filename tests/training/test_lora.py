@@ -183,9 +183,9 @@ def test_sft_with_an_adapter_killed_and_continued_ends_in_the_same_bytes(
 
     with pytest.raises(KeyboardInterrupt):
         sft.run(cut, Progress("sft", kill, every_seconds=0.0))
-    state = max(Path(cut.run_folder).rglob("model.safetensors"))
-    # 2,048 adapter weights of 4 bytes, and a header: the base is not saved again and again.
-    assert state.stat().st_size < 2048 * 4 + 2048
+    state = max(Path(cut.run_folder).rglob("weights.pt"))
+    # 2,048 adapter weights of 4 bytes, and headers: the base is not saved again and again.
+    assert state.stat().st_size < 2048 * 4 + 4096
     sft.run(cut, QUIET)
     assert hashes(whole.output) == hashes(cut.output)
 

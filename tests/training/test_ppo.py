@@ -29,10 +29,11 @@ from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
 from chatllama_pipeline.settings import AssistantSettings, PpoSettings
+from chatllama_pipeline.training.guards import Guard
 from chatllama_pipeline.training.ppo import check_settings, context, read_prompts, run
-from chatllama_pipeline.training.ppo_loop import Task, Training, prompt_rows, train
+from chatllama_pipeline.training.ppo_collect import Task, prompt_rows
+from chatllama_pipeline.training.ppo_loop import Training, train
 from chatllama_pipeline.training.ppo_model import ActorCritic
-from chatllama_pipeline.training.ppo_update import Guard
 
 MakeSpec = Callable[..., StageSpec]
 PROMPTS = [
@@ -240,7 +241,7 @@ def test_the_payload_is_a_model_that_talks_a_critic_curves_and_samples(
     outcome = run(job, QUIET)
     output = Path(job.output)
     assert all(check.passed for check in outcome.checks)
-    assert [check.name for check in outcome.checks] == ["memory_plan", "finite_loss"]
+    assert [check.name for check in outcome.checks] == ["memory_plan", "finite_loss", "collapse"]
     assert outcome.rows == 6 and outcome.warnings == []
     reply = pipeline("text-generation", str(output))("alpha", max_new_tokens=3)
     assert reply[0]["generated_text"].startswith("alpha")

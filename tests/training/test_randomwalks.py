@@ -21,7 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Prompt, user_prompt
 from chatllama_pipeline.settings import PpoSettings
-from chatllama_pipeline.training.ppo_loop import Task, train
+from chatllama_pipeline.training.ppo_collect import Task
+from chatllama_pipeline.training.ppo_loop import train
 from chatllama_pipeline.training.ppo_model import ActorCritic
 from chatllama_pipeline.training.rollout import sample_replies
 
