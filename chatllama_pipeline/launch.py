@@ -26,7 +26,7 @@ from types import FrameType
 import psutil
 
 from chatllama_pipeline import shim
-from chatllama_pipeline.errors import ChildError
+from chatllama_pipeline.errors import ChildError, OutOfMemoryError
 
 TICK_SECONDS = 0.1
 INT_GRACE_SECONDS = 3.0
@@ -40,8 +40,7 @@ MAX_THREADS = 16
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 # The pause before each harder signal; what ignores INT and TERM meets KILL.
-_ESCALATION = (
-    (signal.SIGINT, INT_GRACE_SECONDS),
+_HARDER = (
     (signal.SIGTERM, TERM_GRACE_SECONDS),
     (signal.SIGKILL, KILL_GRACE_SECONDS),
 )
@@ -111,19 +110,21 @@ def run_child(
     processes: int = 1,
     poll: Callable[[], None] | None = None,
     pass_fds: Sequence[int] = (),
+    stop_seconds: float = INT_GRACE_SECONDS,
 ) -> ChildRun:
     """Run `argv` to its end, or stop it and everything that came of it.
 
     Its stdout and stderr go to the file `log`, replaced. With `processes` > 1 torchrun starts that
     many ranks of `argv`. `poll` is called about every `TICK_SECONDS`; what it raises stops the
-    child. `pass_fds` stay open in the child (a lease lives as long as it does).
+    child, which has `stop_seconds` to save what it must. `pass_fds` stay open in the child (a lease
+    lives as long as it does).
 
     Call it in the main thread where interrupts must stop the child: Python gives signals to no
     other thread. Whichever thread calls it waits in here until the child is gone, which is what
     PR_SET_PDEATHSIG asks for: the kernel kills the child when the *thread* that created it ends.
 
     Raises ChildError, with the exit code or signal and the last `LOG_TAIL_LINES` lines of `log`,
-    where the child ended badly.
+    where the child ended badly; OutOfMemoryError where the kernel killed it.
     """
     mark = f"CHATLLAMA_CHILD_{uuid.uuid4().hex}"
     command = _through_shim(argv if processes == 1 else _torchrun(argv, processes))
@@ -143,14 +144,14 @@ def run_child(
         try:
             returncode = _wait(process, held, poll)
         except BaseException as error:
-            for survivor in _stop(process, mark):
+            for survivor in _stop(process, mark, stop_seconds):
                 error.add_note(f"still running after SIGKILL: {survivor}")
             raise
         seconds = time.monotonic() - started
         leftovers = _family(process.pid, mark)
         _signal_and_wait(process, leftovers, signal.SIGKILL, KILL_GRACE_SECONDS)
     if returncode != 0:
-        raise ChildError(_what_went_wrong(argv, returncode, log))
+        raise _what_went_wrong(argv, returncode, log)
     return ChildRun(seconds, len(leftovers))
 
 
@@ -230,10 +231,10 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
-def _stop(process: subprocess.Popen[bytes], mark: str) -> set[psutil.Process]:
+def _stop(process: subprocess.Popen[bytes], mark: str, stop_seconds: float) -> set[psutil.Process]:
     """End the child's tree, harder with each step; returns what even SIGKILL didn't end."""
     family: set[psutil.Process] = set()
-    for number, grace in _ESCALATION:
+    for number, grace in ((signal.SIGINT, stop_seconds), *_HARDER):
         # Listed before each signal: a parent that dies of it leaves its children without a link
         # to us, and torchrun's ranks, in sessions of their own, are in no group of ours.
         family |= _family(process.pid, mark)
@@ -264,7 +265,7 @@ def _signal_and_wait(
         time.sleep(0.02)
 
 
-def _what_went_wrong(argv: Sequence[str], returncode: int, log: Path) -> str:
+def _what_went_wrong(argv: Sequence[str], returncode: int, log: Path) -> ChildError:
     tail = _tail(log)
     command = " ".join(argv)
     # torchrun ends with 1 and reports a rank's signal in its closing words.
@@ -275,7 +276,8 @@ def _what_went_wrong(argv: Sequence[str], returncode: int, log: Path) -> str:
         how = f"was ended by {signal.Signals(-returncode).name}"
     else:
         how = f"ended with exit code {returncode}"
-    return f"{command} {how}; the end of {log}:\n{tail}"
+    kind = OutOfMemoryError if out_of_memory else ChildError
+    return kind(f"{command} {how}; the end of {log}:\n{tail}")
 
 
 def _tail(log: Path) -> str:

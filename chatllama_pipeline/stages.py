@@ -11,13 +11,21 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline import errors
-from chatllama_pipeline.errors import ChatllamaError, CheckError, SettingsError
+from chatllama_pipeline.errors import (
+    ChatllamaError,
+    CheckError,
+    OutOfMemoryError,
+    SettingsError,
+    StoppedError,
+)
 from chatllama_pipeline.launch import child_environment
+from chatllama_pipeline.out_of_memory import was_refused
 from chatllama_pipeline.progress import Emit, Progress
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 
@@ -31,8 +39,12 @@ STAGES: dict[str, str] = {
     "release": "chatllama_pipeline.serving.release:run",
 }
 
-# The exit code of an error raised on purpose, whose message stands in `error_file`.
-REFUSED = 2
+# Stages that would only do the same work twice in two processes.
+ONE_PROCESS = frozenset({"actor_base", "reward_base", "evaluation", "release"})
+
+# Exit codes of what stands in `error_file` too: an error raised on purpose, memory that was refused
+# (whatever asked for it), a training that saved its state after a signal.
+REFUSED, OUT_OF_MEMORY, STOPPED = 2, 71, 75
 
 
 def error_file(result: Path) -> Path:
@@ -66,14 +78,26 @@ def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
         try:
             outcome = _run(spec, stages, emit)
         except ChatllamaError as error:
-            print(f"error: {error}", file=sys.stderr)
-            _write_atomically(error_file(result), _told(error))
-            return REFUSED
+            return _refuse(result, error)
+        except Exception as error:
+            if not was_refused(error):
+                raise
+            traceback.print_exc()
+            text = f"{spec.stage} ran out of memory: {str(error).splitlines()[0]}"
+            return _refuse(result, OutOfMemoryError(text))
     if _rank() == 0:
         unfinished = _beside(result)
         outcome.write(unfinished)
         unfinished.replace(result)
     return 0
+
+
+def _refuse(result: Path, error: ChatllamaError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    _write_atomically(error_file(result), _told(error))
+    if isinstance(error, StoppedError):
+        return STOPPED
+    return OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else REFUSED
 
 
 def _run(spec: StageSpec, stages: Mapping[str, str], emit: Emit) -> Outcome:

@@ -9,12 +9,13 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from chatllama_pipeline.errors import ChildError, SettingsError
+from chatllama_pipeline.errors import ChildError, OutOfMemoryError, SettingsError
 from chatllama_pipeline.launch import child_environment, cores_at_hand, run_child
 from chatllama_pipeline.llm.local import Machine
+from chatllama_pipeline.out_of_memory import advice, micro_batch, with_half
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import RoleSettings
-from chatllama_pipeline.stages import error_file, stage_error
+from chatllama_pipeline.stages import ONE_PROCESS, error_file, stage_error
 from resources.gpus import Lease, lease_gpus, visible_gpus
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -37,7 +38,10 @@ class Compute(dg.ConfigurableResource[None]):
         default=0, description="CPU threads for all of a stage's processes; 0 = the cores at hand."
     )
     processes: int = Field(
-        default=1, description="Processes per stage, started by torchrun where more than one."
+        default=1, description="Processes per training, started by torchrun where more than one."
+    )
+    stop_seconds: float = Field(
+        default=30.0, description="How long a training that is stopped may take to save its state."
     )
 
     def device_at_hand(self) -> str:
@@ -57,13 +61,13 @@ class Compute(dg.ConfigurableResource[None]):
             )
         return "cpu"
 
-    def threads_per_process(self) -> int:
-        """CPU threads for each process of a stage, at least 1."""
+    def threads_per_process(self, processes: int) -> int:
+        """CPU threads for each of a stage's `processes`, at least 1."""
         for name in ("threads", "processes"):
             least = 0 if name == "threads" else 1
             if getattr(self, name) < least:
                 raise SettingsError(f"compute.{name} is {getattr(self, name)}: use {least} or more")
-        return max(1, (self.threads or cores_at_hand()) // self.processes)
+        return max(1, (self.threads or cores_at_hand()) // processes)
 
     def run_stage(
         self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path
@@ -73,17 +77,43 @@ class Compute(dg.ConfigurableResource[None]):
         Device and threads are filled in, the spec is written to `spec_path`, and what the child
         prints goes to the `.log` beside it, while its progress streams into `context.log`.
 
-        Raises the stage's own error where it refused, ChildError where it ended badly.
+        Out of memory, a training goes on from its last state with half the micro-batch, until it
+        fits. Raises the stage's own error where it refused, ChildError where it ended badly.
         """
-        spec = dataclasses.replace(
-            spec, device=self.device_at_hand(), threads=self.threads_per_process()
-        )
+        processes = 1 if spec.stage in ONE_PROCESS else self.processes
+        threads = self.threads_per_process(max(1, processes))
+        spec = dataclasses.replace(spec, device=self.device_at_hand(), threads=threads)
+        warnings: list[str] = []
+        while True:
+            try:
+                outcome, seconds = self._run_once(context, spec, spec_path, processes)
+            except OutOfMemoryError as error:
+                rows, smaller = micro_batch(spec, processes), with_half(spec, processes)
+                if rows is None:
+                    raise
+                if smaller is None:
+                    raise OutOfMemoryError(f"{error}\n{advice(spec)}") from None
+                context.log.warning(
+                    f"{spec.stage} ran out of memory at micro_batch_size {rows}: tries again with "
+                    f"{micro_batch(smaller, processes)}, from its last state"
+                )
+                warnings = [
+                    f"ran out of memory at micro_batch_size {rows}, "
+                    f"{micro_batch(smaller, processes)} fitted: set it in config.yaml"
+                ]
+                spec = smaller
+                continue
+            return dataclasses.replace(outcome, warnings=outcome.warnings + warnings), seconds
+
+    def _run_once(
+        self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path, processes: int
+    ) -> tuple[Outcome, float]:
         spec.write(spec_path)
         result = Path(spec.result)
         for left_over in (result, error_file(result)):
             left_over.unlink(missing_ok=True)
         with (
-            self._gpus(spec.device, context.log.info) as gpus,
+            self._gpus(spec.device, processes, context.log.info) as gpus,
             dg.open_pipes_session(
                 context,
                 context_injector=dg.PipesTempFileContextInjector(),
@@ -101,8 +131,9 @@ class Compute(dg.ConfigurableResource[None]):
                     self.stage_command(spec_path),
                     env=env,
                     log=spec_path.with_suffix(".log"),
-                    processes=self.processes,
+                    processes=processes,
                     pass_fds=gpus.fds,
+                    stop_seconds=self.stop_seconds,
                 )
             except ChildError:
                 refusal = stage_error(result)
@@ -125,7 +156,7 @@ class Compute(dg.ConfigurableResource[None]):
         if all(role.provider != "transformers" for role in roles):
             yield Machine()
             return
-        device, threads = self.device_at_hand(), self.threads_per_process()
+        device, threads = self.device_at_hand(), self.threads_per_process(1)
         if device == "cpu":
             yield Machine(device, threads, {"CUDA_VISIBLE_DEVICES": ""})
             return
@@ -133,9 +164,9 @@ class Compute(dg.ConfigurableResource[None]):
             yield Machine(device, threads, {"CUDA_VISIBLE_DEVICES": lease.ids[0]}, lease.fds)
 
     @contextlib.contextmanager
-    def _gpus(self, device: str, say: Callable[[str], None]) -> Iterator[Lease]:
+    def _gpus(self, device: str, processes: int, say: Callable[[str], None]) -> Iterator[Lease]:
         if device == "cpu":
             yield Lease([], [])
             return
-        with lease_gpus(visible_gpus(), self.processes, say) as lease:
+        with lease_gpus(visible_gpus(), processes, say) as lease:
             yield lease

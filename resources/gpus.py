@@ -64,7 +64,8 @@ def lease_gpus(
     """Hold `count` of the GPUs `ids`, all or none; waits until that many are free."""
     if count > len(ids):
         raise SettingsError(
-            f"compute.processes is {count}, but {len(ids)} GPUs are there: lower it"
+            f"compute.processes is {count}, but {len(ids)} GPUs are there, and each process needs "
+            "one of its own: lower it, or set compute.device: cpu, where processes share the cores"
         )
     folder.mkdir(parents=True, exist_ok=True)
     lease = _try(ids, count, folder)

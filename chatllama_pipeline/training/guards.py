@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.training import COLLAPSE, FINITE_LOSS
 
@@ -117,10 +115,3 @@ class Collapse:
             )
         failed = self.found is not None
         return Check(COLLAPSE, not failed, blocking, float(failed), 0.0, text)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused, by CUDA, by torch on the CPU, or by Python."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

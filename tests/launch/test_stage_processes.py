@@ -10,7 +10,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from chatllama_pipeline.errors import CheckError, ChildError, DataError, SettingsError
+from chatllama_pipeline.errors import (
+    CheckError,
+    ChildError,
+    DataError,
+    OutOfMemoryError,
+    SettingsError,
+)
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from resources.compute import Compute
 
@@ -28,7 +34,7 @@ def spec_for(stage: str, folder: Path) -> StageSpec:
     return StageSpec(
         stage=stage,
         assistant="quickstart",
-        settings={"seed": 7},
+        settings={"seed": 7} | ({"trainer_config": {}} if stage == "actor_ppo" else {}),
         inputs={},
         output=str(folder),
         run_folder=str(folder),
@@ -145,6 +151,45 @@ def test_a_defect_shows_its_traceback(run_stage: Callable[..., Any]) -> None:
 def test_an_unknown_stage_lists_those_there_are(run_stage: Callable[..., Any]) -> None:
     with pytest.raises(SettingsError, match="unknown stage 'actor_dpo': use one of ok, slow,"):
         run_stage("actor_dpo")
+
+
+def test_a_training_that_runs_out_of_memory_tries_with_half_until_it_fits(
+    run_stage: Callable[..., Any], tmp_path: Path
+) -> None:
+    outcome, _, logs = run_stage("actor_sft")
+    assert outcome.metrics == {"rows": 2}
+    fitted = "ran out of memory at micro_batch_size 4, 2 fitted: set it in config.yaml"
+    assert outcome.warnings == ["its own", fitted]
+    tries = [text for _, text in logs if "tries again" in text]
+    assert [text.partition(": ")[2] for text in tries] == [
+        "tries again with 4, from its last state",
+        "tries again with 2, from its last state",
+    ]
+    assert tries[0].startswith("actor_sft ran out of memory at micro_batch_size 8:")
+
+
+def test_a_training_that_the_kernel_kills_tries_with_half_as_well(
+    run_stage: Callable[..., Any],
+) -> None:
+    outcome, _, _ = run_stage("actor_ppo", processes=2)
+    # 32 prompts over two processes are 16 rows a process; 16, 8, then 4.
+    assert outcome.metrics == {"rows": 4, "rollouts": 4}
+
+
+def test_where_one_row_is_too_much_the_error_says_what_would_fit(
+    run_stage: Callable[..., Any],
+) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"no more") as raised:
+        run_stage("reward_model")
+    assert "reward_config.peft_enable: true, shard by reward_config.zero_stage" in str(raised.value)
+
+
+def test_out_of_memory_has_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    spec_for("reward_model", tmp_path).write(tmp_path / "spec.json")
+    command = FakeCompute().stage_command(tmp_path / "spec.json")
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 71
+    assert "error: reward_model ran out of memory: no more" in ended.stderr
 
 
 def test_processes_that_a_stage_left_are_told_of(run_stage: Callable[..., Any]) -> None:

@@ -233,6 +233,16 @@ def test_the_content_hash_follows_content_and_not_times(tmp_path: Path) -> None:
 # What may change without anything being made again: memory, intervals, paths, who keeps what.
 UNUSED_OF_PEFT = ("bias", "inference_mode", "peft_type", "task_type")
 NEUTRAL = {
+    *(
+        f"{section}.{key}"
+        for section in ("actor_config", "reward_config")
+        for key in ("zero_stage", "offload", "deepspeed_enable", "deepspeed_config_path")
+    ),
+    *(
+        f"{section}.{key}"
+        for section in ("actor_config", "reward_config", "trainer_config")
+        for key in ("checkpoint_seconds", "n_checkpoints_to_keep")
+    ),
     "actor_config.train_dataset_path",
     "actor_config.micro_batch_size",
     *(

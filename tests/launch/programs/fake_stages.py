@@ -1,5 +1,7 @@
 """The entry point of child processes with stages of our own: `fake_stages.py SPEC.json`."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -60,9 +62,38 @@ def writes(spec: StageSpec, progress: Progress) -> Outcome:
     return Outcome()
 
 
+def rows_at_once(spec: StageSpec) -> int:
+    """Eight unless config says fewer; both sections of a training have the same key."""
+    sections = [spec.settings.get(name, {}) for name in ("actor_config", "trainer_config")]
+    return min(section.get("micro_batch_size") or 8 for section in sections)
+
+
+def fits_two_rows(spec: StageSpec, progress: Progress) -> Outcome:
+    import torch
+
+    if rows_at_once(spec) > 2:
+        torch.empty(2**62, dtype=torch.uint8)
+    return Outcome(metrics={"rows": rows_at_once(spec)}, warnings=["its own"])
+
+
+def killed_at_more_than_four_rows(spec: StageSpec, progress: Progress) -> Outcome:
+    if rows_at_once(spec) > 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rollouts = spec.settings["trainer_config"]["rollout_batch_size"]
+    return Outcome(metrics={"rows": rows_at_once(spec), "rollouts": rollouts})
+
+
+def never_fits(spec: StageSpec, progress: Progress) -> Outcome:
+    raise MemoryError("no more")
+
+
 STAGES = {
     function.__name__: f"__main__:{function.__name__}"
     for function in (ok, slow, refuses, fails_a_check, breaks, leaves_one_behind, threads, writes)
+} | {
+    "actor_sft": "__main__:fits_two_rows",
+    "actor_ppo": "__main__:killed_at_more_than_four_rows",
+    "reward_model": "__main__:never_fits",
 }
 
 if __name__ == "__main__":

@@ -53,8 +53,8 @@ def two_ranks(
 defs = dg.Definitions(
     assets=[one_child, two_ranks],
     resources={
-        "compute": WorkerCompute(device="cpu", threads=1),
-        "two_processes": WorkerCompute(device="cpu", threads=2, processes=2),
+        "compute": WorkerCompute(device="cpu", threads=1, stop_seconds=3.0),
+        "two_processes": WorkerCompute(device="cpu", threads=2, processes=2, stop_seconds=3.0),
     },
     executor=dg.in_process_executor,
 )

@@ -1,0 +1,67 @@
+"""Out of memory: how it shows, and what the next try does with less."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.settings import AssistantSettings
+
+SECTIONS = {
+    "reward_model": "reward_config",
+    "actor_sft": "actor_config",
+    "actor_ppo": "trainer_config",
+}
+# What torch says on a CPU, and cuBLAS where nothing is left for its workspace.
+REFUSALS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def was_refused(error: BaseException) -> bool:
+    """Whether memory was refused: by Python, by CUDA, or by torch on a CPU."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in REFUSALS)
+    )
+
+
+def micro_batch(spec: StageSpec, processes: int) -> int | None:
+    """Rows per forward of a training's spec; None where the stage isn't one."""
+    if spec.stage not in SECTIONS:
+        return None
+    settings = AssistantSettings.model_validate(spec.settings)
+    section = getattr(settings, SECTIONS[spec.stage])
+    rows = section.minibatch_size if spec.stage == "actor_ppo" else section.batch_size
+    share = max(1, int(rows) // processes)
+    return min(section.micro_batch_size or share, share)
+
+
+def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
+    """The spec with half the micro-batch (and so twice the accumulation); None at one row.
+
+    PPO's rollouts are halved as well. Neither changes what is trained, so the run continues.
+    """
+    rows = micro_batch(spec, processes)
+    if rows is None or rows == 1:
+        return None
+    whole = AssistantSettings.model_validate(spec.settings)
+    section = getattr(whole, SECTIONS[spec.stage])
+    batch = section.minibatch_size if spec.stage == "actor_ppo" else section.batch_size
+    share = batch // processes
+    settings = copy.deepcopy(spec.settings)
+    changed = settings.setdefault(SECTIONS[spec.stage], {})
+    changed["micro_batch_size"] = max(n for n in range(1, rows // 2 + 1) if share % n == 0)
+    if spec.stage == "actor_ppo":
+        sampled = section.rollout_batch_size or section.prompts_per_iteration // processes
+        changed["rollout_batch_size"] = max(1, sampled // 2)
+    return dataclasses.replace(spec, settings=settings)
+
+
+def advice(spec: StageSpec) -> str:
+    """What would fit where one row at a time doesn't."""
+    section = "reward_config" if spec.stage == "reward_model" else "actor_config"
+    return (
+        f"one row at a time is too much already: shorten {section}.max_sequence_length, set "
+        f"{section}.peft_enable: true, shard by {section}.zero_stage with more compute.processes, "
+        f"set {section}.offload, or take a smaller model"
+    )
