@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,15 +200,16 @@ def make_accelerator(
     shares = check_settings(ppo)
     bfloat16, plugin = ppo.precision == "bfloat16", None
     if plan is not None and plan.stage:
-        plugin = DeepSpeedPlugin(
-            hf_ds_config=deepspeed_settings(
-                plan, shares, bfloat16=bfloat16, max_grad_norm=ppo.max_grad_norm
-            )
+        # Where a minibatch ends is told with each backward. Were it told here, DeepSpeed would
+        # divide the gradients by the number of micro-batches too.
+        single = replace(shares, batch_size=shares.micro_batch_size * shares.ranks)
+        config = deepspeed_settings(
+            plan, single, bfloat16=bfloat16, max_grad_norm=ppo.max_grad_norm
         )
+        plugin = DeepSpeedPlugin(hf_ds_config=config)
     return Accelerator(
         cpu=device == "cpu" and (torch.cuda.is_available() or shares.ranks > 1),
         mixed_precision="bf16" if bfloat16 else "no",
-        gradient_accumulation_steps=1 if plugin is None else shares.accumulation,
         deepspeed_plugin=plugin,
     )
 
