@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -215,12 +215,16 @@ def _explain(detail: Any, config: Path, overrides: dict[str, Any]) -> str:
 
 def _known_keys(sections: tuple[str | int, ...]) -> list[str]:
     model: type[BaseModel] = AssistantSettings
+    below_a_name = False
     for section in sections:
-        inner = (
-            model.model_fields[str(section)].annotation
-            if str(section) in model.model_fields
-            else None
-        )
+        if below_a_name:
+            # The keys of a mapping are names: its values have the settings.
+            below_a_name = False
+            continue
+        field = model.model_fields.get(str(section))
+        inner: Any = field.annotation if field else None
+        if get_origin(inner) is dict:
+            inner, below_a_name = get_args(inner)[1], True
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

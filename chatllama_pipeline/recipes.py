@@ -8,6 +8,7 @@ from typing import Any
 
 from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import Assistant
+from chatllama_pipeline.data.lengths import lengths_identity
 from chatllama_pipeline.data.personal import personal_fingerprint
 from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import SOURCES, source_inputs
@@ -25,13 +26,13 @@ CODE_VERSION: dict[str, str] = {
     "hh_rlhf": "3",
     "grammar": "3",
     "personal_data": "2",
-    "preference_data": "2",
+    "preference_data": "3",
     "synthetic_conversations": "1",
     "synthetic_prompts": "1",
     "synthetic_completions": "1",
-    "actor_training_data": "2",
-    "rlhf_training_data": "2",
-    "reward_training_data": "2",
+    "actor_training_data": "3",
+    "rlhf_training_data": "3",
+    "reward_training_data": "3",
     "actor_base": "1",
     "reward_base": "1",
     "reward_model": "2",
@@ -85,7 +86,8 @@ _OPTIMIZER = (
     "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
     "early_stopping keep_weights " + _ADAPTER
 )
-_SPLIT = _keys("data", "validation_share test_share")
+_SPLIT = _keys("data", "validation_share test_share max_length max_reply_length")
+_DATASETS = ("preference_data", "actor_training_data", "rlhf_training_data", "reward_training_data")
 # Of who answers, all that can change an answer; speed, money and keys cannot.
 _ASKED = "provider model base_url style temperature max_tokens omit extra_body"
 _WRITER = (*_keys("llm", _ASKED), *_keys("llm.writer", _ASKED))
@@ -239,6 +241,8 @@ def recipe_for(
         inputs["unpromoted_overrides"] = unpromoted
     elif asset == "release":
         inputs["approved"] = is_approved(store.root, assistant.name, upstream["evaluation"])
+    elif asset in _DATASETS and (lengths := lengths_identity(assistant.settings)):
+        inputs["lengths"] = lengths
     _replace_local_folders(settings, inputs)
     return Recipe(asset, assistant.name, CODE_VERSION[asset], dict(upstream), settings, inputs)
 

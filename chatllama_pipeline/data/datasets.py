@@ -1,197 +1,159 @@
-"""The tables that training reads: preference pairs, actor conversations, prompts for PPO.
+"""ChatLLaMA's three datasets: conversations for the actor, scored replies, prompts for PPO.
 
-Every builder reads version folders, drops and counts what must not train anything, splits by the
-first user turn, and writes `data.parquet` in the order of the rows' hashes: the order in which
-rows came changes nothing.
+Every builder reads version folders batch by batch, drops and counts what must not train anything,
+splits by the first user turn, and writes `data.parquet` in the order of the rows' hashes with the
+original's JSON file beside it: the order in which rows came changes nothing.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.checks import (
+    Faults,
     few_rows_check,
     leak_check,
-    length_only_accuracy,
     not_empty_check,
     schema_check,
-    schema_faults,
 )
-from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.grammar import read_question
-from chatllama_pipeline.data.patterns import redact_rows
-from chatllama_pipeline.data.splits import (
-    Row,
-    assign_splits,
-    content_hash,
-    counts,
-    drop_near_repeats,
-    held_out_keys,
-    is_flipped,
-    without_duplicates,
+from chatllama_pipeline.data.lengths import limits_of
+from chatllama_pipeline.data.preferences import (
+    LENGTHS_KEY,
+    PERSONAL_TABLES,
+    build_preference_data,
+    lengths_mark,
 )
-from chatllama_pipeline.data.tables import read_rows, write_original, write_rows
+from chatllama_pipeline.data.preparation import Preparation
+from chatllama_pipeline.data.tables import OriginalFile, read_batches
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,
-    PAIR_SCHEMA,
-    PREFERENCE_SCHEMA,
     PROMPT_SCHEMA,
+    REWARD_SCHEMA,
     TABLE_FILE,
-    Check,
     Outcome,
 )
 from chatllama_pipeline.settings import AssistantSettings
 
-_PERSONAL_TABLES = ("actor.parquet", "reward.parquet", "rlhf.parquet", "pairs.parquet")
+__all__ = [
+    "Dataset",
+    "build_actor_training_data",
+    "build_preference_data",
+    "build_rlhf_training_data",
+    "write_dataset",
+]
+
+# Dataset -> its schema, and what the original's file holds beside the prompt.
+_DATASETS: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
+    "actor_training_data": (ACTOR_SCHEMA, ("completion",)),
+    "reward_training_data": (REWARD_SCHEMA, ("completion", "score")),
+    "rlhf_training_data": (PROMPT_SCHEMA, ()),
+}
 
 
-def _source_rows(name: str, sources: dict[str, Path], limit: int | None) -> list[Row]:
-    folder = sources.get(name)
-    rows = read_rows(folder) if folder and (folder / TABLE_FILE).is_file() else []
-    if not rows:
-        raise DataError(
-            f"data.sources asks for {name}, which holds no rows; materialize {name} with this "
-            "assistant, or take it out of data.sources in config.yaml"
-        )
-    if limit is None or len(rows) <= limit:
-        return rows
-    return sorted(rows, key=content_hash)[:limit]
+@dataclass(frozen=True)
+class Rows:
+    """Batches of rows, read anew at each call; `trusted` where their lengths were held before."""
+
+    batches: Callable[[], Iterable[pa.Table]]
+    trusted: bool = False
 
 
-def _personal_pairs(personal: Path) -> list[Row]:
-    """The user's own pairs, and those that follow from own scores: replies to one prompt, each
-    against the next better one."""
-    by_prompt: dict[str, list[Row]] = {}
-    for row in read_rows(personal, "reward.parquet"):
-        if row["score"] is not None:
-            by_prompt.setdefault(content_hash(row["prompt"]), []).append(row)
-    pairs = read_rows(personal, "pairs.parquet")
-    for rows in by_prompt.values():
-        ordered = sorted(rows, key=lambda row: (row["score"], row["completion"]))
-        pairs += [
-            {
-                "prompt": worse["prompt"],
-                "chosen": better["completion"],
-                "rejected": worse["completion"],
-                "strength": max(1.0, better["score"] - worse["score"]),
-                "source": "personal",
-                "domain": "",
-            }
-            for worse, better in pairwise(ordered)
-            if better["score"] > worse["score"]
+@dataclass(frozen=True)
+class Dataset:
+    """What was written; its `prepared.funnel` is for the caller to write."""
+
+    rows: int
+    prepared: Preparation
+    faults: Faults
+
+    def outcome(self, settings: AssistantSettings, cure: str) -> Outcome:
+        """With the checks of a dataset that needs no judge."""
+        checks = [
+            schema_check(self.faults),
+            not_empty_check(self.rows, cure),
+            leak_check(self.prepared.leaked()),
+            few_rows_check(self.rows, settings.checks.few_rows),
         ]
-    return pairs
+        return Outcome(rows=self.rows, metrics=self.metrics(), checks=checks)
+
+    def metrics(self) -> dict[str, object]:
+        return {
+            "rows": self.prepared.counts(),
+            "dropped": self.prepared.funnel.dropped(),
+            "cut_prompts": self.prepared.cut_prompts(),
+            "tokenized_texts": self.prepared.counter.tokenized,
+        }
 
 
-def held_out_in(pairs: list[Row], personal: Path, settings: AssistantSettings) -> set[str]:
-    """Near-repeat keys of every validation and test prompt of the pairs and the user's files.
-
-    A training row of one table must not repeat a held-out prompt of another.
-    """
-    own = [row for table in _PERSONAL_TABLES for row in read_rows(personal, table)]
-    return held_out_keys([*pairs, *own], settings.data)
-
-
-def settle(
-    rows: list[Row],
-    unique_by: tuple[str, ...],
-    held_out: set[str],
+def write_dataset(
+    name: str,
+    sources: list[Rows],
+    preference: Path | None,
+    personal: Path,
     settings: AssistantSettings,
-    funnel: Funnel,
-) -> list[Row]:
-    """Rows with splits, without duplicates and near repeats, which `funnel` counts."""
-    unique, duplicates = without_duplicates(rows, unique_by)
-    kept, near = drop_near_repeats(assign_splits(unique, settings.data), held_out)
-    funnel.drop_rows(duplicates, "duplicate")
-    funnel.drop_rows(near, "near_repeat")
-    return kept
+    output: Path,
+    on_group: Callable[[pa.Table], None] = lambda group: None,
+) -> Dataset:
+    """Write the rows of `sources` that may train, as a table and in the original's format.
 
-
-def _flip(pair: Row) -> Row:
-    return {**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]}
-
-
-def build_preference_data(
-    sources: dict[str, Path], personal: Path, settings: AssistantSettings, output: Path
-) -> Outcome:
-    """Write all pairs of the assistant's sources, and of the user's own scores, with their splits.
-
-    `sources` maps names to version folders. Raises DataError for a source without rows.
+    No training row nearly repeats a held-out prompt of this table, of the user's own rows, or of
+    the pairs in `preference` (None: they are among the sources).
     """
-    data = settings.data
-    pairs = _personal_pairs(personal)
-    for name in data.sources:
-        pairs += _source_rows(name, sources, data.number_of_samples)
-    pairs, redacted = redact_rows(pairs, PAIR_SCHEMA, data.redact)
-    distinct = [pair for pair in pairs if pair["chosen"].strip() != pair["rejected"].strip()]
-    identical = len(pairs) - len(distinct)
-    funnel = Funnel()
-    funnel.read_rows(pairs)
-    funnel.drop_rows(
-        (pair for pair in pairs if pair["chosen"].strip() == pair["rejected"].strip()),
-        "identical_replies",
-    )
-    held_out = held_out_in([], personal, settings)
-    kept = settle(distinct, ("prompt", "chosen", "rejected"), held_out, settings, funnel)
-    flips = [is_flipped(pair, data.label_noise, settings.seed) for pair in kept]
-    kept = [_flip(pair) if flipped else pair for pair, flipped in zip(kept, flips, strict=True)]
-    write_rows(kept, PREFERENCE_SCHEMA, output)
-    funnel.write(output)
+    schema, columns = _DATASETS[name]
+    replies = columns[:1]
+    rows = Preparation(replies, settings, limits_of(settings))
+    for source in sources:
+        for table in source.batches():
+            rows.scan(table, source.trusted)
+    rows.drop_duplicates()
+    rows.drop_near_duplicates()
+    elsewhere = [read_batches(personal / table) for table in PERSONAL_TABLES]
+    if preference is not None:
+        elsewhere.append(_held_out(preference))
+    rows.drop_near_repeats_with(elsewhere)
+    faults = Faults()
+    with ExitStack() as stack:
+        original = stack.enter_context(OriginalFile(output / f"{name}.json", columns))
 
-    needed = bool(data.sources) or settings.reward_config.objective == "pairwise"
-    limits = settings.checks
-    share = identical / len(pairs) if pairs else 0.0
-    by_length = length_only_accuracy(kept)
-    checks = [
-        schema_check(schema_faults(kept, PREFERENCE_SCHEMA)),
-        not_empty_check(len(kept), "name a source under data.sources in config.yaml", needed),
-        Check(
-            "identical_pairs",
-            share <= limits.max_identical_pairs,
-            True,
-            share,
-            limits.max_identical_pairs,
-            f"{identical} of {len(pairs)} pairs had the same text as both replies and were dropped",
-        ),
-        leak_check(kept),
-        Check(
-            "length_only_accuracy",
-            by_length <= limits.max_length_only_accuracy,
-            False,
-            by_length,
-            limits.max_length_only_accuracy,
-            f"the longer reply is the preferred one in {by_length:.0%} of the pairs",
-        ),
-    ]
-    metrics = {
-        "rows": counts(kept),
-        "dropped": funnel.dropped(),
-        "flipped_labels": sum(flips),
-        "redacted": dict(redacted),
-    }
-    return Outcome(rows=len(kept), metrics=metrics, checks=checks)
+        def take(group: pa.Table) -> None:
+            on_group(group)
+            faults.look_at(group)
+            original.add(group)
+
+        every = (table for source in sources for table in source.batches())
+        written = rows.emit(every, output / TABLE_FILE, schema, take)
+    return Dataset(written, rows, faults)
 
 
-def _dataset_outcome(
-    rows: list[Row],
-    schema: pa.Schema,
-    funnel: Funnel,
-    settings: AssistantSettings,
-    cure: str,
-) -> Outcome:
-    checks = [
-        schema_check(schema_faults(rows, schema)),
-        not_empty_check(len(rows), cure),
-        leak_check(rows),
-        few_rows_check(len(rows), settings.checks.few_rows),
-    ]
-    return Outcome(
-        rows=len(rows), metrics={"rows": counts(rows), "dropped": funnel.dropped()}, checks=checks
-    )
+def _held_out(preference: Path) -> Iterator[pa.Table]:
+    for table in read_batches(preference / TABLE_FILE, ["prompt", "source", "split"]):
+        yield table.filter(pc.not_equal(table["split"], "train"))
+
+
+def _pairs(preference: Path, settings: AssistantSettings, sides: tuple[str, ...]) -> Rows:
+    """The pairs as rows of one reply (of none without `sides`), with their splits."""
+    path = preference / TABLE_FILE
+
+    def batches() -> Iterator[pa.Table]:
+        for table in read_batches(path, ["prompt", *sides, "source", "split"]):
+            for side in sides:
+                names = ["completion" if name == side else name for name in table.column_names]
+                others = [other for other in sides if other != side]
+                yield table.rename_columns(names).drop_columns(others)
+            if not sides:
+                yield table
+
+    held = (pq.read_schema(path).metadata or {}).get(LENGTHS_KEY)
+    return Rows(batches, trusted=held == lengths_mark(settings))
 
 
 def build_actor_training_data(
@@ -206,25 +168,18 @@ def build_actor_training_data(
     From pairs come the chosen replies, or both with `data.actor_replies: both`.
     """
     sides = ("chosen", "rejected") if settings.data.actor_replies == "both" else ("chosen",)
-    pairs = read_rows(preference)
-    rows = [
-        {"prompt": pair["prompt"], "completion": pair[side], "source": pair["source"]}
-        for pair in pairs
-        for side in sides
+    sources = [
+        _pairs(preference, settings, sides),
+        Rows(lambda: read_batches(synthetic_conversations / TABLE_FILE)),
+        Rows(lambda: read_batches(personal / "actor.parquet")),
     ]
-    rows += read_rows(synthetic_conversations) + read_rows(personal, "actor.parquet")
-    held_out = held_out_in(pairs, personal, settings)
-    funnel = Funnel()
-    funnel.read_rows(rows)
-    kept = settle(rows, ("prompt", "completion"), held_out, settings, funnel)
-    write_rows(kept, ACTOR_SCHEMA, output)
-    write_original(kept, ("completion",), output / "actor_training_data.json")
-    funnel.write(output)
+    written = write_dataset("actor_training_data", sources, None, personal, settings, output)
+    written.prepared.funnel.write(output)
     cure = (
         "name a source under data.sources, set llm.provider and llm.synthetic_conversations, or "
         f"put rows into {settings.actor_config.train_dataset_path}"
     )
-    return _dataset_outcome(kept, ACTOR_SCHEMA, funnel, settings, cure)
+    return written.outcome(settings, cure)
 
 
 def build_rlhf_training_data(
@@ -239,27 +194,31 @@ def build_rlhf_training_data(
     Raises DataError where the judge of their replies could not read a prompt: it would refuse in
     evaluation, hours of training later.
     """
-    pairs = read_rows(preference)
-    rows = [{"prompt": pair["prompt"], "source": pair["source"]} for pair in pairs]
-    rows += read_rows(synthetic_prompts) + read_rows(personal, "rlhf.parquet")
-    held_out = held_out_in(pairs, personal, settings)
-    funnel = Funnel()
-    funnel.read_rows(rows)
-    kept = settle(rows, ("prompt",), held_out, settings, funnel)
-    if settings.judge == "rules":
-        _check_that_rules_can_judge(kept)
-    write_rows(kept, PROMPT_SCHEMA, output)
-    write_original(kept, (), output / "rlhf_training_data.json")
-    funnel.write(output)
+    sources = [
+        _pairs(preference, settings, ()),
+        Rows(lambda: read_batches(synthetic_prompts / TABLE_FILE)),
+        Rows(lambda: read_batches(personal / "rlhf.parquet")),
+    ]
+    outside: list[str] = []
+
+    def judge_reads(group: pa.Table) -> None:
+        if settings.judge == "rules":
+            asked = (prompt[-1]["content"] for prompt in group["prompt"].to_pylist())
+            outside.extend(text for text in asked if read_question(text) is None)
+
+    written = write_dataset(
+        "rlhf_training_data", sources, None, personal, settings, output, judge_reads
+    )
+    _check_that_rules_can_judge(outside)
+    written.prepared.funnel.write(output)
     cure = (
         "name a source under data.sources, set llm.provider and llm.synthetic_prompts, or put "
         f"rows into {settings.trainer_config.examples_path}"
     )
-    return _dataset_outcome(kept, PROMPT_SCHEMA, funnel, settings, cure)
+    return written.outcome(settings, cure)
 
 
-def _check_that_rules_can_judge(rows: list[Row]) -> None:
-    outside = [text for row in rows if read_question(text := row["prompt"][-1]["content"]) is None]
+def _check_that_rules_can_judge(outside: list[str]) -> None:
     if outside:
         raise DataError(
             f"{len(outside)} prompts are outside of the grammar, which is all that the judge rules "

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from chatllama_pipeline.data import grammar, hh_rlhf, shp
-from chatllama_pipeline.data.checks import not_empty_check, schema_check, schema_faults
+from chatllama_pipeline.data.checks import Faults, not_empty_check, schema_check
 from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.hashes import row_hash
 from chatllama_pipeline.data.ordered import OrderedTable
@@ -136,7 +136,7 @@ class _SourceTable:
         self.funnel = Funnel()
         self.domains: Counter[str] = Counter()
         self.mended: Counter[str] = Counter()
-        self.faults: list[str] = []
+        self.faults = Faults()
 
     def take(self, batch: list[Row | str], ordered: OrderedTable) -> None:
         self.funnel.read(self.name, len(batch))
@@ -146,7 +146,7 @@ class _SourceTable:
         self.mended.update(pair["mended"] for pair in pairs if "mended" in pair)
         self.domains.update(pair["domain"] for pair in pairs)
         table = pa.Table.from_pylist(pairs, schema=PAIR_SCHEMA)
-        self.faults += schema_faults(pairs, PAIR_SCHEMA)
+        self.faults.look_at(table)
         ordered.add(table, np.array([_pair_hash(pair) for pair in pairs], np.uint64))
 
 

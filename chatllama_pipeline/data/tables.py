@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.splits import Messages, Row
 from chatllama_pipeline.records import TABLE_FILE, Message, Prompt, Split
+
+_ROWS_PER_BATCH = 4_096
 
 
 def read_rows(version: Path, name: str = TABLE_FILE) -> list[Row]:
@@ -62,10 +64,41 @@ def plain_text(messages: Messages) -> str:
     return "\n\n".join(labels[turn["role"]] + turn["content"] for turn in messages)
 
 
-def write_original(rows: Iterable[Row], columns: tuple[str, ...], path: Path) -> None:
-    """Write rows as the original ChatLLaMA's JSON list: `user_input` and the named columns."""
-    listed: list[dict[str, Any]] = [
-        {"user_input": plain_text(row["prompt"]), **{column: row[column] for column in columns}}
-        for row in rows
-    ]
-    path.write_text(json.dumps(listed, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+class OriginalFile:
+    """Writes rows as the original ChatLLaMA's JSON list: `user_input` and the named columns."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+        self._columns = columns
+        self._between = ""
+        self._file = path.open("w", encoding="utf-8")
+        self._file.write("[")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.write("\n]\n")
+        self._file.close()
+
+    def add(self, table: pa.Table) -> None:
+        for row in table.select(["prompt", *self._columns]).to_pylist():
+            listed = {"user_input": plain_text(row.pop("prompt")), **row}
+            self._file.write(f"{self._between}\n {json.dumps(listed, ensure_ascii=False)}")
+            self._between = ","
+
+
+def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """A table's rows, some thousand at a time, in its order."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
+def read_first(version: Path, split: Split, count: int) -> list[Row]:
+    """The first rows of a split in the table's order, as plain values; no more is read."""
+    rows: list[Row] = []
+    for table in read_batches(version / TABLE_FILE) if count else ():
+        rows += table.filter(pc.equal(table["split"], split)).to_pylist()
+        if len(rows) >= count:
+            break
+    return rows[:count]

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.data.checks import leak_check, schema_check, schema_faults
-from chatllama_pipeline.data.datasets import held_out_in, settle
-from chatllama_pipeline.data.funnel import Funnel
+import pyarrow as pa
+
+from chatllama_pipeline.data.checks import leak_check, schema_check
+from chatllama_pipeline.data.datasets import Rows, write_dataset
 from chatllama_pipeline.data.personal import TEMPLATES_FILE
-from chatllama_pipeline.data.splits import Row, counts
-from chatllama_pipeline.data.tables import as_prompt, read_rows, write_original, write_rows
+from chatllama_pipeline.data.splits import Row
+from chatllama_pipeline.data.tables import as_prompt, read_first, read_rows
 from chatllama_pipeline.llm.agreement import (
     Agreement,
     agreement_by_comparison,
@@ -32,6 +33,8 @@ from chatllama_pipeline.settings import AssistantSettings
 
 SET_ASIDE_FILE = "set_aside.jsonl"
 JUDGEMENTS_FILE = "judgements.jsonl"
+# Its rows before they have a side.
+_SCORED = pa.schema([field for field in REWARD_SCHEMA if field.name != "split"])
 NO_JUDGE = "no_judge"
 _TOLD_CHARACTERS = 120
 
@@ -144,8 +147,7 @@ def build_reward_training_data(
     """
     template = load_templates(personal)["reward"]
     unjudged = [{**row, "score": None} for row in read_rows(synthetic_completions)]
-    pairs = read_rows(preference)
-    chosen = [pair for pair in pairs if pair["split"] == "train"][: settings.llm.scored_pairs]
+    chosen = read_first(preference, "train", settings.llm.scored_pairs)
     rows = read_rows(personal, "reward.parquet") + unjudged
     role = settings.role("judge")
     with open_judge(role, template, run_folder or output, machine) as judge:
@@ -153,33 +155,32 @@ def build_reward_training_data(
         by_llm = isinstance(judge, LlmJudge)
         name = judge.name if judge else ""
     aside = [row for row, _ in found.aside]
-    funnel = Funnel()
-    funnel.read_rows(found.rows + aside)
+    scored = Rows(lambda: [pa.Table.from_pylist(found.rows, schema=_SCORED)])
+    written = write_dataset(
+        "reward_training_data", [scored], preference, personal, settings, output
+    )
+    funnel = written.prepared.funnel
+    funnel.read_rows(aside)
     funnel.drop_rows(aside, "unscored")
-    held_out = held_out_in(pairs, personal, settings)
-    kept = settle(found.rows, ("prompt", "completion"), held_out, settings, funnel)
-    write_rows(kept, REWARD_SCHEMA, output)
-    write_original(kept, ("completion", "score"), output / "reward_training_data.json")
     funnel.write(output)
     _write_lines(output / SET_ASIDE_FILE, found.aside, name, template)
     if by_llm:
         _write_lines(output / JUDGEMENTS_FILE, found.judged, name, template)
     checks = [
-        schema_check(schema_faults(kept, REWARD_SCHEMA)),
-        _enough_rows(len(kept), found, settings),
-        leak_check(kept),
+        schema_check(written.faults),
+        _enough_rows(written.rows, found, settings),
+        leak_check(written.prepared.leaked()),
         agreement_check(found.agreement, settings.checks.min_judge_agreement),
     ]
     metrics = {
-        "rows": counts(kept),
-        "dropped": funnel.dropped(),
+        **written.metrics(),
         "judged_rows": len(found.judged),
         "set_aside": found.reasons,
         **(found.agreement.metrics() if found.agreement else {}),
         **found.ledger,
     }
     warnings = _warnings(found, by_llm, settings, template)
-    return Outcome(rows=len(kept), metrics=metrics, checks=checks, warnings=warnings)
+    return Outcome(rows=written.rows, metrics=metrics, checks=checks, warnings=warnings)
 
 
 def _warnings(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from chatllama_pipeline.settings.section import Positive, Section
+from chatllama_pipeline.settings.section import Positive, PositiveFloat, Section
 
 SourceName = Literal["shp", "hh_rlhf", "grammar"]
 # The original's names.
@@ -15,12 +15,45 @@ PersonalKind = Literal["email", "phone", "key", "card", "iban"]
 PERSONAL_KINDS: tuple[PersonalKind, ...] = get_args(PersonalKind)
 
 
+class SourceChoice(Section):
+    """What an assistant takes of a public source; `subsets` is another name for `domains`."""
+
+    domains: list[str] = Field(default=[], description="of these alone; none named means all")
+    min_ratio: Annotated[float, Field(ge=1)] = Field(
+        default=1.0, description="least strength of a preference (SHP's score_ratio)"
+    )
+    max_pairs_per_prompt: Positive | None = Field(
+        default=None, description="pairs per prompt (SHP's post), at most"
+    )
+    count: Positive | None = Field(default=None, description="pairs, at most")
+    weight: PositiveFloat | None = Field(
+        default=None, description="share of this source beside the others' weights"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _subsets_are_domains(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "subsets" in raw and "domains" not in raw:
+            return {**{key: raw[key] for key in raw if key != "subsets"}, "domains": raw["subsets"]}
+        return raw
+
+
 class DataSettings(Section):
     """Which rows an assistant draws on, and how they are split."""
 
-    sources: list[SourceName] = Field(default=[], description="public sources to draw pairs from")
+    sources: dict[SourceName, SourceChoice] = Field(
+        default={}, description="public sources to draw pairs from: names, or names with choices"
+    )
     number_of_samples: Positive | None = Field(
         default=None, description="pairs per source, at most"
+    )
+    max_length: Positive | None = Field(
+        default=None,
+        description="prompt and reply in tokens; null: actor_config.max_sequence_length (scratch: "
+        "no limit, a number counts bytes)",
+    )
+    max_reply_length: Positive | None = Field(
+        default=None, description="longest reply, in tokens; null: no limit of its own"
     )
     label_noise: Annotated[float, Field(ge=0, le=0.5)] = Field(
         default=0.0, description="share of pairs whose label is flipped (an experiment's control)"
@@ -37,10 +70,14 @@ class DataSettings(Section):
 
     @field_validator("sources", mode="before")
     @classmethod
-    def _original_names(cls, names: Any) -> Any:
-        if not isinstance(names, list):
-            return names
-        return sorted({SOURCE_ALIASES.get(name, name) for name in names if isinstance(name, str)})
+    def _by_name(cls, given: Any) -> Any:
+        """A list of names, or of names with choices, as a mapping by our names, sorted."""
+        if isinstance(given, list):
+            given = dict(_name_and_choice(entry) for entry in given)
+        if not isinstance(given, dict):
+            return given
+        named = {SOURCE_ALIASES.get(name, name): choice or {} for name, choice in given.items()}
+        return dict(sorted(named.items(), key=lambda item: str(item[0])))
 
     @field_validator("redact", mode="before")
     @classmethod
@@ -52,3 +89,9 @@ class DataSettings(Section):
 
 def _are_kinds(kinds: Any) -> bool:
     return isinstance(kinds, list) and all(kind in PERSONAL_KINDS for kind in kinds)
+
+
+def _name_and_choice(entry: Any) -> tuple[Any, Any]:
+    if isinstance(entry, dict) and len(entry) == 1:
+        return next(iter(entry.items()))
+    return (entry if isinstance(entry, str) else repr(entry)), {}

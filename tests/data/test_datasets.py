@@ -148,7 +148,10 @@ def test_a_training_prompt_that_nearly_repeats_a_held_out_one_is_dropped(
     rows, _, _ = prefer(tmp_path, personal, PAIRS, take="a")
     held_out = [row for row in rows if row["split"] != "train"]
     near = [
-        pair(f"Number, {row['prompt'][0]['content'].split()[-1]} ... QUESTION!" + "!" * more)
+        pair(
+            f"Number, {row['prompt'][0]['content'].split()[-1]} ... QUESTION!" + "!" * more,
+            chosen=f"Sure {more}.",
+        )
         for row in held_out
         for more in range(8)
     ]
@@ -157,6 +160,31 @@ def test_a_training_prompt_that_nearly_repeats_a_held_out_one_is_dropped(
     assert not trained & {row["prompt"][0]["content"] for row in near}
     assert outcome.metrics["dropped"]["near_repeat"] > 0.5 * len(near)
     assert check(outcome, "no_split_leak").passed
+
+
+def test_of_nearly_the_same_pairs_one_stays_and_it_is_held_out_where_one_is(
+    tmp_path: Path, personal: Path
+) -> None:
+    rows, _, _ = prefer(tmp_path, personal, PAIRS, take="a")
+    held_out = [row["prompt"][0]["content"] for row in rows if row["split"] != "train"]
+    near = [pair(f"{row['prompt'][0]['content']}!?", "Gladly: YES", "never, no") for row in PAIRS]
+    again, outcome, _ = prefer(tmp_path, personal, [*PAIRS, *near], take="b")
+    assert outcome.metrics["dropped"] == {"near_duplicate": 60}
+    assert len(again) == 60
+    still = {row["prompt"][0]["content"].rstrip("!?") for row in again if row["split"] != "train"}
+    assert set(held_out) <= still
+
+
+def test_a_long_reply_with_a_word_changed_is_nearly_the_same_and_half_of_it_is_not(
+    tmp_path: Path, personal: Path
+) -> None:
+    words = [f"word{number}" for number in range(100)]
+    # Of 98 shingles of three words a changed word spoils 3: 95 / 101 = .94 are shared.
+    changed = [*words[:50], "other", *words[51:]]
+    pairs = [pair("tell me", " ".join(reply)) for reply in (words, changed, words[:50])]
+    rows, outcome, _ = prefer(tmp_path, personal, [*PAIRS, *pairs])
+    assert outcome.metrics["dropped"] == {"near_duplicate": 1}
+    assert len(rows) == 62
 
 
 def test_number_of_samples_limits_each_source_whatever_the_order(
@@ -246,9 +274,6 @@ def test_no_pairs_pass_without_sources_and_fail_where_pairs_must_train(
     _, outcome, _ = prefer(tmp_path, personal, [], pairwise, "b")
     assert [c.name for c in outcome.checks if not c.passed] == ["not_empty"]
     assert "data.sources" in check(outcome, "not_empty").description
-    alike = [pair("same", "Alike.", "Alike.")]
-    _, outcome, _ = prefer(tmp_path, personal, alike, settings(), "c")
-    assert not check(outcome, "not_empty").passed
 
 
 def actor(

@@ -8,10 +8,11 @@ import random
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 from chatllama_pipeline.data import grammar
-from chatllama_pipeline.data.checks import length_only_accuracy
+from chatllama_pipeline.data.checks import LengthWins
 from chatllama_pipeline.data.grammar_items import (
     CLOSINGS,
     DOMAINS,
@@ -23,6 +24,7 @@ from chatllama_pipeline.data.grammar_items import (
     TRAILING_OFF,
     VAGUE_TOPICS,
 )
+from chatllama_pipeline.records import PAIR_SCHEMA
 
 PAIRS = list(grammar.grammar_pairs())
 ITEMS = [item for domain in DOMAINS for item in domain.items]
@@ -64,7 +66,9 @@ def test_every_quality_is_present_about_half_the_time() -> None:
 
 
 def test_length_alone_does_not_tell_the_better_reply() -> None:
-    assert 0.45 < length_only_accuracy(PAIRS) < 0.55
+    lengths = LengthWins()
+    lengths.look_at(pa.Table.from_pylist(PAIRS, schema=PAIR_SCHEMA))
+    assert 0.45 < lengths.accuracy < 0.55
 
 
 def test_replies_are_short() -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatllama_pipeline.data.splits import (
-    drop_near_repeats,
-    first_user_turn,
-    is_flipped,
-    leak,
-    near_key,
-    split_of,
-    without_duplicates,
-)
-from chatllama_pipeline.settings import DataSettings
+import pyarrow as pa
+
+from chatllama_pipeline.data.lengths import Limits
+from chatllama_pipeline.data.preparation import Preparation
+from chatllama_pipeline.data.splits import is_flipped, split_of
+from chatllama_pipeline.data.texts import evened
+from chatllama_pipeline.records import PROMPT_SCHEMA
+from chatllama_pipeline.settings import AssistantSettings, DataSettings
 
 SHARES = DataSettings(validation_share=0.1, test_share=0.2)
 
@@ -25,8 +23,12 @@ def prompt(*contents: str) -> list[dict[str, str]]:
     ]
 
 
-def row(text: str, split: str) -> dict[str, Any]:
-    return {"prompt": prompt(text), "split": split}
+def prepared(*rows: tuple[str, str]) -> Preparation:
+    """Rows of a first user turn and the side they came with."""
+    listed = [{"prompt": prompt(text), "source": "x", "split": split} for text, split in rows]
+    made = Preparation((), AssistantSettings(), Limits(None, None))
+    made.scan(pa.Table.from_pylist(listed, schema=PROMPT_SCHEMA))
+    return made
 
 
 def test_the_shares_are_met() -> None:
@@ -53,52 +55,36 @@ def test_a_smaller_test_share_moves_rows_only_out_of_test() -> None:
             assert split_of(text, SHARES) == "test"
 
 
-def test_the_first_user_turn_is_evened_out() -> None:
-    system = {"role": "system", "content": "Be kind"}
-    assert (
-        first_user_turn([system, *prompt("  \uff37hat\tIS\nthis? ", "x", "y")]) == "what is this?"
-    )
-    assert first_user_turn([]) == ""
-
-
-def test_near_repeats_share_their_words() -> None:
-    assert near_key(prompt("What is rust?")) == near_key(prompt("rust: IS what, what!"))
-    assert near_key(prompt("What is rust?")) != near_key(prompt("What is moss?"))
-    assert near_key(prompt("?!")) == "?!"
-    assert near_key(prompt("?!")) != near_key(prompt("..."))
-    assert near_key(prompt("什么是锈")) != near_key(prompt("什么是苔"))
+def test_texts_are_evened_out() -> None:
+    assert evened("  \uff37hat\tIS\nthis? ") == "what is this?"
 
 
 def test_training_rows_that_nearly_repeat_a_held_out_prompt_are_dropped_and_counted() -> None:
-    rows = [
-        row("What is rust?", "test"),
-        row("Rust, what is!", "train"),
-        row("What is moss?", "train"),
-        row("Why is moss?", "validation"),
-        row("Is moss why", "train"),
-        row("Elsewhere held out", "train"),
+    rows = prepared(
+        ("What is rust?", "test"),
+        ("Rust, what is!", "train"),
+        ("What is moss?", "train"),
+        ("Why is moss?", "validation"),
+        ("Is moss why", "train"),
+        ("Elsewhere held out", "train"),
+        ("?!", "train"),
+        ("...", "test"),
+        ("什么是锈", "train"),
+        ("什么是苔", "test"),
+    )
+    assert rows.leaked() == 2
+    elsewhere = [{"prompt": prompt("held out elsewhere"), "source": "y", "split": "test"}]
+    rows.drop_near_repeats_with([[pa.Table.from_pylist(elsewhere, schema=PROMPT_SCHEMA)]])
+    assert rows.column("alive").tolist() == [
+        *(True, False, True, True, False, False),
+        *(True, True, True, True),
     ]
-    assert leak(rows) == 2
-    kept, dropped = drop_near_repeats(rows, {near_key(prompt("held out elsewhere"))})
-    assert kept == [rows[0], rows[2], rows[3]]
-    assert dropped == [rows[1], rows[4], rows[5]]
-    assert leak(kept) == 0
-
-
-def test_a_prompt_in_both_validation_and_test_is_a_leak() -> None:
-    assert leak([row("What is rust?", "validation"), row("what is RUST?", "test")]) == 1
-
-
-def test_duplicates_are_dropped_whatever_the_order() -> None:
-    rows = [{"prompt": prompt(text), "source": source} for text in "abc" for source in "xy"]
-    forth, dropped = without_duplicates(rows, ("prompt",))
-    back, _ = without_duplicates(rows[::-1], ("prompt",))
-    assert forth == back
-    assert (len(forth), len(dropped)) == (3, 3)
+    assert rows.funnel.dropped() == {"near_repeat": 3}
+    assert rows.leaked() == 0
 
 
 def test_noise_flips_its_share_and_follows_the_seed_and_the_pair_alone() -> None:
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"prompt": prompt(f"question {number}"), "chosen": "a", "rejected": "b"}
         for number in range(4000)
     ]

@@ -19,6 +19,7 @@ from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from chatllama_pipeline.original import TAKEN
 from chatllama_pipeline.recipes import MADE_FROM
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.data import SourceChoice
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -77,7 +78,10 @@ def test_the_originals_config_is_accepted_whole_with_a_warning_for_each_taken_ke
 
 def test_public_sources_may_have_the_originals_names(tmp_path: Path) -> None:
     write(tmp_path, "mine", "data: {sources: [SHP, ARLHF, shp]}")
-    assert load_assistant("mine", root=tmp_path).settings.data.sources == ["hh_rlhf", "shp"]
+    assert load_assistant("mine", root=tmp_path).settings.data.sources == {
+        "hh_rlhf": SourceChoice(),
+        "shp": SourceChoice(),
+    }
     assert assistants_using("shp", tmp_path) == ["mine"]
     assert assistants_using("grammar", tmp_path) == []
 
@@ -176,7 +180,7 @@ def test_a_config_that_is_a_list_is_refused(tmp_path: Path) -> None:
         ),
         (
             "data: {sources: [reddit]}",
-            "config.yaml: data.sources.0: 'reddit' (str): input should be 'shp', 'hh_rlhf' or",
+            "config.yaml: data.sources.reddit.[key]: 'reddit' (str): input should be 'shp'",
         ),
         (
             "trainer_config: {update_timesteps: 10, batch_size: 4}",
@@ -191,6 +195,10 @@ def test_a_config_that_is_a_list_is_refused(tmp_path: Path) -> None:
             "data: {sources: [shp]}\nllm: {provider: rules}",
             "config.yaml: llm.provider: rules knows only the grammar, and data.sources names shp; "
             "set llm.provider: none",
+        ),
+        (
+            "data: {sources: {shp: {domain: [askbaking]}}}",
+            "config.yaml: unknown key data.sources.shp.domain; did you mean 'domains'?",
         ),
         ("retrain: {cron: weekly}", "config.yaml: retrain.cron: 'weekly' (str): string should"),
     ],

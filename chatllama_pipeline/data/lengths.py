@@ -1,0 +1,205 @@
+"""Length limits in tokens, held before anything is trained.
+
+A byte-level or SentencePiece tokenizer makes no more tokens of a text than it has bytes, so most
+rows need no tokenizer: only where the bytes leave doubt is a text tokenized, each distinct one
+once. `TURN_TOKENS` is allowed per turn for what a chat template puts around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chatllama_pipeline.data.hashes import text_hash
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.manifests import hash_file
+from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+
+TURN_TOKENS = 8
+_TOKENIZER_FILE = "tokenizer.json"
+_GPT2_FILES = ("vocab.json", "merges.txt")
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most tokens of prompt and reply together, and of a reply; None where there is no limit."""
+
+    total: int | None
+    reply: int | None
+
+
+def limits_of(settings: AssistantSettings) -> Limits:
+    """What `data` sets; without `max_length` what the actor reads, if its tokenizer is there.
+
+    A model from scratch has no tokenizer before its data: only an explicit limit holds, in bytes.
+    """
+    total = settings.data.max_length
+    if total is None and settings.actor_config.model != SCRATCH:
+        total = settings.actor_config.max_sequence_length
+    return Limits(total, settings.data.max_reply_length)
+
+
+def lengths_identity(settings: AssistantSettings) -> dict[str, Any]:
+    """What decides the lengths of a table: the limits, and the tokenizer that counts."""
+    limits = limits_of(settings)
+    if limits == Limits(None, None):
+        return {}
+    place = _tokenizer_place(settings)
+    folder = Path(place)
+    if folder.is_absolute():
+        files = [folder / name for name in (_TOKENIZER_FILE, *_GPT2_FILES)]
+        place = " ".join(hash_file(file) for file in files if file.is_file())
+    return {"total": limits.total, "reply": limits.reply, "tokenizer": place}
+
+
+def _tokenizer_place(settings: AssistantSettings) -> str:
+    actor = settings.actor_config
+    return actor.tokenizer_path or actor.model
+
+
+class TokenCounter:
+    """Counts tokens with the actor's tokenizer, which is loaded once it is needed."""
+
+    def __init__(self, settings: AssistantSettings) -> None:
+        self.tokenized = 0
+        self._place = _tokenizer_place(settings)
+        self._tokenizer: Any = None
+        self._counts: dict[int, int] = {}
+
+    def counts(self, texts: Iterable[str]) -> dict[str, int]:
+        """Tokens of each text; what was counted before isn't tokenized again."""
+        keys = {text: text_hash(text) for text in texts}
+        new = [text for text, key in keys.items() if key not in self._counts]
+        if self._place == SCRATCH:
+            self._counts |= {keys[text]: len(text.encode()) for text in new}
+        elif new:
+            self._tokenizer = self._tokenizer or load_tokenizer(self._place)
+            encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
+            self.tokenized += len(new)
+            for text, encoding in zip(new, encoded, strict=True):
+                self._counts[keys[text]] = len(encoding)
+        return {text: self._counts[key] for text, key in keys.items()}
+
+
+def load_tokenizer(place: str) -> Any:
+    """The tokenizer of a local folder or hub id, by the `tokenizers` library alone.
+
+    Raises DataError where there is none, with what to set.
+    """
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
+
+    find = _in_folder(Path(place)) if Path(place).is_absolute() else _on_the_hub(place)
+    try:
+        if file := find(_TOKENIZER_FILE):
+            return Tokenizer.from_file(file)
+        pair = [find(name) for name in _GPT2_FILES]
+        if all(pair):
+            return ByteLevelBPETokenizer(*pair)._tokenizer
+    # huggingface_hub and tokenizers raise errors of many classes for one cause.
+    except Exception as error:
+        raise _no_tokenizer(place, f" ({type(error).__name__}: {error})") from error
+    raise _no_tokenizer(place, "")
+
+
+def _in_folder(folder: Path) -> Callable[[str], str | None]:
+    return lambda name: str(folder / name) if (folder / name).is_file() else None
+
+
+def _on_the_hub(place: str) -> Callable[[str], str | None]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    def find(name: str) -> str | None:
+        try:
+            return str(hf_hub_download(place, name))
+        except RemoteEntryNotFoundError:
+            return None
+
+    return find
+
+
+def _no_tokenizer(place: str, why: str) -> DataError:
+    return DataError(
+        f"rows may be longer than the limit in tokens, and {place} gives no {_TOKENIZER_FILE} to "
+        f"count them by{why}; set actor_config.tokenizer_path to a folder that holds one, or "
+        "data.max_length to more bytes than any row has"
+    )
+
+
+def fit(
+    table: pa.Table, replies: tuple[str, ...], limits: Limits, counter: TokenCounter
+) -> tuple[Flags, npt.NDArray[np.int64]]:
+    """Which rows fit, and how many turns their prompts lose on the left for it.
+
+    A prompt is cut before a user's turn and keeps its system turn; a reply is never cut.
+    """
+    count = table.num_rows
+    fits, cuts = np.ones(count, np.bool_), np.zeros(count, np.int64)
+    doubtful = np.flatnonzero(_doubtful(table, replies, limits))
+    if not len(doubtful):
+        return fits, cuts
+    rows = table.select(["prompt", *replies]).take(pa.array(doubtful)).to_pylist()
+    texts = {turn["content"] for row in rows for turn in row["prompt"]}
+    tokens = counter.counts(texts | {row[name] for row in rows for name in replies})
+    for number, row in zip(doubtful.tolist(), rows, strict=True):
+        reply = max((tokens[row[name]] for name in replies), default=0)
+        if limits.reply is not None and reply > limits.reply:
+            fits[number] = False
+        elif limits.total is not None:
+            room = limits.total - (reply + TURN_TOKENS if replies else 0)
+            cut = _cut([tokens[t["content"]] for t in row["prompt"]], row["prompt"], room)
+            fits[number], cuts[number] = cut is not None, cut or 0
+    return fits, cuts
+
+
+def _doubtful(table: pa.Table, replies: tuple[str, ...], limits: Limits) -> Flags:
+    """Rows that have more bytes than tokens are allowed."""
+    prompts = table["prompt"].combine_chunks()
+    sizes = pc.binary_length(prompts.flatten().field("content")).to_numpy(zero_copy_only=False)
+    ends = np.concatenate([[0], np.cumsum(sizes.astype(np.int64) + TURN_TOKENS)])
+    offsets = prompts.offsets.to_numpy() - prompts.offsets[0].as_py()
+    total = ends[offsets[1:]] - ends[offsets[:-1]]
+    reply = np.zeros(table.num_rows, np.int64)
+    for name in replies:
+        reply = np.maximum(reply, pc.binary_length(table[name]).to_numpy())
+    doubtful = np.zeros(table.num_rows, np.bool_)
+    if limits.total is not None:
+        doubtful |= total + reply + (TURN_TOKENS if replies else 0) > limits.total
+    if limits.reply is not None:
+        doubtful |= reply > limits.reply
+    return doubtful
+
+
+def _cut(tokens: list[int], prompt: list[dict[str, str]], room: int) -> int | None:
+    """How many turns go on the left (after a system turn) for the rest to fit; None: none does."""
+    system = int(prompt[0]["role"] == "system") if prompt else 0
+    head = sum(tokens[:system]) + TURN_TOKENS * system
+    for first in range(system, len(prompt)):
+        if first > system and prompt[first]["role"] != "user":
+            continue
+        if head + sum(tokens[first:]) + TURN_TOKENS * (len(prompt) - first) <= room:
+            return first - system
+    return None
+
+
+def cut_prompts(table: pa.Table, cuts: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows with that many turns fewer on the left of their prompts, system turns kept."""
+    if not cuts.any():
+        return table
+    place = table.schema.get_field_index("prompt")
+    prompts = table["prompt"].to_pylist()
+    for number in np.flatnonzero(cuts).tolist():
+        prompt = prompts[number]
+        system = int(prompt[0]["role"] == "system")
+        prompts[number] = prompt[:system] + prompt[system + int(cuts[number]) :]
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(prompts, field.type))

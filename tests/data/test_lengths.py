@@ -1,0 +1,169 @@
+"""Length limits hold for every row; texts are tokenized only where bytes leave doubt, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+
+from chatllama_pipeline.data.datasets import build_actor_training_data, build_preference_data
+from chatllama_pipeline.data.lengths import lengths_identity, limits_of
+from chatllama_pipeline.data.personal import TABLES
+from chatllama_pipeline.data.splits import split_of
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.records import PAIR_SCHEMA, Outcome
+from chatllama_pipeline.settings import AssistantSettings
+
+NAMES = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima"
+WORDS = NAMES.split()
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE that has each of `WORDS` as one token."""
+    tokenizer = ByteLevelBPETokenizer()
+    texts = [f"{NAMES} {NAMES}", *WORDS] * 8
+    tokenizer.train_from_iterator(texts, vocab_size=600, show_progress=False)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer._tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def says(count: int, start: int = 0) -> str:
+    """A text of words that the tiny tokenizer knows as few tokens."""
+    return " ".join(WORDS[(start + n) % len(WORDS)] for n in range(count))
+
+
+def talk(*counts: int) -> list[dict[str, str]]:
+    return [
+        {"role": "user" if n % 2 == 0 else "assistant", "content": says(count, n)}
+        for n, count in enumerate(counts)
+    ]
+
+
+def pair(prompt: list[dict[str, str]], chosen: str, rejected: str = "no") -> dict[str, Any]:
+    row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "strength": 1.0}
+    return {**row, "source": "shp", "domain": ""}
+
+
+def assistant(tokenizer: Path | str, **data: Any) -> AssistantSettings:
+    raw = {"data": {"sources": ["shp"], **data}, "actor_config": {"tokenizer_path": str(tokenizer)}}
+    return AssistantSettings.model_validate(raw)
+
+
+def build(
+    root: Path, rows: list[dict[str, Any]], settings: AssistantSettings
+) -> tuple[list[dict[str, Any]], Outcome]:
+    for name in ("shp", "personal", "out", "actor", "none"):
+        (root / name).mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), root / "shp" / "data.parquet")
+    for name, schema in TABLES.items():
+        pq.write_table(schema.empty_table(), root / "personal" / f"{name}.parquet")
+    pq.write_table(TABLES["actor"].empty_table(), root / "none" / "data.parquet")
+    outcome = build_preference_data(
+        {"shp": root / "shp"}, root / "personal", settings, root / "out"
+    )
+    return pq.read_table(root / "out" / "data.parquet").to_pylist(), outcome
+
+
+def test_a_prompt_is_cut_at_a_turn_s_border_and_a_reply_never(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    # Each word is a token, each turn and the reply are allowed 8 more.
+    long = pair(talk(40, 40, 20), says(12))  # 100 + 12 + 4 * 8 = 144; cut 20 + 12 + 2 * 8 = 48
+    short = pair(talk(2, 2, 2), says(2))  # 8 + 4 * 8 = 40
+    exact = pair(talk(80), says(23, 5))  # 103 + 2 * 8 = 119
+    one_more = pair(talk(80), says(24, 5))  # 120
+    wordy = pair(talk(3), says(100))
+    settings = assistant(tokenizer_folder, max_length=119, max_reply_length=99)
+    rows, outcome = build(tmp_path, [long, short, exact, one_more, wordy], settings)
+    assert {row["chosen"]: row["prompt"] for row in rows} == {
+        says(12): long["prompt"][2:],
+        says(2): short["prompt"],
+        says(23, 5): exact["prompt"],
+    }
+    assert outcome.metrics["dropped"] == {"too_long": 2}
+    assert outcome.metrics["cut_prompts"] == 1
+
+
+def test_a_cut_prompt_stays_on_the_side_of_its_first_turn_and_leaks_nothing(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    last = {"role": "user", "content": "and then?"}
+    rows = [
+        pair(
+            [
+                {"role": "user", "content": f"question {number} {says(30)}"},
+                {"role": "assistant", "content": says(30)},
+                last,
+            ],
+            f"reply {number} {says(5)}",
+        )
+        for number in range(60)
+    ]
+    settings = assistant(tokenizer_folder, max_length=60, test_share=0.2)
+    kept, outcome = build(tmp_path, rows, settings)
+    assert {row["prompt"][0]["content"] for row in kept} == {"and then?"}
+    # All end in one visible prompt: it may stand on one side alone.
+    assert {row["split"] for row in kept} == {"test"}
+    before = {row["chosen"]: split_of(row["prompt"], settings.data) for row in rows}
+    assert {before[row["chosen"]] for row in kept} == {"test"}
+    assert outcome.metrics["dropped"]["near_repeat"] == 60 - len(kept)
+
+
+def test_only_texts_whose_bytes_leave_doubt_are_tokenized_and_each_once(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    doubtful = talk(30)
+    rows = [pair(doubtful, says(4, n), says(3, n)) for n in range(6)]
+    rows += [pair(talk(2), f"short {n}") for n in range(5)]
+    # 30 words are over 100 bytes, and about as many tokens as words.
+    settings = assistant(tokenizer_folder, max_length=130)
+    kept, outcome = build(tmp_path, rows, settings)
+    assert len(kept) + sum(outcome.metrics["dropped"].values()) == 11
+    # One post, six replies of four words and six of three.
+    assert outcome.metrics["tokenized_texts"] == 13
+    actor = build_actor_training_data(
+        tmp_path / "out", tmp_path / "none", tmp_path / "personal", settings, tmp_path / "actor"
+    )
+    assert actor.metrics["tokenized_texts"] == 0
+
+
+def test_a_model_from_scratch_counts_bytes_and_only_where_a_limit_is_set(tmp_path: Path) -> None:
+    raw: dict[str, Any] = {"data": {"sources": ["shp"]}, "actor_config": {"model": "scratch"}}
+    settings = AssistantSettings.model_validate(raw)
+    assert limits_of(settings).total is None
+    assert lengths_identity(settings) == {}
+    raw["data"]["max_length"] = 100
+    settings = AssistantSettings.model_validate(raw)
+    # 40 + 8 + 40 + 8 = 96 bytes and allowances fit, 45 + 8 + 45 + 8 = 106 don't.
+    rows = [pair([{"role": "user", "content": "q" * n}], "a" * n, "b" * n) for n in (40, 45)]
+    kept, outcome = build(tmp_path, rows, settings)
+    assert [row["chosen"] for row in kept] == ["a" * 40]
+    assert outcome.metrics["dropped"] == {"too_long": 1}
+
+
+def test_a_limit_in_doubt_without_a_tokenizer_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    settings = assistant(tmp_path / "empty", max_length=20)
+    with pytest.raises(DataError) as failure:
+        build(tmp_path / "a", [pair(talk(9), "yes")], settings)
+    assert "gives no tokenizer.json to count them by" in str(failure.value)
+    assert "set actor_config.tokenizer_path to a folder that holds one" in str(failure.value)
+    kept, _ = build(
+        tmp_path / "b", [pair(talk(1), "y")], assistant(tmp_path / "empty", max_length=40)
+    )
+    assert len(kept) == 1
+
+
+def test_a_row_of_five_megabytes_is_dropped_as_too_long(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    long = [{"role": "user", "content": says(120_000) + "!" * 4_300_000}]
+    rows = [pair(long, "yes"), pair(talk(3), "yes")]
+    kept, outcome = build(tmp_path, rows, assistant(tokenizer_folder))
+    assert (len(kept), outcome.metrics["dropped"]) == (1, {"too_long": 1})
