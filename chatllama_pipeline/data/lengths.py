@@ -7,7 +7,7 @@ once. `TURN_TOKENS` is allowed per turn for what a chat template puts around it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,34 +97,19 @@ def load_tokenizer(place: str) -> Any:
     """
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
-    find = _in_folder(Path(place)) if Path(place).is_absolute() else _on_the_hub(place)
+    from chatllama_pipeline.models.sources import find_tokenizer
+
     try:
-        if file := find(_TOKENIZER_FILE):
-            return Tokenizer.from_file(file)
-        pair = [find(name) for name in _GPT2_FILES]
-        if all(pair):
-            return ByteLevelBPETokenizer(*pair)._tokenizer
-    # huggingface_hub and tokenizers raise errors of many classes for one cause.
+        folder = find_tokenizer(place, "actor_config.tokenizer_path").folder
+        if (folder / _TOKENIZER_FILE).is_file():
+            return Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
+        pair = [folder / name for name in _GPT2_FILES]
+        if all(file.is_file() for file in pair):
+            return ByteLevelBPETokenizer(*map(str, pair))._tokenizer
+    # What is no tokenizer file makes `tokenizers` raise plain exceptions.
     except Exception as error:
         raise _no_tokenizer(place, f" ({type(error).__name__}: {error})") from error
     raise _no_tokenizer(place, "")
-
-
-def _in_folder(folder: Path) -> Callable[[str], str | None]:
-    return lambda name: str(folder / name) if (folder / name).is_file() else None
-
-
-def _on_the_hub(place: str) -> Callable[[str], str | None]:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    def find(name: str) -> str | None:
-        try:
-            return str(hf_hub_download(place, name))
-        except RemoteEntryNotFoundError:
-            return None
-
-    return find
 
 
 def _no_tokenizer(place: str, why: str) -> DataError:

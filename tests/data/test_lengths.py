@@ -76,15 +76,18 @@ def test_a_prompt_is_cut_at_a_turn_s_border_and_a_reply_never(
     # Each word is a token, each turn and the reply are allowed 8 more.
     long = pair(talk(40, 40, 20), says(12))  # 100 + 12 + 4 * 8 = 144; cut 20 + 12 + 2 * 8 = 48
     short = pair(talk(2, 2, 2), says(2))  # 8 + 4 * 8 = 40
-    exact = pair(talk(80), says(23, 5))  # 103 + 2 * 8 = 119
-    one_more = pair(talk(80), says(24, 5))  # 120
+    golf = [{"role": "user", "content": " ".join(["golf"] * 80)}]
+    exact = pair(golf, " ".join(["hotel"] * 23))  # 103 + 2 * 8 = 119
+    one_more = pair(golf, " ".join(["india"] * 24))  # 120
     wordy = pair(talk(3), says(100))
-    settings = assistant(tokenizer_folder, max_length=119, max_reply_length=99)
+    # All of them train: some begin alike.
+    shares = {"test_share": 1e-9, "validation_share": 1e-9}
+    settings = assistant(tokenizer_folder, max_length=119, max_reply_length=99, **shares)
     rows, outcome = build(tmp_path, [long, short, exact, one_more, wordy], settings)
     assert {row["chosen"]: row["prompt"] for row in rows} == {
         says(12): long["prompt"][2:],
         says(2): short["prompt"],
-        says(23, 5): exact["prompt"],
+        exact["chosen"]: golf,
     }
     assert outcome.metrics["dropped"] == {"too_long": 2}
     assert outcome.metrics["cut_prompts"] == 1
@@ -160,10 +163,9 @@ def test_a_limit_in_doubt_without_a_tokenizer_says_what_to_set(tmp_path: Path) -
     assert len(kept) == 1
 
 
-def test_a_row_of_five_megabytes_is_dropped_as_too_long(
-    tmp_path: Path, tokenizer_folder: Path
-) -> None:
-    long = [{"role": "user", "content": says(120_000) + "!" * 4_300_000}]
+def test_a_row_of_five_megabytes_is_dropped_as_too_long(tmp_path: Path) -> None:
+    long = [{"role": "user", "content": says(900_000)}]
     rows = [pair(long, "yes"), pair(talk(3), "yes")]
-    kept, outcome = build(tmp_path, rows, assistant(tokenizer_folder))
+    kept, outcome = build(tmp_path, rows, assistant("scratch", max_length=2048))
+    assert len(long[0]["content"]) > 5_000_000
     assert (len(kept), outcome.metrics["dropped"]) == (1, {"too_long": 1})
