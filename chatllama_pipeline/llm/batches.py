@@ -42,7 +42,7 @@ class BatchBackend:
         self._budget = Budget(role.max_usd, cache.paid(scope))
         self._tariff = tariff(role)
         self._open: dict[str, tuple[SentBatch, int]] = {}
-        self._key = read_key(role)
+        self._key = ""
 
     def close(self) -> None:
         """Batches under way stay: the next run collects them."""
@@ -51,6 +51,7 @@ class BatchBackend:
         """See `client.Backend`."""
         import openai
 
+        self._key = read_key(self._role)
         wanted = {asked.key: asked for asked in work}
         with openai.OpenAI(
             api_key=self._key or "none", base_url=self._role.base_url, timeout=self._role.timeout

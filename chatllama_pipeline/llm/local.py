@@ -12,6 +12,7 @@ the client is closed.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -64,7 +65,8 @@ def place_of(role: RoleSettings) -> str:
         return role.model
     _check_folder(folder, f"{role.key}.model")
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return json.dumps([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+    told = json.dumps([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _check_folder(folder: Path, key: str) -> None:

@@ -61,7 +61,7 @@ class Seen:
 @dataclass
 class Behaviour:
     """What tests set. `faults` are shares of all requests; `script` says what the next requests
-    meet, in turn ("ok" or a fault), before `faults` count."""
+    meet, in turn ("ok", a fault, or a status such as "status_409"), before `faults` count."""
 
     reply: Callable[[Body], str] = echo
     latency: float = 0.0
@@ -228,6 +228,9 @@ class _Connection(asyncio.Protocol):
                 await asyncio.sleep(behaviour.latency)
             if fault == "rate_limited":
                 self.error(429, "Slow down.", "rate_limit_exceeded", behaviour.retry_after)
+                return
+            if fault.startswith("status_"):
+                self.error(int(fault.removeprefix("status_")), "No.", None)
                 return
             if fault == "server_error":
                 self.error(500, "Something broke.", None)

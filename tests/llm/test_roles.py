@@ -10,6 +10,7 @@ import pytest
 from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.settings import AssistantSettings, Price
+from chatllama_pipeline.settings.assistant import ROLES
 
 OPENAI = {"provider": "openai", "model": "big", "price": {"input": 2, "output": 8}}
 
@@ -20,8 +21,8 @@ def settings(llm: dict[str, Any], judge: Any = None) -> AssistantSettings:
 
 def test_what_stands_at_llm_holds_for_all_three_roles() -> None:
     made = settings({**OPENAI, "base_url": "http://127.0.0.1:9/v1/", "max_usd": 3})
-    for name in ("writer", "judge", "evaluation_judge"):
-        role = made.role(name)  # type: ignore[arg-type]
+    for name in ROLES:
+        role = made.role(name)
         assert (role.key, role.provider, role.model) == ("llm", "openai", "big")
         assert role.base_url == "http://127.0.0.1:9/v1"
         assert role.price == Price(input=2, output=8)
@@ -117,6 +118,12 @@ def test_the_originals_models_are_taken_with_a_word_on_todays_way(tmp_path: Path
     assert "llm.model: 'text-davinci-003' is sent as it is" in first
     assert "choose a chat model that https://api.openai.com/v1/models lists" in first
     assert "llm.judge.model: 'gpt-3.5-turbo' is sent as it is" in second
+
+
+def test_no_model_is_anybodys_default() -> None:
+    made = AssistantSettings()
+    assert {made.role(name).model for name in ROLES} == {""}
+    assert {made.role(name).provider for name in ROLES} == {"none"}
 
 
 def test_a_local_model_is_found_beside_the_config_and_counts_by_its_files(tmp_path: Path) -> None:
