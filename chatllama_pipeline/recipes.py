@@ -90,7 +90,8 @@ _SPLIT = _keys("data", "validation_share test_share max_length max_reply_length"
 _DATASETS = ("preference_data", "actor_training_data", "rlhf_training_data", "reward_training_data")
 # Of who answers, all that can change an answer; speed, money and keys cannot.
 _ASKED = "provider model base_url style temperature max_tokens omit extra_body"
-_WRITER = (*_keys("llm", _ASKED), *_keys("llm.writer", _ASKED))
+# A writer's later questions follow from its earlier answers: in batches all is asked at once.
+_WRITER = (*_keys("llm", _ASKED + " batch"), *_keys("llm.writer", _ASKED + " batch"))
 _JUDGE = (*_keys("llm", _ASKED), *_keys("llm.judge", _ASKED))
 _EVALUATION_JUDGE = (*_JUDGE, *_keys("evaluation.judge", _ASKED))
 

@@ -110,7 +110,14 @@ def _compare(
     # 2. Score every reply, by the reward model and by the judge.
     scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
     before, after = ([reply.text for reply in sampled[actor]] for actor in ACTORS)
-    judged = judge_replies(judge, [row.prompt for row in prompts], before, after, progress)
+    judged = judge_replies(
+        judge,
+        [row.prompt for row in prompts],
+        before,
+        after,
+        progress,
+        settings.llm.max_usd,
+    )
     scores = {"actor_sft": judged.before, "actor_ppo": judged.after}
     replies = {
         actor: _score(scorer, judge, prompts, sampled[actor], scores[actor]) for actor in ACTORS

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline.llm.judge import LlmJudge
+from chatllama_pipeline.llm.plans import Plan, estimate_lines
 from chatllama_pipeline.llm.providers import Judge
 from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.progress import Progress
@@ -56,13 +57,14 @@ def judge_replies(
     before: Sequence[str],
     after: Sequence[str],
     progress: Progress,
+    max_usd: float = 0.0,
 ) -> Judged:
-    """Judge the two replies to each prompt."""
+    """Judge the two replies to each prompt; `max_usd` is what an LLM may cost, for the estimate."""
     nothing: list[float | None] = [None] * len(prompts)
     if judge is None:
         return Judged(nothing, nothing, nothing)
     if isinstance(judge, LlmJudge):
-        return _compared(judge, prompts, before, after, progress)
+        return _compared(judge, list(zip(prompts, before, after, strict=True)), progress, max_usd)
     scores = [
         [one.score or 0.0 for one in judge.score_all(list(zip(prompts, texts, strict=True)))]
         for texts in (before, after)
@@ -71,16 +73,15 @@ def judge_replies(
 
 
 def _compared(
-    judge: LlmJudge,
-    prompts: Sequence[Prompt],
-    before: Sequence[str],
-    after: Sequence[str],
-    progress: Progress,
+    judge: LlmJudge, trios: Sequence[tuple[Prompt, str, str]], progress: Progress, max_usd: float
 ) -> Judged:
-    trios = list(zip(prompts, before, after, strict=True))
     # Equal replies are a tie that nobody needs to be paid for.
     differ = [n for n, (_, old, new) in enumerate(trios) if old != new]
-    found = judge.compare([trios[n] for n in differ], progress.step)
+    asked = [trios[n] for n in differ]
+    plan = Plan(judge.compare_requests(asked), [], exact=True)
+    for line in estimate_lines(judge.client, plan, max_usd):
+        progress.say(line)
+    found = judge.compare(asked, progress.step)
     wins: list[float | None] = [0.5] * len(trios)
     for n, preference in zip(differ, found, strict=True):
         wins[n] = preference.second_wins

@@ -89,7 +89,8 @@ def _loops(text: str, words: Sequence[str]) -> bool:
 class Pool:
     """Texts that new ones are compared with: the user's examples, and what was written so far."""
 
-    def __init__(self, examples: Iterable[str]) -> None:
+    def __init__(self, examples: Iterable[str], most_similar: float = MOST_SIMILAR) -> None:
+        self._most_similar = most_similar
         self._codes: dict[str, str] = {}
         self._examples = [self._coded(text) for text in examples]
         self._written: list[str] = []
@@ -101,7 +102,7 @@ class Pool:
         """Take a text in, or return why not: it repeats an example or another text."""
         coded = self._coded(text)
         for reason, others in ((LIKE_AN_EXAMPLE, self._examples), (LIKE_ANOTHER, self._written)):
-            if _nearest(coded, others, MOST_SIMILAR) >= MOST_SIMILAR:
+            if _nearest(coded, others, self._most_similar) >= self._most_similar:
                 return reason
         self._written.append(coded)
         return None

@@ -81,7 +81,8 @@ def build_synthetic(
                 plan = plan_writing(asset, requests, count, way, turns)
                 for line in estimate_lines(client, plan, role.max_usd):
                     progress.say(line)
-            writer = LlmWriter(client, requests, known_examples(asset, personal), progress)
+            known = known_examples(asset, personal)
+            writer = LlmWriter(client, requests, known, progress, one_round=role.batch)
             batch = _write(asset, writer, count, settings)
             ledger = client.ledger().metrics()
         return _outcome(asset, batch, writer.name, output, role.provider, ledger)

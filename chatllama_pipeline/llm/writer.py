@@ -33,6 +33,8 @@ _FIRST_ROUND, _LARGEST_ROUND, _SMALLEST_ROUND = 8, 256, 4
 _BARREN_SHARE, _BARREN_ROUNDS = 0.05, 2
 _SAID_CHARACTERS = 200
 _FEWEST_QUESTION_TOKENS = 2
+# Two replies to one prompt share more than two questions do.
+_MOST_SIMILAR_REPLIES = 0.9
 
 UNREADABLE = "unreadable"
 REFUSED = "refused"
@@ -75,6 +77,7 @@ class LlmWriter:
     """Writes through a client; the same seed and the same answers write the same rows.
 
     `known` are the examples that nothing written may repeat; those that are shown may be fewer.
+    Where rounds are slow (`one_round`, for the Batch API) all calls that are missing go at once.
     """
 
     def __init__(
@@ -83,12 +86,14 @@ class LlmWriter:
         requests: WriterRequests,
         known: Sequence[Example],
         progress: Progress | None = None,
+        one_round: bool = False,
     ) -> None:
         self.name = f"{client.provider}:{client.model}"
         self._client = client
         self._requests = requests
         self._known = known
         self._progress = progress
+        self._one_round = one_round
 
     def conversations(self, count: int, way: str, turns: int) -> Batch:
         """`count` prompts with a good reply each; fewer where the writer only repeats itself."""
@@ -117,7 +122,7 @@ class LlmWriter:
         fresh = self.prompts(max(0, needed - len(own)), "actor")
         prompts = [*own, *(row.prompt for row in fresh.rows)][:needed]
         tasks = [(prompt, quality) for prompt in prompts for quality in QUALITIES]
-        desk = _Desk([], "graded")
+        desk = _Desk(self._known, "graded")
         desk.batch = Batch(refused=fresh.refused, calls=fresh.calls, said=fresh.said)
         if not tasks:
             return desk.batch
@@ -130,7 +135,8 @@ class LlmWriter:
         batch, size, number, barren = desk.batch, _FIRST_ROUND, 0, 0
         while len(batch.rows) < count and barren < _BARREN_ROUNDS:
             before = len(batch.rows)
-            calls = min(size, max(_SMALLEST_ROUND, math.ceil((count - before) / per_call)))
+            missing = max(_SMALLEST_ROUND, math.ceil((count - before) / per_call))
+            calls = missing if self._one_round else min(size, missing)
             write(range(number, number + calls), desk)
             number += calls
             gained = len(batch.rows) - before
@@ -227,7 +233,9 @@ class _Desk:
         self.batch = Batch()
         self._way = way
         self._pool = Pool(first_turn(example.prompt) for example in examples)
+        self._examples = examples
         self._replies: set[tuple[str, ...]] = set()
+        self._replies_to: dict[str, Pool] = {}
 
     def hear(self, answer: Answer) -> LlmReply | None:
         if isinstance(answer, LlmFailure):
@@ -272,17 +280,29 @@ class _Desk:
             self.keep_reply(asked, prompt, completion)
 
     def keep_reply(self, asked: Asked, prompt: Prompt, completion: str, quality: str = "") -> bool:
-        """Take a row, unless its reply repeats its question or another row's reply."""
+        """Take a row, unless its reply repeats its question, another row's reply to the letter, or
+        nearly one to the same prompt."""
+        fault = self._repetition(prompt, completion)
+        if fault:
+            self.batch.refuse(fault, completion)
+            return False
+        self.batch.rows.append(self.row(asked, prompt, completion, quality))
+        return True
+
+    def _repetition(self, prompt: Prompt, completion: str) -> str | None:
         said = tuple(tokens(completion))
         if said == tuple(tokens(prompt[-1].content)):
-            self.batch.refuse(ECHO, completion)
-        elif said in self._replies:
-            self.batch.refuse(LIKE_ANOTHER, completion)
-        else:
+            return ECHO
+        if said in self._replies:
+            return LIKE_ANOTHER
+        known = (example.completion for example in self._examples if example.prompt == prompt)
+        key = repr(prompt)
+        if key not in self._replies_to:
+            self._replies_to[key] = Pool(filter(None, known), _MOST_SIMILAR_REPLIES)
+        fault = self._replies_to[key].add(completion)
+        if fault is None:
             self._replies.add(said)
-            self.batch.rows.append(self.row(asked, prompt, completion, quality))
-            return True
-        return False
+        return fault
 
     def row(self, asked: Asked, prompt: Prompt, completion: str, quality: str = "") -> WrittenRow:
         return WrittenRow(prompt, completion, self._way, asked.template, asked.examples, quality)

@@ -114,6 +114,42 @@ def test_prompts_come_from_the_rlhf_template(tmp_path: Path) -> None:
     assert text.count("Examples:") == 0
 
 
+def test_in_one_round_all_that_is_missing_is_asked_at_once(tmp_path: Path) -> None:
+    rounds: list[int] = []
+
+    class Counting(Answering):
+        def answer(self, requests, progress=None):  # type: ignore[no-untyped-def]
+            rounds.append(len(requests))
+            return super().answer(requests, progress)
+
+    requests = WriterRequests(load_templates(tmp_path), EXAMPLES, 1.0, 512, 4, seed=0)
+    for one_round, expected in ((False, [8, 16, 26]), (True, [50])):
+        rounds.clear()
+        writer = LlmWriter(Counting(writes), requests, EXAMPLES, one_round=one_round)
+        assert len(writer.prompts(200).rows) == 200
+        assert rounds == expected
+
+
+def test_a_reply_that_an_example_or_another_quality_has_already_is_refused(tmp_path: Path) -> None:
+    example = Example("actor:1", user_prompt("How is tea made?"), " ".join(WORDS[:20]))
+    copied = {
+        "excellent": " ".join(WORDS[:20]),
+        "good": " ".join(WORDS[20:40]),
+        "middling": " ".join([*WORDS[20:39], "x"]),  # 19 of 20 words of the good one
+    }
+
+    def reply(request: LlmRequest) -> str:
+        text = asked(request)
+        quality = next((q for q, told in QUALITIES.items() if told in text), "")
+        return copied.get(quality) or writes(request)
+
+    batch = writer(Answering(reply), tmp_path, [example]).completions(5)
+    assert batch.refused["like_an_example"] > 0
+    assert batch.refused["like_another"] > 0
+    assert [row.quality for row in batch.rows].count("good") == 1
+    assert "middling" not in {row.quality for row in batch.rows}
+
+
 def test_completions_have_all_qualities_on_the_same_prompts(tmp_path: Path) -> None:
     client = Answering(writes)
     batch = writer(client, tmp_path).completions(75)
