@@ -84,7 +84,7 @@ _ADAPTER = (
 )
 _OPTIMIZER = (
     "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
-    "early_stopping keep_weights " + _ADAPTER
+    "early_stopping keep_weights attention compile length_bucketing " + _ADAPTER
 )
 _SPLIT = _keys("data", "validation_share test_share max_length max_reply_length")
 _DATASETS = ("preference_data", "actor_training_data", "rlhf_training_data", "reward_training_data")
@@ -147,7 +147,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     ),
     "actor_sft": (
         "seed",
-        *_keys("actor_config", _OPTIMIZER + " froze_embeddings max_sequence_length"),
+        *_keys("actor_config", _OPTIMIZER + " froze_embeddings packing max_sequence_length"),
     ),
     "actor_ppo": (
         "seed",
@@ -159,6 +159,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
             "kl_beta kl_target kl_horizon update_kl_limit value_coefficient score_clip "
             "missing_eos_penalty max_grad_norm temperature num_episodes max_timesteps "
             "update_timesteps num_examples batch_size epochs precision collapse collapse_share "
+            "attention "
             "peft_enable",
         ),
     ),

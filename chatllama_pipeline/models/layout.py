@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from pathlib import Path
+
+from chatllama_pipeline.manifests import hash_file
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -17,3 +21,17 @@ def has_adapter(folder: Path | str) -> bool:
 def base_folder(folder: Path | str) -> Path:
     """Where the model's full weights stand: `base/` under an adapter's folder, else itself."""
     return Path(folder) / BASE_FOLDER if has_adapter(folder) else Path(folder)
+
+
+def weights_digest(folder: Path) -> str:
+    """A hash of the weights in `folder`: equal where two models have the same base."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        status = path.stat()
+        digest.update(_hash(path, status.st_ino, status.st_mtime_ns).encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _hash(path: Path, inode: int, changed: int) -> str:
+    return hash_file(path)

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from chatllama_pipeline.errors import CheckError
-from chatllama_pipeline.models.layout import base_folder
+from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
+from chatllama_pipeline.models.machine import free_bytes
 from chatllama_pipeline.records import Check
-from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings import AssistantSettings, LoraSettings
 
 MEMORY_PLAN = "memory_plan"
 GIB = 2**30
 # Weights are held in float32; training adds a gradient and AdamW's two moments per weight.
 FROZEN_BYTES, TRAINED_BYTES = 4, 16
-FLOAT_BYTES = 4
+FLOAT_BYTES, HALF_BYTES = 4, 2
 # Floats kept per token and layer for the backward pass of a Llama-like block: ten of the hidden
 # size (two norms' inputs and outputs, q, k, v, attention's output, two residuals) and four of the
 # feed-forward size (gate, up, their activation and product). SDPA keeps no attention scores.
 HIDDEN_COPIES, INTERMEDIATE_COPIES = 10, 4
 # Logits, their log-softmax and its gradient.
 LOGIT_COPIES = 3
+# What peft targets in most families where nothing is said.
+USUAL_TARGETS = ("q_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "q", "v")
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that a stage needs at its peak, and bytes that are free; `parts` add up to the need."""
+    """Bytes that a stage needs at its peak, and bytes that are free; `parts` add up to the need.
+
+    `checkpointing` says whether activations are computed again: as the settings ask, and where
+    they leave it open, if the stage would not fit without.
+    """
 
     needed_bytes: int
     available_bytes: int
     parts: dict[str, int]
+    checkpointing: bool
+
+    @property
+    def fits(self) -> bool:
+        return self.needed_bytes <= self.available_bytes
 
 
 @dataclass(frozen=True)
@@ -53,24 +64,58 @@ def memory_plan(
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
     longest_row: int | None = None,
+    device: str = "cpu",
 ) -> MemoryPlan:
     """What `stage` needs with the models in `base_folders` (role -> folder).
 
     Roles: `actor` for actor_sft; `reward` for reward_model; `policy`, `reference`, `critic` and
     `reward` for actor_ppo. `longest_row` is the longest conversation in tokens where the caller
     has counted them, else the stage's max_sequence_length stands in. An estimate: weights,
-    gradients and Adam's moments are exact, activations follow a Llama-like block.
+    gradients and Adam's moments are exact (frozen weights that roles share count once),
+    activations follow a Llama-like block.
     """
-    sizes = {role: model_size(Path(folder)) for role, folder in base_folders.items()}
+    asked = settings.at(f"{_SECTIONS[stage]}.activation_checkpointing")
+    available = free_bytes(device)
+    plan = _plan(stage, base_folders, settings, longest_row, available, bool(asked))
+    if asked is None and not plan.fits:
+        return _plan(stage, base_folders, settings, longest_row, available, True)
+    return plan
+
+
+def _plan(
+    stage: str,
+    base_folders: Mapping[str, Path | str],
+    settings: AssistantSettings,
+    longest_row: int | None,
+    available: int,
+    checkpointing: bool,
+) -> MemoryPlan:
     limit = int(settings.at(f"{_length_section(stage)}.max_sequence_length"))
     tokens = _rows_per_forward(stage, settings) * min(longest_row or limit, limit)
+    half = settings.at(f"{_SECTIONS[stage]}.precision") == "bfloat16"
     parts: dict[str, int] = {}
-    for role, size in sizes.items():
-        parts[f"{role} weights"] = size.weights * FROZEN_BYTES
-        if role in _TRAINED[stage] and not (role == "reward" and not settings.reward_config.train):
+    shared: set[str] = set()
+    for role, name in base_folders.items():
+        folder, size = Path(name), model_size(Path(name))
+        trained = _is_trained(role, stage, settings)
+        adapted = trained and _has_adapter(role, stage, settings)
+        if trained and not adapted:
+            parts[f"{role} weights"] = size.weights * FROZEN_BYTES
             parts[f"{role} gradients and Adam"] = size.weights * (TRAINED_BYTES - FROZEN_BYTES)
-            parts[f"{role} activations"] = _activation_bytes(size, tokens, role in _WITH_LOGITS)
-    return MemoryPlan(sum(parts.values()), psutil.virtual_memory().available, parts)
+        elif (base := weights_digest(base_folder(folder))) not in shared:
+            shared.add(base)
+            parts[f"{role} weights"] = size.weights * FROZEN_BYTES
+        if adapted or has_adapter(folder):
+            lora = _lora(role, settings)
+            held = TRAINED_BYTES if adapted else FROZEN_BYTES
+            parts[f"{role} adapter"] = adapter_weights(folder, lora) * held
+        if trained:
+            width = HALF_BYTES if half else FLOAT_BYTES
+            parts[f"{role} activations"] = _activation_bytes(size, tokens, checkpointing, width)
+            if role in _WITH_LOGITS:
+                logits = tokens * LOGIT_COPIES * size.vocabulary * FLOAT_BYTES
+                parts[f"{role} logits"] = logits
+    return MemoryPlan(sum(parts.values()), available, parts, checkpointing)
 
 
 def memory_check(
@@ -78,9 +123,14 @@ def memory_check(
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
     longest_row: int | None = None,
+    device: str = "cpu",
 ) -> Check:
     """The blocking check `memory_plan`: the need against what is free, in GiB, and the cure."""
-    plan = memory_plan(stage, base_folders, settings, longest_row)
+    return as_check(stage, memory_plan(stage, base_folders, settings, longest_row, device))
+
+
+def as_check(stage: str, plan: MemoryPlan) -> Check:
+    """`plan` as the blocking check `memory_plan`."""
     largest = sorted(plan.parts.items(), key=lambda part: -part[1])[:3]
     shares = ", ".join(f"{name} {size / GIB:.2f}" for name, size in largest)
     section = _SECTIONS[stage]
@@ -88,14 +138,17 @@ def memory_check(
         f"{stage} needs about {plan.needed_bytes / GIB:.2f} GiB ({shares}), "
         f"{plan.available_bytes / GIB:.2f} GiB are free"
     )
-    passed = plan.needed_bytes <= plan.available_bytes
-    if not passed:
+    if plan.checkpointing:
+        text += ", with activation checkpointing"
+    if not plan.fits:
+        again = "" if plan.checkpointing else f", set {section}.activation_checkpointing: true"
         text += (
-            f": lower {section}.micro_batch_size, then "
-            f"{_length_section(stage)}.max_sequence_length, or take a smaller model"
+            f": lower {section}.micro_batch_size{again}, then "
+            f"{_length_section(stage)}.max_sequence_length, train a LoRA adapter "
+            "(peft_enable: true), or take a smaller model"
         )
     return Check(
-        MEMORY_PLAN, passed, True, plan.needed_bytes / GIB, plan.available_bytes / GIB, text
+        MEMORY_PLAN, plan.fits, True, plan.needed_bytes / GIB, plan.available_bytes / GIB, text
     )
 
 
@@ -104,12 +157,17 @@ def require_memory(
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
     longest_row: int | None = None,
-) -> Check:
-    """`memory_check`, raised as CheckError where it fails: before any weights are loaded."""
-    check = memory_check(stage, base_folders, settings, longest_row)
+    device: str = "cpu",
+) -> tuple[Check, bool]:
+    """`memory_check`, and whether activations are to be computed again.
+
+    Raises CheckError where the check fails: before any weights are loaded.
+    """
+    plan = memory_plan(stage, base_folders, settings, longest_row, device)
+    check = as_check(stage, plan)
     if not check.passed:
         raise CheckError(check.description, [check])
-    return check
+    return check, plan.checkpointing
 
 
 def model_size(folder: Path) -> ModelSize:
@@ -118,7 +176,7 @@ def model_size(folder: Path) -> ModelSize:
     Of an adapter the base beneath it counts.
     """
     folder = base_folder(folder)
-    weights = sum(_tensor_elements(path) for path in sorted(folder.glob("*.safetensors")))
+    weights = sum(math.prod(shape) for _, shape in _tensors(folder))
     config = json.loads((folder / "config.json").read_text())
     config = config.get("text_config", config)  # of a model that sees, too
     hidden = _first(config, "hidden_size", "n_embd", "d_model")
@@ -162,27 +220,54 @@ def _rows_per_forward(stage: str, settings: AssistantSettings) -> int:
     return ppo.micro_batch_size or ppo.batch_size or ppo.prompts_per_iteration
 
 
-def _activation_bytes(size: ModelSize, tokens: int, with_logits: bool) -> int:
-    kept = HIDDEN_COPIES * size.hidden + INTERMEDIATE_COPIES * size.intermediate
-    floats = tokens * size.layers * kept
-    if with_logits:
-        floats += tokens * LOGIT_COPIES * size.vocabulary
-    return floats * FLOAT_BYTES
+def _is_trained(role: str, stage: str, settings: AssistantSettings) -> bool:
+    if stage == "reward_model" and not settings.reward_config.train:
+        return False
+    return role in _TRAINED[stage]
 
 
-def _tensor_elements(path: Path) -> int:
-    """Numbers in a safetensors file: 8 bytes of header length, then the header as JSON."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
+def _has_adapter(role: str, stage: str, settings: AssistantSettings) -> bool:
+    if stage == "actor_ppo":
+        return settings.policy_has_adapter if role == "policy" else settings.critic_has_adapter
+    section = settings.reward_config if stage == "reward_model" else settings.actor_config
+    return section.peft_enable
+
+
+def _lora(role: str, settings: AssistantSettings) -> LoraSettings:
+    if role == "reward":
+        return settings.reward_config.lora
+    return settings.critic_config.lora if role == "critic" else settings.actor_config.lora
+
+
+def adapter_weights(folder: Path, lora: LoraSettings) -> int:
+    """About how many weights an adapter on the model in `folder` has: r rows and r columns each."""
+    targets = USUAL_TARGETS if lora.target_modules is None else lora.target_modules
     total = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            count = 1
-            for extent in entry["shape"]:
-                count *= extent
-            total += count
+    for name, shape in _tensors(base_folder(folder)):
+        module = name.removesuffix(".weight").rsplit(".", 1)[-1]
+        inside = len(shape) == 2 and any(part.isdigit() for part in name.split("."))
+        if inside and (isinstance(targets, str) or module in targets):
+            total += lora.r * sum(shape)
     return total
+
+
+def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool, width: int) -> int:
+    a_layer = HIDDEN_COPIES * size.hidden + INTERMEDIATE_COPIES * size.intermediate
+    if checkpointing:
+        # Each layer's input, and one layer that is being computed again.
+        return tokens * (size.layers * size.hidden + a_layer) * width
+    return tokens * size.layers * a_layer * width
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Names and shapes in a folder's safetensors: 8 bytes of header length, the header as JSON."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                yield name, entry["shape"]
 
 
 def _first(config: Mapping[str, object], *names: str, default: int | None = None) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.models.adapters import head_names
 from chatllama_pipeline.models.heads import draw_head, scoring_class
 
@@ -50,17 +47,3 @@ def scoring_on(language: Any, folder: Path | str) -> Any | None:
             return None
         draw_head(head)
     return model.eval()
-
-
-def weights_digest(folder: Path) -> str:
-    """A hash of the weights in `folder`: equal where two models have the same base."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        status = path.stat()
-        digest.update(_hash(path, status.st_ino, status.st_mtime_ns).encode())
-    return digest.hexdigest()
-
-
-@functools.cache
-def _hash(path: Path, inode: int, changed: int) -> str:
-    return hash_file(path)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from chatllama_pipeline.settings.efficiency import SupervisedEfficiency
 from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     SCRATCH,
@@ -20,7 +21,7 @@ from chatllama_pipeline.settings.section import (
 from chatllama_pipeline.settings.training import SupervisedSection
 
 
-class ActorSettings(SupervisedSection):
+class ActorSettings(SupervisedSection, SupervisedEfficiency):
     """`actor_config`: the model that talks; its SFT stage."""
 
     model: str = Field(default="facebook/opt-1.3b", description="hub id, local folder, or scratch")
@@ -45,6 +46,10 @@ class ActorSettings(SupervisedSection):
     batch_size: Positive = 8
     micro_batch_size: Positive | None = Field(
         default=None, description="rows per forward; costs only memory"
+    )
+    packing: bool = Field(
+        default=False,
+        description="a micro-batch's conversations behind one another, unseen by each other",
     )
     lr: Rate = 9e-6
     warmup_ratio: Share = 0.03

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from chatllama_pipeline.settings.efficiency import EfficiencySettings
 from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     NonNegative,
@@ -19,7 +20,7 @@ from chatllama_pipeline.settings.section import (
 from chatllama_pipeline.settings.training import TrainedSection
 
 
-class PpoSettings(TrainedSection):
+class PpoSettings(TrainedSection, EfficiencySettings):
     """`trainer_config`: the reinforcement-learning stage.
 
     Prompts per iteration are `num_examples * update_timesteps`; iterations are

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from chatllama_pipeline.settings.efficiency import SupervisedEfficiency
 from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     NonNegative,
@@ -19,7 +20,7 @@ from chatllama_pipeline.settings.section import (
 from chatllama_pipeline.settings.training import SupervisedSection
 
 
-class RewardSettings(SupervisedSection):
+class RewardSettings(SupervisedSection, SupervisedEfficiency):
     """`reward_config`: the model that scores; its training stage."""
 
     model: str = Field(default="facebook/opt-125m", description="hub id, local folder, or scratch")

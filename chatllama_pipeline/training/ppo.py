@@ -15,6 +15,7 @@ from chatllama_pipeline.deepspeed_config import DeepSpeedPlan, plan_for
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.adapters import save_model
 from chatllama_pipeline.models.chat import shortened_prompt, stop_ids
+from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.kinds import kind_of
 from chatllama_pipeline.models.memory import require_memory
@@ -68,9 +69,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     prompts = read_prompts(
         Path(spec.inputs["rlhf_training_data"]), tokenizer, longest_prompt, settings
     )
-    memory = require_memory(
-        STAGE, folders, settings, prompts.longest + settings.actor_config.max_tokens
-    )
+    longest = prompts.longest + settings.actor_config.max_tokens
+    memory, checkpointing = require_memory(STAGE, folders, settings, longest, spec.device)
     progress.say(f"{before}; {prompts.in_words}")
     progress.say(
         f"{len(prompts.ids)} prompts, longest {prompts.longest} tokens; {ppo.iterations} "
@@ -91,6 +91,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=settings.actor_config.max_tokens,
     )
+    for model in (roles.policy, roles.critic):
+        make_efficient(model, ppo, "trainer_config", checkpointing)
     module = ActorCritic(roles.policy, roles.critic)
     states = States(Path(spec.run_folder), made_from(spec), ppo.n_checkpoints_to_keep)
     require_room(states, module)

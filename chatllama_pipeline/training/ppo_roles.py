@@ -22,8 +22,8 @@ from chatllama_pipeline.models.adapters import (
     set_trainable,
 )
 from chatllama_pipeline.models.heads import load_actor, load_reward
-from chatllama_pipeline.models.layout import base_folder, has_adapter
-from chatllama_pipeline.models.sharing import scoring_on, shared_copy, weights_digest
+from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
+from chatllama_pipeline.models.sharing import scoring_on, shared_copy
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 

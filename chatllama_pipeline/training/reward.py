@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.adapters import add_adapter, trained_share
 from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import (
     MAX_LENGTH,
     SCORE_SCALE,
@@ -68,7 +69,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     held_out = read_items(spec, encode, reward, before.context, "validation")
     chosen, warnings = _learned_from(items, reward, spec)
     longest = max(len(row.ids) for row in rows_of(chosen))
-    memory = require_memory(STAGE, {"reward": base}, settings, longest)
+    memory, checkpointing = require_memory(STAGE, {"reward": base}, settings, longest, spec.device)
     told = f"{before}; {rows_in_words(rows_of(chosen), items.too_long)}"
     progress.say(told)
     progress.say(
@@ -81,6 +82,11 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     model = load_reward(base, torch.float32)
     model.config.pad_token_id = pad_id
     if reward.train:
+        if reward.peft_enable:
+            start = stage_seed(stage_seed(settings.seed, STAGE), "adapter")
+            add_adapter(model, reward.lora, "reward_config", base, start)
+            progress.say(trained_share(model))
+        make_efficient(model, reward, "reward_config", checkpointing)
         training = _train(model, chosen, held_out, settings, pad_id, spec, progress)
     else:
         training = _as_it_is(model.to(spec.device), held_out, pad_id)
@@ -121,11 +127,7 @@ def _train(
     spec: StageSpec,
     progress: Progress,
 ) -> Training:
-    reward, base = settings.reward_config, spec.inputs["reward_base"]
-    seed = stage_seed(settings.seed, STAGE)
-    if reward.peft_enable:
-        add_adapter(model, reward.lora, "reward_config", base, stage_seed(seed, "adapter"))
-        progress.say(trained_share(model))
+    reward, seed = settings.reward_config, stage_seed(settings.seed, STAGE)
     task = Task(
         rows=chosen,
         collate=partial(collate_items, model, pad_id=pad_id),

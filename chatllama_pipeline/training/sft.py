@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.adapters import add_adapter, trained_share
 from chatllama_pipeline.models.chat import Example, conversation
+from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import load_actor, pad_right
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.language import encoder_decoder_inputs
@@ -23,8 +25,9 @@ from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, Split, StageSpec
 from chatllama_pipeline.seeds import stage_seed
-from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings import ActorSettings, AssistantSettings
 from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.packing import collate_packed, heeds_borders
 from chatllama_pipeline.training.trainer import save_trained, train
 
 STAGE = "actor_sft"
@@ -50,7 +53,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     told = f"{before}; {rows_in_words(examples, dropped)}"
     progress.say(told)
     longest = max(len(example.ids) for example in examples + held_out)
-    memory = require_memory(STAGE, {"actor": base}, settings, longest)
+    memory, checkpointing = require_memory(STAGE, {"actor": base}, settings, longest, spec.device)
     progress.say(f"{len(examples)} conversations, longest {longest} tokens; {memory.description}")
 
     model = load_actor(base, torch.float32)
@@ -60,10 +63,13 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         progress.say(trained_share(model))
     elif actor.froze_embeddings:
         model.get_input_embeddings().weight.requires_grad_(False)
-    collate = partial(collate_completions, pad_id=tokenizer.pad_token_id)
+    make_efficient(model, actor, "actor_config", checkpointing)
+    pad_id = tokenizer.pad_token_id
+    collate = partial(collate_completions, pad_id=pad_id)
+    packed, unpacked = _packing(model, actor, examples, pad_id)
     task = Task(
         rows=examples,
-        collate=collate,
+        collate=packed or collate,
         loss_sum=completion_loss_sum,
         validate=partial(
             _validate, [collate(held_out[i : i + 64]) for i in range(0, len(held_out), 64)]
@@ -74,7 +80,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     with training.whole():
         if training.finite_loss.passed and training.is_main:
             save_trained(Path(spec.output), model, tokenizer, training.curves)
-    warnings = list(training.warnings)
+    warnings = [*unpacked, *training.warnings]
     if dropped + dropped_held_out:
         warnings.append(
             f"{dropped} training and {dropped_held_out} validation rows are longer than "
@@ -96,6 +102,21 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     )
 
 
+def _packing(
+    model: Any, actor: ActorSettings, examples: list[Example], pad_id: int
+) -> tuple[Callable[[list[Example]], dict[str, Any]] | None, list[str]]:
+    """How rows are packed, if they are; else, where it was asked for, why not."""
+    if not actor.packing:
+        return None, []
+    if not heeds_borders(model, examples, pad_id):
+        return None, [
+            f"actor_config.packing: {type(model).__name__} would mix packed conversations (it "
+            "doesn't tell them apart by position ids): every conversation has a row of its own"
+        ]
+    limit = actor.max_sequence_length
+    return partial(collate_packed, pad_id=pad_id, max_length=limit, weight=WEIGHT), []
+
+
 def completion_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Sum of -log p over completion tokens (nats), float32.
 
@@ -108,9 +129,11 @@ def completion_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     targets_mask = batch["completion_mask"]
     first = int(targets_mask.any(dim=0).int().argmax())
     length = targets_mask.shape[1]
+    # Packed rows have positions that start anew, and then no mask: see `packing`.
+    read = {name: batch[name] for name in ("attention_mask", "position_ids") if name in batch}
     logits = model(
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        **read,
         use_cache=False,
         logits_to_keep=length - first + 1,
     ).logits[:, :-1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from chatllama_pipeline.errors import CheckError
+from chatllama_pipeline.models.machine import container_free_bytes
 from chatllama_pipeline.models.memory import memory_check, memory_plan, model_size, require_memory
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -23,20 +25,20 @@ SETTINGS = AssistantSettings.model_validate(
 )
 
 
+def make_folder(folder: Path, shapes: dict[str, list[int]]) -> Path:
+    """Hidden 6, feed-forward 10, 3 layers, 50 ids, and a header of those tensors without data."""
+    tensors = {name: {"dtype": "F32", "shape": shape} for name, shape in shapes.items()}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **tensors}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    config = {"hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 3, "vocab_size": 50}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model of 1,000 weights: hidden 6, feed-forward 10, 3 layers, 50 ids (header, no data)."""
-    header = json.dumps(
-        {
-            "__metadata__": {"format": "pt"},
-            "a": {"dtype": "F32", "shape": [50, 10], "data_offsets": [0, 2000]},
-            "b": {"dtype": "F32", "shape": [500], "data_offsets": [2000, 4000]},
-        }
-    ).encode()
-    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    config = {"hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 3, "vocab_size": 50}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    return tmp_path
+    """A model of 1,000 weights."""
+    return make_folder(tmp_path, {"a": [50, 10], "b": [500]})
 
 
 def free_bytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -66,10 +68,81 @@ def test_a_pair_is_two_rows_and_a_reward_model_has_no_logits(folder: Path) -> No
     assert plan.needed_bytes == 16 * 1000 + 2 * 2 * 10 * 300 * 4
 
 
-def test_ppo_trains_two_roles_and_holds_two_frozen_ones(folder: Path) -> None:
-    roles = dict.fromkeys(("policy", "reference", "critic", "reward"), folder)
+def test_ppo_trains_two_roles_and_holds_two_frozen_ones(folder: Path, tmp_path: Path) -> None:
+    roles = dict.fromkeys(("policy", "reference"), folder)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("other"))
+    with (other / "model.safetensors").open("ab") as file:
+        file.write(b"other weights")
+    roles |= dict.fromkeys(("critic", "reward"), other)
     plan = memory_plan("actor_ppo", roles, SETTINGS)
     assert plan.needed_bytes == (16 + 16 + 4 + 4) * 1000 + 4 * 10 * (450 + 300) * 4
+
+
+def test_with_adapters_ppo_holds_one_base_and_trains_little(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"model.layers.0.q_proj.weight": [20, 30], "embed.weight": [50, 8]})
+    settings = AssistantSettings.model_validate(
+        {
+            "actor_config": {"peft_enable": True, "lora": {"r": 2}},
+            "critic_config": {"lora": {"r": 4}},
+        }
+    )
+    roles = dict.fromkeys(("policy", "reference", "critic", "reward"), tmp_path)
+    parts = memory_plan("actor_ppo", roles, settings, longest_row=10).parts
+    assert sum(size for name, size in parts.items() if "weights" in name) == 4 * 1000
+    # Rank x (20 + 30) in the only layer that is targeted; weights, gradients and two moments.
+    assert (parts["policy adapter"], parts["critic adapter"]) == (16 * 2 * 50, 16 * 4 * 50)
+
+
+def test_checkpointing_keeps_a_layer_s_input_and_one_layer(folder: Path) -> None:
+    settings = with_checkpointing(True)
+    plan = memory_plan("actor_sft", {"actor": folder}, settings)
+    # 20 tokens x (3 layers x 6 + one layer's 10 x 6 + 4 x 10) and 20 x 3 x 50 logits.
+    assert plan.parts["actor activations"] == 20 * (18 + 100) * 4
+    assert plan.parts["actor logits"] == 20 * 150 * 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "chosen"),
+    [(None, 10**6, False), (None, 51_999, True), (False, 51_999, False), (True, 10**6, True)],
+)
+def test_checkpointing_is_chosen_where_memory_is_short_and_nothing_is_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, asked: bool | None, free: int, chosen: bool
+) -> None:
+    free_bytes(monkeypatch, free)
+    plan = memory_plan("actor_sft", {"actor": folder}, with_checkpointing(asked))
+    assert plan.checkpointing is chosen
+
+
+def with_checkpointing(asked: bool | None) -> AssistantSettings:
+    actor = SETTINGS.actor_config.model_copy(update={"activation_checkpointing": asked})
+    return SETTINGS.model_copy(update={"actor_config": actor})
+
+
+def test_a_container_s_limit_counts_with_the_cache_it_can_give_back(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
+    assert container_free_bytes(tmp_path) == 1000 - 700 + 150
+    (tmp_path / "memory.max").write_text("max\n")
+    assert container_free_bytes(tmp_path) is None
+    assert container_free_bytes(tmp_path / "nowhere") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["whole", "lora"])
+def test_the_plan_of_ppo_is_within_half_and_twice_the_measured_peak(
+    tmp_path: Path, kind: str
+) -> None:
+    found = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("measured.py")), str(tmp_path), kind],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    planned, measured = map(int, found.stdout.split()[-2:])
+    assert 0.5 < planned / measured < 2, (planned, measured)
 
 
 def test_rows_shorter_than_allowed_need_less(folder: Path) -> None:
@@ -88,7 +161,9 @@ def test_a_plan_that_fits_passes_as_a_blocking_check(
 def test_a_plan_that_does_not_fit_says_what_to_lower(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_bytes(monkeypatch, 51_999)
+    # 16,000 of weights, gradients and Adam, 2,400 of logits, and with checkpointing
+    # 20 tokens x (3 layers' inputs of 6 + one layer's 100) x 4 bytes = 9,440; one byte is missing.
+    free_bytes(monkeypatch, 27_839)
     with pytest.raises(
         CheckError, match=r"actor_sft needs about .* GiB .*lower actor_config.micro_batch_size"
     ):

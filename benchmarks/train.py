@@ -1,0 +1,373 @@
+"""Memory and speed of the trainings at 25 M parameters.
+
+    python benchmarks/train.py [memory] [speed] [large] [--layers 6] [--steps 6] [--repeats 3]
+
+`memory`: the peak of PPO with four full models and with LoRA on one base, 8 prompts of 64 tokens
+and 64 sampled ones, optimizer included; each in a process of its own, what stood in memory after
+the imports subtracted. `speed`: SFT and reward training in turns with a bare torch loop of the same
+maths; on busy machines trust the ratio. `large`: an SFT step in bfloat16 of a model of OPT-1.3B's
+shape with random weights; needs a GPU. Without a name, all three.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+from chatllama_pipeline.models.adapters import add_adapter, save_model
+from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.models.efficiency import checkpoint_activations
+from chatllama_pipeline.models.heads import load_actor, load_reward, score_rows
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.settings import AssistantSettings, LoraSettings
+from chatllama_pipeline.training import reward as reward_stage
+from chatllama_pipeline.training import sft as sft_stage
+from chatllama_pipeline.training.ppo_loop import Task as PpoTask
+from chatllama_pipeline.training.ppo_loop import train as train_ppo
+from chatllama_pipeline.training.ppo_model import ActorCritic
+from chatllama_pipeline.training.ppo_roles import load_roles
+from chatllama_pipeline.training.trainer import WEIGHT, Task, train
+
+ROWS, PROMPT, REPLY = 8, 64, 64
+MIB, GIGA = 2**20, 1e9
+LEARNING_RATE = 1e-5
+QUIET = Progress("benchmark", lambda line: None)
+PARTS = ("memory", "speed", "large")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all without")
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    quiet_transformers()
+    if options.child:
+        print(json.dumps(ppo_peak(**json.loads(options.child))))
+        return
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown part {', '.join(unknown)}: use {', '.join(PARTS)}")
+    chosen = options.parts or PARTS
+    with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
+        base = Path(folder) / "base"
+        weights = make_base(base, options.hidden, options.layers)
+        print(f"{weights / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
+        if "memory" in chosen:
+            compare_memory(Path(folder), base)
+        if "speed" in chosen:
+            peak = measured_peak("cpu", torch.float32)
+            print(f"measured peak of the device, float32: {peak / GIGA:.0f} GFLOP/s")
+            for stage in ("actor_sft", "reward_model"):
+                compare_speed(stage, base, Path(folder), options.steps, options.repeats, peak)
+        if "large" in chosen:
+            time_large_model()
+
+
+def make_base(folder: Path, hidden: int, layers: int) -> int:
+    """Write a Llama of random weights; returns their number (25 M at the default sizes)."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=8192,
+            hidden_size=hidden,
+            intermediate_size=3 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=8,
+            max_position_embeddings=PROMPT + REPLY,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    )
+    model.save_pretrained(folder)
+    return int(model.num_parameters())
+
+
+# Memory
+
+
+def compare_memory(folder: Path, base: Path) -> None:
+    """Print the peaks of four full models and of one base, with and without checkpointing."""
+    write_versions(folder, base)
+    for checkpointing in (False, True):
+        peaks = {}
+        for adapted in (False, True):
+            arguments = {"folder": str(folder), "adapted": adapted, "checkpointing": checkpointing}
+            child = [sys.executable, __file__, "--child", json.dumps(arguments)]
+            found = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
+            peaks[adapted] = json.loads(found.stdout.splitlines()[-1])
+        kept = "with" if checkpointing else "without"
+        print(f"PPO, {ROWS} x {PROMPT + REPLY} tokens, {kept} activation checkpointing:")
+        for adapted, name in ((False, "four full models"), (True, "LoRA on one base")):
+            steps = ", ".join(f"{at} {size:.0f}" for at, size in peaks[adapted].items())
+            print(f"  {name:17s} MiB over the imports: {steps}")
+        print(f"  LoRA / full       {peaks[True]['peak'] / peaks[False]['peak']:.3f}")
+
+
+def write_versions(folder: Path, base: Path) -> None:
+    """An SFT actor and a reward model as versions, each whole and as an adapter on `base`."""
+    for kind, load in (("actor", load_actor), ("reward", load_reward)):
+        torch.manual_seed(1)
+        model = load(base, torch.float32)
+        model.save_pretrained(folder / f"{kind}_full")
+        add_adapter(model, LoraSettings(), f"{kind}_config", base, seed=1)
+        save_model(model, folder / f"{kind}_lora")
+
+
+def ppo_peak(folder: str, adapted: bool, checkpointing: bool) -> dict[str, float]:
+    """MiB above this process's imports: after loading, and at the peak of two PPO iterations."""
+    before = psutil.Process().memory_info().rss
+    forget_peak()
+    kind = "lora" if adapted else "full"
+    actor, scorer = Path(folder) / f"actor_{kind}", Path(folder) / f"reward_{kind}"
+    settings = AssistantSettings.model_validate(
+        {
+            "actor_config": {"peft_enable": adapted},
+            "trainer_config": {
+                "update_timesteps": ROWS,
+                "max_timesteps": ROWS,
+                "num_episodes": 2,
+                "epochs": 2,
+                "update_kl_limit": 100.0,
+            },
+        }
+    )
+    roles = load_roles(actor, scorer, scorer, settings, 0, "cpu")
+    loaded = psutil.Process().memory_info().rss
+    if checkpointing:
+        for model in (roles.policy, roles.critic):
+            checkpoint_activations(model, "trainer_config")
+    train_ppo(
+        ActorCritic(roles.policy, roles.critic),
+        roles.reference,
+        ppo_task(roles.reward),
+        settings.trainer_config,
+        accelerator=Accelerator(cpu=True),
+        seed=0,
+        progress=QUIET,
+    )
+    return {"loaded": (loaded - before) / MIB, "peak": (peak_bytes() - before) / MIB}
+
+
+def ppo_task(reward: Any) -> PpoTask:
+    """Prompts of `PROMPT` random tokens; nothing ends a reply, so each has `REPLY` tokens."""
+    draw = torch.Generator().manual_seed(0)
+    prompts = torch.randint(2, 8192, (ROWS, PROMPT), generator=draw).tolist()
+
+    def score(asked: Any, texts: Any, replies: list[list[int]]) -> torch.Tensor:
+        rows = [Example(p + r, PROMPT) for p, r in zip(prompts, replies, strict=True)]
+        return score_rows(reward, rows, 0)
+
+    return PpoTask(
+        prompts=[user_prompt("") for _ in prompts],
+        prompt_ids=prompts,
+        reward=score,
+        decode=lambda replies: ["" for _ in replies],
+        stop_ids=[-1],
+        pad_id=0,
+        max_new_tokens=REPLY,
+    )
+
+
+def forget_peak() -> None:
+    """Let Linux count this process's largest resident set anew (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_bytes() -> int:
+    """The largest resident set since `forget_peak`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
+
+
+# Speed
+
+
+def compare_speed(
+    stage: str, base: Path, folder: Path, steps: int, repeats: int, peak: float
+) -> None:
+    """Print seconds a step of a stage's training and of a bare loop, run in turns."""
+    model, task = sft_task(base) if stage == "actor_sft" else reward_task(base)
+    spec = StageSpec(
+        stage=stage,
+        assistant="benchmark",
+        settings=_settings(steps),
+        inputs={},
+        output=str(folder / "output"),
+        run_folder=str(folder / stage),
+        result=str(folder / "result.json"),
+    )
+    contestants: dict[str, Callable[[], float]] = {
+        "bare loop": partial(bare_loop, model, task, steps),
+        "ours": lambda: train(model, task, spec, QUIET).seconds,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for run in contestants.values():
+        run()  # the first is slower, whoever it is
+    for _ in range(repeats):
+        for name, run in contestants.items():
+            seconds[name].append(run() / steps)
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    weights = sum(p.numel() for p in model.parameters())
+    tokens = sum(len(row) for row in _ids(task.rows[:ROWS]))
+    for name, step in medians.items():
+        # Forward 2, backward 4 operations per weight and token.
+        share = 6 * weights * tokens / step / peak
+        print(
+            f"{stage}, {name:9s} {step:7.3f} s a step {tokens / step:8.0f} tokens/s "
+            f"{100 * share:5.1f} % of the peak"
+        )
+    print(f"{stage}, ours / bare loop {medians['ours'] / medians['bare loop']:.3f}")
+
+
+def _settings(steps: int) -> dict[str, Any]:
+    section = {
+        "batch_size": ROWS,
+        "lr": LEARNING_RATE,
+        "max_steps": steps,
+        "evaluations": 1,
+        "checkpoint_steps": 10**6,
+        "checkpoint_seconds": 10**6,
+    }
+    return {"actor_config": section, "reward_config": section}
+
+
+def sft_task(base: Path) -> tuple[Any, Task]:
+    rows = [Example(ids, PROMPT) for ids in random_rows(4 * ROWS)]
+    collate = partial(sft_stage.collate_completions, pad_id=0)
+    return load_actor(base, torch.float32), Task(
+        rows, collate, sft_stage.completion_loss_sum, lambda model: {}
+    )
+
+
+def reward_task(base: Path) -> tuple[Any, Task]:
+    chosen, rejected = random_rows(2 * ROWS), random_rows(2 * ROWS)[::-1]
+    rows: list[Any] = [
+        reward_stage.Pair(Example(left, PROMPT), Example(right, PROMPT), 0.0)
+        for left, right in zip(chosen, rejected, strict=True)
+    ]
+    torch.manual_seed(0)
+    model = load_reward(base, torch.float32)
+    loss = partial(reward_stage.reward_loss_sum, centering_weight=0.01)
+    collate = partial(reward_stage.collate_items, model, pad_id=0)
+    return model, Task(rows, collate, loss, lambda model: {})
+
+
+def random_rows(count: int) -> list[list[int]]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(2, 8192, (count, PROMPT + REPLY), generator=draw).tolist()  # type: ignore[no-any-return]
+
+
+def _ids(rows: list[Any]) -> list[list[int]]:
+    if isinstance(rows[0], Example):
+        return [row.ids for row in rows]
+    return [example.ids for row in rows for example in (row.chosen, row.rejected)]
+
+
+def bare_loop(model: Any, task: Task, steps: int) -> float:
+    """Seconds of `steps` steps of AdamW on the same loss, clipping and schedule included."""
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    started = time.perf_counter()
+    order = torch.randperm(len(task.rows)).tolist()
+    for step in range(steps):
+        start = step * ROWS % len(order)
+        batch = task.collate([task.rows[row] for row in order[start : start + ROWS]])
+        weight = batch.pop(WEIGHT)
+        loss = task.loss_sum(model, batch) / weight
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        loss.item()
+    return time.perf_counter() - started
+
+
+def measured_peak(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product, the best of five."""
+    size = 8192 if device == "cuda" else 2048
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(6):
+        started = time.perf_counter()
+        product = left @ right
+        product[0, 0].item()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+# A large model
+
+
+def time_large_model(rows: int = 8, tokens: int = 512, steps: int = 5) -> None:
+    """Print tokens/s, share of the peak and memory of bfloat16 SFT steps, whole and with LoRA."""
+    if not torch.cuda.is_available():
+        print("large: no GPU here, skipped")
+        return
+    peak = measured_peak("cuda", torch.bfloat16)
+    print(f"{torch.cuda.get_device_name()}, bfloat16: {peak / 1e12:.0f} TFLOP/s measured")
+    for adapted in (False, True):
+        torch.manual_seed(0)
+        model = OPTForCausalLM(OPTConfig(hidden_size=2048, num_hidden_layers=24, ffn_dim=8192,
+            num_attention_heads=32, word_embed_proj_dim=2048, dropout=0.0)).cuda()  # fmt: skip
+        weights = int(model.num_parameters())
+        if adapted:
+            add_adapter(model, LoraSettings(), "actor_config", "", seed=0)
+        checkpoint_activations(model, "actor_config")
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=True)
+        ids = torch.randint(4, 50272, (rows, tokens), device="cuda")
+        torch.cuda.reset_peak_memory_stats()
+        seconds = []
+        for _ in range(steps):
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+        step = statistics.median(seconds[1:])
+        # A frozen weight has no gradient of its own: 4 operations a token in the place of 6.
+        done = (4 if adapted else 6) * weights * rows * tokens
+        print(
+            f"OPT-1.3B's shape, {'LoRA' if adapted else 'whole'}: {rows * tokens / step:.0f} "
+            f"tokens/s, {100 * done / step / peak:.1f} % of the peak, "
+            f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        )
+        del model, optimizer, trained, loss
+
+
+if __name__ == "__main__":
+    main()
