@@ -42,11 +42,12 @@ from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.settings import AssistantSettings, LoraSettings
 from chatllama_pipeline.training import reward as reward_stage
 from chatllama_pipeline.training import sft as sft_stage
-from chatllama_pipeline.training.ppo_loop import Task as PpoTask
+from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.ppo_collect import Task as PpoTask
 from chatllama_pipeline.training.ppo_loop import train as train_ppo
 from chatllama_pipeline.training.ppo_model import ActorCritic
 from chatllama_pipeline.training.ppo_roles import load_roles
-from chatllama_pipeline.training.trainer import WEIGHT, Task, train
+from chatllama_pipeline.training.trainer import train
 
 ROWS, PROMPT, REPLY = 8, 64, 64
 MIB, GIGA = 2**20, 1e9

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from chatllama_pipeline.errors import SettingsError
 
+BATCHES_PER_POOL = 32
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -61,12 +63,21 @@ class StepBatches:
     """This rank's micro-batches, `accumulation` to an optimizer step, from `first_step` on.
 
     Every epoch has an order of its own (that of accelerate's seeded sampler), and its last batch
-    may be short. The global batch of a step depends on seed and step alone.
+    may be short. The global batch of a step depends on seed and step alone. With the rows'
+    `lengths`, batches hold rows of like length: see `bucketed`.
     """
 
-    def __init__(self, rows: int, shares: Shares, steps: int, seed: int, first_step: int) -> None:
+    def __init__(
+        self,
+        rows: int,
+        shares: Shares,
+        steps: int,
+        seed: int,
+        first_step: int,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
         self.rows, self.shares, self.seed = rows, shares, seed
-        self.steps, self.first_step = steps, first_step
+        self.steps, self.first_step, self.lengths = steps, first_step, lengths
 
     def __len__(self) -> int:
         return (self.steps - self.first_step) * self.shares.accumulation
@@ -94,7 +105,27 @@ class StepBatches:
     def _order(self, epoch: int) -> list[int]:
         shuffle = torch.Generator().manual_seed(self.seed + epoch)
         order: list[int] = torch.randperm(self.rows, generator=shuffle).tolist()
-        return order
+        if self.lengths is None:
+            return order
+        return bucketed(order, self.lengths, self.shares.batch_size, shuffle)
+
+
+def bucketed(
+    order: Sequence[int], lengths: Sequence[int], batch_size: int, shuffle: torch.Generator
+) -> list[int]:
+    """`order` with rows of like length beside each other, the batches themselves shuffled.
+
+    Rows are sorted within pools of `BATCHES_PER_POOL` batches, so that batches still differ from
+    epoch to epoch; a batch that isn't full stays the last.
+    """
+    pool = batch_size * BATCHES_PER_POOL
+    batches: list[list[int]] = []
+    for start in range(0, len(order), pool):
+        alike = sorted(order[start : start + pool], key=lambda row: -lengths[row])
+        batches += [alike[i : i + batch_size] for i in range(0, len(alike), batch_size)]
+    short = batches.pop() if len(batches[-1]) < batch_size else []
+    shuffled = torch.randperm(len(batches), generator=shuffle).tolist()
+    return [row for number in shuffled for row in batches[number]] + short
 
 
 class _Collated(Dataset[dict[str, Any]]):

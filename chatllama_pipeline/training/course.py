@@ -35,7 +35,8 @@ class Task:
 
     `collate` returns tensors and, under `weight`, how many items (tokens, pairs) the batch's loss
     is a sum over; `loss_sum` never sees the weight. `judged_by` names the validation figure that
-    decides which weights are best, and whether more of it is better.
+    decides which weights are best, and whether more of it is better. `length` counts a row's
+    tokens, for `length_bucketing`.
     """
 
     rows: list[Any]
@@ -43,6 +44,7 @@ class Task:
     loss_sum: LossSum
     validate: Validate
     judged_by: tuple[str, bool]
+    length: Callable[[Any], int] = len
 
 
 @dataclass

@@ -127,12 +127,13 @@ def _train(
     spec: StageSpec,
     progress: Progress,
 ) -> Training:
-    reward, seed = settings.reward_config, stage_seed(settings.seed, STAGE)
+    reward = settings.reward_config
     task = Task(
         rows=chosen,
         collate=partial(collate_items, model, pad_id=pad_id),
         loss_sum=partial(reward_loss_sum, centering_weight=reward.centering),
         validate=partial(_validate, held_out, pad_id),
+        length=lambda item: max(len(row.ids) for row in rows_of([item])),
         judged_by=("validation_accuracy", True),
     )
     return train(model, task, spec, progress)

@@ -75,6 +75,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
             _validate, [collate(held_out[i : i + 64]) for i in range(0, len(held_out), 64)]
         ),
         judged_by=("validation_loss", False),
+        length=lambda example: len(example.ids),
     )
     training = train(model, task, spec, progress)
     with training.whole():

@@ -165,7 +165,8 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     started = time.monotonic()
     prepared: Any = objective
     if course.step < steps and not course.stopped_early:
-        batches = StepBatches(len(task.rows), shares, steps, seed, course.step)
+        lengths = [task.length(row) for row in task.rows] if section.length_bucketing else None
+        batches = StepBatches(len(task.rows), shares, steps, seed, course.step, lengths)
         trainer = StageTrainer(
             loader(task.rows, task.collate, batches, WEIGHT),
             steps,

@@ -22,7 +22,8 @@ from chatllama_pipeline.models.memory import memory_plan
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training.ppo_loop import Task, train
+from chatllama_pipeline.training.ppo_collect import Task
+from chatllama_pipeline.training.ppo_loop import train
 from chatllama_pipeline.training.ppo_model import ActorCritic
 from chatllama_pipeline.training.ppo_roles import load_roles
 
