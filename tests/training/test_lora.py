@@ -349,3 +349,15 @@ def test_a_whole_reward_model_is_the_base_of_an_adapted_critic(
     assert roles.sharing == [["reference", "policy"], ["critic", "reward"]]
     assert torch.equal(roles.critic.score.weight, roles.reward.score.weight)
     assert roles.critic.score.weight.requires_grad and not roles.reward.score.weight.requires_grad
+
+
+def test_ppo_with_checkpointed_activations_ends_in_the_same_bytes(
+    ppo_spec: Callable[..., StageSpec],
+) -> None:
+    plain = ppo_spec("plain")
+    checkpointed = ppo_spec(
+        "checkpointed", changed("trainer_config", activation_checkpointing=True)
+    )
+    for spec in (plain, checkpointed):
+        ppo.run(spec, QUIET)
+    assert hashes(plain.output) == hashes(checkpointed.output)
