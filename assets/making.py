@@ -103,6 +103,7 @@ def run_stage(context: dg.AssetExecutionContext, compute: Compute, work: Work) -
         run_folder=str(work.bench.run_folder),
         result=str(work.bench.run_folder / "result.json"),
         unpromoted_overrides=work.unpromoted,
+        logs=str(work.bench.logs),
     )
     outcome, seconds = compute.run_stage(context, spec, work.bench.run_folder / "spec.json")
     return dataclasses.replace(

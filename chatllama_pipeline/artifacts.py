@@ -4,6 +4,7 @@
         current.json                    which version is current, and of what run
         versions/<version>/             payload files, then manifest.json
     <store>/_runs/<asset>/<assistant>/<fingerprint>/    state of something unfinished (private)
+    <store>/_logs/<assistant>/<asset>/<fingerprint>/    trackers' files, such as TensorBoard's
     <store>/_staging/                   what is being written; never read
 
 A version is the hash of its payload; a fingerprint is the hash of all that it was made from. A
@@ -67,10 +68,14 @@ class Current:
 
 @dataclass(frozen=True)
 class Workbench:
-    """Where something is made: `output` takes payload files, `run_folder` outlives a kill."""
+    """Where something is made: `output` takes payload files, `run_folder` outlives a kill.
+
+    `logs` is for what a person may follow meanwhile; it stays when the version is published.
+    """
 
     output: Path
     run_folder: Path
+    logs: Path
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,11 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
 
+    def logs_folder(self, recipe: Recipe) -> Path:
+        """Where trackers' files of this recipe stand."""
+        owner = recipe.assistant or SHARED
+        return self.root / "_logs" / owner / recipe.asset / recipe.fingerprint
+
     def prune(self, asset: str, assistant: str | None, keep: int, needed: set[str]) -> list[str]:
         """Remove all but the newest `keep` versions and those `needed`; returns what went."""
         removed = []
@@ -181,7 +191,7 @@ class Store:
         run_folder = self.run_folder(recipe)
         try:
             with self._staging(recipe) as staging:
-                outcome = build(Workbench(staging, run_folder))
+                outcome = build(Workbench(staging, run_folder, self.logs_folder(recipe)))
                 failed = [check for check in outcome.checks if check.blocking and not check.passed]
                 if failed:
                     raise CheckError(

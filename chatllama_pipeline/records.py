@@ -133,7 +133,8 @@ class StageSpec:
 
     `settings` is the assistant's whole settings as plain data; `inputs` maps an asset's name to
     its verified version folder; `output` is an empty folder for payload files; `run_folder` is
-    where the state of an unfinished training outlives a kill; the outcome goes to `result`.
+    where the state of an unfinished training outlives a kill; the outcome goes to `result`;
+    trackers write to `logs`, and there are none without it.
     `unpromoted_overrides` are the dotted keys a run changed without `promote`: they hold a
     release back.
     """
@@ -148,6 +149,7 @@ class StageSpec:
     device: str = "cpu"
     threads: int = 2
     unpromoted_overrides: list[str] = field(default_factory=list)
+    logs: str = ""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True))

@@ -25,6 +25,7 @@ from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleSettings
 from chatllama_pipeline.settings.section import SCRATCH, Section
+from chatllama_pipeline.settings.tracking import TrackingSettings
 
 __all__ = [
     "PERSONAL_KINDS",
@@ -50,4 +51,5 @@ __all__ = [
     "Section",
     "SourceName",
     "StoreSettings",
+    "TrackingSettings",
 ]

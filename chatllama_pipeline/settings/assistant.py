@@ -18,6 +18,7 @@ from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleName, RoleSettings, resolve
 from chatllama_pipeline.settings.section import Count, Positive, Section
+from chatllama_pipeline.settings.tracking import TrackingSettings
 
 ROLES: tuple[RoleName, ...] = ("writer", "judge", "evaluation_judge")
 
@@ -58,6 +59,7 @@ class AssistantSettings(Section):
     retrain: RetrainSettings = RetrainSettings()
     store: StoreSettings = StoreSettings()
     checks: CheckSettings = CheckSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="after")
     def _every_role_can_be_played(self) -> Self:

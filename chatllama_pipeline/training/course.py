@@ -19,6 +19,7 @@ from chatllama_pipeline.training.guards import Best, Guard
 from chatllama_pipeline.training.resume import States
 from chatllama_pipeline.training.snapshot import Engine, Layout, Snapshot
 from chatllama_pipeline.training.stopping import StopSignals, stopped
+from chatllama_pipeline.training.trackers import Trackers
 
 CURVE_POINTS = 50
 WEIGHT, LOSS = "weight", "loss"
@@ -77,11 +78,13 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         layout: Layout,
         signals: StopSignals,
         progress: Progress,
+        trackers: Trackers,
         warnings: list[str],
     ) -> None:
         self.trainer, self.task, self.settings, self.course = trainer, task, settings, course
         self.states, self.snapshot, self.layout = states, snapshot, layout
         self.signals, self.progress, self.warnings = signals, progress, warnings
+        self.trackers = trackers
         steps = trainer.total_steps
         self.validation_steps = {
             round(steps * part / settings.evaluations)
@@ -131,12 +134,17 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         if step in self.validation_steps:
             self._validate(step)
         self.progress.step(step, self.trainer.total_steps, **{LOSS: self.loss, **self.figures})
+        rate = {"lr": self.trainer.lr_scheduler.get_last_lr()[0]}
+        self.trackers.log(step, {LOSS: self.loss, **rate, **self._fresh(step)})
         patience = self.settings.early_stopping
         course.stopped_early = patience is not None and course.best.passes_since >= patience
         control.should_training_stop = (
             course.stopped_early or course.guard.tripped or step >= self.trainer.total_steps
         )
         self._save_if_due(step, control.should_training_stop)
+
+    def _fresh(self, step: int) -> dict[str, float]:
+        return self.figures if step in self.validation_steps else {}
 
     def _validate(self, step: int) -> None:
         model = self.trainer.model.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from chatllama_pipeline.training.ppo_model import ActorCritic, same_vocabulary
 from chatllama_pipeline.training.ppo_roles import Roles, load_roles
 from chatllama_pipeline.training.resume import States, made_from
 from chatllama_pipeline.training.snapshot import require_room
+from chatllama_pipeline.training.trackers import Trackers
 
 STAGE = "actor_ppo"
 CRITIC_FOLDER = "critic"
@@ -105,6 +107,9 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         seed=seed,
         progress=progress,
         states=states,
+        open_trackers=partial(
+            Trackers, spec, settings.tracking, is_main=accelerator.is_main_process
+        ),
     )
     checks = [memory, finite_loss(training, ppo), training.collapse.check(ppo.collapse == "stop")]
     if training.guard.passed:

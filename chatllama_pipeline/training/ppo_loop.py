@@ -26,6 +26,7 @@ from chatllama_pipeline.training.ppo_update import Experience, update
 from chatllama_pipeline.training.resume import States
 from chatllama_pipeline.training.snapshot import Engine, Layout, Snapshot
 from chatllama_pipeline.training.stopping import StopSignals, stopped
+from chatllama_pipeline.training.trackers import Trackers
 
 ADAM_EPS = 1e-5
 # Learning rates fall linearly to this share of their first value.
@@ -78,13 +79,15 @@ def train(
     seed: int,
     progress: Progress,
     states: States | None = None,
+    open_trackers: Callable[..., Trackers] | None = None,
 ) -> Training:
     """Train `module` in place by PPO against the frozen `reference`.
 
     Every model stays in eval mode, so that dropout is off. With `states`, the training is saved
     there every `checkpoint_steps` timesteps and `checkpoint_seconds`, and continued from there.
     Too many non-finite losses in a row end it early, as collapsed replies may: see guard and
-    collapse. Raises StoppedError after a SIGTERM, its state saved.
+    collapse. Raises StoppedError after a SIGTERM, its state saved. `open_trackers(steps_done=...)`
+    gives the trackers of each iteration's figures.
     """
     state = Training(KlController(settings.kl_beta, settings.kl_target, settings.kl_horizon))
     layout = Layout.prepared_by(accelerator)
@@ -103,15 +106,22 @@ def train(
     if snapshot is not None:
         engine.restore(snapshot)
     state.whole = lambda: whole_weights(prepared)
-    with StopSignals() as signals:
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        trackers = open_trackers(steps_done=state.iterations_done) if open_trackers else None
+        if trackers is not None:
+            stack.enter_context(trackers)
         keeper = Keeper(states, engine, signals, settings)
         while not _is_over(state, settings):
             _iterate(loop, state, keeper)
             done = state.iterations_done
             figures = state.log.newest("score", "kl", "reply_tokens")
             progress.step(done, settings.iterations, **figures)
+            if trackers is not None:
+                trackers.log(done, state.log.newest())
             if not _is_over(state, settings):
                 keeper.save_if_due(state, _due(done, settings))
+    state.warnings += trackers.warnings if trackers is not None else []
     return state
 
 

@@ -49,6 +49,7 @@ from chatllama_pipeline.training.snapshot import (
     require_room,
 )
 from chatllama_pipeline.training.stopping import StopSignals
+from chatllama_pipeline.training.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -174,14 +175,15 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
             args=_arguments(section, shares, plan, steps, course.step, seed, spec),
         )
         trainer.remove_callback(PrinterCallback)
-        with StopSignals() as signals:
+        with StopSignals() as signals, _trackers(spec, settings, course) as trackers:
             trainer.add_callback(
                 StageCallback(
                     trainer, task, section, course, states, snapshot, layout, signals, progress,
-                    warnings,
+                    trackers, warnings,
                 )
             )  # fmt: skip
             trainer.train()
+        warnings += trackers.warnings
         prepared = trainer.model_wrapped
         warnings += _why_it_ended(course, section, trainer.total_steps, task)
     if section.keep_weights == "best" and course.best.step:
@@ -196,6 +198,10 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
         whole=lambda: whole_weights(prepared),
         is_main=rank() == 0,
     )
+
+
+def _trackers(spec: StageSpec, settings: AssistantSettings, course: Course) -> Trackers:
+    return Trackers(spec, settings.tracking, is_main=rank() == 0, steps_done=course.step)
 
 
 def _finite(course: Course, section: ActorSettings | RewardSettings) -> Check:
