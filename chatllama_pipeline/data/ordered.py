@@ -22,18 +22,22 @@ ROWS_PER_GROUP = 10_000
 Keys = npt.NDArray[np.uint64]
 
 _BUCKETS = 64
-_WAITING_BYTES = 64 << 20
 _KEY = "_key"
 
 
 class OrderedTable:
     """Takes tables with a key per row (uint64); on leaving, writes one Parquet file by key.
 
-    `on_group` is called with each row group as it is written, in order.
+    `on_group` is called with each row group as it is written, in order; more than `waiting_bytes`
+    of rows go to disk meanwhile.
     """
 
     def __init__(
-        self, path: Path, schema: pa.Schema, on_group: Callable[[pa.Table], None] | None = None
+        self,
+        path: Path,
+        schema: pa.Schema,
+        on_group: Callable[[pa.Table], None] | None = None,
+        waiting_bytes: int = 64 << 20,
     ) -> None:
         self.rows = 0
         self._path = path
@@ -42,6 +46,7 @@ class OrderedTable:
         self._spill = path.with_name(f".{path.name}.sorting")
         self._waiting: list[pa.Table] = []
         self._waiting_bytes = 0
+        self._most_waiting = waiting_bytes
         self._files: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -70,10 +75,12 @@ class OrderedTable:
         keyed = keyed.append_column(_KEY, pa.array(keys, pa.uint64()))
         self._waiting.append(keyed)
         self._waiting_bytes += keyed.nbytes
-        if self._waiting_bytes > _WAITING_BYTES:
+        if self._waiting_bytes > self._most_waiting:
             self._flush()
 
     def _flush(self) -> None:
+        if not self._waiting:
+            return
         self._spill.mkdir(exist_ok=True)
         table = _sorted(pa.concat_tables(self._waiting))
         self._waiting, self._waiting_bytes = [], 0

@@ -255,6 +255,19 @@ def test_personal_data_of_sources_and_own_rows_is_redacted_by_a_setting(
     assert outcome.metrics["redacted"] == {}
 
 
+def test_a_pair_of_ones_own_wins_over_the_same_pair_of_a_source(
+    tmp_path: Path, personal: Path
+) -> None:
+    table(personal, [{**PAIRS[0], "source": "personal"}], PAIR_SCHEMA, "pairs")
+    rows, _, output = prefer(tmp_path, personal, PAIRS)
+    assert len(rows) == 60
+    same = [row["source"] for row in rows if row["prompt"] == PAIRS[0]["prompt"]]
+    assert same == ["personal"]
+    funnel = json.loads((output / "funnel.json").read_text())["sources"]
+    assert funnel["grammar"]["dropped"] == {"duplicate": 1}
+    assert funnel["personal"] == {"read": 1, "valid": 1, "kept": 1, "dropped": {}}
+
+
 def test_a_source_without_rows_is_an_error_that_names_the_setting(
     tmp_path: Path, personal: Path
 ) -> None:

@@ -150,6 +150,16 @@ def test_a_model_from_scratch_counts_bytes_and_only_where_a_limit_is_set(tmp_pat
     assert outcome.metrics["dropped"] == {"too_long": 1}
 
 
+def test_another_tokenizer_is_another_input_and_where_it_stands_is_not(tmp_path: Path) -> None:
+    identities = []
+    for name, content in (("a", "{}"), ("b", "{}"), ("c", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(content)
+        identities.append(lengths_identity(assistant(tmp_path / name)))
+    assert identities[0] == identities[1] != identities[2]
+    assert identities[0]["total"] == 2048
+
+
 def test_a_limit_in_doubt_without_a_tokenizer_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     settings = assistant(tmp_path / "empty", max_length=20)

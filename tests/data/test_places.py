@@ -86,6 +86,10 @@ def test_a_hub_dataset_stays_at_its_commit_until_a_refresh_is_asked_for(
     hub.asked.clear()
     again, same = made(tmp_path)
     assert (again.reused, same.inputs["revision"], hub.asked) == (True, first, [])
+    # Status looks at no network, even where nothing is known.
+    elsewhere = Asked(source="Anthropic/other")
+    told = source_inputs("hh_rlhf", elsewhere, None, look=False)
+    assert (told["revision"], hub.asked) == ("not looked up", [])
     _, fresh = made(tmp_path, refresh=True)
     assert (fresh.rows, fresh.inputs["revision"]) == (5, second)
     _, pinned = made(tmp_path, source=f"Anthropic/hh-rlhf@{first}")

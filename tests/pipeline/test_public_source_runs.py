@@ -47,3 +47,8 @@ def test_a_run_says_where_a_source_is_and_its_page_says_what_it_holds(
     current = Store(tmp_path / "storage").current("shp", None)
     assert current is not None
     assert current.version == shown["version"]
+
+
+def test_a_forced_source_is_looked_up_anew() -> None:
+    assert PublicSource().asked(forced=True).refresh
+    assert not PublicSource(source="a/b").asked(forced=False).refresh

@@ -1,0 +1,82 @@
+"""Texts that are nearly the same are found, others are not, whatever order they came in."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+from chatllama_pipeline.data.hashes import mixed, row_hash, text_hash
+from chatllama_pipeline.data.texts import TextIndex
+
+WORDS = [f"word{number}" for number in range(500)]
+
+
+def clusters(texts: list[str]) -> list[int]:
+    index = TextIndex()
+    raw = np.array([text_hash(text) for text in texts], np.uint64)
+    numbers = index.add(raw, texts.__getitem__)
+    found: list[int] = index.clusters()[numbers].tolist()
+    return found
+
+
+def shingles(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[i : i + 3]) for i in range(len(words) - 2)}
+
+
+def similarity(one: str, other: str) -> float:
+    a, b = shingles(one), shingles(other)
+    return len(a & b) / len(a | b)
+
+
+def test_minhash_agrees_with_the_exact_similarity_of_texts_and_their_changed_copies() -> None:
+    draw = random.Random(0)
+    texts, copies = [], []
+    for _ in range(200):
+        words = draw.choices(WORDS, k=draw.randint(20, 200))
+        copy = list(words)
+        for _ in range(draw.randint(1, 12)):
+            copy[draw.randrange(len(copy))] = draw.choice(WORDS)
+        texts.append(" ".join(words))
+        copies.append(" ".join(copy))
+    found = clusters(texts + copies)
+    exact = [similarity(text, copy) for text, copy in zip(texts, copies, strict=True)]
+    joined = [one == other for one, other in zip(found[:200], found[200:], strict=True)]
+    # Near the threshold of .8 the estimate errs by .05 (64 values) either way.
+    assert all(join for join, near in zip(joined, exact, strict=True) if near > 0.93)
+    assert not any(join for join, near in zip(joined, exact, strict=True) if near < 0.65)
+    assert sum(near > 0.93 for near in exact) > 10
+    assert sum(near < 0.65 for near in exact) > 50
+    # Different texts share nothing.
+    assert len(set(found[:200])) == 200
+
+
+def test_the_order_of_texts_changes_no_cluster() -> None:
+    draw = random.Random(1)
+    texts = [" ".join(draw.choices(WORDS[:40], k=6)) for _ in range(300)]
+    texts += [f"{text} {WORDS[0]}" for text in texts[:100]] + [text.upper() for text in texts[:50]]
+    backwards = clusters(texts[::-1])[::-1]
+    forth = clusters(texts)
+    first: dict[int, int] = {}
+    assert all(
+        first.setdefault(one, other) == other for one, other in zip(forth, backwards, strict=True)
+    )
+    assert len(set(forth)) == len(set(backwards)) < len(texts)
+
+
+def test_short_texts_are_the_same_where_their_words_are() -> None:
+    texts = ["Yes", "yes!", "No", "What is rust?", "rust: IS what, what!", "?!", "...", "", "a b"]
+    found = clusters(texts)
+    assert found[0] == found[1] != found[2]
+    assert found[3] == found[4]
+    assert len({found[2], found[3], found[5], found[6], found[7], found[8]}) == 6
+
+
+def test_hashes_are_those_of_every_machine() -> None:
+    # What `b2sum -l 64` says of it.
+    assert text_hash("rust") == int.from_bytes(bytes.fromhex("7cdb676e4626d5af"), "little")
+    assert row_hash("a", "bc") != row_hash("ab", "c")
+    numbers = np.array([1, 2], np.uint64)
+    assert mixed(numbers, 7).tolist() != mixed(7, numbers).tolist()
+    assert len(set(mixed(np.arange(1000, dtype=np.uint64)).tolist())) == 1000
