@@ -118,6 +118,9 @@ class OpenAiCaller:
             max_retries=0,
             timeout=role.timeout,
         )
+        if not role.is_openai:
+            # The SDK reads them from the environment; they are nobody else's business.
+            self._client.organization = self._client.project = None
         self._path = CHAT if role.style == "chat" else COMPLETIONS
 
     async def __aenter__(self) -> OpenAiCaller:

@@ -56,6 +56,7 @@ class Seen:
     outcome: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    headers: dict[bytes, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -219,7 +220,7 @@ class _Connection(asyncio.Protocol):
             self.json(*refusal)
             return
         fault = server.draw_fault()
-        seen = Seen(time.monotonic(), body, key, fault)
+        seen = Seen(time.monotonic(), body, key, fault, headers=self.headers)
         server.seen.append(seen)
         server.in_flight += 1
         server.most_in_flight = max(server.most_in_flight, server.in_flight)

@@ -264,6 +264,16 @@ def test_openais_key_is_not_sent_to_another_server_unless_it_is_named(
         make_client(api_key_env=None).answer([ask("a")])
 
 
+def test_openais_organization_is_not_told_to_another_server(
+    make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-mine")
+    make_client().answer([ask("a")])
+    assert b"authorization" in openai_server.seen[0].headers
+    assert b"-mine" not in b" ".join(openai_server.seen[0].headers.values())
+
+
 def test_a_wrong_key_stops_all_after_few_calls_and_is_never_shown(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
