@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.making import Results, make
 from assets.specs import pipeline_asset
+from chatllama_pipeline.data.audit import build_data_audit
 from chatllama_pipeline.data.datasets import (
     build_actor_training_data,
     build_preference_data,
@@ -63,6 +64,24 @@ def rlhf_training_data(
             work.folder("preference_data"),
             work.folder("synthetic_prompts"),
             work.folder("personal_data"),
+            work.settings,
+            work.output,
+        ),
+    )
+
+
+@pipeline_asset("data_audit", "data", "python", "html")
+def data_audit(
+    context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
+) -> Results:
+    """What the data are made of, as checks and a page: read it before anything is trained."""
+    yield from make(
+        context,
+        store,
+        run_options,
+        lambda work: build_data_audit(
+            work.assistant.name,
+            {name: version.path for name, version in work.inputs.items()},
             work.settings,
             work.output,
         ),

@@ -30,7 +30,12 @@ all_job = dg.define_asset_job(
     selection=dg.AssetSelection.all(),
     description="Everything; what didn't change is reused.",
 )
-JOBS = [reward_job, actor_job, rl_job, all_job]
+audit_job = dg.define_asset_job(
+    "audit",
+    selection=dg.AssetSelection.assets("data_audit").upstream(),
+    description="The datasets and their audit, before anything is trained.",
+)
+JOBS = [audit_job, reward_job, actor_job, rl_job, all_job]
 
 
 def retrain_schedules() -> list[dg.ScheduleDefinition]:

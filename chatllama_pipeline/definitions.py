@@ -2,7 +2,12 @@
 
 import dagster as dg
 
-from assets.datasets import actor_training_data, preference_data, rlhf_training_data
+from assets.datasets import (
+    actor_training_data,
+    data_audit,
+    preference_data,
+    rlhf_training_data,
+)
 from assets.evaluation import evaluation
 from assets.models import actor_base, actor_ppo, actor_sft, reward_base, reward_model
 from assets.release import release
@@ -36,6 +41,7 @@ definitions = dg.Definitions(
         actor_training_data,
         rlhf_training_data,
         reward_training_data,
+        data_audit,
         # models
         actor_base,
         reward_base,

@@ -8,6 +8,7 @@ from typing import Any
 
 from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import Assistant
+from chatllama_pipeline.data.audit_lengths import tokenizer_fingerprint
 from chatllama_pipeline.data.lengths import lengths_identity
 from chatllama_pipeline.data.personal import personal_fingerprint
 from chatllama_pipeline.data.places import Asked
@@ -33,6 +34,7 @@ CODE_VERSION: dict[str, str] = {
     "actor_training_data": "3",
     "rlhf_training_data": "3",
     "reward_training_data": "3",
+    "data_audit": "1",
     "actor_base": "1",
     "reward_base": "1",
     "reward_model": "2",
@@ -54,6 +56,15 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
     "actor_training_data": ("preference_data", "synthetic_conversations", "personal_data"),
     "rlhf_training_data": ("preference_data", "synthetic_prompts", "personal_data"),
     "reward_training_data": ("preference_data", "synthetic_completions", "personal_data"),
+    "data_audit": (
+        "shp",
+        "hh_rlhf",
+        "grammar",
+        "preference_data",
+        "actor_training_data",
+        "rlhf_training_data",
+        "reward_training_data",
+    ),
     "actor_base": ("actor_training_data",),
     "reward_base": ("actor_training_data",),
     "reward_model": ("reward_base", "reward_training_data", "preference_data"),
@@ -135,6 +146,15 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
         *_SPLIT,
         *_keys("checks", "min_reward_rows min_judge_agreement"),
         "reward_config.objective",
+    ),
+    "data_audit": (
+        "data.redact",
+        "actor_config.max_sequence_length",
+        "reward_config.max_sequence_length",
+        *_keys(
+            "checks",
+            "max_length_only_accuracy max_near_duplicates max_alike_pairs max_personal_data",
+        ),
     ),
     "actor_base": ("seed", *_keys("actor_config", _SCRATCH + " max_sequence_length")),
     "reward_base": ("seed", *_keys("reward_config", _SCRATCH + " train max_sequence_length")),
@@ -239,6 +259,8 @@ def recipe_for(
     inputs: dict[str, Any] = {}
     if asset == "personal_data":
         inputs["files"] = personal_fingerprint(assistant.folder, assistant.settings)
+    elif asset == "data_audit":
+        inputs["tokenizer"] = tokenizer_fingerprint(assistant.settings)
     elif asset == "evaluation":
         inputs["unpromoted_overrides"] = unpromoted
     elif asset == "release":

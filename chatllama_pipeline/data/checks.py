@@ -36,6 +36,13 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
     "actor_training_data": _DATASET,
     "rlhf_training_data": _DATASET,
     "reward_training_data": [_SCHEMA, ("enough_rows", True), _LEAK, ("judge_agreement", False)],
+    "data_audit": [
+        ("split_overlap", False),
+        ("near_duplicates", False),
+        ("alike_pairs", False),
+        ("length_only_held_out", False),
+        ("personal_data", False),
+    ],
 }
 
 

@@ -45,6 +45,9 @@ class CheckSettings(Section):
     few_rows: Count = 1000
     max_identical_pairs: Share = 0.2
     max_length_only_accuracy: Share = 0.65
+    max_near_duplicates: Share = 0.05
+    max_alike_pairs: Share = 0.05
+    max_personal_data: Count = 0
     min_judge_agreement: Share = 0.6
     min_reward_accuracy: Share = 0.6
     max_kl: PositiveFloat = 10.0

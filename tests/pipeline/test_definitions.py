@@ -78,10 +78,12 @@ def test_the_jobs_are_the_originals_types() -> None:
             key.to_user_string()
             for key in definitions.resolve_job_def(name).asset_layer.executable_asset_keys
         }
-        for name in ("reward", "actor", "rl", "all")
+        for name in ("audit", "reward", "actor", "rl", "all")
     }
     assert selected["all"] == set(CODE_VERSION)
     assert selected["rl"] == {"actor_ppo", "evaluation", "release"}
+    assert {"data_audit", "reward_training_data"} <= selected["audit"]
+    assert not {"actor_base", "reward_base"} & selected["audit"]
     assert "reward_model" in selected["reward"]
     assert "actor_sft" not in selected["reward"]
     assert "actor_sft" in selected["actor"]

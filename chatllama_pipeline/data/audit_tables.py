@@ -1,0 +1,221 @@
+"""What the audit reads of a table, in one pass over its batches: memory holds numbers, not rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from chatllama_pipeline.data.patterns import find, mask, suspects
+from chatllama_pipeline.data.splits import first_user_turn, near_key
+from chatllama_pipeline.data.tables import user_messages
+from chatllama_pipeline.records import SPLITS, TABLE_FILE
+
+REPLY_COLUMNS = ("chosen", "rejected", "completion")
+EXAMPLES_PER_KIND = 4
+_ROWS_PER_BATCH = 2048
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass
+class PersonalData:
+    """Personal data found in distinct texts: matches and texts by kind, and masked examples."""
+
+    matches: Counter[str] = field(default_factory=Counter)
+    texts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set)
+
+    def add(self, texts: pa.Array) -> None:
+        """Search texts that were not searched before, in whichever table they stood."""
+        for text in texts.filter(suspects(texts)).to_pylist():
+            key = hash(text)
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            found = find(text)
+            self.matches.update(kind for kind, _ in found)
+            self.texts.update({kind for kind, _ in found})
+            for kind, match in found:
+                shown = self.examples.setdefault(kind, [])
+                masked = mask(kind, match)
+                if len(shown) < EXAMPLES_PER_KIND and masked not in shown:
+                    shown.append(masked)
+
+
+@dataclass
+class PromptKeys:
+    """The keys of first user turns by their text, since a prompt recurs in rows and tables."""
+
+    _keys: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def of(self, turn: str) -> tuple[int, int]:
+        """Hashes of the evened-out first user turn, and of its set of words."""
+        known = self._keys.get(key := hash(turn))
+        if known is None:
+            messages = user_messages(turn)
+            known = hash(first_user_turn(messages)), hash(near_key(messages))
+            self._keys[key] = known
+        return known
+
+
+@dataclass(frozen=True)
+class TableScan:
+    """One table: per row its characters by part, its split, and the hashes of what it says."""
+
+    name: str
+    path: Path
+    characters: dict[str, Numbers]
+    splits: Numbers
+    sources: Counter[str]
+    turn_keys: Numbers
+    near_keys: Numbers
+    row_keys: Numbers
+    reply_keys: Numbers
+
+    @property
+    def rows(self) -> int:
+        return len(self.splits)
+
+    def by_split(self) -> dict[str, int]:
+        """Split -> rows."""
+        return {name: int((self.splits == number).sum()) for number, name in enumerate(SPLITS)}
+
+
+def scan_table(name: str, version: Path, personal: PersonalData, keys: PromptKeys) -> TableScan:
+    """Read a version's table once, batch by batch."""
+    path = version / TABLE_FILE
+    characters: dict[str, list[Numbers]] = {}
+    columns: dict[str, list[Numbers]] = {}
+    sources: Counter[str] = Counter()
+    with pq.ParquetFile(path) as table:
+        for batch in table.iter_batches(_ROWS_PER_BATCH):
+            measured, hashed, texts = _measure(batch, keys)
+            for part, lengths in measured.items():
+                characters.setdefault(part, []).append(lengths)
+            for key, values in hashed.items():
+                columns.setdefault(key, []).append(values)
+            sources.update(batch.column("source").to_pylist())
+            for text in texts:
+                personal.add(text)
+        parts = [part for part in ("prompt", *REPLY_COLUMNS) if part in table.schema_arrow.names]
+    joined = {key: _joined(columns.get(key, [])) for key in _HASHES}
+    return TableScan(
+        name=name,
+        path=path,
+        characters={part: _joined(characters.get(part, [])) for part in parts},
+        sources=sources,
+        **joined,
+    )
+
+
+_HASHES = ("splits", "turn_keys", "near_keys", "row_keys", "reply_keys")
+
+
+def _joined(batches: list[Numbers]) -> Numbers:
+    return np.concatenate(batches) if batches else np.zeros(0, np.int64)
+
+
+def _measure(
+    batch: pa.RecordBatch, keys: PromptKeys
+) -> tuple[dict[str, Numbers], dict[str, Numbers], list[pa.Array]]:
+    """Characters by part, hashes by name, and the texts of a batch of rows."""
+    prompts = batch.column("prompt")
+    turns = prompts.flatten()
+    contents = turns.field("content")
+    ends = np.cumsum(_numbers(pc.list_value_length(prompts)))
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    running = np.concatenate([[0], np.cumsum(_numbers(pc.utf8_length(contents)))])
+    replies = {name: batch.column(name) for name in REPLY_COLUMNS if name in batch.schema.names}
+    characters = {"prompt": running[ends] - running[starts]}
+    characters |= {name: _numbers(pc.utf8_length(texts)) for name, texts in replies.items()}
+
+    spoken = contents.to_pylist()
+    answers = [texts.to_pylist() for texts in replies.values()]
+    turn_keys = [
+        keys.of(turn) for turn in _first_user_turns(turns.field("role"), spoken, starts, ends)
+    ]
+    splits = pc.index_in(batch.column("split"), pa.array(SPLITS))
+    hashed = {
+        "splits": _numbers(splits),
+        "turn_keys": np.array([turn for turn, _ in turn_keys], np.int64),
+        "near_keys": np.array([near for _, near in turn_keys], np.int64),
+        "row_keys": np.array(
+            [
+                hash((*spoken[start:end], *(texts[row] for texts in answers)))
+                for row, (start, end) in enumerate(zip(starts, ends, strict=True))
+            ],
+            np.int64,
+        ),
+        "reply_keys": np.array([hash(text) for text in (answers or [[]])[0]], np.int64),
+    }
+    return characters, hashed, [contents, *replies.values()]
+
+
+def _first_user_turns(
+    roles: pa.Array, spoken: list[str], starts: Numbers, ends: Numbers
+) -> list[str]:
+    of_users = np.flatnonzero(pc.equal(roles, "user").to_numpy(zero_copy_only=False))
+    nearest = np.searchsorted(of_users, starts)
+    found = np.append(of_users, len(spoken))[nearest]
+    return [spoken[place] if place < end else "" for place, end in zip(found, ends, strict=True)]
+
+
+def _numbers(values: pa.Array) -> Numbers:
+    numbers: Numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return numbers
+
+
+def repeats(keys: Numbers) -> int:
+    """How many rows repeat an earlier one."""
+    return len(keys) - len(np.unique(keys))
+
+
+def commonest_replies(scan: TableScan, most: int) -> list[tuple[str, int]]:
+    """The replies that stand in most rows, as (text, rows), those that stand in one left out."""
+    if not len(scan.reply_keys):
+        return []
+    _, firsts, counts = np.unique(scan.reply_keys, return_index=True, return_counts=True)
+    order = sorted(range(len(counts)), key=lambda place: (-counts[place], firsts[place]))[:most]
+    places = [place for place in order if counts[place] > 1]
+    column = next(name for name in REPLY_COLUMNS if name in scan.characters)
+    rows = ds.dataset(scan.path, format="parquet").take(
+        pa.array([int(firsts[place]) for place in places], pa.int64()), columns=[column]
+    )
+    texts: list[Any] = rows.column(column).to_pylist()
+    return [(text, int(counts[place])) for text, place in zip(texts, places, strict=True)]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Training rows of a table whose first user turn is held out, in this table or another."""
+
+    table: str
+    training_rows: int
+    exact: int
+    near: int
+
+
+def overlaps(scans: list[TableScan]) -> list[Overlap]:
+    """For every table: training rows that repeat a validation or test prompt of any table.
+
+    `near` counts those that share the set of words and not the text.
+    """
+    held = [scan.splits != SPLITS.index("train") for scan in scans]
+    turns = _joined([scan.turn_keys[out] for scan, out in zip(scans, held, strict=True)])
+    nears = _joined([scan.near_keys[out] for scan, out in zip(scans, held, strict=True)])
+    found = []
+    for scan, out in zip(scans, held, strict=True):
+        exact = np.isin(scan.turn_keys[~out], turns)
+        near = np.isin(scan.near_keys[~out], nears) & ~exact
+        found.append(Overlap(scan.name, int((~out).sum()), int(exact.sum()), int(near.sum())))
+    return found
