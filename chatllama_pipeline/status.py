@@ -11,6 +11,7 @@ from typing import Any
 
 from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import Assistant
+from chatllama_pipeline.data.audit import AUDIT_PAGE
 from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import SOURCES
 from chatllama_pipeline.errors import AbsentError
@@ -117,6 +118,7 @@ def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
             state += f"  (overrides {json.dumps(status.overrides)})"
         yield f"{status.asset:<25}{status.version or '-':<18}{rows:>7}  {made:<17} {state}"
     yield ""
+    yield from _audit_line(assistant, store)
     yield from _release_lines(assistant, store)
 
 
@@ -149,6 +151,7 @@ def run_lines(assistant: Assistant, store: Store, since: float, now: float) -> I
     yield line
     yield ""
     yield from _before_and_after(assistant, store)
+    yield from _audit_line(assistant, store)
     yield from _release_lines(assistant, store)
 
 
@@ -174,6 +177,15 @@ def _before_and_after(assistant: Assistant, store: Store) -> Iterator[str]:
             f"({figures['win_rate_low']:.3f} to {figures['win_rate_high']:.3f})"
         )
     yield ""
+
+
+def _audit_line(assistant: Assistant, store: Store) -> Iterator[str]:
+    current = store.current("data_audit", assistant.name)
+    version = store.version("data_audit", assistant.name, current.version) if current else None
+    if version is not None:
+        doubts = [check.name for check in version.manifest.checks if not check.passed]
+        told = f"   (look at: {', '.join(doubts)})" if doubts else ""
+        yield f"data audit: {version.path / AUDIT_PAGE}{told}"
 
 
 def _release_lines(assistant: Assistant, store: Store) -> Iterator[str]:

@@ -47,8 +47,8 @@ def _repeats_check(tables: Sequence[TableFigures], limit: float) -> Check:
     near, prompts = sum(t.near_prompts for t in tables), sum(t.prompts for t in tables)
     share = near / prompts if prompts else 0.0
     told = (
-        f"{rows:,} rows repeat another one exactly; {near:,} of {prompts:,} prompts ({share:.1%}) have "
-        "the words of another one"
+        f"{rows:,} rows repeat another one exactly; {near:,} of {prompts:,} prompts ({share:.1%}) "
+        "have the words of another one"
     )
     return Check("near_duplicates", rows == 0 and share <= limit, False, share, limit, told)
 
@@ -57,8 +57,8 @@ def _alike_check(pairs: PairFigures, limit: float) -> Check:
     alike = pairs.identical + pairs.alike + pairs.alike_when_cut
     share = alike / pairs.pairs if pairs.pairs else 0.0
     told = (
-        f"in {alike:,} of {pairs.pairs:,} pairs ({share:.1%}) the replies are the same text, but for "
-        f"case and white space, or beyond {pairs.cut:,} characters"
+        f"in {alike:,} of {pairs.pairs:,} pairs ({share:.1%}) the replies are the same text, but "
+        f"for case and white space, or beyond {pairs.cut:,} characters"
     )
     return Check("alike_pairs", share <= limit, False, share, limit, told)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -125,56 +126,38 @@ def length_only_accuracy(training: Contests, held_out: Contests) -> float | None
 def measure_pairs(version: Path, cut: int) -> PairFigures:
     """Read the preference pairs once; `cut` is how many characters a model reads of a reply."""
     training, held_out = Contests.empty(), Contests.empty()
-    identical = alike = alike_when_cut = longer = ties = 0
+    alike: Counter[str] = Counter()
+    longer = 0.0
     columns = ["chosen", "rejected", "split"]
     with pq.ParquetFile(version / TABLE_FILE) as table:
         for batch in table.iter_batches(_ROWS_PER_BATCH, columns=columns):
-            chosen, rejected = batch.column("chosen"), batch.column("rejected")
-            first, second = _lengths(chosen), _lengths(rejected)
-            longer += int((first > second).sum())
-            ties += int((first == second).sum())
+            chosen, rejected = (batch.column(name).to_pylist() for name in columns[:2])
+            alike.update(map(_likeness, chosen, rejected, repeat(cut)))
+            first, second = (np.array([*map(len, texts)], np.int64) for texts in (chosen, rejected))
+            longer += float((0.5 + 0.5 * np.sign(first - second)).sum())
             train = pc.equal(batch.column("split"), "train").to_numpy(zero_copy_only=False)
             training.add(first[train], second[train])
             held_out.add(first[~train], second[~train])
-            same = pc.equal(_trimmed(chosen), _trimmed(rejected))
-            identical += pc.sum(same).as_py() or 0
-            alike += _count_alike(chosen, rejected)
-            begins = pc.equal(_begin(_trimmed(chosen), cut), _begin(_trimmed(rejected), cut))
-            alike_when_cut += pc.sum(begins).as_py() or 0
     pairs = training.pairs + held_out.pairs
     return PairFigures(
         pairs=pairs,
-        identical=identical,
-        alike=alike - identical,
-        alike_when_cut=alike_when_cut - identical,
+        identical=alike["identical"],
+        alike=alike["alike"],
+        alike_when_cut=alike["alike when cut"],
         cut=cut,
-        longer_wins=(longer + 0.5 * ties) / pairs if pairs else None,
+        longer_wins=longer / pairs if pairs else None,
         held_out=held_out.pairs,
         length_only=length_only_accuracy(training, held_out),
     )
 
 
-def _lengths(texts: pa.Array) -> Numbers:
-    lengths: Numbers = pc.utf8_length(texts).to_numpy(zero_copy_only=False).astype(np.int64)
-    return lengths
-
-
-def _trimmed(texts: pa.Array) -> pa.Array:
-    return pc.utf8_trim_whitespace(texts)
-
-
-def _count_alike(chosen: pa.Array, rejected: pa.Array) -> int:
-    """Pairs whose replies differ in case and white space at most, the identical ones among them."""
-    chosen, rejected = _trimmed(chosen), _trimmed(rejected)
-    # Evening out is slow: first those are left out that begin with another letter.
-    maybe = pc.equal(pc.utf8_lower(_begin(chosen, 1)), pc.utf8_lower(_begin(rejected, 1)))
-    evened = [_evened(texts.filter(maybe)) for texts in (chosen, rejected)]
-    return pc.sum(pc.equal(*evened)).as_py() or 0
-
-
-def _evened(texts: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(pc.utf8_lower(texts), r"\s+", " ")
-
-
-def _begin(texts: pa.Array, cut: int) -> pa.Array:
-    return pc.utf8_slice_codeunits(texts, 0, cut)
+def _likeness(chosen: str, rejected: str, cut: int) -> str:
+    chosen, rejected = chosen.strip(), rejected.strip()
+    if chosen == rejected:
+        return "identical"
+    # Evening out is slow: replies that begin with another letter are not alike.
+    if chosen[:1].lower() != rejected[:1].lower():
+        return ""
+    if chosen.lower().split() == rejected.lower().split():
+        return "alike"
+    return "alike when cut" if chosen[:cut] == rejected[:cut] else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ class PersonalData:
     examples: dict[str, list[str]] = field(default_factory=dict)
     _seen: set[int] = field(default_factory=set)
 
-    def add(self, texts: pa.Array) -> None:
+    def add(self, texts: list[str]) -> None:
         """Search texts that were not searched before, in whichever table they stood."""
-        for text in texts.filter(suspects(texts)).to_pylist():
-            key = hash(text)
-            if key in self._seen:
-                continue
-            self._seen.add(key)
+        fresh = []
+        for text in texts:
+            if (key := hash(text)) not in self._seen:
+                self._seen.add(key)
+                fresh.append(text)
+        array = pa.array(fresh, pa.string())
+        for text in array.filter(suspects(array)).to_pylist():
             found = find(text)
             self.matches.update(kind for kind, _ in found)
             self.texts.update({kind for kind, _ in found})
@@ -105,8 +108,7 @@ def scan_table(name: str, version: Path, personal: PersonalData, keys: PromptKey
             for key, values in hashed.items():
                 columns.setdefault(key, []).append(values)
             sources.update(batch.column("source").to_pylist())
-            for text in texts:
-                personal.add(text)
+            personal.add(texts)
         parts = [part for part in ("prompt", *REPLY_COLUMNS) if part in table.schema_arrow.names]
     joined = {key: _joined(columns.get(key, [])) for key in _HASHES}
     return TableScan(
@@ -127,7 +129,7 @@ def _joined(batches: list[Numbers]) -> Numbers:
 
 def _measure(
     batch: pa.RecordBatch, keys: PromptKeys
-) -> tuple[dict[str, Numbers], dict[str, Numbers], list[pa.Array]]:
+) -> tuple[dict[str, Numbers], dict[str, Numbers], list[str]]:
     """Characters by part, hashes by name, and the texts of a batch of rows."""
     prompts = batch.column("prompt")
     turns = prompts.flatten()
@@ -158,7 +160,7 @@ def _measure(
         ),
         "reply_keys": np.array([hash(text) for text in (answers or [[]])[0]], np.int64),
     }
-    return characters, hashed, [contents, *replies.values()]
+    return characters, hashed, [*spoken, *chain.from_iterable(answers)]
 
 
 def _first_user_turns(

@@ -41,6 +41,8 @@ def test_status_shows_versions_and_that_all_is_current(tiny_run: Place) -> None:
     assert state_of(report, "actor_ppo").endswith("current")
     assert "RELEASED" in report or "HELD BACK: " in report
     assert "evaluation.json" in report
+    audit = tiny_run.store.read("data_audit", "tiny").path / "report.html"
+    assert f"data audit: {audit}" in report
 
 
 def test_status_says_what_is_stale_and_why(copied: Place) -> None:

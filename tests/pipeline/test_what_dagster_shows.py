@@ -49,6 +49,8 @@ def test_a_materialization_carries_its_version_and_standard_metadata(
         assert shown["dagster/row_count"].value == version.manifest.rows
         columns = shown["dagster/column_schema"].value.columns  # type: ignore[union-attr]
         assert "prompt" in [column.name for column in columns]
+    if asset in ("data_audit", "evaluation"):
+        assert shown["report"].value == str(version.path / "report.html")
     for curve in version.manifest.curves:
         text = str(shown[f"curve/{curve.name}"].value)
         # Longer Markdown hides behind a link.
