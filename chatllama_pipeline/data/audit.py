@@ -48,7 +48,7 @@ def _repeats_check(tables: Sequence[TableFigures], limit: float) -> Check:
     share = near / prompts if prompts else 0.0
     told = (
         f"{rows:,} rows repeat another one exactly; {near:,} of {prompts:,} prompts ({share:.1%}) "
-        "have the words of another one"
+        "are nearly the same as another one"
     )
     return Check("near_duplicates", rows == 0 and share <= limit, False, share, limit, told)
 

@@ -21,9 +21,9 @@ from chatllama_pipeline.data.audit_lengths import (
 )
 from chatllama_pipeline.data.audit_pairs import PairFigures, measure_pairs
 from chatllama_pipeline.data.audit_tables import (
+    Numbers,
     Overlap,
     PersonalData,
-    PromptKeys,
     TableScan,
     commonest_replies,
     overlaps,
@@ -32,6 +32,7 @@ from chatllama_pipeline.data.audit_tables import (
 )
 from chatllama_pipeline.data.funnel import FUNNEL_FILE
 from chatllama_pipeline.data.patterns import redact
+from chatllama_pipeline.data.texts import TextIndex
 from chatllama_pipeline.settings import PERSONAL_KINDS, AssistantSettings
 
 AUDITED = (
@@ -49,7 +50,7 @@ class TableFigures:
     """One table: rows by split and source, lengths by part, and what recurs.
 
     `repeated_rows` say what an earlier row says; of the `prompts` (distinct first user turns),
-    `near_prompts` have the words of another one, in whatever order, case and punctuation.
+    `near_prompts` are nearly the same as another one (see `data.texts`).
     """
 
     name: str
@@ -80,11 +81,12 @@ class Audit:
 
 def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
     """Read the version folders of sources in use and of the four datasets, each table once."""
-    personal, keys = PersonalData(), PromptKeys()
-    scans = [scan_table(name, folders[name], personal, keys) for name in AUDITED]
+    personal, turns = PersonalData(), TextIndex()
+    scans = [scan_table(name, folders[name], personal, turns) for name in AUDITED]
+    clusters = turns.clusters()
     tokenizer = _open_tokenizer(settings)
     limits = {name: _token_limit(name, settings) for name in AUDITED}
-    tables = [_table_figures(scan, tokenizer, limits[scan.name]) for scan in scans]
+    tables = [_table_figures(scan, clusters, tokenizer, limits[scan.name]) for scan in scans]
     tokens = tables[0].tokens
     per_token = tokens.characters_per_token if tokens else USUAL_CHARACTERS_PER_TOKEN
     cut = round(limits["preference_data"] * per_token)
@@ -92,7 +94,7 @@ def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
         tables=tables,
         funnels={name: _read_funnel(folder) for name, folder in folders.items()},
         pairs=measure_pairs(folders["preference_data"], cut),
-        overlaps=overlaps(scans),
+        overlaps=overlaps(scans, clusters),
         matches=dict(personal.matches),
         texts=dict(personal.texts),
         examples=personal.examples,
@@ -123,8 +125,10 @@ def _read_funnel(version: Path) -> dict[str, dict[str, Any]]:
     return sources
 
 
-def _table_figures(scan: TableScan, tokenizer: Any | None, limit: int) -> TableFigures:
-    turns, firsts = np.unique(scan.turn_keys, return_index=True)
+def _table_figures(
+    scan: TableScan, clusters: Numbers, tokenizer: Any | None, limit: int
+) -> TableFigures:
+    turns = np.unique(scan.turns)
     shown = commonest_replies(scan, _REPLIES_SHOWN) if scan.name == AUDITED[1] else []
     return TableFigures(
         name=scan.name,
@@ -135,7 +139,7 @@ def _table_figures(scan: TableScan, tokenizer: Any | None, limit: int) -> TableF
         tokens=measure_tokens(scan, tokenizer, limit) if tokenizer and scan.rows else None,
         repeated_rows=repeats(scan.row_keys),
         prompts=len(turns),
-        near_prompts=repeats(scan.near_keys[firsts]),
+        near_prompts=repeats(clusters[turns]),
         replies=[
             (redact(text[:_REPLY_CHARACTERS], PERSONAL_KINDS), count) for text, count in shown
         ],

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from chatllama_pipeline.data.hashes import text_hash
 from chatllama_pipeline.data.patterns import find, mask, suspects
-from chatllama_pipeline.data.splits import first_user_turn, near_key
-from chatllama_pipeline.data.tables import user_messages
+from chatllama_pipeline.data.texts import TextIndex
 from chatllama_pipeline.records import SPLITS, TABLE_FILE
 
 REPLY_COLUMNS = ("chosen", "rejected", "completion")
@@ -55,33 +55,17 @@ class PersonalData:
                     shown.append(masked)
 
 
-@dataclass
-class PromptKeys:
-    """The keys of first user turns by their text, since a prompt recurs in rows and tables."""
-
-    _keys: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-    def of(self, turn: str) -> tuple[int, int]:
-        """Hashes of the evened-out first user turn, and of its set of words."""
-        known = self._keys.get(key := hash(turn))
-        if known is None:
-            messages = user_messages(turn)
-            known = hash(first_user_turn(messages)), hash(near_key(messages))
-            self._keys[key] = known
-        return known
-
-
 @dataclass(frozen=True)
 class TableScan:
-    """One table: per row its characters by part, its split, and the hashes of what it says."""
+    """One table: per row its characters by part, its split, the number of its first user turn, and
+    hashes of all that it says and of its (first) reply."""
 
     name: str
     path: Path
     characters: dict[str, Numbers]
     splits: Numbers
     sources: Counter[str]
-    turn_keys: Numbers
-    near_keys: Numbers
+    turns: Numbers
     row_keys: Numbers
     reply_keys: Numbers
 
@@ -94,15 +78,15 @@ class TableScan:
         return {name: int((self.splits == number).sum()) for number, name in enumerate(SPLITS)}
 
 
-def scan_table(name: str, version: Path, personal: PersonalData, keys: PromptKeys) -> TableScan:
-    """Read a version's table once, batch by batch."""
+def scan_table(name: str, version: Path, personal: PersonalData, turns: TextIndex) -> TableScan:
+    """Read a version's table once, batch by batch; `turns` numbers the first user turns."""
     path = version / TABLE_FILE
     characters: dict[str, list[Numbers]] = {}
     columns: dict[str, list[Numbers]] = {}
     sources: Counter[str] = Counter()
     with pq.ParquetFile(path) as table:
         for batch in table.iter_batches(_ROWS_PER_BATCH):
-            measured, hashed, texts = _measure(batch, keys)
+            measured, hashed, texts = _measure(batch, turns)
             for part, lengths in measured.items():
                 characters.setdefault(part, []).append(lengths)
             for key, values in hashed.items():
@@ -110,7 +94,7 @@ def scan_table(name: str, version: Path, personal: PersonalData, keys: PromptKey
             sources.update(batch.column("source").to_pylist())
             personal.add(texts)
         parts = [part for part in ("prompt", *REPLY_COLUMNS) if part in table.schema_arrow.names]
-    joined = {key: _joined(columns.get(key, [])) for key in _HASHES}
+    joined = {key: _joined(columns.get(key, [])) for key in _COLUMNS}
     return TableScan(
         name=name,
         path=path,
@@ -120,7 +104,7 @@ def scan_table(name: str, version: Path, personal: PersonalData, keys: PromptKey
     )
 
 
-_HASHES = ("splits", "turn_keys", "near_keys", "row_keys", "reply_keys")
+_COLUMNS = ("splits", "turns", "row_keys", "reply_keys")
 
 
 def _joined(batches: list[Numbers]) -> Numbers:
@@ -128,7 +112,7 @@ def _joined(batches: list[Numbers]) -> Numbers:
 
 
 def _measure(
-    batch: pa.RecordBatch, keys: PromptKeys
+    batch: pa.RecordBatch, index: TextIndex
 ) -> tuple[dict[str, Numbers], dict[str, Numbers], list[str]]:
     """Characters by part, hashes by name, and the texts of a batch of rows."""
     prompts = batch.column("prompt")
@@ -143,14 +127,11 @@ def _measure(
 
     spoken = contents.to_pylist()
     answers = [texts.to_pylist() for texts in replies.values()]
-    turn_keys = [
-        keys.of(turn) for turn in _first_user_turns(turns.field("role"), spoken, starts, ends)
-    ]
-    splits = pc.index_in(batch.column("split"), pa.array(SPLITS))
+    firsts = _first_user_turns(turns.field("role"), spoken, starts, ends)
+    raw = np.array([text_hash(turn) for turn in firsts], np.uint64)
     hashed = {
-        "splits": _numbers(splits),
-        "turn_keys": np.array([turn for turn, _ in turn_keys], np.int64),
-        "near_keys": np.array([near for _, near in turn_keys], np.int64),
+        "splits": _numbers(pc.index_in(batch.column("split"), pa.array(SPLITS))),
+        "turns": index.add(raw, firsts.__getitem__),
         "row_keys": np.array(
             [
                 hash((*spoken[start:end], *(texts[row] for texts in answers)))
@@ -207,17 +188,17 @@ class Overlap:
     near: int
 
 
-def overlaps(scans: list[TableScan]) -> list[Overlap]:
+def overlaps(scans: list[TableScan], clusters: Numbers) -> list[Overlap]:
     """For every table: training rows that repeat a validation or test prompt of any table.
 
-    `near` counts those that share the set of words and not the text.
+    `clusters` are those of the first user turns by their numbers: `near` counts rows whose prompt
+    is only nearly the same as one that is held out.
     """
     held = [scan.splits != SPLITS.index("train") for scan in scans]
-    turns = _joined([scan.turn_keys[out] for scan, out in zip(scans, held, strict=True)])
-    nears = _joined([scan.near_keys[out] for scan, out in zip(scans, held, strict=True)])
+    turns = _joined([scan.turns[out] for scan, out in zip(scans, held, strict=True)])
     found = []
     for scan, out in zip(scans, held, strict=True):
-        exact = np.isin(scan.turn_keys[~out], turns)
-        near = np.isin(scan.near_keys[~out], nears) & ~exact
+        exact = np.isin(scan.turns[~out], turns)
+        near = np.isin(clusters[scan.turns[~out]], clusters[turns]) & ~exact
         found.append(Overlap(scan.name, int((~out).sum()), int(exact.sum()), int(near.sum())))
     return found
