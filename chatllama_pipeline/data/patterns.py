@@ -63,7 +63,7 @@ def _is_iban(text: str) -> bool:
 
 _KEYS = r"""
     -----BEGIN[A-Z ]{0,30}PRIVATE\ KEY-----[\s\S]*?(?:-----END[A-Z ]{0,30}PRIVATE\ KEY-----|\Z)
-  | \bsk-(?=[\w-]{0,200}\d)[\w-]{20,200}
+  | (?<![\w-])sk-(?=[\w-]{0,200}\d)[\w-]{20,200}
   | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b
   | \b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_\w{22,255})
   | \bglpat-[\w-]{20,255}

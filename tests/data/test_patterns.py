@@ -158,9 +158,9 @@ def test_no_text_takes_long() -> None:
         "DE89 " * 40_000,
     ]
     for text in texts:
-        started = time.perf_counter()
+        started = time.process_time()
         redact(text, PERSONAL_KINDS)
-        assert time.perf_counter() - started < 1, text[:20]
+        assert time.process_time() - started < 1, text[:20]
 
 
 def test_random_text_holds_nothing() -> None:
