@@ -114,16 +114,34 @@ def placeholder(kind: str) -> str:
 
 
 def redact(text: str, kinds: Collection[str], seen: Seen | None = None) -> str:
-    """`text` with placeholders for personal data of these kinds, which are added to `seen`."""
-    for pattern in PATTERNS:
-        if pattern.kind in kinds and pattern.trigger.search(text):
-            text = pattern.wanted.sub(partial(_replaced, pattern, seen), text)
+    """`text` with placeholders for personal data of these kinds, which are added to `seen`.
+
+    What is of another kind stays whole: no phone number is seen in an IBAN.
+    """
+    shielded: list[str] = []
+    for pattern in PATTERNS if kinds else ():
+        if pattern.trigger.search(text):
+            kept = None if pattern.kind in kinds else shielded
+            text = pattern.wanted.sub(partial(_replaced, pattern, seen, kept), text)
+    # From the last one back: an earlier one may stand within a later one.
+    for number in reversed(range(len(shielded))):
+        text = text.replace(_shield(number), shielded[number])
     return text
 
 
-def _replaced(pattern: Pattern, seen: Seen | None, match: re.Match[str]) -> str:
+def _shield(number: int) -> str:
+    # Characters for private use, which no pattern takes for a part of anything.
+    return f"\ue000{number}\ue001"
+
+
+def _replaced(
+    pattern: Pattern, seen: Seen | None, shielded: list[str] | None, match: re.Match[str]
+) -> str:
     if not pattern.holds(match[0]):
         return match[0]
+    if shielded is not None:
+        shielded.append(match[0])
+        return _shield(len(shielded) - 1)
     if seen is not None:
         seen.append((pattern.kind, match[0]))
     return placeholder(pattern.kind)

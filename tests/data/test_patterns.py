@@ -87,6 +87,9 @@ def test_only_the_kinds_asked_for_are_replaced() -> None:
     text = "a@b.org or +49 30 1234567"
     assert redact(text, ["phone"]) == "a@b.org or <phone>"
     assert redact(text, []) == text
+    iban = "an DE89 3704 0044 0532 0130 00, a@b.org"
+    assert redact(iban, ["phone", "card"]) == iban
+    assert redact(iban, ["phone", "email"]) == "an DE89 3704 0044 0532 0130 00, <email>"
     assert find(text) == [("email", "a@b.org"), ("phone", "+49 30 1234567")]
 
 

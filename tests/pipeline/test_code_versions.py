@@ -20,7 +20,7 @@ from tests.pipeline.place import Place
 
 RECORDED = Path(__file__).with_name("recorded_results.json")
 FIGURES = {
-    "data_audit": ["longer_wins", "length_only_held_out"],
+    "data_audit": ["longer_wins"],
     "reward_model": ["loss", "validation_accuracy", "scored_replies", "pairs"],
     "actor_sft": ["loss", "validation_loss", "steps"],
     "actor_ppo": ["reply_tokens", "iterations"],
