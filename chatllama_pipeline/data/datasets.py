@@ -28,7 +28,6 @@ from chatllama_pipeline.data.lengths import limits_of
 from chatllama_pipeline.data.preferences import (
     LENGTHS_KEY,
     PERSONAL_TABLES,
-    build_preference_data,
     lengths_mark,
 )
 from chatllama_pipeline.data.preparation import Preparation
@@ -42,14 +41,6 @@ from chatllama_pipeline.records import (
     Outcome,
 )
 from chatllama_pipeline.settings import AssistantSettings
-
-__all__ = [
-    "Dataset",
-    "build_actor_training_data",
-    "build_preference_data",
-    "build_rlhf_training_data",
-    "write_dataset",
-]
 
 # Dataset -> its schema, and what the original's file holds beside the prompt.
 _DATASETS: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {

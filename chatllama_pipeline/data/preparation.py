@@ -44,7 +44,7 @@ class Preparation:
         self.funnel = Funnel()
         self.counter = counter or TokenCounter(settings)
         self._replies = replies
-        self._data = settings.data
+        self._settings = settings
         self._limits = limits
         self._texts = TextIndex()
         self._codes: dict[str, int] = {}
@@ -115,7 +115,7 @@ class Preparation:
     def hold_out(self, table: pa.Table) -> None:
         """Prompts that no training row may nearly repeat, though they don't stand in this table:
         those of `table` whose side is not train."""
-        scanned = Preparation((), _settings_with(self._data), Limits(None, None), self.counter)
+        scanned = Preparation((), self._settings, Limits(None, None), self.counter)
         scanned._texts = self._texts
         scanned.scan(table)
         sides = scanned._sides()
@@ -231,11 +231,11 @@ class Preparation:
         """The side of each row: the one it came with, else that of its first user turn."""
         given = self.column("split")
         places = self._texts.places()[self.column("turn")] if len(given) else given.astype(float)
-        test = self._data.test_share
+        test = self._settings.data.test_share
         own = np.where(
             places < test,
             TEST,
-            np.where(places < test + self._data.validation_share, VALIDATION, 0),
+            np.where(places < test + self._settings.data.validation_share, VALIDATION, 0),
         )
         return np.where(given < 0, own, given)
 
@@ -278,10 +278,6 @@ class Preparation:
                     rows = rows.drop_columns(["split"])
                 ordered.add(change(rows.append_column("split", splits)), order[here][mask])
         return ordered.rows
-
-
-def _settings_with(data: Any) -> AssistantSettings:
-    return AssistantSettings(data=data)
 
 
 def _hashes(texts: list[str]) -> Hashes:

@@ -12,12 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from chatllama_pipeline.data.checks import CHECK_NAMES
-from chatllama_pipeline.data.datasets import (
-    build_actor_training_data,
-    build_preference_data,
-    build_rlhf_training_data,
-)
+from chatllama_pipeline.data.datasets import build_actor_training_data, build_rlhf_training_data
 from chatllama_pipeline.data.personal import TABLES
+from chatllama_pipeline.data.preferences import build_preference_data
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
-from chatllama_pipeline.data.datasets import build_actor_training_data, build_preference_data
+from chatllama_pipeline.data.datasets import build_actor_training_data
 from chatllama_pipeline.data.lengths import lengths_identity, limits_of
 from chatllama_pipeline.data.personal import TABLES
+from chatllama_pipeline.data.preferences import build_preference_data
 from chatllama_pipeline.data.splits import split_of
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import PAIR_SCHEMA, Outcome

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.datasets import build_preference_data
 from chatllama_pipeline.data.personal import TABLES
+from chatllama_pipeline.data.preferences import build_preference_data
 from chatllama_pipeline.data.selection import quotas
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import PAIR_SCHEMA, Outcome
