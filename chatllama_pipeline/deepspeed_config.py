@@ -37,6 +37,11 @@ class DeepSpeedPlan:
     def stage(self) -> int:
         return int(self.config["zero_optimization"]["stage"])
 
+    @property
+    def offloads(self) -> bool:
+        """Whether the optimizer runs on the CPU."""
+        return _at(self.config, "zero_optimization.offload_optimizer.device") not in (None, "none")
+
 
 def find_ds_config(folder: Path, written: str, key: str) -> Path:
     """The file that `key` names: relative to the assistant's folder, or by its name alone there.

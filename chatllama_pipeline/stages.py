@@ -73,6 +73,9 @@ def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
     # The launcher has set these already; by hand they must stand before a stage imports torch,
     # which takes its number of threads from them.
     os.environ.update(child_environment(spec.threads))
+    if spec.device == "cpu":
+        # DeepSpeed looks for an accelerator at its import, and says so where it finds none.
+        os.environ["DS_ACCELERATOR"] = "cpu"
     result = Path(spec.result)
     with _emit() as emit:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ def rank() -> int:
 
 
 def prepare_processes(device: str, plan: DeepSpeedPlan | None) -> None:
-    """Set what DeepSpeed reads at its import; refuse more processes here than there are GPUs.
+    """Refuse more processes here than there are GPUs; give DeepSpeed the group it asks for.
 
     On a CPU any number of processes may share the cores.
     """
@@ -45,8 +46,11 @@ def prepare_processes(device: str, plan: DeepSpeedPlan | None) -> None:
         )
     if plan is None or not plan.stage:
         return
-    if device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    if (device == "cpu" or plan.offloads) and shutil.which("g++") is None:
+        raise SettingsError(
+            "DeepSpeed builds its operations for the CPU with g++ at first use, and there is none: "
+            "install g++, or train without zero_stage and deepspeed_enable"
+        )
     if "RANK" not in os.environ:
         # Alone, but DeepSpeed asks for a group all the same.
         with socket.socket() as probe:

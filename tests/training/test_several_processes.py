@@ -1,0 +1,257 @@
+"""Real trainings in two processes, by DDP and by DeepSpeed, against one process; real kills.
+
+Each runs as a child process of its own, as the launcher starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.resume import (
+    STAGES,
+    Trial,
+    finish,
+    hashes,
+    kill_at_random,
+    make_inputs,
+)
+from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.stages import STOPPED
+
+STEPS = 20
+Curves = dict[str, list[float]]
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def run(
+    trial: Trial, inputs: Path, folder: Path, change: Callable[[StageSpec], None] | None = None
+) -> tuple[StageSpec, Outcome]:
+    spec = trial.spec(inputs, folder)
+    if change is not None:
+        change(spec)
+        spec.write(folder / "spec.json")
+    finish(trial.start(folder), folder)
+    return spec, Outcome.read(Path(spec.result))
+
+
+def curves(outcome: Outcome) -> Curves:
+    return {curve.name: [value for _, value in curve.points] for curve in outcome.curves}
+
+
+@pytest.fixture(scope="session")
+def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Curves]:
+    """The curves of a stage by one process without DeepSpeed, made once."""
+    made: dict[str, Curves] = {}
+
+    def of(stage: str) -> Curves:
+        if stage not in made:
+            folder = tmp_path_factory.mktemp(f"{stage}_alone")
+            made[stage] = curves(run(Trial(stage, steps=STEPS), inputs, folder)[1])
+        return made[stage]
+
+    return of
+
+
+def largest_difference(found: list[float], expected: list[float]) -> float:
+    assert len(found) == len(expected)
+    return max(abs(a - b) for a, b in zip(found, expected, strict=True))
+
+
+def test_two_processes_under_deepspeed_lose_what_one_process_loses(
+    inputs: Path, tmp_path: Path, alone: Callable[[str], Curves]
+) -> None:
+    # 21 rows by 8 make short last batches; of their micro-batches of 2 the ranks have 2 and 1.
+    spec, outcome = run(Trial("actor_sft", 2, zero_stage=2, steps=STEPS), inputs, tmp_path)
+    losses = curves(outcome)["loss"]
+    assert len(losses) == STEPS
+    assert largest_difference(losses, alone("actor_sft")["loss"]) < 1e-3
+    assert losses[-1] < losses[0] - 0.5
+    assert load_actor(spec.output, torch.float32).num_parameters() > 0
+    assert outcome.warnings == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["reward_model", "actor_sft"])
+@pytest.mark.parametrize(
+    ("processes", "zero_stage", "offload"),
+    [(2, 0, "none"), (2, 1, "none"), (2, 2, "optimizer"), (2, 3, "none"), (2, 3, "all"),
+     (1, 3, "none")],
+)  # fmt: skip
+def test_losses_are_those_of_one_process_at_every_stage(
+    inputs: Path,
+    tmp_path: Path,
+    alone: Callable[[str], Curves],
+    stage: str,
+    processes: int,
+    zero_stage: int,
+    offload: str,
+) -> None:
+    def offloaded(spec: StageSpec) -> None:
+        for section in ("actor_config", "reward_config"):
+            spec.settings[section]["offload"] = offload
+
+    trial = Trial(stage, processes, zero_stage, STEPS)
+    spec, outcome = run(trial, inputs, tmp_path, offloaded)
+    found, expected = curves(outcome), alone(stage)
+    assert len(found["loss"]) == STEPS
+    for name in expected:
+        if name == "loss" or name.startswith("validation_"):
+            assert largest_difference(found[name], expected[name]) < 1e-3, name
+    load = load_reward if stage == "reward_model" else load_actor
+    assert load(spec.output, torch.float32).num_parameters() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters", [False, True], ids=["whole", "lora"])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_ppo_rolls_out_and_learns_what_one_process_does(
+    inputs: Path,
+    tmp_path: Path,
+    zero_stage: int,
+    adapters: bool,
+) -> None:
+    def adapted(spec: StageSpec) -> None:
+        for section in ("actor_config", "trainer_config"):
+            spec.settings[section]["peft_enable"] = adapters
+        spec.settings["trainer_config"]["beta_s"] = 0.01
+
+    _, one = run(Trial("actor_ppo", steps=STEPS), inputs, tmp_path / "one", adapted)
+    trial = Trial("actor_ppo", 2, zero_stage, STEPS)
+    spec, two = run(trial, inputs, tmp_path / "two", adapted)
+    expected, found = curves(one), curves(two)
+    assert len(found["score"]) == STEPS // 4
+    assert found["reply_tokens"] == expected["reply_tokens"]
+    for name in ("score", "kl", "policy_loss", "value_loss", "gradient_norm", "update_kl"):
+        assert largest_difference(found[name], expected[name]) < 1e-3, name
+    samples = [(Path(s) / "output" / "samples.jsonl").read_text() for s in (tmp_path / "one",)]
+    assert len(samples[0].splitlines()) == len(
+        (Path(spec.output) / "samples.jsonl").read_text().splitlines()
+    )
+    assert (Path(spec.output) / "critic" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_policy_that_moved_too_far_ends_the_update_under_deepspeed_too(
+    inputs: Path, tmp_path: Path
+) -> None:
+    def strict(spec: StageSpec) -> None:
+        spec.settings["trainer_config"]["update_kl_limit"] = 1e-9
+
+    _, outcome = run(Trial("actor_ppo", 2, zero_stage=2, steps=4), inputs, tmp_path, strict)
+    # Two epochs of two minibatches; the second sees the first one's step.
+    assert curves(outcome)["optimizer_steps"] == [1.0]
+    assert outcome.metrics["optimizer_steps_skipped"] == 0
+
+
+@pytest.mark.slow
+def test_the_originals_ds_config_trains_with_one_warning(inputs: Path, tmp_path: Path) -> None:
+    original = {
+        "train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "optimizer": {"type": "Adam", "params": {"lr": 0.00015}},
+        "fp16": {"enabled": False},
+        "zero_optimization": {
+            "stage": 2,
+            "offload_param": {"device": "cpu", "pin_memory": True},
+            "offload_optimizer": {"device": "cpu", "pin_memory": True},
+        },
+    }
+    (tmp_path / "ds_config.json").write_text(json.dumps(original))
+
+    def by_file(spec: StageSpec) -> None:
+        spec.settings["actor_config"] |= {
+            "zero_stage": 0,
+            "deepspeed_enable": True,
+            "deepspeed_config_path": str(tmp_path / "ds_config.json"),
+        }
+
+    _, outcome = run(Trial("actor_sft", 2, steps=STEPS), inputs, tmp_path / "run", by_file)
+    losses = curves(outcome)["loss"]
+    assert losses[-1] < losses[0] - 0.5
+    assert len(outcome.warnings) == 1
+    for said in ("0.00015 (actor_config.lr 0.003)", "offload_param", "gradient_accumulation"):
+        assert said in outcome.warnings[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_trains_under_deepspeed(inputs: Path, tmp_path: Path, stage: str) -> None:
+    def in_bfloat16(spec: StageSpec) -> None:
+        for section in ("actor_config", "reward_config", "trainer_config"):
+            spec.settings[section]["precision"] = "bfloat16"
+
+    _, outcome = run(Trial(stage, 2, zero_stage=3, steps=STEPS), inputs, tmp_path, in_bfloat16)
+    assert all(check.passed for check in outcome.checks)
+    found = curves(outcome)
+    assert found["kl"][0] == 0.0 if stage == "actor_ppo" else found["loss"][-1] < found["loss"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (2, 0), (2, 2), (2, 3)])
+def test_a_training_killed_three_times_ends_in_the_same_bytes(
+    inputs: Path, tmp_path: Path, stage: str, processes: int, zero_stage: int
+) -> None:
+    trial = Trial(stage, processes, zero_stage, steps=120)
+    report = kill_at_random(trial, inputs, tmp_path, kills=3)
+    assert report.kills == 3
+    assert report.differing == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("zero_stage", "lost"),
+    [(0, "sums are rounded in another order"), (3, "the optimizer's moments start anew")],
+)
+def test_another_number_of_processes_continues_and_says_that_it_is_not_exact(
+    inputs: Path, tmp_path: Path, zero_stage: int, lost: str
+) -> None:
+    two = Trial("actor_sft", 2, zero_stage, steps=2000)
+    spec = two.spec(inputs, tmp_path)
+    process = two.start(tmp_path)
+    deadline = time.monotonic() + 120
+    while not any(Path(spec.run_folder).glob("state/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    assert "error: stopped by " in (tmp_path / "log").read_text()
+
+    one = replace(two, processes=1)
+    finish(one.start(tmp_path), tmp_path)
+    outcome = Outcome.read(Path(spec.result))
+    assert len(outcome.warnings) == 1
+    assert "saved by 2 processes" in outcome.warnings[0] and lost in outcome.warnings[0]
+    losses = curves(outcome)["loss"]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_a_training_that_got_sigterm_leaves_with_a_code_of_its_own(
+    inputs: Path, tmp_path: Path
+) -> None:
+    trial = Trial("actor_sft", steps=3000)
+    trial.spec(inputs, tmp_path)
+    process = trial.start(tmp_path)
+    log = tmp_path / "log"
+    deadline = time.monotonic() + 120
+    while "actor_sft: step" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == STOPPED
+    assert "stopped by SIGTERM after step" in log.read_text()
+    assert any((tmp_path / "run" / "state").glob("*.json"))
+    assert not hashes(tmp_path / "output")
