@@ -12,6 +12,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Generic, TypeVar
 
 from chatllama_pipeline.llm.requests import (
@@ -96,7 +97,7 @@ class LlmJudge:
     ) -> None:
         self.client = client
         self.template = template
-        self.name = f"{client.provider}:{client.model}"
+        self.name = name_of(client)
         self._temperature = temperature
         self._max_tokens = max_tokens
 
@@ -194,6 +195,12 @@ class LlmJudge:
             for n, answer in zip(again, answers, strict=True):
                 heard[n] = _hear(answer, read)
         return heard
+
+
+def name_of(client: LlmClient) -> str:
+    """Provider and model; of a local folder its name alone, since versions hold no paths."""
+    model = PurePath(client.model)
+    return f"{client.provider}:{model.name if model.is_absolute() else client.model}"
 
 
 def _hear(answer: Answer, read: Callable[[LlmReply], tuple[T | None, str]]) -> _Heard[T]:

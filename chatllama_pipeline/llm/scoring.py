@@ -26,6 +26,7 @@ from chatllama_pipeline.llm.judge import Judgement, LlmJudge
 from chatllama_pipeline.llm.local import Machine
 from chatllama_pipeline.llm.plans import estimate_lines, plan_judging
 from chatllama_pipeline.llm.providers import Judge, open_judge
+from chatllama_pipeline.llm.score_parsing import CUT_OFF
 from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import REWARD_SCHEMA, Check, Outcome
@@ -37,6 +38,11 @@ JUDGEMENTS_FILE = "judgements.jsonl"
 _SCORED = pa.schema([field for field in REWARD_SCHEMA if field.name != "split"])
 NO_JUDGE = "no_judge"
 _TOLD_CHARACTERS = 120
+# What a person can do about a reason that settings have a part in.
+_CURES = {
+    CUT_OFF: "raise llm.judge.max_tokens",
+    "prompt_too_long": "shorten the reply or the template, or judge by a model with more context",
+}
 
 
 @dataclass
@@ -126,7 +132,8 @@ def _told_aside(found: _Scored) -> str:
         return f"{count} rows without a score were set aside, since nobody judges (llm.provider)"
     reasons = ", ".join(f"{reason} {number}" for reason, number in found.reasons.items())
     said = first.raw.strip()[:_TOLD_CHARACTERS]
-    return f"{count} rows were set aside ({reasons}); of the first it was said: {said!r}"
+    cures = "".join(f"; {reason}: {_CURES[reason]}" for reason in found.reasons if reason in _CURES)
+    return f"{count} rows were set aside ({reasons}); of the first it was said: {said!r}{cures}"
 
 
 def build_reward_training_data(

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from chatllama_pipeline.llm.judge import name_of
 from chatllama_pipeline.llm.novelty import LIKE_ANOTHER, Pool, fault_of, tokens
 from chatllama_pipeline.llm.requests import Answer, LlmClient, LlmFailure, LlmReply
 from chatllama_pipeline.llm.writer_replies import read_items, read_text
@@ -88,7 +89,7 @@ class LlmWriter:
         progress: Progress | None = None,
         one_round: bool = False,
     ) -> None:
-        self.name = f"{client.provider}:{client.model}"
+        self.name = name_of(client)
         self._client = client
         self._requests = requests
         self._known = known

@@ -21,7 +21,8 @@ from chatllama_pipeline.llm.requests import (
 class Answering:
     """Answers by `reply`; a text is a finished reply. `seen` are the requests, in their order."""
 
-    provider, model = "openai", "tiny"
+    provider: str = "openai"
+    model: str = "tiny"
 
     def __init__(
         self, reply: Callable[[LlmRequest], str | Answer], json_schema_supported: bool = True

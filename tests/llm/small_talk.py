@@ -30,11 +30,13 @@ def reply(body: dict[str, Any]) -> str:
     text = prompt_text(body)
     rng = random.Random(text + str(body.get("seed")))
     schema = json.dumps(body.get("response_format", ""))
-    if '"better"' in schema:
+    if "Which reply is better?" in text:
         lengths = [len(words_between(text, name)) for name in "AB"]
-        return json.dumps({"better": "AB"[lengths[1] > lengths[0]]})
-    if '"score"' in schema:
-        return json.dumps({"score": min(5, len(words_between(text, "completion")) // 3)})
+        better = "AB"[lengths[1] > lengths[0]]
+        return json.dumps({"better": better}) if '"better"' in schema else better
+    if "What is the score?" in text:
+        score = min(5, len(words_between(text, "completion")) // 3)
+        return json.dumps({"score": score}) if '"score"' in schema else f"Score: {score}/5"
     if '"rows"' in schema:
         fields = ["user_input", "completion"] if '"completion"' in schema else ["user_input"]
         return json.dumps({"rows": [{field: _text(rng, 12) for field in fields} for _ in range(4)]})

@@ -83,6 +83,14 @@ def test_a_request_without_an_answer_is_set_aside_with_the_clients_reason() -> N
     assert len(client.seen) == 1
 
 
+def test_a_local_model_is_named_by_its_folder_alone() -> None:
+    client = Answering(lambda request: "4")
+    client.provider, client.model = "transformers", "/home/mia/models/flan"
+    assert judge(client).name == "transformers:flan"
+    client.model = "google/flan-t5-xl"
+    assert judge(client).name == "transformers:google/flan-t5-xl"
+
+
 def test_several_samples_give_mean_and_spread() -> None:
     client = Answering(lambda request: ["2", "4", "none", "none"][request.sample])
     found = judge(client).score_all([ROW, ROW], samples=3)

@@ -169,6 +169,7 @@ def test_a_reply_longer_than_the_judges_context_is_set_aside_with_its_reason(des
     [aside] = lines(output / "set_aside.jsonl")
     assert aside["reason"] == "prompt_too_long"
     assert "1500" in aside["raw"]
+    assert "prompt_too_long: shorten the reply or the template" in outcome.warnings[0]
     assert outcome.metrics["llm_failed"] == 1
 
 
