@@ -47,11 +47,13 @@ from chatllama_pipeline.training.ppo_collect import Task as PpoTask
 from chatllama_pipeline.training.ppo_loop import train as train_ppo
 from chatllama_pipeline.training.ppo_model import ActorCritic
 from chatllama_pipeline.training.ppo_roles import load_roles
+from chatllama_pipeline.training.reward_items import Pair
 from chatllama_pipeline.training.trainer import train
 
 ROWS, PROMPT, REPLY = 8, 64, 64
 MIB, GIGA = 2**20, 1e9
 LEARNING_RATE = 1e-5
+NO_FIGURE = ("none", False)
 QUIET = Progress("benchmark", lambda line: None)
 PARTS = ("memory", "speed", "large")
 
@@ -262,21 +264,21 @@ def sft_task(base: Path) -> tuple[Any, Task]:
     rows = [Example(ids, PROMPT) for ids in random_rows(4 * ROWS)]
     collate = partial(sft_stage.collate_completions, pad_id=0)
     return load_actor(base, torch.float32), Task(
-        rows, collate, sft_stage.completion_loss_sum, lambda model: {}
+        rows, collate, sft_stage.completion_loss_sum, lambda model: {}, NO_FIGURE
     )
 
 
 def reward_task(base: Path) -> tuple[Any, Task]:
     chosen, rejected = random_rows(2 * ROWS), random_rows(2 * ROWS)[::-1]
     rows: list[Any] = [
-        reward_stage.Pair(Example(left, PROMPT), Example(right, PROMPT), 0.0)
+        Pair(Example(left, PROMPT), Example(right, PROMPT), 0.0)
         for left, right in zip(chosen, rejected, strict=True)
     ]
     torch.manual_seed(0)
     model = load_reward(base, torch.float32)
     loss = partial(reward_stage.reward_loss_sum, centering_weight=0.01)
     collate = partial(reward_stage.collate_items, model, pad_id=0)
-    return model, Task(rows, collate, loss, lambda model: {})
+    return model, Task(rows, collate, loss, lambda model: {}, NO_FIGURE)
 
 
 def random_rows(count: int) -> list[list[int]]:

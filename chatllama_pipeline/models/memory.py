@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
-from chatllama_pipeline.models.machine import free_bytes
+from chatllama_pipeline.models.machine import free_bytes, wants_bfloat16
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import AssistantSettings, LoraSettings
 
@@ -76,9 +76,9 @@ def memory_plan(
     """
     asked = settings.at(f"{_SECTIONS[stage]}.activation_checkpointing")
     available = free_bytes(device)
-    plan = _plan(stage, base_folders, settings, longest_row, available, bool(asked))
+    plan = _plan(stage, base_folders, settings, longest_row, device, available, bool(asked))
     if asked is None and not plan.fits:
-        return _plan(stage, base_folders, settings, longest_row, available, True)
+        return _plan(stage, base_folders, settings, longest_row, device, available, True)
     return plan
 
 
@@ -87,12 +87,13 @@ def _plan(
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
     longest_row: int | None,
+    device: str,
     available: int,
     checkpointing: bool,
 ) -> MemoryPlan:
     limit = int(settings.at(f"{_length_section(stage)}.max_sequence_length"))
     tokens = _rows_per_forward(stage, settings) * min(longest_row or limit, limit)
-    half = settings.at(f"{_SECTIONS[stage]}.precision") == "bfloat16"
+    half = wants_bfloat16(settings.at(f"{_SECTIONS[stage]}.precision"), device)
     parts: dict[str, int] = {}
     shared: set[str] = set()
     for role, name in base_folders.items():

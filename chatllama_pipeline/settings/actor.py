@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from chatllama_pipeline.settings.efficiency import SupervisedEfficiency
+from chatllama_pipeline.settings.efficiency import PRECISION, Precision, SupervisedEfficiency
 from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     SCRATCH,
@@ -60,7 +60,7 @@ class ActorSettings(SupervisedSection, SupervisedEfficiency):
         default=None, description="optimizer steps; wins over epochs"
     )
     evaluations: Positive = Field(default=8, description="validation passes over the training")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = PRECISION
     peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")
     peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
     lora: LoraSettings = LoraSettings()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from chatllama_pipeline.settings.section import Section
+
+Precision = Literal["auto", "float32", "bfloat16"]
+PRECISION: Any = Field(
+    default="auto",
+    description="of matrix products, over float32 weights; auto: bfloat16 on a GPU that has it",
+)
 
 
 class EfficiencySettings(Section):

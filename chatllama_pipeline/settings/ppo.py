@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chatllama_pipeline.settings.efficiency import EfficiencySettings
+from chatllama_pipeline.settings.efficiency import PRECISION, EfficiencySettings, Precision
 from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     NonNegative,
@@ -60,7 +60,7 @@ class PpoSettings(TrainedSection, EfficiencySettings):
     micro_batch_size: Positive | None = None
     rollout_batch_size: Positive | None = None
     epochs: Positive = Field(default=1, description="passes over each iteration's rollouts")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = PRECISION
     peft_enable: bool | None = Field(
         default=None, description="PPO trains an adapter of the actor; as actor_config if null"
     )

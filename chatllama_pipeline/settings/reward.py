@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from chatllama_pipeline.settings.efficiency import SupervisedEfficiency
+from chatllama_pipeline.settings.efficiency import PRECISION, Precision, SupervisedEfficiency
 from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     NonNegative,
@@ -55,7 +55,7 @@ class RewardSettings(SupervisedSection, SupervisedEfficiency):
     epochs: Positive = 1
     max_steps: Positive | None = None
     evaluations: Positive = 8
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = PRECISION
     peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")
     peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
     lora: LoraSettings = LoraSettings()

@@ -19,6 +19,7 @@ from chatllama_pipeline.models.chat import shortened_prompt, stop_ids
 from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.kinds import kind_of
+from chatllama_pipeline.models.machine import wants_bfloat16
 from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.preflight import preflight
 from chatllama_pipeline.models.quiet import quiet_transformers
@@ -205,7 +206,7 @@ def make_accelerator(
     """
     prepare_processes(device, plan)
     shares = check_settings(ppo)
-    bfloat16, plugin = ppo.precision == "bfloat16", None
+    bfloat16, plugin = wants_bfloat16(ppo.precision, device), None
     if plan is not None and plan.stage:
         # Where a minibatch ends is told with each backward. Were it told here, DeepSpeed would
         # divide the gradients by the number of micro-batches too.

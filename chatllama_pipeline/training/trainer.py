@@ -19,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from chatllama_pipeline.deepspeed_config import DeepSpeedPlan, plan_for
 from chatllama_pipeline.models.adapters import save_model
+from chatllama_pipeline.models.machine import wants_bfloat16
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import CURVES_FILE, Check, Curve, StageSpec
 from chatllama_pipeline.seeds import stage_seed
@@ -236,7 +237,7 @@ def _arguments(
     seed: int,
     spec: StageSpec,
 ) -> TrainingArguments:
-    bfloat16 = settings.precision == "bfloat16"
+    bfloat16 = wants_bfloat16(settings.precision, spec.device)
     deepspeed = None
     if plan is not None and plan.stage:
         deepspeed = deepspeed_settings(
