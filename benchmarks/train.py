@@ -53,6 +53,13 @@ from chatllama_pipeline.training.trainer import train
 ROWS, PROMPT, REPLY = 8, 64, 64
 MIB, GIGA = 2**20, 1e9
 LEARNING_RATE = 1e-5
+# None of these settings changes a result.
+MEMORY_CASES: dict[str, dict[str, Any]] = {
+    "the whole minibatch at once": {},
+    "micro_batch_size: 2": {"micro_batch_size": 2},
+    "activation_checkpointing: true": {"checkpointing": True},
+    "both": {"micro_batch_size": 2, "checkpointing": True},
+}
 NO_FIGURE = ("none", False)
 QUIET = Progress("benchmark", lambda line: None)
 PARTS = ("memory", "speed", "large")
@@ -115,21 +122,19 @@ def make_base(folder: Path, hidden: int, layers: int) -> int:
 
 
 def compare_memory(folder: Path, base: Path) -> None:
-    """Print the peaks of four full models and of one base, with and without checkpointing."""
+    """Print the peaks of four full models and of one base, under the same settings each time."""
     write_versions(folder, base)
-    for checkpointing in (False, True):
+    for case, keys in MEMORY_CASES.items():
         peaks = {}
         for adapted in (False, True):
-            arguments = {"folder": str(folder), "adapted": adapted, "checkpointing": checkpointing}
+            arguments = {"folder": str(folder), "adapted": adapted, **keys}
             child = [sys.executable, __file__, "--child", json.dumps(arguments)]
             found = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
             peaks[adapted] = json.loads(found.stdout.splitlines()[-1])
-        kept = "with" if checkpointing else "without"
-        print(f"PPO, {ROWS} x {PROMPT + REPLY} tokens, {kept} activation checkpointing:")
-        for adapted, name in ((False, "four full models"), (True, "LoRA on one base")):
-            steps = ", ".join(f"{at} {size:.0f}" for at, size in peaks[adapted].items())
-            print(f"  {name:17s} MiB over the imports: {steps}")
-        print(f"  LoRA / full       {peaks[True]['peak'] / peaks[False]['peak']:.3f}")
+        print(
+            f"PPO, {ROWS} x {PROMPT + REPLY} tokens, {case}: four full models {peaks[False]:.0f} "
+            f"MiB, LoRA on one base {peaks[True]:.0f} MiB, ratio {peaks[True] / peaks[False]:.3f}"
+        )
 
 
 def write_versions(folder: Path, base: Path) -> None:
@@ -142,8 +147,10 @@ def write_versions(folder: Path, base: Path) -> None:
         save_model(model, folder / f"{kind}_lora")
 
 
-def ppo_peak(folder: str, adapted: bool, checkpointing: bool) -> dict[str, float]:
-    """MiB above this process's imports: after loading, and at the peak of two PPO iterations."""
+def ppo_peak(
+    folder: str, adapted: bool, checkpointing: bool = False, micro_batch_size: int | None = None
+) -> float:
+    """MiB above this process's imports at the peak of two PPO iterations."""
     before = psutil.Process().memory_info().rss
     forget_peak()
     kind = "lora" if adapted else "full"
@@ -157,11 +164,11 @@ def ppo_peak(folder: str, adapted: bool, checkpointing: bool) -> dict[str, float
                 "num_episodes": 2,
                 "epochs": 2,
                 "update_kl_limit": 100.0,
+                "micro_batch_size": micro_batch_size,
             },
         }
     )
     roles = load_roles(actor, scorer, scorer, settings, 0, "cpu")
-    loaded = psutil.Process().memory_info().rss
     if checkpointing:
         for model in (roles.policy, roles.critic):
             checkpoint_activations(model, "trainer_config")
@@ -174,7 +181,7 @@ def ppo_peak(folder: str, adapted: bool, checkpointing: bool) -> dict[str, float
         seed=0,
         progress=QUIET,
     )
-    return {"loaded": (loaded - before) / MIB, "peak": (peak_bytes() - before) / MIB}
+    return (peak_bytes() - before) / MIB
 
 
 def ppo_task(reward: Any) -> PpoTask:

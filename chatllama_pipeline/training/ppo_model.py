@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from chatllama_pipeline.models.heads import (
@@ -48,16 +49,22 @@ class ActorCritic(nn.Module):
         action_mask: Tensor,
         temperature: float,
         with_entropy: bool,
+        only: Literal["actor", "critic"] | None = None,
     ) -> TokenScores:
-        """Score `response[B,T]`, `action_mask[B,T]` behind `prompt_ids[B,P]`, left-padded."""
+        """Score `response[B,T]`, `action_mask[B,T]` behind `prompt_ids[B,P]`, left-padded.
+
+        With `only` one of the models reads it, and what the other would have said is empty.
+        """
         columns = (prompt_ids, prompt_mask, response, action_mask)
-        logits = response_logits(self.actor, *columns, temperature=temperature)
-        values = response_values(self.critic, *columns)
-        return TokenScores(
-            token_logp(logits, response),
-            (values - self.shift) / self.scale,
-            entropy(logits) if with_entropy else None,
-        )
+        logp = values = torch.empty(0, device=response.device)
+        uncertainty = None
+        if only != "critic":
+            logits = response_logits(self.actor, *columns, temperature=temperature)
+            logp = token_logp(logits, response)
+            uncertainty = entropy(logits) if with_entropy else None
+        if only != "actor":
+            values = (response_values(self.critic, *columns) - self.shift) / self.scale
+        return TokenScores(logp, values, uncertainty)
 
 
 def same_vocabulary(left: Any, right: Any) -> bool:

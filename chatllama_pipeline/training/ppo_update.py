@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -85,7 +86,9 @@ def minibatch_gradients(
     )
     for number, index in enumerate(parts, 1):
         last = number == len(parts)
-        loss, figures, ratio = _micro_loss(module, minibatch.rows(index), settings, tokens)
+        # Wrapped for several processes, a module has one forward and one backward.
+        alone = accelerator.backward if ranks == 1 and not by_deepspeed(accelerator) else None
+        loss, figures, ratio = _micro_loss(module, minibatch.rows(index), settings, tokens, alone)
         sums += figures
         low, high = torch.minimum(low, ratio.min()), torch.maximum(high, ratio.max())
         accelerator.gradient_state._set_sync_gradients(last)
@@ -103,28 +106,42 @@ def minibatch_gradients(
 
 
 def _micro_loss(
-    module: Any, part: Experience, settings: PpoSettings, tokens: Tensor
+    module: Any,
+    part: Experience,
+    settings: PpoSettings,
+    tokens: Tensor,
+    backward: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, detached figures (the first six of MinibatchFigures) and ratios of a micro-batch."""
+    """Loss, detached figures (the first six of MinibatchFigures) and ratios of a micro-batch.
+
+    Given `backward`, the actor's share of the loss has gone through it: its activations are free
+    before the critic's are made, and the gradients, each of one model, are the same.
+    """
     mask, with_entropy = part.action_mask, settings.beta_s > 0
-    scores = module(
-        part.prompt_ids, part.prompt_mask, part.response, mask, settings.temperature, with_entropy
-    )
+    score = partial(
+        module, part.prompt_ids, part.prompt_mask, part.response, mask, settings.temperature,
+        with_entropy,
+    )  # fmt: skip
+    scores = score() if backward is None else score(only="actor")
     ratio = ppo_math.ratios(scores.logp, part.logp_old, mask)
     policy = ppo_math.policy_loss(
         ratio, part.advantages, mask, clip=settings.actor_eps_clip, tokens=tokens
     )
+    loss = policy.loss
+    if scores.entropy is not None:
+        loss = loss - settings.beta_s * ppo_math.token_mean(scores.entropy, mask, tokens)
+    if backward is not None:
+        backward(loss)
+        loss = loss.detach()
     value = ppo_math.value_loss(
-        scores.values,
+        scores.values if backward is None else score(only="critic").values,
         part.values_old,
         part.returns,
         mask,
         clip=settings.critic_eps_clip,
         tokens=tokens,
     )
-    loss = policy.loss + settings.value_coefficient * value.loss
-    if scores.entropy is not None:
-        loss = loss - settings.beta_s * ppo_math.token_mean(scores.entropy, mask, tokens)
+    loss = loss + settings.value_coefficient * value.loss
     with torch.no_grad():
         drift = ppo_math.token_mean(ppo_math.k3(part.logp_old, scores.logp), mask, tokens)
         clipped = policy.clipped / tokens, value.clipped / tokens

@@ -13,7 +13,7 @@ from torch import Tensor
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training.ppo_model import ActorCritic
-from chatllama_pipeline.training.ppo_update import Experience, minibatch_gradients
+from chatllama_pipeline.training.ppo_update import Experience, _micro_loss, minibatch_gradients
 
 
 def fresh_critic(base: Path) -> Any:
@@ -84,3 +84,17 @@ def test_more_padding_changes_nothing(
         Experience, "rows", lambda self, index: Experience(*(f[index] for f in self))
     )
     assert_equal_within(gradient(tiny_base_folder, padded), gradient(tiny_base_folder, plain))
+
+
+def test_actor_and_critic_one_after_the_other_learn_as_both_at_once(tiny_base_folder: Path) -> None:
+    experience, settings = random_experience(), PpoSettings(beta_s=0.1)
+    apart, figures = gradient(tiny_base_folder, experience)
+    module = ActorCritic(
+        load_actor(tiny_base_folder, torch.float32), fresh_critic(tiny_base_folder)
+    )
+    tokens = experience.action_mask.sum()
+    loss, *_ = _micro_loss(module.eval(), experience, settings, tokens, None)
+    loss.backward()
+    at_once = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    assert torch.equal(at_once, apart)
+    assert loss.item() == pytest.approx(figures[5].item(), rel=1e-6)
