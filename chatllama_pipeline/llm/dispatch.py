@@ -208,6 +208,7 @@ class Dispatcher:
         """Send nothing more; the first reason is the one that is told."""
         self._stop = self._stop or error
         self._breaker.stop()
+        self._limiter.stop()
         self._tell_change()
 
     def _where(self) -> str:

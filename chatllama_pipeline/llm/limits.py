@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+# How soon a waiting call sees that all has stopped.
+_LOOK_SECONDS = 0.25
 _FIRST_REST, _LONGEST_REST, _MOST_PROBES = 1.0, 30.0, 5
 
 
@@ -19,6 +21,7 @@ class RateLimiter:
         self._seconds_per_request = 60 / requests_per_minute if requests_per_minute else 0.0
         self._seconds_per_token = 60 / tokens_per_minute if tokens_per_minute else 0.0
         self._next_request = self._next_tokens = self._held_until = 0.0
+        self._stopped = False
 
     async def turn(self, tokens: int) -> None:
         """Wait until a call of `tokens` may be sent."""
@@ -26,12 +29,16 @@ class RateLimiter:
         at = max(now, self._next_request, self._next_tokens)
         self._next_request = at + self._seconds_per_request
         self._next_tokens = at + tokens * self._seconds_per_token
-        while (wait := max(at, self._held_until) - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
+        while (wait := max(at, self._held_until) - time.monotonic()) > 0 and not self._stopped:
+            await asyncio.sleep(min(wait, _LOOK_SECONDS))
 
     def used(self, expected: int, tokens: int) -> None:
         """Give back what a call used less than expected."""
         self._next_tokens -= max(0, expected - tokens) * self._seconds_per_token
+
+    def stop(self) -> None:
+        """Let all that wait go on: nothing more will be sent."""
+        self._stopped = True
 
     def hold(self, seconds: float) -> None:
         """Send nothing for so long."""
