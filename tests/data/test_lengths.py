@@ -11,7 +11,7 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 
 from chatllama_pipeline.data.datasets import build_actor_training_data
-from chatllama_pipeline.data.lengths import lengths_identity, limits_of
+from chatllama_pipeline.data.lengths import TokenCounter, lengths_identity, limits_of
 from chatllama_pipeline.data.personal import TABLES
 from chatllama_pipeline.data.preferences import build_preference_data
 from chatllama_pipeline.data.splits import split_of
@@ -135,6 +135,13 @@ def test_only_texts_whose_bytes_leave_doubt_are_tokenized_and_each_once(
         tmp_path / "out", tmp_path / "none", tmp_path / "personal", settings, tmp_path / "actor"
     )
     assert actor.metrics["tokenized_texts"] == 0
+
+
+def test_what_was_counted_is_not_tokenized_again(tokenizer_folder: Path) -> None:
+    counter = TokenCounter(assistant(tokenizer_folder))
+    assert counter.counts([says(3), says(4), says(3)]) == {says(3): 3, says(4): 4}
+    assert counter.counts([says(4), says(5)]) == {says(4): 4, says(5): 5}
+    assert counter.tokenized == 3
 
 
 def test_a_model_from_scratch_counts_bytes_and_only_where_a_limit_is_set(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from chatllama_pipeline.artifacts import Made, Store
 from chatllama_pipeline.data.places import Asked
@@ -165,6 +166,33 @@ def test_any_file_system_of_fsspec_serves(tmp_path: Path) -> None:
     file.write_text(hh_line("a"))
     outcome = build_source("hh_rlhf", _folder(tmp_path, "b"), Asked(source=file.as_uri()))
     assert outcome.rows == 1
+
+
+class Forgetful(MemoryFileSystem):  # type: ignore[misc]
+    """A file system that ends a file early and says nothing."""
+
+    protocol = "forgetful"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        found: str = super()._strip_protocol(path.replace("forgetful://", "memory://"))
+        return found
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        told: dict[str, Any] = super().info(path, **options)
+        return {**told, "size": told["size"] + 10}
+
+
+def test_a_file_that_ends_early_without_an_error_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    fsspec.register_implementation("forgetful", Forgetful, clobber=True)
+    fsspec.filesystem("memory").pipe("/short/rows.jsonl", hh_line("a").encode())
+    asked = Asked(source="forgetful://short/rows.jsonl")
+    with pytest.raises(DataError, match=r"rows\.jsonl broke off after \d+ of \d+ bytes"):
+        build_source("hh_rlhf", _folder(tmp_path, "a"), asked)
+    assert not list(tmp_path.rglob("rows.jsonl"))
 
 
 def test_a_folder_that_changes_in_place_is_noticed_and_one_that_moves_is_not(
