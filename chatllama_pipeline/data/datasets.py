@@ -41,6 +41,7 @@ from chatllama_pipeline.records import (
     Outcome,
 )
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.section import told_paths
 
 # Dataset -> its schema, and what the original's file holds beside the prompt.
 _DATASETS: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
@@ -168,7 +169,7 @@ def build_actor_training_data(
     written.prepared.funnel.write(output)
     cure = (
         "name a source under data.sources, set llm.provider and llm.synthetic_conversations, or "
-        f"put rows into {settings.actor_config.train_dataset_path}"
+        f"put rows into {told_paths(settings.actor_config.train_dataset_path)}"
     )
     return written.outcome(settings, cure)
 
@@ -204,7 +205,7 @@ def build_rlhf_training_data(
     written.prepared.funnel.write(output)
     cure = (
         "name a source under data.sources, set llm.provider and llm.synthetic_prompts, or put "
-        f"rows into {settings.trainer_config.examples_path}"
+        f"rows into {told_paths(settings.trainer_config.examples_path)}"
     )
     return written.outcome(settings, cure)
 

@@ -31,6 +31,7 @@ from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import REWARD_SCHEMA, Check, Outcome
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.section import told_paths
 
 SET_ASIDE_FILE = "set_aside.jsonl"
 JUDGEMENTS_FILE = "judgements.jsonl"
@@ -117,8 +118,9 @@ def _enough_rows(row_count: int, found: _Scored, settings: AssistantSettings) ->
     else:
         told = (
             f"{row_count} scored rows, and {least} are needed: put more into "
-            f"{settings.reward_config.train_dataset_path}, set llm.synthetic_completions or "
-            "llm.scored_pairs with an llm.provider, or set reward_config.objective to pairwise"
+            f"{told_paths(settings.reward_config.train_dataset_path)}, set "
+            "llm.synthetic_completions or llm.scored_pairs with an llm.provider, or set "
+            "reward_config.objective to pairwise"
         )
         if found.aside:
             told += f"; {_told_aside(found)}"

@@ -27,6 +27,12 @@ def _check_paths(value: Any) -> Any:
 # Files of the user's, relative to the assistant's folder: a path, a glob, or a list of them.
 Paths = Annotated[str | list[str], BeforeValidator(_check_paths)]
 
+
+def told_paths(paths: str | list[str]) -> str:
+    """Paths as a message spells them."""
+    return paths if isinstance(paths, str) else ", ".join(paths)
+
+
 SCRATCH = "scratch"
 ScratchFamily = Literal[
     "llama",

@@ -335,6 +335,9 @@ def test_no_conversation_at_all_fails_and_says_where_to_put_some(
     outcome = build_actor_training_data(empty, written, personal, settings(), tmp_path)
     assert not check(outcome, "not_empty").passed
     assert "datasets/actor_training_data.json" in check(outcome, "not_empty").description
+    several = settings(actor_config={"train_dataset_path": ["own/a.jsonl", "own/b/*.csv"]})
+    outcome = build_actor_training_data(empty, written, personal, several, tmp_path)
+    assert "put rows into own/a.jsonl, own/b/*.csv" in check(outcome, "not_empty").description
 
 
 def test_a_prompt_held_out_in_one_table_trains_in_no_other(tmp_path: Path, personal: Path) -> None:
