@@ -97,27 +97,14 @@ def _compare(
 ) -> Outcome:
     started = time.monotonic()
 
-    # 1. Sample both actors on the same prompts.
-    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["actor_sft"])
-    actors = {
-        actor: load_actor(spec.inputs[actor], torch.float32).to(spec.device) for actor in ACTORS
-    }
-    room = context(settings, actors["actor_sft"].config)
-    prompts, warnings = _test_prompts(spec, settings, tokenizer, room)
-    progress.say(f"both actors answer {len(prompts)} test prompts")
-    sampled, kl = _sample(actors, tokenizer, settings, [row.ids for row in prompts])
+    # 1. Sample both actors on the same prompts; they are gone before a local judge is loaded.
+    prompts, warnings, sampled, kl = _answered(spec, settings, progress)
 
     # 2. Score every reply, by the reward model and by the judge.
     scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
     before, after = ([reply.text for reply in sampled[actor]] for actor in ACTORS)
-    judged = judge_replies(
-        judge,
-        [row.prompt for row in prompts],
-        before,
-        after,
-        progress,
-        settings.llm.max_usd,
-    )
+    asked = [row.prompt for row in prompts]
+    judged = judge_replies(judge, asked, before, after, progress, settings.llm.max_usd)
     scores = {"actor_sft": judged.before, "actor_ppo": judged.after}
     replies = {
         actor: _score(scorer, judge, prompts, sampled[actor], scores[actor]) for actor in ACTORS
@@ -165,6 +152,21 @@ def _compare(
         curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
         warnings=[*warnings, *judged.warnings()],
     )
+
+
+def _answered(
+    spec: StageSpec, settings: AssistantSettings, progress: Progress
+) -> tuple[list[_TestPrompt], list[str], dict[str, list[Sampled]], list[float]]:
+    """The test prompts with warnings, each actor's replies, and the KL of each of PPO's."""
+    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["actor_sft"])
+    actors = {
+        actor: load_actor(spec.inputs[actor], torch.float32).to(spec.device) for actor in ACTORS
+    }
+    room = context(settings, actors["actor_sft"].config)
+    prompts, warnings = _test_prompts(spec, settings, tokenizer, room)
+    progress.say(f"both actors answer {len(prompts)} test prompts")
+    sampled, kl = _sample(actors, tokenizer, settings, [row.ids for row in prompts])
+    return prompts, warnings, sampled, kl
 
 
 def _verdict(
