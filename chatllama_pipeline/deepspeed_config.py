@@ -145,7 +145,7 @@ def _said_by_config(stage: str, settings: AssistantSettings) -> dict[str, tuple[
             "cosine",
         )
         decay = section.weight_decay
-    return {
+    said: dict[str, tuple[str, Any]] = {
         "train_batch_size": (f"{name}.batch_size", rows),
         "train_micro_batch_size_per_gpu": (f"{name}.micro_batch_size", micro or rows),
         "gradient_accumulation_steps": ("batch_size / micro_batch_size", rows // (micro or rows)),
@@ -154,8 +154,10 @@ def _said_by_config(stage: str, settings: AssistantSettings) -> dict[str, tuple[
         "optimizer.params.weight_decay": ("weight_decay", decay),
         "scheduler.type": ("the schedule", schedule),
         "fp16.enabled": (f"{name}.precision {precision}", False),
-        "bf16.enabled": (f"{name}.precision", precision == "bfloat16"),
     }
+    if precision != "auto":
+        said["bf16.enabled"] = (f"{name}.precision", precision == "bfloat16")
+    return said
 
 
 def _at(raw: Any, dotted: str) -> Any:

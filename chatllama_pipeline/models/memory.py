@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from chatllama_pipeline.deepspeed_config import plan_for
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
 from chatllama_pipeline.models.machine import free_bytes, wants_bfloat16
@@ -75,7 +78,9 @@ def memory_plan(
     activations follow a Llama-like block.
     """
     asked = settings.at(f"{_SECTIONS[stage]}.activation_checkpointing")
-    available = free_bytes(device)
+    # On a CPU the processes share what is free.
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device == "cpu" else 1
+    available = free_bytes(device) // here
     plan = _plan(stage, base_folders, settings, longest_row, device, available, bool(asked))
     if asked is None and not plan.fits:
         return _plan(stage, base_folders, settings, longest_row, device, available, True)
@@ -101,8 +106,9 @@ def _plan(
         trained = _is_trained(role, stage, settings)
         adapted = trained and _has_adapter(role, stage, settings)
         if trained and not adapted:
-            parts[f"{role} weights"] = size.weights * FROZEN_BYTES
-            parts[f"{role} gradients and Adam"] = size.weights * (TRAINED_BYTES - FROZEN_BYTES)
+            share = _held_of_a_weight(stage, settings, device)
+            parts[f"{role} weights"] = round(size.weights * share.weight)
+            parts[f"{role} gradients and Adam"] = round(size.weights * share.gradient_and_adam)
         elif (base := weights_digest(base_folder(folder))) not in shared:
             shared.add(base)
             parts[f"{role} weights"] = size.weights * FROZEN_BYTES
@@ -207,18 +213,48 @@ _SECTIONS = {
 }
 
 
+class Held(NamedTuple):
+    """Bytes that one process holds of a trained weight, and of its gradient and moments."""
+
+    weight: float
+    gradient_and_adam: float
+
+
+def _held_of_a_weight(stage: str, settings: AssistantSettings, device: str) -> Held:
+    """ZeRO 1 shards Adam's two moments, 2 the gradient too, 3 the weight too.
+
+    PPO has whole weights all the same, while it samples.
+    """
+    plan, ranks = plan_for(stage, settings), _processes()
+    level = plan.stage if plan else 0
+    weight = FROZEN_BYTES / (ranks if level == 3 and stage != "actor_ppo" else 1)
+    gradient = FLOAT_BYTES / (ranks if level >= 2 else 1)
+    moments = 2 * FLOAT_BYTES / (ranks if level >= 1 else 1)
+    if plan is not None and plan.offloads and device != "cpu":
+        moments = 0
+    return Held(weight, gradient + moments)
+
+
+def _processes() -> int:
+    """How many train together: torchrun's number."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _length_section(stage: str) -> str:
     return "reward_config" if stage == "reward_model" else "actor_config"
 
 
 def _rows_per_forward(stage: str, settings: AssistantSettings) -> int:
-    if stage == "actor_sft":
-        return settings.actor_config.micro_batch_size or settings.actor_config.batch_size
-    if stage == "reward_model":
-        reward = settings.reward_config
-        return 2 * (reward.micro_batch_size or reward.batch_size)  # both replies of a pair
-    ppo = settings.trainer_config
-    return ppo.micro_batch_size or ppo.batch_size or ppo.prompts_per_iteration
+    if stage == "actor_ppo":
+        ppo = settings.trainer_config
+        rows, micro, conversations = ppo.minibatch_size, ppo.micro_batch_size, 1
+    else:
+        reward = stage == "reward_model"
+        section = settings.reward_config if reward else settings.actor_config
+        # Both replies of a pair.
+        rows, micro, conversations = section.batch_size, section.micro_batch_size, 1 + reward
+    share = max(1, rows // _processes())
+    return conversations * min(micro or share, share)
 
 
 def _is_trained(role: str, stage: str, settings: AssistantSettings) -> bool:

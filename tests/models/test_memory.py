@@ -176,3 +176,31 @@ def test_the_plan_and_the_names_of_checks_need_no_torch() -> None:
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "weight", "rest"),
+    # Of 1,000 weights: 4 bytes each, 4 of gradient and 8 of moments, over 4 processes.
+    [(0, 4000, 12000), (1, 4000, 4000 + 2000), (2, 4000, 1000 + 2000), (3, 1000, 1000 + 2000)],
+)
+def test_what_deepspeed_shards_counts_by_its_share(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, zero_stage: int, weight: int, rest: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    settings = AssistantSettings.model_validate({"actor_config": {"zero_stage": zero_stage}})
+    parts = memory_plan("actor_sft", {"actor": folder}, settings, 10).parts
+    assert parts["actor weights"] == weight
+    assert parts["actor gradients and Adam"] == rest
+
+
+def test_processes_on_a_cpu_share_what_is_free_and_the_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_bytes(monkeypatch, 8000)
+    settings = AssistantSettings.model_validate({"actor_config": {"batch_size": 8}})
+    alone = memory_plan("actor_sft", {"actor": folder}, settings, 10)
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    shared = memory_plan("actor_sft", {"actor": folder}, settings, 10)
+    assert shared.available_bytes == alone.available_bytes // 2
+    assert shared.parts["actor activations"] == alone.parts["actor activations"] // 2
