@@ -98,6 +98,9 @@ def test_within_a_bin_the_classifier_goes_by_what_the_bin_s_training_pairs_prefe
     held_out = contests((100, 105), (105, 100), (103, 104), (104, 104))
     # Right, wrong, right, and a tie of equal lengths: 2.5 of 4.
     assert length_only_accuracy(training, held_out) == 0.625
+    # Where the longer one won three times of four: wrong, right, wrong, and the tie: 1.5 of 4.
+    longer = contests((107, 100), (106, 101), (104, 102), (101, 107))
+    assert length_only_accuracy(longer, held_out) == 0.375
 
 
 def test_nothing_to_fit_or_to_measure_on_is_not_measured() -> None:
