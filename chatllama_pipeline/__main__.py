@@ -14,15 +14,17 @@ from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.llm.cache_command import cache
 from chatllama_pipeline.llm.preview import preview_lines
 from chatllama_pipeline.serving.approvals import approve as write_approval
+from chatllama_pipeline.serving.scores import score
 from chatllama_pipeline.status import materialize_command, run_lines, status_lines
 
 
 @click.group()
 def cli() -> None:
-    """Look at an assistant, talk to it, approve its release."""
+    """Look at an assistant, talk to it, score with it, approve its release."""
 
 
 cli.add_command(cache)
+cli.add_command(score)
 
 
 @cli.command()

@@ -40,7 +40,7 @@ CODE_VERSION: dict[str, str] = {
     "reward_model": "2",
     "actor_sft": "1",
     "actor_ppo": "2",
-    "evaluation": "3",
+    "evaluation": "4",
     "release": "1",
 }
 

@@ -56,6 +56,7 @@ from chatllama_pipeline.statistics import (
 )
 from chatllama_pipeline.training.ppo import context
 from chatllama_pipeline.training.ppo_math import distinct_2
+from chatllama_pipeline.training.reward_report import RewardReport
 
 ACTORS = ("actor_sft", "actor_ppo")
 TRAINED = ("actor_sft", "reward_model", "actor_ppo")
@@ -195,7 +196,8 @@ def _write(
     output, name = Path(spec.output), judge.name if judge else None
     evaluation.write(output)
     write_comparisons(output, comparisons)
-    page = render(spec.assistant, settings, name, evaluation, curves, comparisons)
+    trust = RewardReport.read(Path(spec.inputs["reward_model"]))
+    page = render(spec.assistant, settings, name, evaluation, curves, comparisons, trust)
     (output / REPORT_FILE).write_text(page, encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from chatllama_pipeline.evaluation.curves import interval_chart, line_chart
 from chatllama_pipeline.evaluation.figures import ActorFigures, Comparison, Evaluation, Figures
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.training.reward_report import RewardReport
 
 NOT_MEASURED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -75,6 +76,7 @@ def render(
     evaluation: Evaluation,
     curves: Mapping[str, Sequence[Curve]],
     comparisons: Sequence[Comparison],
+    reward_report: RewardReport | None = None,
 ) -> str:
     """The page. `curves` maps a stage to its curves; `judge` is None where nobody judged."""
     environment = Environment(
@@ -95,6 +97,7 @@ def render(
         measures=_measures(figures.actor_sft, figures.actor_ppo),
         facts=_facts(figures),
         charts=_charts(curves),
+        reward_report=reward_report,
         sections=select(comparisons, settings.evaluation.table_rows),
     )
 

@@ -42,6 +42,8 @@ from chatllama_pipeline.settings import (
     RewardSettings,
 )
 
+# CodeGen keeps its heads in as many parts as the machine it was trained on had.
+CODEGEN_HEADS = 4
 SECTIONS = {"actor_base": "actor_config", "reward_base": "reward_config"}
 
 
@@ -74,6 +76,11 @@ def scratch_size(section: ActorSettings | RewardSettings, key: str) -> ScratchSi
         raise SettingsError(
             f"{key}.scratch_hidden_size {section.scratch_hidden_size} is not a multiple of twice "
             f"{key}.scratch_heads {section.scratch_heads}: choose sizes that are"
+        )
+    if section.scratch_family == "codegen" and section.scratch_heads % CODEGEN_HEADS:
+        raise SettingsError(
+            f"{key}.scratch_heads {section.scratch_heads} is not a multiple of {CODEGEN_HEADS}, "
+            f"which {key}.scratch_family: codegen needs"
         )
     return ScratchSize(
         hidden_size=section.scratch_hidden_size,

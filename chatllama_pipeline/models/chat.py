@@ -206,6 +206,8 @@ def _turn_end(tokenizer: Any, template: str) -> int:
     messages = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": mark}]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     tail = text[text.rindex(mark) + len(mark) :]
-    special = set(tokenizer.all_special_ids)
+    # Llama 3's end of a turn is special, and yet has none of the names (eos, pad, ...).
+    added = tokenizer.added_tokens_decoder.items()
+    special = set(tokenizer.all_special_ids) | {number for number, t in added if t.special}
     ids = tokenizer.encode(tail, add_special_tokens=False)
     return int(next((i for i in ids if i in special), tokenizer.eos_token_id))

@@ -91,6 +91,7 @@ def _config(size: ScratchSize, tokenizer: PreTrainedTokenizerFast) -> Any:
         "t5": {
             "d_kv": size.head_size,
             "d_ff": gated,
+            "num_decoder_layers": size.layers,
             "feed_forward_proj": "gated-gelu",
             "decoder_start_token_id": tokenizer.pad_token_id,
         },

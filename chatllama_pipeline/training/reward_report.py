@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -161,31 +160,3 @@ def _rounded(value: float) -> float:
 
 def _rounded_or_none(value: float | None) -> float | None:
     return None if value is None else _rounded(value)
-
-
-def report_lines(report: RewardReport) -> Sequence[str]:
-    """The report as a Markdown table."""
-    lines = [
-        "| source | pairs | accuracy (95 %) | longer is better (95 %) | score with length | "
-        "score with given score |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, each in report.sources.items():
-        cells = (
-            name,
-            str(each.pairs),
-            _with_interval(each.accuracy, each.accuracy_interval),
-            _with_interval(each.length_only, each.length_only_interval),
-            _cell(each.length_correlation),
-            _cell(each.score_correlation),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _with_interval(share: float, interval: tuple[float, float]) -> str:
-    return f"{share:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

@@ -20,6 +20,8 @@ from chatllama_pipeline.evaluation.figures import (
 from chatllama_pipeline.evaluation.report import render, select
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.training.reward_math import CalibrationBin
+from chatllama_pipeline.training.reward_report import RewardReport, SourceReport
 
 NOTHING = ActorFigures(None, None, None, None, None, None)
 
@@ -199,3 +201,41 @@ def test_replies_read_back_as_they_were(
     rows = [make_comparison("Zeile\u2028zwei", text="ä\n\ufffd"), make_comparison(before=None)]
     write_comparisons(tmp_path, rows)
     assert read_comparisons(tmp_path) == rows
+
+
+def test_how_far_the_reward_model_can_be_trusted_is_shown_by_source(
+    make_figures: Callable[..., Figures],
+) -> None:
+    def source(pairs: int, score_correlation: float | None) -> SourceReport:
+        return SourceReport(
+            pairs, 0.75, (0.30, 0.95), 0.625, (0.22, 0.90), -0.25, score_correlation
+        )
+
+    report = RewardReport(
+        "validation",
+        {"all": source(4, 0.5), "<shp>": source(4, None)},
+        [CalibrationBin(1, 0.55, 0.0), CalibrationBin(3, 0.9, 1.0)],
+        0.2125,
+    )
+    html = render(
+        "mia",
+        AssistantSettings(),
+        "rules",
+        Evaluation(make_figures(), Verdict(True, "it won")),
+        {},
+        [],
+        report,
+    )
+    text = Page(html).text
+    start = text.index("How far the reward model can be trusted")
+    assert "all 4 0.750 (0.300 to 0.950) 0.625 (0.220 to 0.900) \u22120.25 0.50" in text[start:]
+    assert "<shp> 4 0.750 (0.300 to 0.950)" in text[start:] and "<shp>" not in html
+    assert "the mean gap is 0.212" in text[start:] or "the mean gap is 0.213" in text[start:]
+    assert "sure 0.55 0.90 right 0.00 1.00 pairs 1 3" in text[start:]
+
+
+def test_without_a_reward_report_nothing_is_said_of_trust(
+    make_figures: Callable[..., Figures],
+) -> None:
+    html = page(make_figures(), Verdict(True, "it won"), [])
+    assert "can be trusted" not in html

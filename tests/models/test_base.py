@@ -100,6 +100,12 @@ def test_heads_that_do_not_divide_the_hidden_size_are_refused(
         run(make_spec("actor_base", settings, data), QUIET)
 
 
+def test_codegens_heads_come_in_fours(make_spec: MakeSpec, data: Any) -> None:
+    settings = {"actor_config": {**SIZES, "scratch_family": "codegen"}}
+    with pytest.raises(SettingsError, match=r"actor_config.scratch_heads 2 is not a multiple of 4"):
+        run(make_spec("actor_base", settings, data), QUIET)
+
+
 def test_a_local_folder_is_copied_whole(make_spec: MakeSpec, tiny_base_folder: Path) -> None:
     spec = make_spec("reward_base", {"reward_config": {"model": str(tiny_base_folder)}}, {})
     run(spec, QUIET)

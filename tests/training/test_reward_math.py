@@ -6,10 +6,15 @@ import pytest
 import torch
 
 from chatllama_pipeline.training.reward_math import (
+    CalibrationBin,
     bradley_terry,
+    calibration,
+    calibration_error,
     centering,
+    rank_correlation,
     shift_and_scale,
     strength_margin,
+    wilson_interval,
     win_share,
 )
 
@@ -50,3 +55,34 @@ def test_shift_and_scale_are_mean_and_deviation() -> None:
     assert shift_and_scale(torch.tensor([1.0, 3.0])) == (2.0, pytest.approx(math.sqrt(2)))
     assert shift_and_scale(torch.tensor([4.0, 4.0])) == (4.0, 1.0)
     assert shift_and_scale(torch.tensor([])) == (0.0, 1.0)
+
+
+def test_an_interval_of_a_share_is_wilsons() -> None:
+    # 8 of 10: middle (0.8 + 3.8415 / 20) / 1.38415 = 0.7167, half 1.96 * 0.16001 / 1.38415 = 0.2266
+    assert wilson_interval(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(1.0, 4) == pytest.approx((0.5101, 1.0), abs=1e-4)
+    assert wilson_interval(0.5, 0) == (0.0, 1.0)
+
+
+def test_a_calibration_curve_tells_how_often_the_sure_are_right() -> None:
+    # sigmoid(0) = 0.5, a draw; sigmoid(1) = 0.7311, right once and wrong once; sigmoid(3) = 0.9526.
+    bins = calibration(torch.tensor([0.0, 1.0, -1.0, 3.0]))
+    assert bins == [
+        CalibrationBin(1, 0.5, 0.5),
+        CalibrationBin(2, 0.7311, 0.5),
+        CalibrationBin(1, 0.9526, 1.0),
+    ]
+    # (0 + 2 * 0.2311 + 0.0474) / 4
+    assert calibration_error(bins) == pytest.approx(0.1274, abs=1e-4)
+    assert calibration(torch.empty(0)) == [] and calibration_error([]) is None
+
+
+def test_ranks_correlate_whatever_the_distances() -> None:
+    def correlation(left: list[float], right: list[float]) -> float | None:
+        return rank_correlation(torch.tensor(left), torch.tensor(right))
+
+    assert correlation([1, 2, 300], [4, 5, 6]) == pytest.approx(1.0)
+    assert correlation([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
+    # Ties stand at 1.5: ranks (1.5, 1.5, 3) and (1, 2, 3) give 1.5 / sqrt(1.5 * 2).
+    assert correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(0.8660, abs=1e-4)
+    assert correlation([1, 1], [1, 2]) is None and correlation([], []) is None

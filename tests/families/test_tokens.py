@@ -1,0 +1,149 @@
+"""Each family's prompts: one BOS or none, an end that is learned, masks instead of pad ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
+
+from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.chat import (
+    conversation,
+    ensure_chat_template,
+    prompt_ids,
+    question_and_answer,
+    stop_ids,
+)
+from chatllama_pipeline.models.preflight import preflight
+from chatllama_pipeline.records import Message, user_prompt
+from chatllama_pipeline.training.sft import collate_completions
+from tests.families import tokenizer_kinds
+from tests.families.kit import ACTORS
+
+FolderOf = Callable[[str], Path]
+TALK = [
+    Message("system", "alpha"),
+    Message("user", "bravo"),
+    Message("assistant", "charlie"),
+    Message("user", "delta"),
+]
+# What each family's prompt of one turn begins with, and what ends its reply.
+BEGINS = {
+    "llama": "<s>",
+    "llama3": "<|begin_of_text|>",
+    "mistral": "<s>",
+    "gemma3": "<bos>",
+    "opt": "</s>",
+    "opt_350m": "</s>",
+    "bloom": "<s>",
+    "bloomz": "<s>",
+    **dict.fromkeys(("gptj", "gpt_neox", "gpt_neo", "codegen", "gpt2", "phi"), "<|endoftext|>"),
+}
+ENDS = {
+    "llama3": "<|eot_id|>",
+    "qwen3": "<|im_end|>",
+    "smollm": "<|im_end|>",
+    "gemma3": "<end_of_turn>",
+    **dict.fromkeys(
+        ("llama", "mistral", "opt", "opt_350m", "galactica", "bloom", "bloomz", "flan_t5"), "</s>"
+    ),
+    **dict.fromkeys(("gptj", "gpt_neox", "gpt_neo", "codegen", "gpt2", "phi"), "<|endoftext|>"),
+}
+
+
+@pytest.fixture
+def tokenizer_of(family_folder: FolderOf) -> Callable[[str], Any]:
+    def load(name: str) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(family_folder(name))
+        ensure_chat_template(tokenizer, AutoConfig.from_pretrained(family_folder(name)))
+        return tokenizer
+
+    return load
+
+
+@pytest.mark.parametrize("name", [family.name for family in ACTORS])
+def test_a_conversation_has_one_bos_or_none_and_ends_in_a_token_that_stops(
+    name: str, tokenizer_of: Callable[[str], Any], family_folder: FolderOf
+) -> None:
+    tokenizer = tokenizer_of(name)
+    example = conversation(tokenizer, user_prompt("alpha"), "bravo", 64)
+    tokens = tokenizer.convert_ids_to_tokens(example.ids)
+    if name in BEGINS:
+        assert tokens[0] == BEGINS[name] and tokens[1] != BEGINS[name]
+    elif name != "smollm":  # its BOS opens every turn
+        assert tokenizer.bos_token_id is None
+    assert tokens[-1] == ENDS[name] and example.ids[-1] == stop_ids(tokenizer)[0]
+    reply = example.ids[example.prompt_length : -1]
+    assert tokenizer.decode(reply).strip() == "bravo"
+    assert tokenizer.pad_token_id is not None
+    config = AutoConfig.from_pretrained(family_folder(name))
+    assert ENDS[name] in str(preflight(tokenizer, config, "actor_config", 64))
+
+
+@pytest.mark.parametrize("name", [family.name for family in ACTORS])
+def test_every_turn_is_read_the_systems_too(name: str, tokenizer_of: Callable[[str], Any]) -> None:
+    tokenizer = tokenizer_of(name)
+    text = tokenizer.decode(prompt_ids(tokenizer, TALK, 200))
+    positions = [text.index(turn.content) for turn in TALK]
+    assert positions == sorted(positions)
+
+
+def test_galacticas_missing_tokens_are_those_its_config_names(
+    tokenizer_of: Callable[[str], Any],
+) -> None:
+    tokenizer = tokenizer_of("galactica")
+    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token) == (
+        "</s>",
+        "<pad>",
+        None,
+    )
+    assert len(tokenizer) == 340  # none is added
+
+
+def test_a_tokenizer_and_config_without_any_end_token_are_refused() -> None:
+    nameless = tokenizer_kinds.backend(["<oops>"])
+    config = LlamaConfig(eos_token_id=None, vocab_size=340)
+    with pytest.raises(SettingsError, match=r"no end token.*no reply could ever end"):
+        ensure_chat_template(nameless, config)
+    known = tokenizer_kinds.backend(["<oops>", "<|endoftext|>"])
+    ensure_chat_template(known, config)
+    assert (known.eos_token, known.pad_token) == ("<|endoftext|>", "<|endoftext|>")
+
+
+def test_a_template_without_bos_gets_the_one_that_the_tokenizer_would_write() -> None:
+    tokenizer = tokenizer_kinds.llama()
+    tokenizer.pad_token = "</s>"
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
+    ids = prompt_ids(tokenizer, user_prompt("alpha"), 64)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "\u2581alpha", "</s>"]
+
+
+def test_an_encoder_reads_question_and_answer_as_a_pair_and_loses_old_turns() -> None:
+    tokenizer = tokenizer_kinds.electra()
+    example = question_and_answer(tokenizer, user_prompt("alpha bravo"), "charlie", 64)
+    tokens = tokenizer.convert_ids_to_tokens(example.ids)
+    assert tokens == ["[CLS]", "alpha", "bravo", "[SEP]", "charlie", "[SEP]"]
+    assert example.prompt_length == 4
+    talk = [Message("user", "alpha"), Message("assistant", "bravo"), Message("user", "delta")]
+    whole = question_and_answer(tokenizer, talk, "charlie", 64)
+    assert "assistant" in tokenizer.decode(whole.ids).replace(" ", "")
+    cut = question_and_answer(tokenizer, talk, "charlie", len(whole.ids) - 1)
+    assert tokenizer.convert_ids_to_tokens(cut.ids) == ["[CLS]", "delta", *tokens[3:]]
+    assert cut.cut_turns == 2
+
+
+def test_padding_that_is_the_end_token_is_masked_not_guessed() -> None:
+    tokenizer: PreTrainedTokenizerFast = tokenizer_kinds.gpt2()
+    ensure_chat_template(tokenizer, LlamaConfig(vocab_size=340))
+    end = tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == end
+    examples = [
+        conversation(tokenizer, user_prompt("alpha"), reply, 64)
+        for reply in ("alpha", "alpha lima")
+    ]
+    batch = collate_completions(examples, pad_id=end)
+    assert batch["completion_mask"].sum(1).tolist() == [2, 3]  # the reply's words and its end
+    assert batch["input_ids"][0][batch["completion_mask"][0]].tolist()[-1] == end

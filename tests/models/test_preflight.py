@@ -1,0 +1,142 @@
+"""What is said of tokens before anything is trained, and what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
+
+from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.models.chat import CHAT_TEMPLATE, Example
+from chatllama_pipeline.models.preflight import preflight, rows_in_words
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import ACTOR_SCHEMA, PROMPT_SCHEMA, StageSpec
+from chatllama_pipeline.training import ppo, sft
+
+QUIET = Progress("test", lambda line: None)
+
+
+@pytest.fixture
+def tokenizer(tiny_base_folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_base_folder)
+
+
+@pytest.fixture
+def config(tiny_base_folder: Path) -> Any:
+    return AutoConfig.from_pretrained(tiny_base_folder)
+
+
+def test_it_says_template_special_tokens_and_context(tokenizer: Any, config: Any) -> None:
+    assert str(preflight(tokenizer, config, "actor_config", 64)) == (
+        "our chat template, since the model has none; no BOS, as the model's tokenizer; a reply "
+        "ends in '<|end|>'; padded with '<|pad|>'; at most 64 tokens a row "
+        "(actor_config.max_sequence_length)"
+    )
+
+
+def test_it_says_when_the_pad_token_is_the_end_token_and_the_template_the_models(
+    tokenizer: Any, config: Any
+) -> None:
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.bos_token = "<|user|>"
+    tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE.replace("eos_token", "'<|pad|>'")
+    found = preflight(tokenizer, config, "actor_config", 64)
+    assert found.template == "the model's own chat template"
+    assert found.bos == "one BOS"
+    assert found.end == "'<|pad|>' or '<|end|>'"
+    assert found.pad == "'<|end|>', the end token, told apart by masks"
+
+
+def test_a_row_may_have_no_more_tokens_than_the_model_has_positions(
+    tokenizer: Any, config: Any
+) -> None:
+    found = preflight(tokenizer, config, "actor_config", 2048)
+    assert found.context == 128
+    assert "max_sequence_length 2048 is more than it has" in found.context_of
+
+
+def test_rows_that_overflow_are_counted_by_what_became_of_them() -> None:
+    examples = [Example([1, 2], 1), Example([1, 2], 1, cut_turns=2)]
+    assert rows_in_words(examples, left_out=3) == (
+        "2 rows, 1 of them without their oldest turns; 3 too long and left out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raise_exception('no questions') }}", r"refuses a single question \(no questions\)"),
+        ("hello {{ eos_token }}", "leaves out what the user says"),
+    ],
+)
+def test_a_template_that_cannot_carry_a_question_stops_it(
+    tokenizer: Any, config: Any, template: str, told: str
+) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(SettingsError, match=rf"reward_config.model: its chat template {told}"):
+        preflight(tokenizer, config, "reward_config", 64)
+
+
+def test_a_tokenizer_of_more_ids_than_the_model_embeds_stops_it(tokenizer: Any) -> None:
+    with pytest.raises(SettingsError, match=r"the tokenizer has 300 ids, the model .* for 200"):
+        preflight(tokenizer, LlamaConfig(vocab_size=200), "actor_config", 64)
+
+
+def test_a_tokenizer_without_an_end_token_stops_it(tokenizer: Any, config: Any) -> None:
+    tokenizer.eos_token = None
+    with pytest.raises(SettingsError, match=r"actor_config.model: the tokenizer names no end"):
+        preflight(tokenizer, config, "actor_config", 64)
+
+
+@pytest.fixture
+def short_gpt2(tokenizer: Any, tmp_path: Path) -> Path:
+    """A model with twelve learned positions: reading further would be an index error."""
+    kind = GPT2Config(vocab_size=304, n_embd=16, n_layer=1, n_head=2, n_positions=12)
+    kind.bos_token_id = kind.eos_token_id = 1
+    GPT2LMHeadModel(kind).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    return tmp_path / "short"
+
+
+def rows(texts: list[str], **others: str) -> list[dict[str, Any]]:
+    common = {"source": "test", "split": "train", **others}
+    return [{"prompt": [{"role": "user", "content": text}], **common} for text in texts]
+
+
+def test_sft_says_it_all_and_leaves_out_what_the_model_cannot_read(
+    short_gpt2: Path, make_spec: Callable[..., StageSpec], write_table: Any, tmp_path: Path
+) -> None:
+    table = write_table(
+        tmp_path / "rows", rows(["alpha", "x" * 40], completion="bravo"), ACTOR_SCHEMA
+    )
+    settings = {"actor_config": {"model": "local", "max_steps": 1, "batch_size": 1}}
+    inputs = {"actor_base": short_gpt2, "actor_training_data": table}
+    lines: list[str] = []
+    outcome = sft.run(make_spec("actor_sft", settings, inputs), Progress("sft", lines.append))
+    told = outcome.metrics["preflight"]
+    assert "at most 12 tokens a row (the model's positions" in told
+    assert told.endswith("1 rows, 0 of them without their oldest turns; 1 too long and left out")
+    assert any(told in line for line in lines)
+
+
+def test_a_context_shorter_than_the_prompts_stops_sft_and_ppo(
+    short_gpt2: Path, make_spec: Callable[..., StageSpec], write_table: Any, tmp_path: Path
+) -> None:
+    long = ["x" * 40, "y" * 50]
+    actor = write_table(tmp_path / "rows", rows(long, completion="bravo"), ACTOR_SCHEMA)
+    prompts = write_table(tmp_path / "prompts", rows(long), PROMPT_SCHEMA)
+    settings = {"actor_config": {"model": "local", "max_tokens": 4}}
+    with pytest.raises(DataError, match=r"none of the 2 train rows fits in 12 tokens"):
+        inputs = {"actor_base": short_gpt2, "actor_training_data": actor}
+        sft.run(make_spec("actor_sft", settings, inputs), QUIET)
+    inputs = {"actor_sft": short_gpt2, "reward_model": short_gpt2, "rlhf_training_data": prompts}
+    with pytest.raises(DataError, match=r"none of the 2 train prompts fits in 8 tokens.*lower max"):
+        ppo.run(make_spec("actor_ppo", settings, inputs), QUIET)
+    too_long = {"actor_config": {"model": "local", "max_tokens": 12}}
+    with pytest.raises(
+        SettingsError, match=r"max_tokens 12 leaves no room .*position_embeddings 12"
+    ):
+        ppo.run(make_spec("actor_ppo", too_long, inputs, "b"), QUIET)
