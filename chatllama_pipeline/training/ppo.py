@@ -84,34 +84,12 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     accelerator = make_accelerator(spec.device, ppo, plan)
     roles = load_roles(sft, reward_model, critic_base, settings, seed, accelerator.device)
     progress.say(roles.in_words)
-    scorer = RewardScorer(reward_model, model=roles.reward)
-    task = Task(
-        prompts=prompts.messages,
-        prompt_ids=prompts.ids,
-        reward=lambda asked, replies, _: scorer(asked, replies),
-        decode=lambda ids: tokenizer.batch_decode(ids, skip_special_tokens=True),
-        stop_ids=stop_ids(tokenizer),
-        pad_id=tokenizer.pad_token_id,
-        max_new_tokens=settings.actor_config.max_tokens,
-    )
     for model in (roles.policy, roles.critic):
         make_efficient(model, ppo, "trainer_config", checkpointing)
     module = ActorCritic(roles.policy, roles.critic)
-    states = States(Path(spec.run_folder), made_from(spec), ppo.n_checkpoints_to_keep)
-    require_room(states, module)
-    training = train(
-        module,
-        roles.reference,
-        task,
-        ppo,
-        accelerator=accelerator,
-        seed=seed,
-        progress=progress,
-        states=states,
-        open_trackers=partial(
-            Trackers, spec, settings.tracking, is_main=accelerator.is_main_process
-        ),
-    )
+    scorer = RewardScorer(reward_model, model=roles.reward)
+    task = _task(prompts, tokenizer, scorer, settings.actor_config.max_tokens)
+    training = _learn(module, roles, task, spec, settings, accelerator, progress)
     checks = [memory, finite_loss(training, ppo), training.collapse.check(ppo.collapse == "stop")]
     if training.guard.passed:
         with training.whole():
@@ -119,6 +97,45 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
                 write_payload(Path(spec.output), module, tokenizer, training)
     warnings = [*(plan.warnings if plan else []), *_warnings(shared, roles, prompts, settings)]
     return _outcome(prompts, training, checks, [*warnings, *training.warnings])
+
+
+def _task(prompts: Prompts, tokenizer: Any, scorer: RewardScorer, max_new_tokens: int) -> Task:
+    return Task(
+        prompts=prompts.messages,
+        prompt_ids=prompts.ids,
+        reward=lambda asked, replies, _: scorer(asked, replies),
+        decode=lambda ids: tokenizer.batch_decode(ids, skip_special_tokens=True),
+        stop_ids=stop_ids(tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def _learn(
+    module: ActorCritic,
+    roles: Roles,
+    task: Task,
+    spec: StageSpec,
+    settings: AssistantSettings,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> Training:
+    ppo = settings.trainer_config
+    states = States(Path(spec.run_folder), made_from(spec), ppo.n_checkpoints_to_keep)
+    require_room(states, module)
+    return train(
+        module,
+        roles.reference,
+        task,
+        ppo,
+        accelerator=accelerator,
+        seed=stage_seed(settings.seed, STAGE),
+        progress=progress,
+        states=states,
+        open_trackers=partial(
+            Trackers, spec, settings.tracking, is_main=accelerator.is_main_process
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
 
     Writes its folder (normalisation in the config), `curves.json` and `reward_report.json`. Raises
     SettingsError where tokenizer and model contradict each other, DataError where there is nothing
-    to learn from, CheckError where memory would not do. Too many non-finite losses give a failed
-    check and no payload.
+    to learn from, CheckError where memory lacks. A non-finite training gives no payload.
     """
     quiet_transformers()
     settings = AssistantSettings.model_validate(spec.settings)
@@ -82,11 +81,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     model = load_reward(base, torch.float32)
     model.config.pad_token_id = pad_id
     if reward.train:
-        if reward.peft_enable:
-            start = stage_seed(stage_seed(settings.seed, STAGE), "adapter")
-            add_adapter(model, reward.lora, "reward_config", base, start)
-            progress.say(trained_share(model))
-        make_efficient(model, reward, "reward_config", checkpointing)
+        _set_up(model, base, settings, checkpointing, progress)
         training = _train(model, chosen, held_out, settings, pad_id, spec, progress)
     else:
         training = _as_it_is(model.to(spec.device), held_out, pad_id)
@@ -116,6 +111,17 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         curves=training.curves,
         warnings=[*warnings, *_left_out(too_long, before.context), *training.warnings],
     )
+
+
+def _set_up(
+    model: Any, base: Path, settings: AssistantSettings, checkpointing: bool, progress: Progress
+) -> None:
+    reward = settings.reward_config
+    if reward.peft_enable:
+        start = stage_seed(stage_seed(settings.seed, STAGE), "adapter")
+        add_adapter(model, reward.lora, "reward_config", base, start)
+        progress.say(trained_share(model))
+    make_efficient(model, reward, "reward_config", checkpointing)
 
 
 def _train(

@@ -56,13 +56,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     memory, checkpointing = require_memory(STAGE, {"actor": base}, settings, longest, spec.device)
     progress.say(f"{len(examples)} conversations, longest {longest} tokens; {memory.description}")
 
-    model = load_actor(base, torch.float32)
-    seed = stage_seed(settings.seed, STAGE)
-    if actor.peft_enable:
-        add_adapter(model, actor.lora, "actor_config", base, stage_seed(seed, "adapter"))
-        progress.say(trained_share(model))
-    elif actor.froze_embeddings:
-        model.get_input_embeddings().weight.requires_grad_(False)
+    model = _load(base, settings, progress)
     make_efficient(model, actor, "actor_config", checkpointing)
     pad_id = tokenizer.pad_token_id
     collate = partial(collate_completions, pad_id=pad_id)
@@ -81,13 +75,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     with training.whole():
         if training.finite_loss.passed and training.is_main:
             save_trained(Path(spec.output), model, tokenizer, training.curves)
-    warnings = [*unpacked, *training.warnings]
-    if dropped + dropped_held_out:
-        warnings.append(
-            f"{dropped} training and {dropped_held_out} validation rows are longer than "
-            "actor_config.max_sequence_length, or than the model allows "
-            f"({before.context}), and were left out"
-        )
+    left_out = _left_out(dropped, dropped_held_out, before.context)
     return Outcome(
         rows=len(examples),
         metrics={
@@ -99,8 +87,30 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         },
         checks=[memory, training.finite_loss],
         curves=training.curves,
-        warnings=warnings,
+        warnings=[*unpacked, *training.warnings, *left_out],
     )
+
+
+def _load(base: Path, settings: AssistantSettings, progress: Progress) -> Any:
+    """The actor, with the weights that learn set."""
+    actor, model = settings.actor_config, load_actor(base, torch.float32)
+    if actor.peft_enable:
+        start = stage_seed(stage_seed(settings.seed, STAGE), "adapter")
+        add_adapter(model, actor.lora, "actor_config", base, start)
+        progress.say(trained_share(model))
+    elif actor.froze_embeddings:
+        model.get_input_embeddings().weight.requires_grad_(False)
+    return model
+
+
+def _left_out(dropped: int, dropped_held_out: int, context: int) -> list[str]:
+    if dropped + dropped_held_out == 0:
+        return []
+    return [
+        f"{dropped} training and {dropped_held_out} validation rows are longer than "
+        "actor_config.max_sequence_length, or than the model allows "
+        f"({context}), and were left out"
+    ]
 
 
 def _packing(

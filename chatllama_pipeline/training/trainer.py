@@ -137,17 +137,9 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     failed check in the result. Raises StoppedError after a SIGTERM, its state saved.
     """
     settings = AssistantSettings.model_validate(spec.settings)
-    name = "reward_config" if spec.stage == "reward_model" else "actor_config"
-    section = settings.reward_config if name == "reward_config" else settings.actor_config
-    plan = plan_for(spec.stage, settings)
+    section, plan = _section(spec, settings), plan_for(spec.stage, settings)
     prepare_processes(spec.device, plan)
-    shares = Shares.of(
-        section.batch_size,
-        section.micro_batch_size,
-        processes_started(),
-        rank(),
-        f"{name}.batch_size",
-    )
+    shares = _shares(spec, section)
     states = States(Path(spec.run_folder), made_from(spec), section.n_checkpoints_to_keep)
     require_room(states, model)
     warnings = list(plan.warnings) if plan else []
@@ -175,18 +167,14 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
             model=objective,
             args=_arguments(section, shares, plan, steps, course.step, seed, spec),
         )
-        trainer.remove_callback(PrinterCallback)
-        with StopSignals() as signals, _trackers(spec, settings, course) as trackers:
-            trainer.add_callback(
-                StageCallback(
-                    trainer, task, section, course, states, snapshot, layout, signals, progress,
-                    trackers, warnings,
-                )
-            )  # fmt: skip
+        trackers = Trackers(spec, settings.tracking, is_main=rank() == 0, steps_done=course.step)
+        with StopSignals() as signals, trackers:
+            trainer.remove_callback(PrinterCallback)
+            watch = (states, snapshot, layout, signals, progress, trackers, warnings)
+            trainer.add_callback(StageCallback(trainer, task, section, course, *watch))
             trainer.train()
-        warnings += trackers.warnings
         prepared = trainer.model_wrapped
-        warnings += _why_it_ended(course, section, trainer.total_steps, task)
+        warnings += [*trackers.warnings, *_why_it_ended(course, section, steps, task)]
     if section.keep_weights == "best" and course.best.step:
         load_whole(objective, best_weights(states.run_folder), prepared)
     model.eval()
@@ -201,8 +189,14 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     )
 
 
-def _trackers(spec: StageSpec, settings: AssistantSettings, course: Course) -> Trackers:
-    return Trackers(spec, settings.tracking, is_main=rank() == 0, steps_done=course.step)
+def _section(spec: StageSpec, settings: AssistantSettings) -> ActorSettings | RewardSettings:
+    return settings.reward_config if spec.stage == "reward_model" else settings.actor_config
+
+
+def _shares(spec: StageSpec, section: ActorSettings | RewardSettings) -> Shares:
+    name = "reward_config" if spec.stage == "reward_model" else "actor_config"
+    micro, key = section.micro_batch_size, f"{name}.batch_size"
+    return Shares.of(section.batch_size, micro, processes_started(), rank(), key)
 
 
 def _finite(course: Course, section: ActorSettings | RewardSettings) -> Check:
