@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.evaluation import gate
@@ -36,6 +35,7 @@ from chatllama_pipeline.llm.rules import RulesJudge, names_item
 from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.models.chat import prompt_ids
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
+from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import (
@@ -159,7 +159,7 @@ def _answered(
     spec: StageSpec, settings: AssistantSettings, progress: Progress
 ) -> tuple[list[_TestPrompt], list[str], dict[str, list[Sampled]], list[float]]:
     """The test prompts with warnings, each actor's replies, and the KL of each of PPO's."""
-    tokenizer = AutoTokenizer.from_pretrained(spec.inputs["actor_sft"])
+    tokenizer = load_tokenizer(spec.inputs["actor_sft"])
     actors = {
         actor: load_actor(spec.inputs[actor], torch.float32).to(spec.device) for actor in ACTORS
     }

@@ -159,7 +159,7 @@ def save_model(model: Any, folder: Path | str) -> None:
 def link_base(base: Path, folder: Path) -> None:
     """The config and weights of `base` under `folder`, hard-linked where the disk can."""
     folder.mkdir()
-    for pattern in ("*.json", "*.safetensors"):
+    for pattern in ("*.json", "*.safetensors", "*.py"):
         for path in sorted(base.glob(pattern)):
             if "tokenizer" in path.name or path.name in ("manifest.json", "curves.json"):
                 continue

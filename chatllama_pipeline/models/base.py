@@ -24,6 +24,7 @@ from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.chat import ensure_chat_template
 from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.loading import CODE_TRUSTED
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.sources import (
@@ -117,7 +118,7 @@ def _copy_model(
     config = load(AutoConfig, found.folder, f"{key}.model")
     tokenizer = load(AutoTokenizer, tokenizer_folder, f"{key}.tokenizer_path")
     torch.manual_seed(seed)  # an encoder's checkpoint may lack its pooling layer
-    kind = _class_of(config, section, key)
+    kind = _class_of(config, found.folder, section, key)
     model, info = load(
         kind, found.folder, f"{key}.model", config=config, dtype="auto", output_loading_info=True
     )
@@ -134,17 +135,21 @@ def _copy_model(
             f"has embeddings for {rows}: use the model's own tokenizer"
         )
     ensure_chat_template(tokenizer, config)
+    # A config from elsewhere may claim anything: only the setting counts.
+    vars(model.config).pop(CODE_TRUSTED, None)
+    if trust:
+        setattr(model.config, CODE_TRUSTED, True)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return int(model.num_parameters()), found.commit, _pickle_warnings(found.folder, key, section)
 
 
-def _class_of(config: Any, section: ActorSettings | RewardSettings, key: str) -> Any:
+def _class_of(config: Any, folder: Path, section: ActorSettings | RewardSettings, key: str) -> Any:
     """The class that reads a checkpoint without losing anything of use."""
     kind = kind_of(config)
     if isinstance(section, RewardSettings):
         if has_score(config):
-            return scoring_class(config)
+            return scoring_class(config, folder)
         if not section.train:
             raise SettingsError(
                 f"{key}.train: false takes {section.model} as it is, and it has no trained head to "

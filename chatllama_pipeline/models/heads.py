@@ -11,13 +11,12 @@ import torch
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.adapters import load_adapter
@@ -25,6 +24,7 @@ from chatllama_pipeline.models.chat import Example, conversation, question_and_a
 from chatllama_pipeline.models.kinds import Kind, kind_of, plain, takes_positions
 from chatllama_pipeline.models.language import encoder_decoder_inputs, joined, positions
 from chatllama_pipeline.models.layout import base_folder, has_adapter
+from chatllama_pipeline.models.loading import code_arguments, load_config, load_tokenizer
 from chatllama_pipeline.records import Prompt
 
 SCORE_SHIFT = "chatllama_score_shift"
@@ -44,7 +44,8 @@ def load_actor(folder: Path | str, dtype: torch.dtype) -> Any:
     config = _config_without_dropout(folder)
     seq2seq = kind_of(config) is Kind.ENCODER_DECODER
     auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
-    model = auto.from_pretrained(str(base_folder(folder)), config=config, dtype=dtype)
+    arguments = {"config": config, "dtype": dtype, **code_arguments(folder)}
+    model = auto.from_pretrained(str(base_folder(folder)), **arguments)
     if has_adapter(folder):
         load_adapter(model, folder)
     return model.eval()
@@ -72,10 +73,10 @@ def load_reward(folder: Path | str, dtype: torch.dtype) -> Any:
             "gives one score: name a model with num_labels 1, or a base model without a head"
         )
     config.num_labels = 1
-    loaded = scoring_class(config).from_pretrained(
-        str(base_folder(folder)), config=config, dtype=dtype, output_loading_info=True
+    arguments = {"config": config, "dtype": dtype, **code_arguments(folder)}
+    model, info = scoring_class(config, base_folder(folder)).from_pretrained(
+        str(base_folder(folder)), output_loading_info=True, **arguments
     )
-    model, info = loaded
     if kind_of(config) is not Kind.ENCODER:
         _fill_head(model, info["missing_keys"], folder)
     if has_adapter(folder):
@@ -103,13 +104,24 @@ def draw_head(head: torch.nn.Linear) -> None:
 SCORING_SUFFIX = "ForScoring"
 
 
-def scoring_class(config: Any) -> Any:
-    """transformers' class with one head, or ours for the families that have no such class."""
+def scoring_class(config: Any, folder: Path | str) -> Any:
+    """transformers' class with one head, or ours for the families that have no such class.
+
+    Raises SettingsError for a model of its own code in `folder` that has no AutoModel.
+    """
     known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     if known and kind_of(config) is not Kind.ENCODER_DECODER:
         return AutoModelForSequenceClassification
     # T5's own class pools with a hidden layer of its own: no value per token could come of it.
-    return _headed(MODEL_MAPPING[type(config)])
+    if type(config) in MODEL_MAPPING:
+        return _headed(MODEL_MAPPING[type(config)])
+    own = getattr(config, "auto_map", {}).get("AutoModel")
+    if own is None:
+        raise SettingsError(
+            f"{folder}: {config.model_type} names no AutoModel in its auto_map, so that no head "
+            "can be put on it: take a reward model with the actor's tokenizer, or another actor"
+        )
+    return _headed(get_class_from_dynamic_module(own, str(folder)))
 
 
 @functools.cache
@@ -232,7 +244,7 @@ class RewardScorer:
     def __init__(self, folder: Path | str, device: str = "cpu", model: Any = None) -> None:
         """With `model`, the weights in `folder` as the caller has loaded them."""
         self.model = load_reward(folder, torch.float32).to(device) if model is None else model
-        self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        self.tokenizer = load_tokenizer(folder)
         config = self.model.config
         self.shift = float(getattr(config, SCORE_SHIFT, 0.0))
         self.scale = float(getattr(config, SCORE_SCALE, 1.0))
@@ -300,7 +312,7 @@ def _hidden(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -
 
 
 def _config_without_dropout(folder: Path | str) -> Any:
-    config = AutoConfig.from_pretrained(str(folder))
+    config = load_config(folder)
     for name, value in config.to_dict().items():
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)

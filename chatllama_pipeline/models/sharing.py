@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
 
 from chatllama_pipeline.models.adapters import head_names
 from chatllama_pipeline.models.heads import draw_head, scoring_class
+from chatllama_pipeline.models.loading import load_config
 
 
 def shared_copy(model: Any, own: Sequence[str] = ()) -> Any:
@@ -32,10 +32,10 @@ def scoring_on(language: Any, folder: Path | str) -> Any | None:
     Config and class are those of the model in `folder`. None where its class stands on another
     backbone than `language` has (T5's, DeBERTa's).
     """
-    config = AutoConfig.from_pretrained(str(folder))
+    config = load_config(folder)
     config.num_labels = 1
     with torch.device("meta"):
-        kind = scoring_class(config)
+        kind = scoring_class(config, folder)
         model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     backbone = language.base_model
     if type(model.base_model) is not type(backbone) or backbone is language:

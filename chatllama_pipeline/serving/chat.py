@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from transformers import AutoTokenizer, TextStreamer
+from transformers import TextStreamer
 
 from chatllama_pipeline.errors import DataError, StoreError
 from chatllama_pipeline.models.chat import prompt_ids
 from chatllama_pipeline.models.heads import LONGEST_ROW, load_actor
+from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import Message, Prompt
 from chatllama_pipeline.serving.release import EXAMPLES_FILE
@@ -34,7 +35,7 @@ class Assistant:
                 f"{folder}: holds no model (config.json is missing); release one first"
             )
         quiet_transformers()
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = load_tokenizer(folder)
         self.model = load_actor(folder, torch.float32)
         if torch.cuda.is_available():
             self.model = self.model.cuda()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
@@ -16,6 +16,7 @@ from chatllama_pipeline.models.adapters import merge_adapter
 from chatllama_pipeline.models.chat import stop_ids
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.layout import has_adapter
+from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
@@ -24,8 +25,8 @@ from chatllama_pipeline.settings import ActorSettings, AssistantSettings
 
 EXAMPLES_FILE = "examples.json"
 EXAMPLES = 3
-# The weights and their config alone: no critic, no curves, no state of a training.
-WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+# The weights, their config and what code they bring: no critic, curves or state of a training.
+WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 
 
 def run(spec: StageSpec, progress: Progress) -> Outcome:
@@ -45,9 +46,9 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         merge_adapter(load_actor(source, torch.float32)).save_pretrained(output)
     else:
         _copy_weights(source, output, stage)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = load_tokenizer(source)
     tokenizer.save_pretrained(output)
-    config = AutoConfig.from_pretrained(output)
+    config = load_config(output)
     _generation_config(tokenizer, config, settings.actor_config).save_pretrained(output)
     examples = _examples(Path(spec.inputs["evaluation"]))
     if examples:

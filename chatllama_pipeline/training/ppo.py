@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
-from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.deepspeed_config import DeepSpeedPlan, plan_for
@@ -19,6 +18,7 @@ from chatllama_pipeline.models.chat import shortened_prompt, stop_ids
 from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.kinds import kind_of
+from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.machine import wants_bfloat16
 from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.preflight import preflight
@@ -59,10 +59,10 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     check_settings(ppo)
     sft, reward_model = Path(spec.inputs["actor_sft"]), Path(spec.inputs["reward_model"])
     seed = stage_seed(settings.seed, STAGE)
-    tokenizer = AutoTokenizer.from_pretrained(str(sft))
-    config, reward_config = (AutoConfig.from_pretrained(str(f)) for f in (sft, reward_model))
+    tokenizer = load_tokenizer(sft)
+    config, reward_config = (load_config(f) for f in (sft, reward_model))
     shared = kind_of(config) is kind_of(reward_config) and same_vocabulary(
-        tokenizer, AutoTokenizer.from_pretrained(str(reward_model))
+        tokenizer, load_tokenizer(reward_model)
     )
     critic_base = reward_model if shared else sft
     folders = {"policy": sft, "reference": sft, "critic": critic_base, "reward": reward_model}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from chatllama_pipeline.models.adapters import (
     add_adapter,
@@ -23,6 +22,7 @@ from chatllama_pipeline.models.adapters import (
 )
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
+from chatllama_pipeline.models.loading import load_config
 from chatllama_pipeline.models.sharing import scoring_on, shared_copy
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
@@ -141,7 +141,7 @@ class Bases:
         self.users.setdefault(key, []).append(role)
         if has_adapter(folder):
             load_adapter(model, folder)
-        config = AutoConfig.from_pretrained(str(folder))
+        config = load_config(folder)
         for name, value in config.to_dict().items():
             if name.startswith(OWN_KEYS) or name == PAD:
                 setattr(model.config, name, value)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.adapters import add_adapter, trained_share
@@ -24,6 +23,7 @@ from chatllama_pipeline.models.heads import (
     scores,
     scoring_example,
 )
+from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.preflight import preflight, rows_in_words
 from chatllama_pipeline.models.quiet import quiet_transformers
@@ -61,7 +61,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     quiet_transformers()
     settings = AssistantSettings.model_validate(spec.settings)
     reward, base = settings.reward_config, Path(spec.inputs["reward_base"])
-    tokenizer, config = AutoTokenizer.from_pretrained(str(base)), AutoConfig.from_pretrained(base)
+    tokenizer, config = load_tokenizer(base), load_config(base)
     before = preflight(tokenizer, config, "reward_config", reward.max_sequence_length)
     encode = partial(scoring_example, config, tokenizer)
     items = read_items(spec, encode, reward, before.context, "train")

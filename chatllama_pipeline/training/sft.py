@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
@@ -19,6 +18,7 @@ from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import load_actor, pad_right
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.language import encoder_decoder_inputs
+from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.preflight import preflight, rows_in_words
 from chatllama_pipeline.models.quiet import quiet_transformers
@@ -44,8 +44,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     settings = AssistantSettings.model_validate(spec.settings)
     actor = settings.actor_config
     base = Path(spec.inputs["actor_base"])
-    tokenizer = AutoTokenizer.from_pretrained(str(base))
-    config = AutoConfig.from_pretrained(str(base))
+    tokenizer = load_tokenizer(base)
+    config = load_config(base)
     before = preflight(tokenizer, config, "actor_config", actor.max_sequence_length)
     rows = partial(_examples, Path(spec.inputs["actor_training_data"]), tokenizer)
     examples, dropped = rows("train", before.context)

@@ -23,10 +23,6 @@ from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import (
-    ACTOR_SCHEMA,
-    PREFERENCE_SCHEMA,
-    PROMPT_SCHEMA,
-    REWARD_SCHEMA,
     Outcome,
     StageSpec,
     user_prompt,
@@ -53,7 +49,6 @@ def _marked(names: list[str], default: set[str]) -> list[Any]:
 
 EACH_ACTOR = _marked([family.name for family in ACTORS], DEFAULT_ACTORS)
 EACH_REWARD = _marked([family.name for family in REWARDS], DEFAULT_REWARDS)
-SPLITS = ["train"] * 8 + ["validation"] * 2 + ["test"] * 2
 
 
 def settings(actor: Path, reward: Path, **reward_config: Any) -> dict[str, Any]:
@@ -71,38 +66,6 @@ def settings(actor: Path, reward: Path, **reward_config: Any) -> dict[str, Any]:
             "update_kl_limit": 10.0,
         },
         "evaluation": {"prompts": 2, "bootstrap_samples": 50},
-    }
-
-
-@pytest.fixture(scope="session")
-def tables(tmp_path_factory: pytest.TempPathFactory, write_table: Any) -> dict[str, Path]:
-    """Twelve words to say after their asker; of two replies the one with `kilo` is liked."""
-    root = tmp_path_factory.mktemp("tables")
-
-    def rows(**columns: Callable[[str], Any]) -> list[dict[str, Any]]:
-        return [
-            {
-                "prompt": [{"role": "user", "content": word}],
-                "source": "test",
-                "split": split,
-                **{name: value(word) for name, value in columns.items()},
-            }
-            for word, split in zip(WORDS, SPLITS, strict=True)
-        ]
-
-    pairs = rows(
-        chosen=lambda word: f"{word} kilo",
-        rejected=lambda word: f"{word} lima",
-        strength=lambda _: 1.0,
-        domain=lambda _: "",
-    )
-    actor = rows(completion=lambda word: word)
-    scored = rows(completion=lambda word: f"{word} kilo", score=lambda _: 5.0)
-    return {
-        "actor_training_data": write_table(root / "actor", actor, ACTOR_SCHEMA),
-        "preference_data": write_table(root / "pairs", pairs, PREFERENCE_SCHEMA),
-        "reward_training_data": write_table(root / "scores", scored, REWARD_SCHEMA),
-        "rlhf_training_data": write_table(root / "prompts", rows(), PROMPT_SCHEMA),
     }
 
 

@@ -1,0 +1,32 @@
+"""Configs and tokenizers of version folders; a model's own code runs only where a setting says so.
+
+`actor_base` and `reward_base` alone decide (`trust_remote_code`): they write the decision into the
+config of the folder they publish, whatever the model's own config says, and later stages follow it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+CODE_TRUSTED = "chatllama_code_trusted"
+
+
+def code_arguments(folder: Path | str) -> dict[str, bool]:
+    """Whether the code in `folder` may run, as an argument of `from_pretrained`."""
+    path = Path(folder) / "config.json"
+    trusted = path.is_file() and json.loads(path.read_text()).get(CODE_TRUSTED) is True
+    return {"trust_remote_code": trusted}
+
+
+def load_config(folder: Path | str) -> Any:
+    """The config of the model in `folder`."""
+    return AutoConfig.from_pretrained(str(folder), **code_arguments(folder))
+
+
+def load_tokenizer(folder: Path | str) -> Any:
+    """The tokenizer in `folder`."""
+    return AutoTokenizer.from_pretrained(str(folder), **code_arguments(folder))
