@@ -11,6 +11,7 @@ from assets.metadata import version_metadata
 from chatllama_pipeline.artifacts import Made, Workbench
 from chatllama_pipeline.assistants import Assistant, load_assistant
 from chatllama_pipeline.errors import CheckError
+from chatllama_pipeline.llm.openai_calls import read_key
 from chatllama_pipeline.manifests import Version
 from chatllama_pipeline.recipes import (
     current_upstream,
@@ -24,6 +25,9 @@ from chatllama_pipeline.settings import AssistantSettings
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource
+
+EVALUATION = dg.AssetKey("evaluation")
+TRAINED = ("reward_model", "actor_sft", "actor_ppo")
 
 Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
@@ -92,8 +96,14 @@ def make(
 
 
 def run_stage(context: dg.AssetExecutionContext, compute: Compute, work: Work) -> Outcome:
-    """Build by the child process of the asset's own name."""
+    """Build by the child process of the asset's own name.
+
+    Raises ProviderError where the evaluation of the same run would find no key for its judge: that
+    is told before hours of training, not after.
+    """
     asset = context.asset_key.to_user_string()
+    if asset in TRAINED and EVALUATION in context.job_def.asset_layer.executable_asset_keys:
+        read_key(work.settings.role("evaluation_judge"))
     spec = StageSpec(
         stage=asset,
         assistant=work.assistant.name,

@@ -89,8 +89,8 @@ def completion_prompt(request: LlmRequest) -> str:
 
 
 def read_key(role: RoleSettings) -> str:
-    """The key of a role from its environment variable; "" where its server wants none."""
-    if role.api_key_env is None:
+    """The key of a role from its environment variable; "" where nobody wants one."""
+    if role.provider != "openai" or role.api_key_env is None:
         return ""
     key = os.environ.get(role.api_key_env, "").strip()
     if not key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Place:
             assert run.returncode == 0, run.stderr
             made.touch()
     return place
+
+
+@pytest.fixture
+def copied(tiny_run: Place, tmp_path: Path) -> Place:
+    """A copy of the made chain that a test may change."""
+    shutil.copytree(tiny_run.root, tmp_path / "copy")
+    return Place(tmp_path / "copy")

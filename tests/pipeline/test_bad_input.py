@@ -84,3 +84,17 @@ def test_nothing_half_written_stays_behind(place: Place) -> None:
     refused(place, "mine")
     staging = place.root / "storage" / "_staging"
     assert [path for path in staging.rglob("*") if path.is_file()] == []
+
+
+def test_a_judge_without_a_key_is_told_before_anything_is_trained(
+    copied: Place,
+) -> None:
+    judge = {"provider": "openai", "model": "m", "price": "free", "api_key_env": "NO_SUCH_KEY"}
+    overrides = {"evaluation.judge": judge, "actor_config.max_steps": 41}
+    select = "actor_sft,evaluation"
+
+    run = copied.materialize("tiny", select, overrides=overrides)
+    assert run.returncode != 0
+    assert "FAILED actor_sft" in run.stderr
+    assert "evaluation.judge: the environment variable NO_SUCH_KEY holds no key" in run.stderr
+    assert "step 1/41" not in run.stderr

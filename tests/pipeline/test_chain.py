@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
-import pytest
 import yaml
 
 from chatllama_pipeline.recipes import CODE_VERSION
@@ -14,12 +11,6 @@ from chatllama_pipeline.records import TABLE_FILE
 from tests.pipeline.place import TINY_CONFIG, Place
 
 MADE = set(CODE_VERSION) - {"shp", "hh_rlhf", "release"}
-
-
-@pytest.fixture
-def copied(tiny_run: Place, tmp_path: Path) -> Place:
-    shutil.copytree(tiny_run.root, tmp_path / "copy")
-    return Place(tmp_path / "copy")
 
 
 def test_every_asset_is_made_with_its_manifest(tiny_run: Place) -> None:
