@@ -82,7 +82,10 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
 
     plan = plan_for(STAGE, settings)
     accelerator = make_accelerator(spec.device, ppo, plan)
-    roles = load_roles(sft, reward_model, critic_base, settings, seed, accelerator.device)
+    sharded = plan is not None and plan.stage == 3
+    roles = load_roles(
+        sft, reward_model, critic_base, settings, seed, accelerator.device, share=not sharded
+    )
     progress.say(roles.in_words)
     for model in (roles.policy, roles.critic):
         make_efficient(model, ppo, "trainer_config", checkpointing)
@@ -95,7 +98,10 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         with training.whole():
             if accelerator.is_main_process:
                 write_payload(Path(spec.output), module, tokenizer, training)
-    warnings = [*(plan.warnings if plan else []), *_warnings(shared, roles, prompts, settings)]
+    warnings = [
+        *(plan.warnings if plan else []),
+        *_warnings(shared, roles, prompts, settings, sharded),
+    ]
     return _outcome(prompts, training, checks, [*warnings, *training.warnings])
 
 
@@ -259,10 +265,15 @@ def write_payload(output: Path, module: ActorCritic, tokenizer: Any, training: T
 
 
 def _warnings(
-    shared: bool, roles: Roles, prompts: Prompts, settings: AssistantSettings
+    shared: bool, roles: Roles, prompts: Prompts, settings: AssistantSettings, sharded: bool
 ) -> list[str]:
     found = []
-    if settings.policy_has_adapter and len(roles.sharing) > 1:
+    if settings.policy_has_adapter and sharded:
+        found.append(
+            "DeepSpeed's stage 3 takes a model's weights apart: no base is shared by PPO's models; "
+            "a lower zero_stage holds it once on every GPU"
+        )
+    elif settings.policy_has_adapter and len(roles.sharing) > 1:
         found.append(
             f"not all four models stand on one base: {roles.in_words}; for one set of weights "
             "give actor_config and reward_config the same model and peft_enable: true"

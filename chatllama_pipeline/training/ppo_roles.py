@@ -60,15 +60,16 @@ def load_roles(
     settings: AssistantSettings,
     seed: int,
     device: torch.device | str,
+    share: bool = True,
 ) -> Roles:
     """Load the roles from version folders; `critic_start` is one of the first two.
 
     The policy continues the SFT adapter, the reference is that adapter frozen (the plain SFT
     weights where SFT trained none), the reward model keeps the adapter it was trained with. The
     critic continues the adapter of the model it starts from. Without adapters every role has
-    weights of its own.
+    weights of its own; so it has without `share`.
     """
-    bases = Bases(device)
+    bases = Bases(device, share)
     reference = bases.language("reference", sft)
     if settings.policy_has_adapter:
         policy = bases.language("policy", sft)
@@ -106,6 +107,7 @@ class Bases:
     """Frozen base weights by their content, and the roles that stand on each."""
 
     device: torch.device | str
+    share: bool = True
     models: dict[str, Any] = field(default_factory=dict)
     users: dict[str, list[str]] = field(default_factory=dict)
 
@@ -117,7 +119,7 @@ class Bases:
     def language(self, role: str, folder: Path) -> Any:
         """The language model in `folder`, its adapter in it where there is one, frozen."""
         base = base_folder(folder)
-        key = weights_digest(base)
+        key = weights_digest(base) if self.share else role
         if key not in self.models:
             self.models[key] = self._frozen(load_actor(base, torch.float32))
         self.users.setdefault(key, []).append(role)
@@ -129,7 +131,7 @@ class Bases:
     def scoring(self, role: str, folder: Path, seed: int) -> Any:
         """The scoring model in `folder`, likewise; a head that it hasn't is drawn from `seed`."""
         base = base_folder(folder)
-        key = weights_digest(base)
+        key = weights_digest(base) if self.share else role
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = self._scoring_on(key, folder)

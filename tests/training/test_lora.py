@@ -246,8 +246,8 @@ def test_ppo_moves_policy_and_critic_and_neither_reference_reward_nor_base(
 ) -> None:
     seen: list[Roles] = []
 
-    def remember(*arguments: Any) -> Roles:
-        seen.append(load_roles(*arguments))
+    def remember(*arguments: Any, **named: Any) -> Roles:
+        seen.append(load_roles(*arguments, **named))
         return seen[0]
 
     monkeypatch.setattr(ppo, "load_roles", remember)
@@ -326,6 +326,17 @@ def test_where_sft_trained_no_adapter_the_reference_is_the_adapter_off(
     assert torch.equal(logits(roles.reference), plain)
     assert torch.equal(logits(roles.policy), plain)  # a fresh adapter changes nothing yet
     assert roles.sharing == [["reference", "policy", "critic", "reward"]]
+
+
+def test_without_sharing_every_role_has_weights_of_its_own_and_the_same_outputs(
+    roles: Roles, trained: dict[str, Path]
+) -> None:
+    validated = AssistantSettings.model_validate(SETTINGS)
+    actor, scorer = trained["actor_sft"], trained["reward_model"]
+    apart = load_roles(actor, scorer, scorer, validated, 3, "cpu", share=False)
+    assert apart.sharing == [["reference"], ["policy"], ["critic"], ["reward"]]
+    assert len({m.get_input_embeddings().weight.data_ptr() for m in _all(apart)}) == 4
+    assert torch.equal(logits(apart.policy), logits(roles.policy))
 
 
 def test_roles_trained_whole_start_from_merged_adapters_and_share_nothing(
