@@ -1,4 +1,4 @@
-"""Pairs, conversations and prompts: what is kept, dropped, split, checked and written."""
+"""Pairs and conversations: what is kept, dropped, split, checked and written."""
 
 from __future__ import annotations
 
@@ -7,92 +7,31 @@ import random
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from chatllama_pipeline.data.checks import CHECK_NAMES
 from chatllama_pipeline.data.datasets import build_actor_training_data, build_rlhf_training_data
 from chatllama_pipeline.data.personal import TABLES
-from chatllama_pipeline.data.preferences import build_preference_data
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,
     PAIR_SCHEMA,
     PREFERENCE_SCHEMA,
-    PROMPT_SCHEMA,
-    Check,
     Outcome,
 )
 from chatllama_pipeline.settings import AssistantSettings
-
-SHARES = {"validation_share": 0.1, "test_share": 0.2}
-
-
-def settings(**sections: Any) -> AssistantSettings:
-    data = {"sources": ["grammar"], **SHARES, **sections.pop("data", {})}
-    return AssistantSettings.model_validate({"data": data, **sections})
-
-
-def messages(text: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": text}]
-
-
-def pair(text: str, chosen: str = "Yes, gladly.", rejected: str = "No, never.") -> dict[str, Any]:
-    return {
-        "prompt": messages(text),
-        "chosen": chosen,
-        "rejected": rejected,
-        "strength": 1.0,
-        "source": "grammar",
-        "domain": "",
-    }
-
-
-PAIRS = [pair(f"question number {number}") for number in range(60)]
-
-
-def table(folder: Path, rows: list[dict[str, Any]], schema: pa.Schema, name: str = "data") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.parquet")
-    return folder
-
-
-@pytest.fixture
-def personal(tmp_path: Path) -> Path:
-    """A version of personal_data without rows; tests write rows into its tables."""
-    for name, schema in TABLES.items():
-        table(tmp_path / "personal", [], schema, name)
-    return tmp_path / "personal"
-
-
-def own(personal: Path, name: str, rows: list[dict[str, Any]]) -> None:
-    table(personal, [{**row, "source": "personal"} for row in rows], TABLES[name], name)
-
-
-def prefer(
-    tmp_path: Path,
-    personal: Path,
-    rows: list[dict[str, Any]],
-    chosen_settings: AssistantSettings | None = None,
-    take: str = "a",
-) -> tuple[list[dict[str, Any]], Outcome, Path]:
-    source = table(tmp_path / f"grammar_{take}", rows, PAIR_SCHEMA)
-    output = tmp_path / f"preference_{take}"
-    output.mkdir()
-    outcome = build_preference_data(
-        {"grammar": source}, personal, chosen_settings or settings(), output
-    )
-    return pq.read_table(output / "data.parquet").to_pylist(), outcome, output
-
-
-def check(outcome: Outcome, name: str) -> Check:
-    (found,) = (check for check in outcome.checks if check.name == name)
-    return found
-
-
-def names(outcome: Outcome) -> list[tuple[str, bool]]:
-    return [(check.name, check.blocking) for check in outcome.checks]
+from tests.data.small_tables import (
+    PAIRS,
+    check,
+    messages,
+    names,
+    own,
+    pair,
+    prefer,
+    settings,
+    table,
+)
 
 
 def test_pairs_are_split_and_pass_every_check(tmp_path: Path, personal: Path) -> None:
@@ -357,45 +296,6 @@ def test_a_prompt_held_out_in_one_table_trains_in_no_other(tmp_path: Path, perso
     assert held_out & set(texts)
     assert not {f"{text}?" for text in held_out} & trained
     assert outcome.metrics["dropped"]["near_repeat"] > 0
-
-
-def test_prompts_are_distinct_and_written_in_the_original_s_format(
-    tmp_path: Path, personal: Path
-) -> None:
-    talk = [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": "Sing!"},
-    ]
-    sung = [{**pair("x", chosen=reply), "prompt": talk} for reply in ("La", "Lo")]
-    _, _, preference = prefer(tmp_path, personal, sung)
-    prompt = {"prompt": messages("Fresh, é?"), "source": "synthetic_rules"}
-    written = table(tmp_path / "prompts", [prompt], TABLES["rlhf"])
-    output = tmp_path / "rlhf"
-    output.mkdir()
-    outcome = build_rlhf_training_data(preference, written, personal, settings(), output)
-    assert pq.read_schema(output / "data.parquet").equals(PROMPT_SCHEMA)
-    assert names(outcome) == CHECK_NAMES["rlhf_training_data"]
-    assert outcome.rows == 2
-    assert outcome.metrics["dropped"]["duplicate"] == 1
-    listed = json.loads((output / "rlhf_training_data.json").read_text(encoding="utf-8"))
-    assert sorted(row["user_input"] for row in listed) == [
-        "Fresh, é?",
-        "Human: Hi\n\nAssistant: Hello.\n\nHuman: Sing!",
-    ]
-    assert all(list(row) == ["user_input"] for row in listed)
-
-
-def test_prompts_that_the_judge_rules_cannot_read_are_refused_before_anything_is_trained(
-    tmp_path: Path, personal: Path
-) -> None:
-    prefer(tmp_path, personal, PAIRS)
-    written = table(tmp_path / "prompts", [], TABLES["rlhf"])
-    output = tmp_path / "rlhf"
-    output.mkdir()
-    judged = settings(evaluation={"judge": "rules"})
-    with pytest.raises(DataError, match=r"60 prompts are outside of the grammar.*judge: none"):
-        build_rlhf_training_data(tmp_path / "preference_a", written, personal, judged, output)
 
 
 @pytest.mark.parametrize(
