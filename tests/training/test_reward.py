@@ -16,7 +16,7 @@ from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_row
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import PREFERENCE_SCHEMA, REWARD_SCHEMA, StageSpec, user_prompt
 from chatllama_pipeline.training.reward import collate_items, reward_loss_sum, run
-from chatllama_pipeline.training.reward_items import Pair, Scored
+from chatllama_pipeline.training.reward_items import Pair, Scored, read_pair
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)
@@ -166,8 +166,6 @@ def test_pairs_and_scores_in_one_forward_cost_what_they_cost_apart(tiny_base_fol
 def test_both_replies_of_a_pair_follow_the_same_shortened_prompt(
     make_spec: MakeSpec, make_inputs: Any, tiny_base_folder: Path
 ) -> None:
-    from chatllama_pipeline.training.reward_items import read_pair
-
     row = pairs()[0]
     row["prompt"] = [
         {"role": "user", "content": "golf"},
@@ -198,3 +196,26 @@ def test_rows_too_long_are_left_out_and_counted(make_spec: MakeSpec, make_inputs
     outcome = run(spec, QUIET)
     assert outcome.metrics["dropped_too_long"] == 1
     assert "1 rows are longer than reward_config.max_sequence_length" in outcome.warnings[0]
+
+
+def test_a_pairs_margin_is_the_logarithm_of_its_strength_unless_it_is_set_to_none(
+    tiny_base_folder: Path,
+) -> None:
+    encode = partial(conversation, AutoTokenizer.from_pretrained(tiny_base_folder))
+    row = {**pairs()[0], "strength": 8.0}
+    assert read_pair(encode, row, 64, with_margin=True).margin == pytest.approx(2.0794, abs=1e-4)
+    assert read_pair(encode, row, 64, with_margin=False).margin == 0.0
+
+
+def test_the_margin_setting_changes_what_is_learned(make_spec: MakeSpec, make_inputs: Any) -> None:
+    strong = [{**row, "strength": 8.0} for row in pairs()]
+    inputs = make_inputs(strong, [])
+    losses = []
+    for margin in ("strength", "none"):
+        settings = {"objective": "pairwise", "max_steps": 1, "margin": margin}
+        spec = make_spec(
+            "reward_model", {"reward_config": {**TRAINING, **settings}}, inputs, margin
+        )
+        losses.append(run(spec, QUIET).metrics["loss"])
+    # A fresh head tells replies apart by little: -log sigmoid(-2.08) = 2.20 against log 2 = 0.69.
+    assert losses[0] > losses[1] + 1
