@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from chatllama_pipeline.data.audit_charts import histogram, kept_bar
 from chatllama_pipeline.data.audit_figures import Audit, TableFigures
 from chatllama_pipeline.data.audit_lengths import SAMPLED_ROWS, Lengths
 from chatllama_pipeline.data.sources import SOURCES
+from chatllama_pipeline.pages import page_environment
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -75,13 +75,7 @@ def render(
     assistant: str, settings: AssistantSettings, audit: Audit, checks: Sequence[Check]
 ) -> str:
     """The page of an audit."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters |= {"thousands": _thousands, "percent": _percent}
     overlap = {found.table: found for found in audit.overlaps}
     return environment.get_template("audit.html.jinja").render(

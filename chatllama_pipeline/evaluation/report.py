@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from chatllama_pipeline.evaluation.curves import interval_chart, line_chart
 from chatllama_pipeline.evaluation.figures import ActorFigures, Comparison, Evaluation, Figures
+from chatllama_pipeline.pages import page_environment
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.reward_report import RewardReport
@@ -79,12 +79,7 @@ def render(
     reward_report: RewardReport | None = None,
 ) -> str:
     """The page. `curves` maps a stage to its curves; `judge` is None where nobody judged."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    )
+    environment = page_environment(Path(__file__).parent)
     figures, objective = evaluation.figures, settings.reward_config.objective
     return environment.get_template("report.html.jinja").render(
         assistant=assistant,
