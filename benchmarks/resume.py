@@ -157,22 +157,24 @@ def kill_at_random(trial: Trial, inputs: Path, folder: Path, kills: int, seed: i
     report = Report(time.monotonic() - started)
     expected = hashes(whole / "output")
     cut = folder / "cut"
-    while report.kills < kills:
+    # Until one struck a training that had saved something, too.
+    while report.kills < kills or report.continued == 0:
         trial.spec(inputs, cut)
         report.runs += 1
-        ended = False
+        ended, strikes = False, 0
         while not ended:
             process = trial.start(cut)
             try:
                 # Once enough have struck the run may come to its end.
-                moment = draw.uniform(0.2, 1.0) * report.seconds if report.kills < kills else None
+                more = report.kills < kills or (report.continued == 0 and strikes == 0)
+                moment = draw.uniform(0.3, 1.0) * report.seconds if more else None
                 ended = process.wait(timeout=moment) == 0
                 if not ended:
                     raise RuntimeError((cut / "log").read_text()[-3000:])
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                report.kills += 1
+                report.kills, strikes = report.kills + 1, strikes + 1
                 # What a killed run half wrote is the store's to clear away.
                 shutil.rmtree(cut / "output")
                 (cut / "output").mkdir()

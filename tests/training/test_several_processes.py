@@ -205,9 +205,10 @@ def test_bfloat16_trains_under_deepspeed(inputs: Path, tmp_path: Path, stage: st
 def test_a_training_killed_three_times_ends_in_the_same_bytes(
     inputs: Path, tmp_path: Path, stage: str, processes: int, zero_stage: int
 ) -> None:
-    trial = Trial(stage, processes, zero_stage, steps=120)
+    trial = Trial(stage, processes, zero_stage, steps=240)
     report = kill_at_random(trial, inputs, tmp_path, kills=3)
-    assert report.kills == 3
+    assert report.kills >= 3
+    assert report.continued >= 1
     assert report.differing == []
 
 
