@@ -294,10 +294,12 @@ NEUTRAL = {
             "requests_per_minute",
             "tokens_per_minute",
             "price",
-            "batch",
             "batch_size",
         )
     ),
+    # A writer's later questions follow from its earlier answers; a judge's don't.
+    "llm.judge.batch",
+    "evaluation.judge.batch",
 }
 
 
