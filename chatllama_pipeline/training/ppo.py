@@ -86,7 +86,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     roles = load_roles(
         sft, reward_model, critic_base, settings, seed, accelerator.device, share=not sharded
     )
-    progress.say(roles.in_words)
+    if any(len(group) > 1 for group in roles.sharing):
+        progress.say(roles.in_words)
     for model in (roles.policy, roles.critic):
         make_efficient(model, ppo, "trainer_config", checkpointing)
     module = ActorCritic(roles.policy, roles.critic)
