@@ -219,6 +219,8 @@ def test_a_bucketed_training_killed_and_continued_ends_in_the_same_bytes(
 
 
 @pytest.mark.slow
+# From inside torch, where it compiles.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_a_compiled_training_learns_what_an_uncompiled_one_does(train: Callable[..., Any]) -> None:
     _, plain = train()
     _, compiled = train(compile=True)
