@@ -56,6 +56,7 @@ LEARNING_RATE = 1e-5
 # None of these settings changes a result.
 MEMORY_CASES: dict[str, dict[str, Any]] = {
     "the whole minibatch at once": {},
+    "micro_batch_size: 4": {"micro_batch_size": 4},
     "micro_batch_size: 2": {"micro_batch_size": 2},
     "activation_checkpointing: true": {"checkpointing": True},
     "both": {"micro_batch_size": 2, "checkpointing": True},
@@ -87,7 +88,7 @@ def main() -> None:
         weights = make_base(base, options.hidden, options.layers)
         print(f"{weights / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
         if "memory" in chosen:
-            compare_memory(Path(folder), base)
+            compare_memory(Path(folder), base, options.repeats)
         if "speed" in chosen:
             peak = measured_peak("cpu", torch.float32)
             print(f"measured peak of the device, float32: {peak / GIGA:.0f} GFLOP/s")
@@ -121,20 +122,34 @@ def make_base(folder: Path, hidden: int, layers: int) -> int:
 # Memory
 
 
-def compare_memory(folder: Path, base: Path) -> None:
-    """Print the peaks of four full models and of one base, under the same settings each time."""
+def compare_memory(folder: Path, base: Path, repeats: int) -> None:
+    """Print the peaks of four full models and of one base, under the same settings each time.
+
+    The median of `repeats` processes: what the C library's heap keeps of freed tensors varies.
+    """
     write_versions(folder, base)
     for case, keys in MEMORY_CASES.items():
-        peaks = {}
-        for adapted in (False, True):
-            arguments = {"folder": str(folder), "adapted": adapted, **keys}
-            child = [sys.executable, __file__, "--child", json.dumps(arguments)]
-            found = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
-            peaks[adapted] = json.loads(found.stdout.splitlines()[-1])
-        print(
-            f"PPO, {ROWS} x {PROMPT + REPLY} tokens, {case}: four full models {peaks[False]:.0f} "
-            f"MiB, LoRA on one base {peaks[True]:.0f} MiB, ratio {peaks[True] / peaks[False]:.3f}"
+        full, lora = (
+            [
+                child_peak({"folder": str(folder), "adapted": adapted, **keys})
+                for _ in range(repeats)
+            ]
+            for adapted in (False, True)
         )
+        middle = statistics.median(lora) / statistics.median(full)
+        print(
+            f"PPO, {ROWS} x {PROMPT + REPLY} tokens, {case}: four full models "
+            f"{statistics.median(full):.0f} MiB, LoRA on one base {statistics.median(lora):.0f} "
+            f"MiB ({min(lora):.0f} to {max(lora):.0f}), ratio {middle:.3f}",
+            flush=True,
+        )
+
+
+def child_peak(arguments: dict[str, Any]) -> float:
+    """`ppo_peak` in a process of its own."""
+    child = [sys.executable, __file__, "--child", json.dumps(arguments)]
+    found = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
+    return float(json.loads(found.stdout.splitlines()[-1]))
 
 
 def write_versions(folder: Path, base: Path) -> None:

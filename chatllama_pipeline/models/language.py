@@ -86,8 +86,9 @@ def response_logits(
         }
         if takes_positions(model):
             inputs["position_ids"] = positions(mask)
-    logits: Tensor = model(**inputs).logits
-    return logits.float() / temperature
+    logits: Tensor = model(**inputs).logits.float()
+    # Divided, they would be held twice.
+    return logits if temperature == 1 else logits / temperature
 
 
 class Decoding(Protocol):
