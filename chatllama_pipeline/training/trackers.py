@@ -36,7 +36,7 @@ class Trackers:
             except ModuleNotFoundError as error:
                 raise SettingsError(
                     f"tracking.trackers names {name}, and {error.name} is not installed: "
-                    f"pip install '.[{name}]', or take {name} out"
+                    f".venv/bin/pip install -e '.[{name}]', or take {name} out"
                 ) from None
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:

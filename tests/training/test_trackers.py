@@ -76,7 +76,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_how_to_get_it(
         raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
 
     monkeypatch.setitem(trackers.TRACKERS, "wandb", missing)
-    with pytest.raises(SettingsError, match=r"names wandb, .* pip install '\.\[wandb\]'"):
+    with pytest.raises(SettingsError, match=r"names wandb, .*pip install -e '\.\[wandb\]'"):
         Trackers(spec, TrackingSettings(trackers=["wandb"]), is_main=True)
 
 
