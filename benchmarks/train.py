@@ -36,6 +36,7 @@ from chatllama_pipeline.models.adapters import add_adapter, save_model
 from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.efficiency import checkpoint_activations
 from chatllama_pipeline.models.heads import load_actor, load_reward, score_rows
+from chatllama_pipeline.models.memory import with_micro_batch
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
@@ -55,8 +56,8 @@ MIB, GIGA = 2**20, 1e9
 LEARNING_RATE = 1e-5
 # None of these settings changes a result.
 MEMORY_CASES: dict[str, dict[str, Any]] = {
-    "the whole minibatch at once": {},
-    "micro_batch_size: 4": {"micro_batch_size": 4},
+    "as it comes": {},
+    "the whole minibatch at once": {"micro_batch_size": ROWS},
     "micro_batch_size: 2": {"micro_batch_size": 2},
     "activation_checkpointing: true": {"checkpointing": True},
     "both": {"micro_batch_size": 2, "checkpointing": True},
@@ -183,6 +184,8 @@ def ppo_peak(
             },
         }
     )
+    folders = {"policy": actor, "reference": actor, "critic": scorer, "reward": scorer}
+    settings = with_micro_batch(folders, settings, PROMPT + REPLY, "cpu")
     roles = load_roles(actor, scorer, scorer, settings, 0, "cpu")
     if checkpointing:
         for model in (roles.policy, roles.critic):

@@ -36,6 +36,11 @@ def micro_batch(spec: StageSpec, processes: int) -> int | None:
     return min(section.micro_batch_size or share, share)
 
 
+def halved(rows: int, share: int) -> int:
+    """The largest micro-batch of at most half of `rows` that divides a process's `share`."""
+    return max(n for n in range(1, rows // 2 + 1) if share % n == 0)
+
+
 def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
     """The spec with half the micro-batch (and so twice the accumulation); None at one row.
 
@@ -50,7 +55,7 @@ def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
     share = batch // processes
     settings = copy.deepcopy(spec.settings)
     changed = settings.setdefault(SECTIONS[spec.stage], {})
-    changed["micro_batch_size"] = max(n for n in range(1, rows // 2 + 1) if share % n == 0)
+    changed["micro_batch_size"] = halved(rows, share)
     if spec.stage == "actor_ppo":
         sampled = section.rollout_batch_size or section.prompts_per_iteration // processes
         changed["rollout_batch_size"] = max(1, sampled // 2)

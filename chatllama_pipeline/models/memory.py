@@ -15,6 +15,7 @@ from chatllama_pipeline.deepspeed_config import plan_for
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
 from chatllama_pipeline.models.machine import free_bytes, wants_bfloat16
+from chatllama_pipeline.out_of_memory import halved
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import AssistantSettings, LoraSettings
 
@@ -29,6 +30,8 @@ FLOAT_BYTES, HALF_BYTES = 4, 2
 HIDDEN_COPIES, INTERMEDIATE_COPIES = 10, 4
 # Logits, their log-softmax and its gradient.
 LOGIT_COPIES = 3
+# Activations of one model that nobody minds on a CPU.
+SMALL_BYTES = 256 * 2**20
 # What peft targets in most families where nothing is said.
 USUAL_TARGETS = ("q_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "q", "v")
 
@@ -85,6 +88,44 @@ def memory_plan(
     if asked is None and not plan.fits:
         return _plan(stage, base_folders, settings, longest_row, device, available, True)
     return plan
+
+
+def with_micro_batch(
+    base_folders: Mapping[str, Path | str],
+    settings: AssistantSettings,
+    longest_row: int,
+    device: str,
+) -> AssistantSettings:
+    """`settings` of actor_ppo with a `micro_batch_size` where they leave it open.
+
+    A CPU hardly gains from larger forwards, and with adapters on one base the activations are most
+    of the memory: the minibatch is halved until those of a model are small, or no more than what
+    is held anyway. Free memory has no say, so a continued training adds up its gradients alike.
+    """
+    ppo = settings.trainer_config
+    share = max(1, ppo.minibatch_size // _processes())
+    if ppo.micro_batch_size is not None or device != "cpu":
+        return settings
+    rows = share
+    while rows > 1:
+        chosen = ppo.model_copy(update={"micro_batch_size": rows})
+        tried = settings.model_copy(update={"trainer_config": chosen})
+        parts = _plan(
+            "actor_ppo", base_folders, tried, longest_row, device, 0,
+            bool(ppo.activation_checkpointing),
+        ).parts  # fmt: skip
+        passing = {
+            role: parts.get(f"{role} activations", 0) + parts.get(f"{role} logits", 0)
+            for role in _TRAINED["actor_ppo"]
+        }
+        held = sum(parts.values()) - sum(passing.values())
+        if max(passing.values()) <= max(SMALL_BYTES, held):
+            break
+        rows = halved(rows, share)
+    if rows == share:
+        return settings
+    cut = ppo.model_copy(update={"micro_batch_size": rows})
+    return settings.model_copy(update={"trainer_config": cut})
 
 
 def _plan(

@@ -15,7 +15,8 @@ class TrackingSettings(Section):
     """Trackers of every training's figures, beside Dagster."""
 
     trackers: list[TrackerName] = Field(
-        default=["tensorboard"], description="wandb and mlflow are extras: pip install -e '.[wandb,mlflow]'"
+        default=["tensorboard"],
+        description="wandb and mlflow are extras: pip install -e '.[wandb,mlflow]'",
     )
     project: str = Field(default="chatllama", description="W&B's project, MLflow's experiment")
     mlflow_uri: str | None = Field(

@@ -20,7 +20,7 @@ from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.kinds import kind_of
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.machine import wants_bfloat16
-from chatllama_pipeline.models.memory import require_memory
+from chatllama_pipeline.models.memory import require_memory, with_micro_batch
 from chatllama_pipeline.models.preflight import preflight
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
@@ -55,8 +55,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     """
     quiet_transformers()
     settings = AssistantSettings.model_validate(spec.settings)
-    ppo = settings.trainer_config
-    check_settings(ppo)
+    check_settings(settings.trainer_config)
     sft, reward_model = Path(spec.inputs["actor_sft"]), Path(spec.inputs["reward_model"])
     seed = stage_seed(settings.seed, STAGE)
     tokenizer = load_tokenizer(sft)
@@ -73,11 +72,14 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         Path(spec.inputs["rlhf_training_data"]), tokenizer, longest_prompt, settings
     )
     longest = prompts.longest + settings.actor_config.max_tokens
+    settings = with_micro_batch(folders, settings, longest, spec.device)
+    ppo = settings.trainer_config
     memory, checkpointing = require_memory(STAGE, folders, settings, longest, spec.device)
     progress.say(f"{before}; {prompts.in_words}")
     progress.say(
         f"{len(prompts.ids)} prompts, longest {prompts.longest} tokens; {ppo.iterations} "
-        f"iterations of {ppo.prompts_per_iteration}; {memory.description}"
+        f"iterations of {ppo.prompts_per_iteration}, {ppo.micro_batch_size or ppo.minibatch_size} "
+        f"rows per forward; {memory.description}"
     )
 
     plan = plan_for(STAGE, settings)

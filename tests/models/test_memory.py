@@ -13,7 +13,13 @@ import pytest
 
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.models.machine import container_free_bytes
-from chatllama_pipeline.models.memory import memory_check, memory_plan, model_size, require_memory
+from chatllama_pipeline.models.memory import (
+    memory_check,
+    memory_plan,
+    model_size,
+    require_memory,
+    with_micro_batch,
+)
 from chatllama_pipeline.settings import AssistantSettings
 
 SETTINGS = AssistantSettings.model_validate(
@@ -92,6 +98,39 @@ def test_with_adapters_ppo_holds_one_base_and_trains_little(tmp_path: Path) -> N
     assert sum(size for name, size in parts.items() if "weights" in name) == 4 * 1000
     # Rank x (20 + 30) in the only layer that is targeted; weights, gradients and two moments.
     assert (parts["policy adapter"], parts["critic adapter"]) == (16 * 2 * 50, 16 * 4 * 50)
+
+
+@pytest.mark.parametrize(
+    ("weights", "asked", "device", "processes", "chosen"),
+    [
+        (500, None, "cpu", 1, 3),
+        (500, None, "cpu", 2, 3),
+        (500, None, "cpu", 4, None),  # a share of 3 rows is small enough
+        (500, 12, "cpu", 1, 12),
+        (500, None, "cuda", 1, None),
+        (10**8, None, "cpu", 1, None),  # the weights weigh more
+    ],
+)
+def test_on_a_cpu_ppo_reads_as_many_rows_as_do_not_outweigh_what_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: int, asked: int | None, device: str,
+    processes: int, chosen: int | None,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    folder = make_folder(tmp_path, {"a": [weights]})
+    settings = AssistantSettings.model_validate(
+        {
+            "actor_config": {"max_sequence_length": 30_000},
+            "trainer_config": {
+                **{"update_timesteps": 12, "max_timesteps": 12},
+                "micro_batch_size": asked,
+            },
+        }
+    )
+    roles = dict.fromkeys(("policy", "reference", "critic", "reward"), folder)
+    # A row of 30,000 tokens keeps 54 MB of the policy: 12, then 6 are more than 256 MiB.
+    fitted = with_micro_batch(roles, settings, 30_000, device)
+    assert fitted.trainer_config.micro_batch_size == chosen
+    assert settings.trainer_config.micro_batch_size == asked
 
 
 def test_checkpointing_keeps_a_layer_s_input_and_one_layer(folder: Path) -> None:
