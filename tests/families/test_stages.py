@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.evaluation.figures import Evaluation
+from chatllama_pipeline.models.adapters import merge_adapter
 from chatllama_pipeline.models.chat import prompt_ids, stop_ids
 from chatllama_pipeline.models.heads import RewardScorer, load_actor, load_reward
 from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.layout import has_adapter
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import (
@@ -48,6 +51,7 @@ def _marked(names: list[str], default: set[str]) -> list[Any]:
 
 
 EACH_ACTOR = _marked([family.name for family in ACTORS], DEFAULT_ACTORS)
+EACH_ADAPTED = _marked([family.name for family in ACTORS], {"flan_t5"})
 EACH_REWARD = _marked([family.name for family in REWARDS], DEFAULT_REWARDS)
 
 
@@ -231,6 +235,33 @@ def test_an_actor_is_evaluated_released_and_talks(
     config = json.loads((release / "generation_config.json").read_text())
     assert config["max_new_tokens"] == 6
     assert isinstance(chat_once(release, "alpha"), str)
+
+
+@pytest.mark.parametrize("name", EACH_ADAPTED)
+def test_adapters_train_in_every_stage_and_are_merged_at_release(
+    name: str, tmp_path: Path, family_folder: FolderOf, tables: dict[str, Path]
+) -> None:
+    config = settings(family_folder(name), family_folder(name if name in PAIRED else "gpt2"))
+    for section in ("actor_config", "reward_config"):
+        config[section] |= {"peft_enable": True, "lr": 0.03}
+    chain = Chain(tmp_path, tables, config)
+    for stage in ("actor_sft", "reward_model"):
+        losses = figures(chain.outcome(stage), "loss")
+        assert losses[-1] < 0.7 * losses[0], stage
+    ppo = chain.outcome("actor_ppo")
+    assert all(check.passed for check in ppo.checks)
+    assert figures(ppo, "kl")[0] == pytest.approx(0.0, abs=1e-3)
+    assert figures(ppo, "ratio_max")[0] == pytest.approx(1.0, abs=1e-3)
+    stages = [chain.folder(stage) for stage in ("actor_sft", "actor_ppo")]
+    for folder in (*stages, stages[1] / "critic"):
+        assert has_adapter(folder), folder
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in stages)
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    release = chain.folder("release")
+    assert not has_adapter(release)
+    merged = merge_adapter(load_actor(stages[1], torch.float32)).state_dict()
+    released = load_actor(release, torch.float32).state_dict()
+    assert all(torch.allclose(released[key], merged[key], atol=1e-6) for key in merged)
 
 
 @pytest.mark.parametrize(
