@@ -200,6 +200,7 @@ def test_bfloat16_trains_under_deepspeed(inputs: Path, tmp_path: Path, stage: st
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (2, 0), (2, 2), (2, 3)])
 def test_a_training_killed_three_times_ends_in_the_same_bytes(
