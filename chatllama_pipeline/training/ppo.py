@@ -74,12 +74,12 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     longest = prompts.longest + settings.actor_config.max_tokens
     settings = with_micro_batch(folders, settings, longest, spec.device)
     ppo = settings.trainer_config
+    rows = check_settings(ppo).micro_batch_size
     memory, checkpointing = require_memory(STAGE, folders, settings, longest, spec.device)
     progress.say(f"{before}; {prompts.in_words}")
     progress.say(
-        f"{len(prompts.ids)} prompts, longest {prompts.longest} tokens; {ppo.iterations} "
-        f"iterations of {ppo.prompts_per_iteration}, {ppo.micro_batch_size or ppo.minibatch_size} "
-        f"rows per forward; {memory.description}"
+        f"longest prompt {prompts.longest} tokens; {ppo.iterations} iterations of "
+        f"{ppo.prompts_per_iteration}, {rows} rows per forward; {memory.description}"
     )
 
     plan = plan_for(STAGE, settings)
