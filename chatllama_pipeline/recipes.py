@@ -39,8 +39,8 @@ CODE_VERSION: dict[str, str] = {
     "reward_base": "1",
     "reward_model": "2",
     "actor_sft": "1",
-    "actor_ppo": "2",
-    "evaluation": "4",
+    "actor_ppo": "3",
+    "evaluation": "5",
     "release": "1",
 }
 

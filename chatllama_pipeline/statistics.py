@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 CONFIDENCE = 0.95
+# Of the standard normal distribution.
+QUANTILE_975 = 1.959964
 DIGITS = 6
 
 
@@ -40,3 +42,14 @@ def bootstrap_interval(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws @ levels / len(values), [tail, 1 - tail])
     return round(float(low), DIGITS), round(float(high), DIGITS)
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share seen in `count` trials (Wilson 1927); (0, 1) of none."""
+    if count == 0:
+        return 0.0, 1.0
+    z2 = QUANTILE_975**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    spread = math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    half = QUANTILE_975 * spread / (1 + z2 / count)
+    return max(0.0, middle - half), min(1.0, middle + half)

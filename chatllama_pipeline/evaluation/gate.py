@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from chatllama_pipeline.evaluation.figures import Figures, Verdict
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import CheckSettings, ReleaseSettings
+from chatllama_pipeline.statistics import wilson_interval
 
 # Asset -> (check, blocking): what Dagster must know before anything runs.
 CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
@@ -20,6 +21,8 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
 
 # A bootstrap over a handful of prompts is far too sure of itself: one prompt won gives [1, 1].
 FEWEST_PROMPTS = 20
+# Of fewer pairs a good reward model's interval may well hold one half.
+FEWEST_PAIRS = 100
 
 
 def decide(
@@ -54,6 +57,7 @@ def decide(
             )
         else:
             held += _unconvincing(figures, release)
+        held += _guessing(figures)
         held += _drifted(figures, release)
     if unpromoted_overrides:
         keys = ", ".join(unpromoted_overrides)
@@ -131,6 +135,23 @@ def _unconvincing(figures: Figures, release: ReleaseSettings) -> list[str]:
             f"{release.min_win_rate:g} (release.min_win_rate)"
         ]
     return []
+
+
+def _guessing(figures: Figures) -> list[str]:
+    """Whether the reward model that PPO followed tells test pairs no better than a coin.
+
+    Then a win is luck: PPO went where noise led it.
+    """
+    accuracy, pairs = figures.reward_model_accuracy, figures.reward_model_pairs
+    if accuracy is None or pairs < FEWEST_PAIRS:
+        return []
+    low, high = wilson_interval(accuracy, pairs)
+    if low > 0.5:
+        return []
+    return [
+        f"the reward model is right on {accuracy:.3f} of {pairs} test pairs (95 % interval "
+        f"{low:.3f} to {high:.3f}), which a coin may be too"
+    ]
 
 
 def _drifted(figures: Figures, release: ReleaseSettings) -> list[str]:

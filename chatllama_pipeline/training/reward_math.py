@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-NORMAL_975 = 1.959964
 CALIBRATION_BINS = 5
 
 
@@ -53,17 +52,6 @@ def shift_and_scale(scores: torch.Tensor) -> tuple[float, float]:
         return (float(scores.mean()) if len(scores) else 0.0), 1.0
     deviation = float(scores.double().std())
     return float(scores.double().mean()), deviation if deviation > 0 else 1.0
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a share seen in `count` trials (Wilson 1927); (0, 1) of none."""
-    if count == 0:
-        return 0.0, 1.0
-    z2 = NORMAL_975**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    spread = math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    half = NORMAL_975 * spread / (1 + z2 / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any, Self
 import torch
 
 from chatllama_pipeline.models.heads import score_rows
+from chatllama_pipeline.statistics import wilson_interval
 from chatllama_pipeline.training.reward_items import Item, Items, rows_of
 from chatllama_pipeline.training.reward_math import (
     CalibrationBin,
     calibration,
     calibration_error,
     rank_correlation,
-    wilson_interval,
     win_share,
 )
 

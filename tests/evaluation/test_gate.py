@@ -36,11 +36,30 @@ def test_a_clear_win_near_sft_is_released_with_its_numbers(
 
 
 @pytest.mark.parametrize(
+    "changed",
+    [
+        {"reward_model_accuracy": 0.55, "reward_model_pairs": 474},
+        {"reward_model_accuracy": 0.5, "reward_model_pairs": 99},
+        {"reward_model_accuracy": None, "reward_model_pairs": 0},
+    ],
+)
+def test_a_reward_model_better_than_a_coin_or_on_few_pairs_holds_nothing_back(
+    make_figures: Callable[..., Figures], changed: dict[str, Any]
+) -> None:
+    assert verdict(make_figures(**changed)).released
+
+
+@pytest.mark.parametrize(
     ("changed", "reason"),
     [
         (
             {"win_rate": 0.56, "win_rate_low": 0.5},
             "win rate 0.560, its lower bound 0.500 is not above 0.5 (release.min_win_rate)",
+        ),
+        (
+            {"reward_model_accuracy": 0.525, "reward_model_pairs": 474},
+            "the reward model is right on 0.525 of 474 test pairs (95 % interval 0.480 to 0.570), "
+            "which a coin may be too",
         ),
         ({"kl": 10.5}, "KL 10.50 nats per reply is above 10 (release.max_kl)"),
         ({"kl": None}, "the KL per reply was not measured"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from chatllama_pipeline.statistics import bootstrap_interval, mean, preferences
+from chatllama_pipeline.statistics import bootstrap_interval, mean, preferences, wilson_interval
 
 
 def test_a_mean_of_nothing_or_of_something_infinite_is_not_measurable() -> None:
@@ -45,3 +45,10 @@ def test_the_bootstrap_depends_on_its_seed_and_not_on_the_values_order() -> None
 def test_equal_values_have_an_interval_of_no_width_and_no_values_have_none() -> None:
     assert bootstrap_interval([0.5, 0.5, 0.5], samples=10, seed=0) == (0.5, 0.5)
     assert bootstrap_interval([], samples=10, seed=0) == (None, None)
+
+
+def test_an_interval_of_a_share_is_wilsons() -> None:
+    # 8 of 10: middle (0.8 + 3.8415 / 20) / 1.38415 = 0.7167, half 1.96 * 0.16001 / 1.38415 = 0.2266
+    assert wilson_interval(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(1.0, 4) == pytest.approx((0.5101, 1.0), abs=1e-4)
+    assert wilson_interval(0.5, 0) == (0.0, 1.0)

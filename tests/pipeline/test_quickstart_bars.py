@@ -56,4 +56,5 @@ def test_labels_that_say_nothing_are_held_back(quickstart: Place, seed: int) -> 
     overrides = {"reward_config.objective": "pairwise", "data.label_noise": 0.5}
     found = figures_of(quickstart, seed=seed, **overrides)
     assert not found["released"]
-    assert "win rate" in found["reason"] or "KL" in found["reason"]
+    # By chance such a reward may point where the judge looks; that is no reason to follow it.
+    assert "which a coin may be too" in found["reason"]

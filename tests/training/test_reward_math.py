@@ -14,7 +14,6 @@ from chatllama_pipeline.training.reward_math import (
     rank_correlation,
     shift_and_scale,
     strength_margin,
-    wilson_interval,
     win_share,
 )
 
@@ -55,13 +54,6 @@ def test_shift_and_scale_are_mean_and_deviation() -> None:
     assert shift_and_scale(torch.tensor([1.0, 3.0])) == (2.0, pytest.approx(math.sqrt(2)))
     assert shift_and_scale(torch.tensor([4.0, 4.0])) == (4.0, 1.0)
     assert shift_and_scale(torch.tensor([])) == (0.0, 1.0)
-
-
-def test_an_interval_of_a_share_is_wilsons() -> None:
-    # 8 of 10: middle (0.8 + 3.8415 / 20) / 1.38415 = 0.7167, half 1.96 * 0.16001 / 1.38415 = 0.2266
-    assert wilson_interval(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson_interval(1.0, 4) == pytest.approx((0.5101, 1.0), abs=1e-4)
-    assert wilson_interval(0.5, 0) == (0.0, 1.0)
 
 
 def test_a_calibration_curve_tells_how_often_the_sure_are_right() -> None:
