@@ -26,8 +26,12 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # None: a handler not set from Python, which Python could not put back.
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous = signal.getsignal(number)
+                # nohup and a shell's & ignore interrupts, and so they stay. Dagster hands that on
+                # to SIGTERM, which is somebody's wish all the same. None: a handler not set from
+                # Python, which Python could not put back.
+                ignored = number == signal.SIGINT and previous is signal.SIG_IGN
+                if previous is not None and not ignored:
                     self._previous[number] = signal.signal(number, self._remember)
         return self
 

@@ -20,6 +20,7 @@ from chatllama_pipeline.training import resume
 from chatllama_pipeline.training.course import Task
 from chatllama_pipeline.training.guards import Best, Collapse
 from chatllama_pipeline.training.sft import run
+from chatllama_pipeline.training.stopping import SIGNALS, StopSignals
 from chatllama_pipeline.training.trainer import train
 
 MakeSpec = Callable[..., StageSpec]
@@ -161,6 +162,20 @@ def test_sigterm_saves_and_leaves_and_the_next_run_ends_in_the_same_bytes(sft_sp
         for spec in (whole, cut)
     )
     assert first == second
+
+
+def test_sigterm_is_obeyed_where_it_was_ignored_and_an_ignored_interrupt_is_not() -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGINT)
+            assert signals.received is None
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received == "SIGTERM"
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_states_are_saved_by_time_too(sft_spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
