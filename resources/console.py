@@ -2,12 +2,14 @@
 
 import logging
 import sys
+from typing import Any
 
 import dagster as dg
 
 from chatllama_pipeline import errors
 
 STEP_FAILURE = dg.DagsterEventType.STEP_FAILURE.value
+RUN_FAILURE = dg.DagsterEventType.RUN_FAILURE.value
 # Dagster's word for each step that comes after a failed one: the failure itself says enough.
 NOT_EXECUTED = "Dependencies for step"
 
@@ -32,7 +34,7 @@ def _is_for_people(record: logging.LogRecord) -> bool:
     event = getattr(record, "dagster_event", None)
     if event is None:
         return not _said(record).startswith(NOT_EXECUTED)
-    return bool(event.event_type_value == STEP_FAILURE)
+    return bool(event.event_type_value == STEP_FAILURE or _run_error(event))
 
 
 def _said(record: logging.LogRecord) -> str:
@@ -49,7 +51,17 @@ class _Lines(logging.Formatter):
             record.msg, record.args = f"{level}{_said(record)}", None
         elif event.event_type_value == STEP_FAILURE:
             record.msg, record.args = _failure(event), None
+        elif error := _run_error(event):
+            record.msg, record.args = f"FAILED before any step\n{error.to_string()}", None
         return super().format(record)
+
+
+def _run_error(event: dg.DagsterEvent) -> Any:
+    """Why a run failed that no step's failure explains, such as a resource's; None elsewhere."""
+    if event.event_type_value != RUN_FAILURE:
+        return None
+    failed = event.job_failure_data
+    return None if failed.first_step_failure_event else failed.error
 
 
 def _failure(event: dg.DagsterEvent) -> str:
