@@ -1,7 +1,10 @@
 """What a person reads in the terminal: one short line per thing said, and errors in full."""
 
+import io
 import logging
+import os
 import sys
+import weakref
 from typing import Any
 
 import dagster as dg
@@ -22,12 +25,29 @@ def console_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
     """The logger `console`: at log level DEBUG it shows every event of Dagster too."""
     level = str(init_context.logger_config["log_level"]).upper()
     logger = logging.Logger("chatllama", level)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _terminal()
     handler.setFormatter(_Lines("%(asctime)s %(message)s", "%H:%M:%S"))
     if logger.level > logging.DEBUG:
         handler.addFilter(_is_for_people)
     logger.addHandler(handler)
     return logger
+
+
+def _terminal() -> logging.Handler:
+    """Writes to the stderr of now, past Dagster's capture of it while steps run.
+
+    There Dagster lets a `tail` copy a file back to the terminal and kills it when the steps end,
+    so that the last lines, why a step failed among them, were not always shown
+    (dagster-io/dagster#23336).
+    """
+    try:
+        descriptor = os.dup(sys.stderr.fileno())
+    except io.UnsupportedOperation:  # not a file: a test or a notebook looks on
+        return logging.StreamHandler(sys.stderr)
+    stream = os.fdopen(descriptor, "w", encoding=sys.stderr.encoding, errors="backslashreplace")
+    handler = logging.StreamHandler(stream)
+    weakref.finalize(handler, stream.close)
+    return handler
 
 
 def _is_for_people(record: logging.LogRecord) -> bool:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
 from resources.console import console_logger
+from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
 
 
 @dg.resource
@@ -41,3 +46,25 @@ def test_a_step_s_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> No
     job.execute_in_process(run_config={"loggers": {"console": {}}}, raise_on_error=False)
     shown = capsys.readouterr().err
     assert shown.count("FAILED") == 1 and "of the step" in shown
+
+
+def test_a_failure_is_shown_though_dagster_s_copy_of_stderr_comes_too_late(place: Place) -> None:
+    place.add_assistant("mine", TINY_CONFIG)
+    too_late = _executable(place.root / "too_late" / "tail", "#!/bin/sh\nexec sleep 60\n")
+    run = subprocess.run(
+        place.command("mine", "actor_ppo"),
+        cwd=REPOSITORY,
+        env={**place.environment(), "PATH": f"{too_late.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert run.returncode != 0
+    assert run.stderr.count("actor_ppo needs actor_sft, which was never made for mine") == 1
+
+
+def _executable(path: Path, text: str) -> Path:
+    path.parent.mkdir()
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
