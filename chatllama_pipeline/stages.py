@@ -92,7 +92,15 @@ def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
         unfinished = _beside(result)
         outcome.write(unfinished)
         unfinished.replace(result)
+    _leave_process_group()
     return 0
+
+
+def _leave_process_group() -> None:
+    # torch's own threads may abort a process that exits while they still serve a group.
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _refuse(result: Path, error: ChatllamaError) -> int:

@@ -113,6 +113,14 @@ def test_two_processes_are_two_ranks_of_which_one_speaks(
     assert StageSpec.read(tmp_path / "spec.json").threads == 1
 
 
+def test_ranks_leave_their_group_before_they_exit(
+    run_stage: Callable[..., Any], tmp_path: Path
+) -> None:
+    run_stage("joins", processes=2)
+    exits = sorted(tmp_path.glob("in_a_group_at_exit_*"))
+    assert [path.read_text() for path in exits] == ["False", "False"]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_refusal_is_raised_as_its_class_with_its_message_alone(
     run_stage: Callable[..., Any], tmp_path: Path, processes: int

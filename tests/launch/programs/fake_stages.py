@@ -1,10 +1,12 @@
 """The entry point of child processes with stages of our own: `fake_stages.py SPEC.json`."""
 
+import atexit
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from chatllama_pipeline.errors import CheckError, DataError
 from chatllama_pipeline.progress import Progress
@@ -62,6 +64,17 @@ def writes(spec: StageSpec, progress: Progress) -> Outcome:
     return Outcome()
 
 
+def joins(spec: StageSpec, progress: Progress) -> Outcome:
+    """Ranks that form a group, as trainings do, and say at their exit whether they left it."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    exits = Path(spec.run_folder) / f"in_a_group_at_exit_{rank}"
+    atexit.register(lambda: exits.write_text(str(dist.is_initialized())))
+    return Outcome()
+
+
 def rows_at_once(spec: StageSpec) -> int:
     """Eight unless config says fewer; both sections of a training have the same key."""
     sections = [spec.settings.get(name, {}) for name in ("actor_config", "trainer_config")]
@@ -87,10 +100,8 @@ def never_fits(spec: StageSpec, progress: Progress) -> Outcome:
     raise MemoryError("no more")
 
 
-STAGES = {
-    function.__name__: f"__main__:{function.__name__}"
-    for function in (ok, slow, refuses, fails_a_check, breaks, leaves_one_behind, threads, writes)
-} | {
+TOLD_BY_NAME = (ok, slow, refuses, fails_a_check, breaks, leaves_one_behind, threads, writes, joins)
+STAGES = {function.__name__: f"__main__:{function.__name__}" for function in TOLD_BY_NAME} | {
     "actor_sft": "__main__:fits_two_rows",
     "actor_ppo": "__main__:killed_at_more_than_four_rows",
     "reward_model": "__main__:never_fits",
