@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import AssistantSettings
@@ -33,7 +34,23 @@ def micro_batch(spec: StageSpec, processes: int) -> int | None:
     section = getattr(settings, SECTIONS[spec.stage])
     rows = section.minibatch_size if spec.stage == "actor_ppo" else section.batch_size
     share = max(1, int(rows) // processes)
-    return min(section.micro_batch_size or share, share)
+    return min(section.micro_batch_size or _chosen(spec) or share, share)
+
+
+def choice_file(result: Path) -> Path:
+    """Where a stage says the micro-batch that it chose by itself, for the result file `result`."""
+    return result.with_name(result.name + ".micro_batch_size")
+
+
+def tell_choice(spec: StageSpec, rows: int) -> None:
+    """Before the memory is asked for: a process that the kernel kills tells nothing afterwards."""
+    choice_file(Path(spec.result)).write_text(str(rows))
+
+
+def _chosen(spec: StageSpec) -> int | None:
+    path = choice_file(Path(spec.result))
+    told = path.read_text() if path.exists() else ""
+    return int(told) if told else None  # empty where it was killed amid its writing
 
 
 def halved(rows: int, share: int) -> int:

@@ -12,7 +12,7 @@ from pydantic import Field
 from chatllama_pipeline.errors import ChildError, OutOfMemoryError, SettingsError
 from chatllama_pipeline.launch import child_environment, cores_at_hand, run_child
 from chatllama_pipeline.llm.local import Machine
-from chatllama_pipeline.out_of_memory import advice, micro_batch, with_half
+from chatllama_pipeline.out_of_memory import advice, choice_file, micro_batch, with_half
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import RoleSettings
 from chatllama_pipeline.stages import ONE_PROCESS, error_file, stage_error
@@ -110,7 +110,7 @@ class Compute(dg.ConfigurableResource[None]):
     ) -> tuple[Outcome, float]:
         spec.write(spec_path)
         result = Path(spec.result)
-        for left_over in (result, error_file(result)):
+        for left_over in (result, error_file(result), choice_file(result)):
             left_over.unlink(missing_ok=True)
         with (
             self._gpus(spec.device, processes, context.log.info) as gpus,

@@ -23,6 +23,7 @@ from chatllama_pipeline.models.machine import wants_bfloat16
 from chatllama_pipeline.models.memory import require_memory, with_micro_batch
 from chatllama_pipeline.models.preflight import preflight
 from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.out_of_memory import tell_choice
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Outcome, Prompt, StageSpec
 from chatllama_pipeline.seeds import stage_seed
@@ -74,7 +75,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     longest = prompts.longest + settings.actor_config.max_tokens
     settings = with_micro_batch(folders, settings, longest, spec.device)
     ppo = settings.trainer_config
-    rows = check_settings(ppo).micro_batch_size
+    tell_choice(spec, rows := check_settings(ppo).micro_batch_size)
     memory, checkpointing = require_memory(STAGE, folders, settings, longest, spec.device)
     progress.say(f"{before}; {prompts.in_words}")
     progress.say(

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from chatllama_pipeline.errors import CheckError, DataError
+from chatllama_pipeline.out_of_memory import tell_choice
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from chatllama_pipeline.stages import main
@@ -90,6 +91,8 @@ def fits_two_rows(spec: StageSpec, progress: Progress) -> Outcome:
 
 
 def killed_at_more_than_four_rows(spec: StageSpec, progress: Progress) -> Outcome:
+    if spec.settings["trainer_config"].get("micro_batch_size") is None:
+        tell_choice(spec, rows_at_once(spec))
     if rows_at_once(spec) > 4:
         os.kill(os.getpid(), signal.SIGKILL)
     rollouts = spec.settings["trainer_config"]["rollout_batch_size"]
