@@ -38,6 +38,8 @@ LOG_TAIL_BYTES = 64 * 1024
 MAX_THREADS = 16
 
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+# Where Linux counts the processes that it killed for want of memory, in any cgroup.
+KERNEL_COUNTS = Path("/proc/vmstat")
 
 # The pause before each harder signal; what ignores INT and TERM meets KILL.
 _HARDER = (
@@ -124,12 +126,13 @@ def run_child(
     PR_SET_PDEATHSIG asks for: the kernel kills the child when the *thread* that created it ends.
 
     Raises ChildError, with the exit code or signal and the last `LOG_TAIL_LINES` lines of `log`,
-    where the child ended badly; OutOfMemoryError where the kernel killed it.
+    where the child ended badly; OutOfMemoryError where the kernel killed it, or may have.
     """
     mark = f"CHATLLAMA_CHILD_{uuid.uuid4().hex}"
     command = _through_shim(argv if processes == 1 else _torchrun(argv, processes))
     child_env = {**env, mark: "1", shim.PARENT_VARIABLE: str(os.getpid())}
     log.parent.mkdir(parents=True, exist_ok=True)
+    kernel_kills = _kernel_kills()
     with _held_signals() as held, log.open("wb") as output:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -151,7 +154,8 @@ def run_child(
         leftovers = _family(process.pid, mark)
         _signal_and_wait(process, leftovers, signal.SIGKILL, KILL_GRACE_SECONDS)
     if returncode != 0:
-        raise _what_went_wrong(argv, returncode, log)
+        innocent = kernel_kills is not None and _kernel_kills() == kernel_kills
+        raise _what_went_wrong(argv, returncode, log, kernel_is_innocent=innocent)
     return ChildRun(seconds, len(leftovers))
 
 
@@ -265,13 +269,28 @@ def _signal_and_wait(
         time.sleep(0.02)
 
 
-def _what_went_wrong(argv: Sequence[str], returncode: int, log: Path) -> ChildError:
+def _kernel_kills() -> int | None:
+    """Processes killed for want of memory since the start of the machine; None where not told."""
+    with contextlib.suppress(OSError):
+        for line in KERNEL_COUNTS.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return None
+
+
+def _what_went_wrong(
+    argv: Sequence[str], returncode: int, log: Path, kernel_is_innocent: bool
+) -> ChildError:
     tail = _tail(log)
     command = " ".join(argv)
     # torchrun ends with 1 and reports a rank's signal in its closing words.
-    out_of_memory = returncode == -signal.SIGKILL or "Signal 9 (SIGKILL)" in tail
+    killed = returncode == -signal.SIGKILL or "Signal 9 (SIGKILL)" in tail
+    out_of_memory = killed and not kernel_is_innocent
     if out_of_memory:
         how = "was killed, most likely out of memory: lower micro_batch_size"
+    elif killed:
+        how = "was killed by SIGKILL, though not by the kernel for want of memory: run it again"
     elif returncode < 0:
         how = f"was ended by {signal.Signals(-returncode).name}"
     else:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatllama_pipeline import launch
-from chatllama_pipeline.errors import ChildError
+from chatllama_pipeline.errors import ChildError, OutOfMemoryError
 from chatllama_pipeline.launch import ChildRun, child_environment, cores_at_hand, run_child
 
 
@@ -44,24 +45,67 @@ def test_a_failure_names_the_exit_code_and_the_end_of_the_log(tmp_path: Path) ->
     assert tail == [f"line {number}" for number in range(70, 100)]
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("SIGSEGV", "was ended by SIGSEGV"),
-        ("SIGTERM", "was ended by SIGTERM"),
-        ("SIGKILL", "was killed, most likely out of memory: lower micro_batch_size"),
-    ],
-)
-def test_an_end_by_a_signal_names_it(tmp_path: Path, name: str, said: str) -> None:
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGTERM"])
+def test_an_end_by_a_signal_names_it(tmp_path: Path, name: str) -> None:
     code = f"import os, signal; os.kill(os.getpid(), signal.{name})"
-    with pytest.raises(ChildError, match=said):
+    with pytest.raises(ChildError, match=f"was ended by {name}"):
         run_python(code, tmp_path / "child.log")
 
 
-def test_a_killed_rank_reads_as_out_of_memory_too(tmp_path: Path) -> None:
-    code = "import os, time; os.environ['RANK'] == '1' and os.kill(os.getpid(), 9); time.sleep(60)"
-    with pytest.raises(ChildError, match="most likely out of memory: lower micro_batch_size"):
-        run_python(code, tmp_path / "child.log", processes=2)
+KILLED = "import os, time; os.environ.get('RANK') == '0' or os.kill(os.getpid(), 9); time.sleep(60)"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_kill_reads_as_out_of_memory_where_the_kernel_does_not_count_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setattr(launch, "KERNEL_COUNTS", tmp_path / "absent")
+    with pytest.raises(OutOfMemoryError, match="most likely out of memory: lower micro_batch_size"):
+        run_python(KILLED, tmp_path / "child.log", processes=processes)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_kill_by_hand_is_no_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    counts = tmp_path / "vmstat"
+    counts.write_text("nr_free_pages 5\noom_kill 3\n")
+    monkeypatch.setattr(launch, "KERNEL_COUNTS", counts)
+    with pytest.raises(ChildError, match="though not by the kernel for want of") as raised:
+        run_python(KILLED, tmp_path / "child.log", processes=processes)
+    assert not isinstance(raised.value, OutOfMemoryError)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Path]:
+    """A memory cgroup's list of processes; 100 MiB for all of them."""
+    for root, limit in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        group = Path("/sys/fs/cgroup") / root / f"chatllama_test_{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limit).write_text("100M")
+            yield group / "cgroup.procs"
+            return
+        except OSError:
+            continue
+        finally:
+            group.rmdir()
+    pytest.skip("needs a memory cgroup of its own, which only root may make")
+
+
+def test_the_kernel_s_own_kill_is_told_from_one_by_hand(
+    tmp_path: Path, little_memory: Path
+) -> None:
+    code = (
+        "import os, pathlib\n"
+        f"pathlib.Path({str(little_memory)!r}).write_text(str(os.getpid()))\n"
+        "bytearray(2**30)\n"
+    )
+    with pytest.raises(OutOfMemoryError, match="most likely out of memory: lower micro_batch_size"):
+        run_python(code, tmp_path / "child.log")
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
