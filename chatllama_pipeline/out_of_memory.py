@@ -7,13 +7,8 @@ import dataclasses
 from pathlib import Path
 
 from chatllama_pipeline.records import StageSpec
-from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings import SECTION_OF, AssistantSettings
 
-SECTIONS = {
-    "reward_model": "reward_config",
-    "actor_sft": "actor_config",
-    "actor_ppo": "trainer_config",
-}
 # What torch says on a CPU, and cuBLAS where nothing is left for its workspace.
 REFUSALS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -28,13 +23,11 @@ def was_refused(error: BaseException) -> bool:
 
 def micro_batch(spec: StageSpec, processes: int) -> int | None:
     """Rows per forward of a training's spec; None where the stage isn't one."""
-    if spec.stage not in SECTIONS:
+    if spec.stage not in SECTION_OF:
         return None
-    settings = AssistantSettings.model_validate(spec.settings)
-    section = getattr(settings, SECTIONS[spec.stage])
-    rows = section.minibatch_size if spec.stage == "actor_ppo" else section.batch_size
-    share = max(1, int(rows) // processes)
-    return min(section.micro_batch_size or _chosen(spec) or share, share)
+    section = AssistantSettings.model_validate(spec.settings).training(spec.stage)
+    chosen = None if section.micro_batch_size else _chosen(spec)
+    return chosen or section.rows_per_forward(processes)
 
 
 def choice_file(result: Path) -> Path:
@@ -67,14 +60,13 @@ def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
     if rows is None or rows == 1:
         return None
     whole = AssistantSettings.model_validate(spec.settings)
-    section = getattr(whole, SECTIONS[spec.stage])
-    batch = section.minibatch_size if spec.stage == "actor_ppo" else section.batch_size
-    share = batch // processes
+    share = whole.training(spec.stage).minibatch_size // processes
     settings = copy.deepcopy(spec.settings)
-    changed = settings.setdefault(SECTIONS[spec.stage], {})
+    changed = settings.setdefault(SECTION_OF[spec.stage], {})
     changed["micro_batch_size"] = halved(rows, share)
     if spec.stage == "actor_ppo":
-        sampled = section.rollout_batch_size or section.prompts_per_iteration // processes
+        ppo = whole.trainer_config
+        sampled = ppo.rollout_batch_size or ppo.prompts_per_iteration // processes
         changed["rollout_batch_size"] = max(1, sampled // 2)
     return dataclasses.replace(spec, settings=settings)
 

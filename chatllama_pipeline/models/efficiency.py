@@ -10,12 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.settings.efficiency import EfficiencySettings, SupervisedEfficiency
+from chatllama_pipeline.settings import SupervisedSection, TrainedSection
 
 
-def make_efficient(
-    model: Any, settings: EfficiencySettings, section: str, checkpointing: bool
-) -> None:
+def make_efficient(model: Any, settings: TrainedSection, section: str, checkpointing: bool) -> None:
     """Attention, checkpointing (as the memory plan decided) and compiling, as `section` asks.
 
     The last step before training: what is made of `model` later would not share its layers.
@@ -23,11 +21,11 @@ def make_efficient(
     use_attention(model, settings, section)
     if checkpointing:
         checkpoint_activations(model, section)
-    if isinstance(settings, SupervisedEfficiency) and settings.compile:
+    if isinstance(settings, SupervisedSection) and settings.compile:
         compile_model(model)
 
 
-def use_attention(model: Any, settings: EfficiencySettings, section: str) -> None:
+def use_attention(model: Any, settings: TrainedSection, section: str) -> None:
     """Let `model` attend by the implementation that `section` asks for, if it does.
 
     Raises SettingsError where the model or this machine hasn't got it.

@@ -17,7 +17,7 @@ from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_d
 from chatllama_pipeline.models.machine import free_bytes, wants_bfloat16
 from chatllama_pipeline.out_of_memory import halved
 from chatllama_pipeline.records import Check
-from chatllama_pipeline.settings import AssistantSettings, LoraSettings
+from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, LoraSettings
 
 MEMORY_PLAN = "memory_plan"
 GIB = 2**30
@@ -80,7 +80,7 @@ def memory_plan(
     gradients and Adam's moments are exact (frozen weights that roles share count once),
     activations follow a Llama-like block.
     """
-    asked = settings.at(f"{_SECTIONS[stage]}.activation_checkpointing")
+    asked = settings.at(f"{SECTION_OF[stage]}.activation_checkpointing")
     # On a CPU the processes share what is free.
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device == "cpu" else 1
     available = free_bytes(device) // here
@@ -138,8 +138,8 @@ def _plan(
     checkpointing: bool,
 ) -> MemoryPlan:
     limit = int(settings.at(f"{_length_section(stage)}.max_sequence_length"))
-    tokens = _rows_per_forward(stage, settings) * min(longest_row or limit, limit)
-    half = wants_bfloat16(settings.at(f"{_SECTIONS[stage]}.precision"), device)
+    tokens = _conversations_per_forward(stage, settings) * min(longest_row or limit, limit)
+    half = wants_bfloat16(settings.at(f"{SECTION_OF[stage]}.precision"), device)
     parts: dict[str, int] = {}
     shared: set[str] = set()
     for role, name in base_folders.items():
@@ -181,7 +181,7 @@ def as_check(stage: str, plan: MemoryPlan) -> Check:
     """`plan` as the blocking check `memory_plan`."""
     largest = sorted(plan.parts.items(), key=lambda part: -part[1])[:3]
     shares = ", ".join(f"{name} {size / GIB:.2f}" for name, size in largest)
-    section = _SECTIONS[stage]
+    section = SECTION_OF[stage]
     text = (
         f"{stage} needs about {plan.needed_bytes / GIB:.2f} GiB ({shares}), "
         f"{plan.available_bytes / GIB:.2f} GiB are free"
@@ -247,11 +247,6 @@ _TRAINED = {
     "actor_ppo": ("policy", "critic"),
 }
 _WITH_LOGITS = ("actor", "policy")
-_SECTIONS = {
-    "reward_model": "reward_config",
-    "actor_sft": "actor_config",
-    "actor_ppo": "trainer_config",
-}
 
 
 class Held(NamedTuple):
@@ -285,17 +280,9 @@ def _length_section(stage: str) -> str:
     return "reward_config" if stage == "reward_model" else "actor_config"
 
 
-def _rows_per_forward(stage: str, settings: AssistantSettings) -> int:
-    if stage == "actor_ppo":
-        ppo = settings.trainer_config
-        rows, micro, conversations = ppo.minibatch_size, ppo.micro_batch_size, 1
-    else:
-        reward = stage == "reward_model"
-        section = settings.reward_config if reward else settings.actor_config
-        # Both replies of a pair.
-        rows, micro, conversations = section.batch_size, section.micro_batch_size, 1 + reward
-    share = max(1, rows // _processes())
-    return conversations * min(micro or share, share)
+def _conversations_per_forward(stage: str, settings: AssistantSettings) -> int:
+    both_replies = 2 if stage == "reward_model" else 1
+    return both_replies * settings.training(stage).rows_per_forward(_processes())
 
 
 def _is_trained(role: str, stage: str, settings: AssistantSettings) -> bool:

@@ -26,10 +26,12 @@ from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleSettings
 from chatllama_pipeline.settings.section import SCRATCH, Section
 from chatllama_pipeline.settings.tracking import TrackingSettings
+from chatllama_pipeline.settings.training import SECTION_OF, SupervisedSection, TrainedSection
 
 __all__ = [
     "PERSONAL_KINDS",
     "SCRATCH",
+    "SECTION_OF",
     "SOURCE_ALIASES",
     "ActorSettings",
     "AssistantSettings",
@@ -51,5 +53,7 @@ __all__ = [
     "Section",
     "SourceName",
     "StoreSettings",
+    "SupervisedSection",
     "TrackingSettings",
+    "TrainedSection",
 ]

@@ -19,6 +19,7 @@ from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleName, RoleSettings, resolve
 from chatllama_pipeline.settings.section import Count, Positive, Section
 from chatllama_pipeline.settings.tracking import TrackingSettings
+from chatllama_pipeline.settings.training import SECTION_OF, TrainedSection
 
 ROLES: tuple[RoleName, ...] = ("writer", "judge", "evaluation_judge")
 
@@ -96,6 +97,11 @@ class AssistantSettings(Section):
         """Whether PPO trains an adapter of the critic."""
         own = self.critic_config.peft_enable
         return self.policy_has_adapter if own is None else own
+
+    def training(self, stage: str) -> TrainedSection:
+        """The section that the training `stage` goes by."""
+        section: TrainedSection = getattr(self, SECTION_OF[stage])
+        return section
 
     def at(self, dotted: str) -> Any:
         """The plain value at a dotted key."""

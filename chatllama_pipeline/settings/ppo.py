@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chatllama_pipeline.settings.efficiency import PRECISION, EfficiencySettings, Precision
 from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
 from chatllama_pipeline.settings.section import (
     NonNegative,
@@ -20,7 +19,7 @@ from chatllama_pipeline.settings.section import (
 from chatllama_pipeline.settings.training import TrainedSection
 
 
-class PpoSettings(TrainedSection, EfficiencySettings):
+class PpoSettings(TrainedSection):
     """`trainer_config`: the reinforcement-learning stage.
 
     Prompts per iteration are `num_examples * update_timesteps`; iterations are
@@ -47,7 +46,6 @@ class PpoSettings(TrainedSection, EfficiencySettings):
     value_coefficient: NonNegative = 0.1
     score_clip: PositiveFloat = 10.0
     missing_eos_penalty: NonNegative = 1.0
-    max_grad_norm: PositiveFloat = 1.0
     temperature: PositiveFloat = Field(default=1.0, description="of rollouts and updates alike")
     examples_path: Paths = "datasets/rlhf_training_data.json"
     num_episodes: Positive = 100
@@ -57,10 +55,8 @@ class PpoSettings(TrainedSection, EfficiencySettings):
     batch_size: Positive | None = Field(
         default=None, description="rollouts per minibatch; the whole iteration if null"
     )
-    micro_batch_size: Positive | None = None
     rollout_batch_size: Positive | None = None
     epochs: Positive = Field(default=1, description="passes over each iteration's rollouts")
-    precision: Precision = PRECISION
     peft_enable: bool | None = Field(
         default=None, description="PPO trains an adapter of the actor; as actor_config if null"
     )

@@ -1,4 +1,4 @@
-"""What the trained sections share: resume states, guards, DeepSpeed."""
+"""What the trained sections share: memory and speed, resume states, guards, DeepSpeed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,42 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from chatllama_pipeline.settings.section import Positive, Section
+from chatllama_pipeline.settings.lora import PEFT_CONFIG_FILE, LoraSettings
+from chatllama_pipeline.settings.section import (
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Rate,
+    Section,
+    Share,
+)
+
+# Which section of config.yaml a training goes by.
+SECTION_OF = {
+    "reward_model": "reward_config",
+    "actor_sft": "actor_config",
+    "actor_ppo": "trainer_config",
+}
 
 
 class TrainedSection(Section):
-    """Settings of every training's resume state."""
+    """What holds of every training."""
 
+    micro_batch_size: Positive | None = Field(
+        default=None, description="rows per forward, their gradients added up: costs only memory"
+    )
+    max_grad_norm: PositiveFloat = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of matrix products, over float32 weights; auto: bfloat16 on a GPU that has it",
+    )
+    activation_checkpointing: bool | None = Field(
+        default=None,
+        description="compute activations again in the backward pass; null: where memory is short",
+    )
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
+        default=None, description="null: the best that transformers finds for the model"
+    )
     checkpoint_seconds: Positive = Field(
         default=600,
         description="seconds between saves of the resume state, beside checkpoint_steps",
@@ -20,10 +50,39 @@ class TrainedSection(Section):
         default=2, description="resume states kept of an unfinished training"
     )
 
+    @property
+    def minibatch_size(self) -> int:
+        """Rows of an optimizer step, over all processes."""
+        raise NotImplementedError
+
+    def rows_per_forward(self, processes: int) -> int:
+        """Rows that each of `processes` reads at once."""
+        share = max(1, self.minibatch_size // processes)
+        return min(self.micro_batch_size or share, share)
+
 
 class SupervisedSection(TrainedSection):
     """Settings that SFT and reward training share; PPO takes DeepSpeed's from `actor_config`."""
 
+    batch_size: Positive = Field(default=8, description="rows per step")
+    lr: Rate = 9e-6
+    warmup_ratio: Share = 0.03
+    weight_decay: NonNegative = 0.0
+    epochs: Positive = 1
+    max_steps: Positive | None = Field(
+        default=None, description="optimizer steps; wins over epochs"
+    )
+    evaluations: Positive = Field(default=8, description="validation passes over the training")
+    peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")
+    peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
+    lora: LoraSettings = LoraSettings()
+    checkpoint_steps: Positive = Field(
+        default=200, description="steps between saves of the resume state"
+    )
+    length_bucketing: bool = Field(
+        default=False, description="batches of like length: less padding, another order"
+    )
+    compile: bool = Field(default=False, description="torch.compile; worth it in long trainings")
     early_stopping: Positive | None = Field(
         default=None, description="validation passes without a better figure that end the training"
     )
@@ -39,6 +98,10 @@ class SupervisedSection(TrainedSection):
     )
     deepspeed_enable: bool = Field(default=False, description="train by ds_config.json")
     deepspeed_config_path: str = "ds_config.json"
+
+    @property
+    def minibatch_size(self) -> int:
+        return self.batch_size
 
     @model_validator(mode="after")
     def _one_word_on_sharding(self) -> Self:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Curve
-from chatllama_pipeline.settings import ActorSettings, RewardSettings
+from chatllama_pipeline.settings import SupervisedSection
 from chatllama_pipeline.training.distributed import agree, whole_weights
 from chatllama_pipeline.training.guards import Best, Guard
 from chatllama_pipeline.training.resume import States
@@ -71,7 +71,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self,
         trainer: Any,
         task: Task,
-        settings: ActorSettings | RewardSettings,
+        settings: SupervisedSection,
         course: Course,
         states: States,
         snapshot: Snapshot | None,

@@ -23,7 +23,7 @@ from chatllama_pipeline.models.machine import wants_bfloat16
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import CURVES_FILE, Check, Curve, StageSpec
 from chatllama_pipeline.seeds import stage_seed
-from chatllama_pipeline.settings import ActorSettings, AssistantSettings, RewardSettings
+from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, SupervisedSection
 from chatllama_pipeline.training.batches import Shares, StepBatches, loader
 from chatllama_pipeline.training.course import (
     WEIGHT,
@@ -189,17 +189,16 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     )
 
 
-def _section(spec: StageSpec, settings: AssistantSettings) -> ActorSettings | RewardSettings:
+def _section(spec: StageSpec, settings: AssistantSettings) -> SupervisedSection:
     return settings.reward_config if spec.stage == "reward_model" else settings.actor_config
 
 
-def _shares(spec: StageSpec, section: ActorSettings | RewardSettings) -> Shares:
-    name = "reward_config" if spec.stage == "reward_model" else "actor_config"
-    micro, key = section.micro_batch_size, f"{name}.batch_size"
+def _shares(spec: StageSpec, section: SupervisedSection) -> Shares:
+    micro, key = section.micro_batch_size, f"{SECTION_OF[spec.stage]}.batch_size"
     return Shares.of(section.batch_size, micro, processes_started(), rank(), key)
 
 
-def _finite(course: Course, section: ActorSettings | RewardSettings) -> Check:
+def _finite(course: Course, section: SupervisedSection) -> Check:
     cure = (
         f"lower lr ({section.lr}) or max_grad_norm ({section.max_grad_norm}), or use precision: "
         "float32"
@@ -211,9 +210,7 @@ def _finite(course: Course, section: ActorSettings | RewardSettings) -> Check:
     return check
 
 
-def _why_it_ended(
-    course: Course, section: ActorSettings | RewardSettings, steps: int, task: Task
-) -> list[str]:
+def _why_it_ended(course: Course, section: SupervisedSection, steps: int, task: Task) -> list[str]:
     if not course.stopped_early:
         return []
     return [
@@ -223,7 +220,7 @@ def _why_it_ended(
 
 
 def _arguments(
-    settings: ActorSettings | RewardSettings,
+    settings: SupervisedSection,
     shares: Shares,
     plan: DeepSpeedPlan | None,
     steps: int,
