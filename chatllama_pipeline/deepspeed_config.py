@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.models.machine import wants_bfloat16
+from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, SupervisedSection
 
 STAGES = (0, 1, 2, 3)
+# Of torch's AdamW, and so of every training here.
+ADAM_BETAS = [0.9, 0.999]
 # config.yaml decides what these are; ds_config.json's word on them is not taken.
 DECIDED_ELSEWHERE = (
     "train_batch_size",
@@ -24,6 +27,13 @@ DECIDED_ELSEWHERE = (
     "bf16",
     "amp",
 )
+
+
+class Decided(NamedTuple):
+    """Who decides instead of one of DeepSpeed's keys, in words, and the values that agree."""
+
+    told: str
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -79,16 +89,17 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     return raw
 
 
-def plan_for(stage: str, settings: AssistantSettings) -> DeepSpeedPlan | None:
+def plan_for(
+    stage: str, settings: AssistantSettings, device: str, processes: int
+) -> DeepSpeedPlan | None:
     """DeepSpeed's plan for a training stage; None where it trains without DeepSpeed.
 
     PPO is sharded as `actor_config` says, like SFT.
     """
-    name = "reward_config" if stage == "reward_model" else "actor_config"
-    section = settings.reward_config if name == "reward_config" else settings.actor_config
+    section = settings.reward_config if stage == "reward_model" else settings.actor_config
     if section.deepspeed_enable:
         path = Path(section.deepspeed_config_path)
-        return _from_file(path, read_ds_config(path), _said_by_config(stage, settings))
+        return _from_file(path, read_ds_config(path), _decided(stage, settings, device, processes))
     if not section.zero_stage:
         return None
     zero: dict[str, Any] = {"stage": section.zero_stage}
@@ -99,12 +110,12 @@ def plan_for(stage: str, settings: AssistantSettings) -> DeepSpeedPlan | None:
     return DeepSpeedPlan({"zero_optimization": zero})
 
 
-def _from_file(path: Path, raw: dict[str, Any], said: Mapping[str, Any]) -> DeepSpeedPlan:
+def _from_file(path: Path, raw: dict[str, Any], decided: Mapping[str, Decided]) -> DeepSpeedPlan:
     ignored = []
-    for dotted, (key, value) in said.items():
+    for dotted, (told, values) in decided.items():
         found = _at(raw, dotted)
-        if found is not None and found != value:
-            ignored.append(f"{dotted} {json.dumps(found)} ({key} {json.dumps(value)})")
+        if found is not None and found not in values:
+            ignored.append(f"{dotted} {json.dumps(found)} ({told})")
     config = {key: value for key, value in raw.items() if key not in DECIDED_ELSEWHERE}
     zero = dict(config.get("zero_optimization", {}))
     zero.setdefault("stage", 0)
@@ -119,45 +130,49 @@ def _from_file(path: Path, raw: dict[str, Any], said: Mapping[str, Any]) -> Deep
     warnings = []
     if ignored:
         warnings.append(f"{path}: ignored, since config.yaml decides: {'; '.join(ignored)}")
+    if not zero["stage"]:
+        warnings.append(
+            f"{path}: zero_optimization.stage 0 shards nothing: trains without DeepSpeed, and "
+            "without what else the file says"
+        )
     return DeepSpeedPlan(_without_auto(config), warnings)
 
 
-def _said_by_config(stage: str, settings: AssistantSettings) -> dict[str, tuple[str, Any]]:
-    """DeepSpeed's key -> the key of config.yaml that decides, with its value."""
-    if stage == "actor_ppo":
-        ppo = settings.trainer_config
-        name, rate, rows, precision = (
-            "trainer_config",
-            "actor_lr",
-            ppo.minibatch_size,
-            ppo.precision,
-        )
-        lr, micro, norm, schedule = ppo.actor_lr, ppo.micro_batch_size, ppo.max_grad_norm, "linear"
-        decay = 0.0
-    else:
-        name = "reward_config" if stage == "reward_model" else "actor_config"
-        section = settings.reward_config if stage == "reward_model" else settings.actor_config
-        rate, rows, precision = "lr", section.batch_size, section.precision
-        lr, micro, norm, schedule = (
-            section.lr,
-            section.micro_batch_size,
-            section.max_grad_norm,
-            "cosine",
-        )
-        decay = section.weight_decay
-    said: dict[str, tuple[str, Any]] = {
-        "train_batch_size": (f"{name}.batch_size", rows),
-        "train_micro_batch_size_per_gpu": (f"{name}.micro_batch_size", micro or rows),
-        "gradient_accumulation_steps": ("batch_size / micro_batch_size", rows // (micro or rows)),
-        "gradient_clipping": (f"{name}.max_grad_norm", norm),
-        "optimizer.params.lr": (f"{name}.{rate}", lr),
-        "optimizer.params.weight_decay": ("weight_decay", decay),
-        "scheduler.type": ("the schedule", schedule),
-        "fp16.enabled": (f"{name}.precision {precision}", False),
+def _decided(
+    stage: str, settings: AssistantSettings, device: str, processes: int
+) -> dict[str, Decided]:
+    """DeepSpeed's key -> who decides it."""
+    name, section = SECTION_OF[stage], settings.training(stage)
+    rows = section.rows_per_forward(processes)
+    half = wants_bfloat16(section.precision, device)
+    precision = f"precision {section.precision}"
+    if section.precision == "auto":
+        precision += f", {'bfloat16' if half else 'float32'} here"
+
+    def by(key: str, value: Any) -> Decided:
+        return Decided(f"{name}.{key} {json.dumps(value)}", (value,))
+
+    rate, schedule, decay = "actor_lr", "linear", Decided("always 0", (0,))
+    if isinstance(section, SupervisedSection):
+        rate, schedule, decay = "lr", "cosine", by("weight_decay", section.weight_decay)
+
+    return {
+        "train_batch_size": by("batch_size", section.minibatch_size),
+        "train_micro_batch_size_per_gpu": by("micro_batch_size", rows),
+        "gradient_accumulation_steps": by(
+            "batch_size / micro_batch_size / processes",
+            section.minibatch_size // (rows * processes),
+        ),
+        "gradient_clipping": by("max_grad_norm", section.max_grad_norm),
+        "optimizer.type": Decided("always AdamW", ("AdamW", "Adam")),
+        "optimizer.params.lr": by(rate, getattr(section, rate)),
+        "optimizer.params.weight_decay": decay,
+        "optimizer.params.betas": Decided(f"always {ADAM_BETAS}", (ADAM_BETAS,)),
+        "scheduler.type": Decided(f"always {schedule}", (schedule,)),
+        "fp16.enabled": Decided(f"{name}.{precision}", (False,)),
+        "amp.enabled": Decided(f"{name}.{precision}", (False,)),
+        "bf16.enabled": Decided(f"{name}.{precision}", (half,)),
     }
-    if precision != "auto":
-        said["bf16.enabled"] = (f"{name}.precision", precision == "bfloat16")
-    return said
 
 
 def _at(raw: Any, dotted: str) -> Any:

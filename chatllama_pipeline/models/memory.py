@@ -261,7 +261,8 @@ def _held_of_a_weight(stage: str, settings: AssistantSettings, device: str) -> H
 
     PPO has whole weights all the same, while it samples.
     """
-    plan, ranks = plan_for(stage, settings), _processes()
+    ranks = _processes()
+    plan = plan_for(stage, settings, device, ranks)
     level = plan.stage if plan else 0
     weight = FROZEN_BYTES / (ranks if level == 3 and stage != "actor_ppo" else 1)
     gradient = FLOAT_BYTES / (ranks if level >= 2 else 1)

@@ -83,7 +83,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         f"{ppo.prompts_per_iteration}, {rows} rows per forward; {memory.description}"
     )
 
-    plan = plan_for(STAGE, settings)
+    plan = plan_for(STAGE, settings, spec.device, processes_started())
     accelerator = make_accelerator(spec.device, ppo, plan)
     sharded = plan is not None and plan.stage == 3
     roles = load_roles(

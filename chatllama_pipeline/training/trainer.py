@@ -137,7 +137,8 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     failed check in the result. Raises StoppedError after a SIGTERM, its state saved.
     """
     settings = AssistantSettings.model_validate(spec.settings)
-    section, plan = _section(spec, settings), plan_for(spec.stage, settings)
+    section = _section(spec, settings)
+    plan = plan_for(spec.stage, settings, spec.device, processes_started())
     prepare_processes(spec.device, plan)
     shares = _shares(spec, section)
     states = States(Path(spec.run_folder), made_from(spec), section.n_checkpoints_to_keep)

@@ -27,14 +27,16 @@ ORIGINAL = {
 ENABLED = "actor_config: {deepspeed_enable: true, lr: 0.00001, batch_size: 8}\n"
 
 
-def plan(root: Path, config: str, content: Any = None, stage: str = "actor_sft") -> Any:
+def plan(
+    root: Path, config: str, content: Any = None, stage: str = "actor_sft", processes: int = 1
+) -> Any:
     folder = root / "mine"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config)
     if content is not None:
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / "ds_config.json").write_text(text)
-    return plan_for(stage, load_assistant("mine", root=root).settings)
+    return plan_for(stage, load_assistant("mine", root=root).settings, "cpu", processes)
 
 
 def test_the_originals_file_runs_as_it_is_with_one_warning_of_both_values(tmp_path: Path) -> None:
@@ -63,6 +65,45 @@ def test_what_agrees_with_config_yaml_warns_of_nothing(tmp_path: Path) -> None:
     found = plan(tmp_path, ENABLED, agreed)
     assert found.warnings == []
     assert found.config == {"zero_optimization": agreed["zero_optimization"]}
+
+
+def test_what_the_file_decides_nowhere_is_told_with_what_is_done_instead(tmp_path: Path) -> None:
+    other = {
+        "optimizer": {
+            "type": "Lamb",
+            "params": {"lr": 0.00001, "betas": [0.8, 0.99], "weight_decay": 0.1},
+        },
+        "scheduler": {"type": "WarmupLR"},
+        "bf16": {"enabled": True},
+        "amp": {"enabled": True},
+        "gradient_clipping": 0.5,
+        "zero_optimization": {"stage": 2},
+    }
+    told = plan(tmp_path, ENABLED, other).warnings[0].partition("config.yaml decides: ")[2]
+    assert told.split("; ") == [
+        "gradient_clipping 0.5 (actor_config.max_grad_norm 1.0)",
+        'optimizer.type "Lamb" (always AdamW)',
+        "optimizer.params.weight_decay 0.1 (actor_config.weight_decay 0.0)",
+        "optimizer.params.betas [0.8, 0.99] (always [0.9, 0.999])",
+        'scheduler.type "WarmupLR" (always cosine)',
+        "amp.enabled true (actor_config.precision auto, float32 here)",
+        "bf16.enabled true (actor_config.precision auto, float32 here)",
+    ]
+
+
+def test_batch_sizes_are_compared_as_the_processes_share_them(tmp_path: Path) -> None:
+    sizes = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
+    content = {**sizes, "zero_optimization": {"stage": 2}}
+    assert plan(tmp_path / "2", ENABLED, content, processes=2).warnings == []
+    told = plan(tmp_path / "1", ENABLED, content).warnings[0]
+    assert "train_micro_batch_size_per_gpu 4 (actor_config.micro_batch_size 8)" in told
+
+
+def test_a_file_that_shards_nothing_says_so(tmp_path: Path) -> None:
+    content = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    assert "zero_optimization.stage 0 shards nothing: trains without DeepSpeed" in str(
+        plan(tmp_path, ENABLED, content).warnings
+    )
 
 
 def test_ppo_is_sharded_as_the_actor_is_and_told_of_its_own_values(tmp_path: Path) -> None:
