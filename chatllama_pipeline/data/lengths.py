@@ -23,6 +23,8 @@ from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 
 TURN_TOKENS = 8
+# The reason under which rows beyond the limits are counted.
+TOO_LONG = "too_long"
 _TOKENIZER_FILE = "tokenizer.json"
 _GPT2_FILES = ("vocab.json", "merges.txt")
 
@@ -46,6 +48,14 @@ def limits_of(settings: AssistantSettings) -> Limits:
     if total is None and settings.actor_config.model != SCRATCH:
         total = settings.actor_config.max_sequence_length
     return Limits(total, settings.data.max_reply_length)
+
+
+def limits_in_words(settings: AssistantSettings) -> str:
+    """The keys that set `limits_of`, with their values."""
+    limits, own = limits_of(settings), settings.data.max_length
+    total = "actor_config.max_sequence_length" if own is None else "data.max_length"
+    named = {total: limits.total, "data.max_reply_length": limits.reply}
+    return " or ".join(f"{key} ({value})" for key, value in named.items() if value is not None)
 
 
 def lengths_identity(settings: AssistantSettings) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from chatllama_pipeline.data.checks import (
 )
 from chatllama_pipeline.data.funnel import FUNNEL_FILE
 from chatllama_pipeline.data.hashes import mixed
-from chatllama_pipeline.data.lengths import lengths_identity, limits_of
+from chatllama_pipeline.data.lengths import TOO_LONG, lengths_identity, limits_in_words, limits_of
 from chatllama_pipeline.data.patterns import redact_table
 from chatllama_pipeline.data.preparation import Preparation
 from chatllama_pipeline.data.selection import quotas, within_first
@@ -209,10 +209,14 @@ def _require_rows(rows: Preparation, settings: AssistantSettings) -> None:
     for name in settings.data.sources:
         if not (rows.column("alive") & rows.source_is(name)).any():
             counted = rows.funnel.sources()[name]
-            took = ", ".join(f"{reason} {n}" for reason, n in counted["dropped"].items())
+            dropped = counted["dropped"]
+            took = ", ".join(f"{reason} {n}" for reason, n in dropped.items())
+            cure = "widen the choices there"
+            if dropped and max(dropped, key=dropped.__getitem__) == TOO_LONG:
+                cure = f"raise {limits_in_words(settings)}"
             raise DataError(
-                f"data.sources.{name}: of its {counted['read']} pairs none is left ({took}); widen "
-                "the choices there, or take it out of data.sources in config.yaml"
+                f"data.sources.{name}: of its {counted['read']} pairs none is left ({took}); "
+                f"{cure}, or take it out of data.sources in config.yaml"
             )
 
 

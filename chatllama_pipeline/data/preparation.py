@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash
-from chatllama_pipeline.data.lengths import Limits, TokenCounter, cut_prompts, fit
+from chatllama_pipeline.data.lengths import TOO_LONG, Limits, TokenCounter, cut_prompts, fit
 from chatllama_pipeline.data.ordered import OrderedTable
 from chatllama_pipeline.data.selection import first_of_each
 from chatllama_pipeline.data.texts import Indices, TextIndex
@@ -102,7 +102,7 @@ class Preparation:
         noted["alive"] = np.ones(table.num_rows, np.bool_)
         for name, values in noted.items():
             self._parts.setdefault(name, []).append(values)
-        self._drop_part(~fits, "too_long")
+        self._drop_part(~fits, TOO_LONG)
 
     def note(self, name: str, values: npt.NDArray[Any]) -> None:
         """Keep a further column of the batch that was scanned last."""

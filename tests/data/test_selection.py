@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,21 @@ def test_a_source_of_which_nothing_is_left_says_which_filter_took_how_many(tmp_p
         "data.sources.shp: of its 80 pairs none is left (domain 40, weak_preference 40); widen the "
         "choices there, or take it out of data.sources in config.yaml"
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "cure"),
+    [
+        ({"max_length": 10}, "raise data.max_length (10), or"),
+        ({"max_reply_length": 2}, "raise data.max_reply_length (2), or"),
+        ({"max_length": 10, "max_reply_length": 2}, "(10) or data.max_reply_length (2), or take"),
+    ],
+)
+def test_a_source_that_is_too_long_says_which_limit_to_raise(
+    tmp_path: Path, limits: dict[str, int], cure: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(cure)):
+        prefer(tmp_path, {"shp": {}}, **limits)
 
 
 def test_one_identical_pair_is_dropped_and_thirty_of_a_hundred_stop(tmp_path: Path) -> None:
