@@ -33,6 +33,7 @@ from chatllama_pipeline.models.sources import (
     is_pickled,
     require_tokenizer,
 )
+from chatllama_pipeline.models.unembedded import without_unembedded
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import TABLE_FILE, Outcome, StageSpec
 from chatllama_pipeline.seeds import stage_seed
@@ -129,11 +130,9 @@ def _copy_model(
             f"{type(model).__name__} ({', '.join(lost[:3])}, ...): save the whole model there"
         )
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        raise SettingsError(
-            f"{key}.tokenizer_path: {tokenizer_folder} has {len(tokenizer)} ids, {section.model} "
-            f"has embeddings for {rows}: use the model's own tokenizer"
-        )
+    named = f"{key}.{'model' if section.tokenizer_path is None else 'tokenizer_path'}"
+    told = f"the tokenizer of {section.tokenizer_path or section.model}"
+    tokenizer, plain = without_unembedded(tokenizer, rows, named, told)
     ensure_chat_template(tokenizer, config)
     # A config from elsewhere may claim anything: only the setting counts.
     vars(model.config).pop(CODE_TRUSTED, None)
@@ -141,7 +140,13 @@ def _copy_model(
         setattr(model.config, CODE_TRUSTED, True)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    return int(model.num_parameters()), found.commit, _pickle_warnings(found.folder, key, section)
+    warnings = _pickle_warnings(found.folder, key, section)
+    if plain:
+        warnings.append(
+            f"{named}: the model has no embedding for its tokenizer's {', '.join(plain)}, "
+            "which is plain text from here on"
+        )
+    return int(model.num_parameters()), found.commit, warnings
 
 
 def _class_of(config: Any, folder: Path, section: ActorSettings | RewardSettings, key: str) -> Any:

@@ -51,7 +51,7 @@ def preflight(tokenizer: Any, config: Any, section: str, max_length: int) -> Pre
     if len(tokenizer) > rows:
         raise SettingsError(
             f"{section}.tokenizer_path: the tokenizer has {len(tokenizer)} ids, the model has "
-            f"embeddings for {rows}: use the model's own tokenizer"
+            f"embeddings for {rows}: make the base model again, which looks after that"
         )
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
         raise SettingsError(

@@ -121,8 +121,8 @@ ACTORS = [
     ),
     Family(
         "gemma3", "google/gemma-3-1b-it", "Gemma3ForCausalLM", kinds.gemma3,
-        {**_LLAMA, "head_dim": 16, "sliding_window": 12, "query_pre_attn_scalar": 16,
-         "layer_types": ["sliding_attention", "full_attention"]},
+        {**_LLAMA, "vocab_size": kinds.GEMMA_EMBEDDINGS, "head_dim": 16, "sliding_window": 12,
+         "query_pre_attn_scalar": 16, "layer_types": ["sliding_attention", "full_attention"]},
     ),
     Family(
         "phi", "microsoft/phi-2", "PhiForCausalLM", kinds.codegen,

@@ -18,10 +18,12 @@ from chatllama_pipeline.models.chat import (
     stop_ids,
 )
 from chatllama_pipeline.models.preflight import preflight
+from chatllama_pipeline.models.unembedded import without_unembedded
 from chatllama_pipeline.records import Message, user_prompt
 from chatllama_pipeline.training.sft import collate_completions
 from tests.families import tokenizer_kinds
 from tests.families.kit import ACTORS
+from tests.families.tokenizer_kinds import GEMMA_EMBEDDINGS, GEMMA_IMAGE
 
 FolderOf = Callable[[str], Path]
 TALK = [
@@ -58,7 +60,9 @@ ENDS = {
 def tokenizer_of(family_folder: FolderOf) -> Callable[[str], Any]:
     def load(name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(family_folder(name))
-        ensure_chat_template(tokenizer, AutoConfig.from_pretrained(family_folder(name)))
+        config = AutoConfig.from_pretrained(family_folder(name))
+        tokenizer, _ = without_unembedded(tokenizer, config.vocab_size, "actor_config.model", name)
+        ensure_chat_template(tokenizer, config)
         return tokenizer
 
     return load
@@ -89,6 +93,31 @@ def test_every_turn_is_read_the_systems_too(name: str, tokenizer_of: Callable[[s
     text = tokenizer.decode(prompt_ids(tokenizer, TALK, 200))
     positions = [text.index(turn.content) for turn in TALK]
     assert positions == sorted(positions)
+
+
+def test_gemmas_token_for_images_is_plain_text_where_the_model_has_no_embedding_for_it(
+    family_folder: FolderOf, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(family_folder("gemma3"))
+    assert max(tokenizer(f"alpha {GEMMA_IMAGE}").input_ids) == GEMMA_EMBEDDINGS
+    left, lost = without_unembedded(tokenizer, GEMMA_EMBEDDINGS, "actor_config.model", "it")
+    assert lost == [GEMMA_IMAGE]
+    left.save_pretrained(tmp_path)
+    for read in (left, AutoTokenizer.from_pretrained(tmp_path)):
+        ids = read(f"alpha {GEMMA_IMAGE}").input_ids
+        assert max(ids) < GEMMA_EMBEDDINGS
+        assert read.decode(ids, skip_special_tokens=True) == f"alpha {GEMMA_IMAGE}"
+        assert read("<start_of_turn>alpha").input_ids == tokenizer("<start_of_turn>alpha").input_ids
+        assert read.chat_template == tokenizer.chat_template
+
+
+def test_a_token_without_embedding_that_ends_a_turn_is_refused(family_folder: FolderOf) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(family_folder("gpt2"))
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    tokenizer.chat_template = "{{ messages[0]['content'] + '<|turn|>' }}"
+    with pytest.raises(SettingsError, match=r"actor_config\.model: it has .*not read <\|turn\|>"):
+        without_unembedded(tokenizer, rows, "actor_config.model", "it")
 
 
 def test_galacticas_missing_tokens_are_those_its_config_names(

@@ -34,6 +34,7 @@ WORDS = [
     "lima",
 ]
 CORPUS = [" ".join(WORDS), " ".join(reversed(WORDS)), "Human: User: Assistant: System: <|user|>"]
+GEMMA_EMBEDDINGS, GEMMA_IMAGE = 344, "<image_soft_token>"
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
 
 
@@ -185,9 +186,16 @@ def smollm() -> Any:
 
 
 def gemma3() -> Any:
+    """With a token for images at the end, which its models that only read have no embedding for."""
     turn = ["<start_of_turn>", "<end_of_turn>"]
-    vocabulary, merges = sentencepiece_bpe(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *turn])
-    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True)
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *turn]
+    vocabulary, merges = sentencepiece_bpe(special, GEMMA_EMBEDDINGS)
+    tokenizer = GemmaTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        add_bos_token=True,
+        extra_special_tokens={"image_token": GEMMA_IMAGE},
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": turn})
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}"
