@@ -27,6 +27,7 @@ TURN_TOKENS = 8
 TOO_LONG = "too_long"
 _TOKENIZER_FILE = "tokenizer.json"
 _GPT2_FILES = ("vocab.json", "merges.txt")
+_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
 
 Flags = npt.NDArray[np.bool_]
 
@@ -67,6 +68,8 @@ def lengths_identity(settings: AssistantSettings) -> dict[str, Any]:
     folder = Path(place)
     if folder.is_absolute():
         files = [folder / name for name in (_TOKENIZER_FILE, *_GPT2_FILES)]
+        if not files[0].is_file():
+            files += [folder / name for name in _SENTENCEPIECE_FILES]
         place = " ".join(hash_file(file) for file in files if file.is_file())
     return {"total": limits.total, "reply": limits.reply, "tokenizer": place}
 
@@ -101,9 +104,10 @@ class TokenCounter:
 
 
 def load_tokenizer(place: str) -> Any:
-    """The tokenizer of a local folder or hub id, by the `tokenizers` library alone.
+    """The tokenizer of a local folder or hub id, of the `tokenizers` library.
 
-    Raises DataError where there is none, with what to set.
+    transformers, which takes seconds to import, is asked only where it must convert one. Raises
+    DataError where there is none, with what to set.
     """
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
@@ -116,6 +120,11 @@ def load_tokenizer(place: str) -> Any:
         pair = [folder / name for name in _GPT2_FILES]
         if all(file.is_file() for file in pair):
             return ByteLevelBPETokenizer(*map(str, pair))._tokenizer
+        if any((folder / name).is_file() for name in _SENTENCEPIECE_FILES):
+            from transformers import AutoTokenizer
+
+            found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            return found.backend_tokenizer
     # What is no tokenizer file makes `tokenizers` raise plain exceptions.
     except Exception as error:
         raise _no_tokenizer(place, f" ({type(error).__name__}: {error})") from error
