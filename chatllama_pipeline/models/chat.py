@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from datetime import date
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -34,6 +36,10 @@ ENCODER_DECODER_TEMPLATE = (
 )
 # What models name their end token; looked up where neither tokenizer nor config says which it is.
 END_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "<|end|>", "[SEP]")
+# The day that templates naming one (Llama 3.2's) are told in training and evaluation: a training
+# that goes on tomorrow reads the same ids. It is the one that Llama 3.2's template falls back to.
+TEMPLATE_DAY = date(2024, 7, 26)
+NAMED_DAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 class Example(NamedTuple):
@@ -59,6 +65,8 @@ def ensure_chat_template(tokenizer: Any, config: Any) -> None:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = _named(tokenizer, config, "pad_token_id") or tokenizer.eos_token
     kind = kind_of(config)
+    if isinstance(tokenizer.chat_template, dict):  # some have a second one for tools
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     if tokenizer.chat_template is None and kind is not Kind.ENCODER:
         seq2seq = kind is Kind.ENCODER_DECODER
         tokenizer.chat_template = ENCODER_DECODER_TEMPLATE if seq2seq else CHAT_TEMPLATE
@@ -71,23 +79,28 @@ def stop_ids(tokenizer: Any) -> list[int]:
     return [turn_end] if eos in (None, turn_end) else [turn_end, eos]
 
 
-def prompt_ids(tokenizer: Any, prompt: Prompt, max_length: int) -> list[int]:
+def prompt_ids(
+    tokenizer: Any, prompt: Prompt, max_length: int, day: date = TEMPLATE_DAY
+) -> list[int]:
     """Ids of `prompt` in the tokenizer's chat template, with the generation prompt at the end.
 
     A prompt longer than `max_length` loses its oldest turns: it is cut before a user's turn, and
     a leading system turn stays. Where not even the last user's turn fits, the over-long ids of
     that turn are returned: the caller drops the row or refuses it. Begins with one BOS where the
-    tokenizer or its template writes one, else with none.
+    tokenizer or its template writes one, else with none. Where the template names the day, it is
+    `day`.
     """
-    return shortened_prompt(tokenizer, prompt, max_length)[0]
+    return shortened_prompt(tokenizer, prompt, max_length, day)[0]
 
 
-def shortened_prompt(tokenizer: Any, prompt: Prompt, max_length: int) -> tuple[list[int], int]:
+def shortened_prompt(
+    tokenizer: Any, prompt: Prompt, max_length: int, day: date = TEMPLATE_DAY
+) -> tuple[list[int], int]:
     """`prompt_ids`, and how many turns were cut."""
     ids: list[int] = []
     shortened = prompt
     for shortened in _shortened(prompt):
-        ids = _encode(tokenizer, shortened)
+        ids = _encode(tokenizer, shortened, day)
         if len(ids) <= max_length:
             break
     return ids, len(prompt) - len(shortened)
@@ -156,9 +169,9 @@ def _end_token(tokenizer: Any, config: Any) -> str:
     return found
 
 
-def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
+def _encode(tokenizer: Any, prompt: Prompt, day: date) -> list[int]:
     # The template writes BOS itself where the model wants one: the tokenizer must not add another.
-    ids: list[int] = tokenizer.encode(rendered(tokenizer, prompt), add_special_tokens=False)
+    ids: list[int] = tokenizer.encode(rendered(tokenizer, prompt, day), add_special_tokens=False)
     bos = tokenizer.bos_token_id
     if bos is None:
         return ids
@@ -175,19 +188,24 @@ def adds_bos(tokenizer: Any) -> bool:
     return bos is not None and tokenizer.encode("a")[:1] == [bos]
 
 
-def rendered(tokenizer: Any, prompt: Prompt) -> str:
+def rendered(tokenizer: Any, prompt: Prompt, day: date = TEMPLATE_DAY) -> str:
     """`prompt` as the text that the chat template makes of it, with the generation prompt."""
     messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
     try:
         text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+            messages,
+            tokenize=False,
+            add_generation_prompt=True,
+            chat_template=NAMED_DAY.sub(
+                lambda call: repr(day.strftime(call[2])), tokenizer.chat_template
+            ),
         )
     except TemplateError:
         # Some models know no system turn (Gemma, Mistral): it then opens the user's first.
         if len(prompt) < 2 or prompt[0].role != "system":
             raise
         opening = Message("user", f"{prompt[0].content}\n\n{prompt[1].content}")
-        return rendered(tokenizer, [opening, *prompt[2:]])
+        return rendered(tokenizer, [opening, *prompt[2:]], day)
     return text
 
 

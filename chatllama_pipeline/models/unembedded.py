@@ -27,7 +27,7 @@ def without_unembedded(tokenizer: Any, rows: int, key: str, told: str) -> tuple[
         return tokenizer, []
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
-    used |= {token for token in beyond if token in (tokenizer.chat_template or "")}
+    used |= {token for token in beyond if token in str(tokenizer.chat_template)}
     if needed := (beyond - special) | (beyond & used):
         ids = max(tokenizer.get_vocab().values()) + 1
         some = ", ".join(sorted(needed)[:3])

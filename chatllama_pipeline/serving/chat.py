@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,7 +50,7 @@ class Assistant:
         A history longer than the model's context loses its oldest turns; DataError where even the
         last turn is too long.
         """
-        ids = prompt_ids(self.tokenizer, history, self.room)
+        ids = prompt_ids(self.tokenizer, history, self.room, date.today())
         if len(ids) > self.room:
             raise DataError(
                 f"your message takes {len(ids)} tokens, this assistant reads {self.room} at most: "

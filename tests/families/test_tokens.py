@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,34 @@ def test_every_turn_is_read_the_systems_too(name: str, tokenizer_of: Callable[[s
     text = tokenizer.decode(prompt_ids(tokenizer, TALK, 200))
     positions = [text.index(turn.content) for turn in TALK]
     assert positions == sorted(positions)
+
+
+def test_the_day_that_a_template_names_is_the_same_in_every_training_and_todays_in_a_chat(
+    tokenizer_of: Callable[[str], Any],
+) -> None:
+    tokenizer = tokenizer_of("llama3")
+    asked = user_prompt("alpha")
+    assert "<|begin_of_text|>26 Jul 2024<|start" in tokenizer.decode(
+        prompt_ids(tokenizer, asked, 64)
+    )
+    told = prompt_ids(tokenizer, asked, 64, date(2031, 2, 3))
+    assert "<|begin_of_text|>03 Feb 2031<|start" in tokenizer.decode(told)
+    example = conversation(tokenizer, asked, "bravo", 64)
+    assert example.ids[: example.prompt_length] == prompt_ids(tokenizer, asked, 64)
+
+
+def test_of_several_templates_the_default_is_taken(
+    tokenizer_of: Callable[[str], Any], tmp_path: Path
+) -> None:
+    tokenizer = tokenizer_of("qwen3")
+    expected = prompt_ids(tokenizer, user_prompt("alpha"), 64)
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(tmp_path)
+    read = AutoTokenizer.from_pretrained(tmp_path)
+    assert isinstance(read.chat_template, dict)
+    ensure_chat_template(read, LlamaConfig())
+    assert prompt_ids(read, user_prompt("alpha"), 64) == expected
+    assert stop_ids(read) == stop_ids(tokenizer_of("qwen3"))
 
 
 def test_gemmas_token_for_images_is_plain_text_where_the_model_has_no_embedding_for_it(

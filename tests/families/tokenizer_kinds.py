@@ -132,8 +132,10 @@ def llama3() -> Any:
     special = ["<|begin_of_text|>", "<|end_of_text|>", *header, "<|eot_id|>"]
     names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
     tokenizer = backend(special, prefix="<|begin_of_text|>", **names)
+    # Llama 3.2's names the day, in a system turn that we leave out for room.
     tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "
+        "{{ bos_token }}{{ strftime_now('%d %b %Y') }}"
+        "{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + "
         "'<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
         "{% if add_generation_prompt %}"
         "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"

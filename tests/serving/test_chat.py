@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ def test_replies_arrive_in_pieces(release: Callable[..., Path]) -> None:
     reply = Assistant(release()).reply(user_prompt("alpha " * 5), pieces.append)
     assert "".join(pieces) == reply
     assert len(pieces) > 2
+
+
+def test_a_template_that_names_the_day_is_told_todays(release: Callable[..., Path]) -> None:
+    assistant = Assistant(release())
+    assistant.tokenizer.chat_template = "{{ strftime_now('%Y %m %d') + messages[0]['content'] }}"
+    read: list[str] = []
+    assistant.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(assistant.tokenizer.decode(kwargs["input_ids"][0])),
+        with_kwargs=True,
+    )
+    before = date.today()
+    assistant.reply(user_prompt("alpha"), lambda piece: None)
+    assert read[0] in {f"{day:%Y %m %d}alpha" for day in (before, date.today())}
 
 
 def test_the_conversation_is_remembered_until_a_new_one_begins(
