@@ -23,7 +23,9 @@ from chatllama_pipeline.errors import SettingsError
 TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 PATH_STARTS = ("/", "./", "../", "~")
 LOCAL = "local"
-SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
+# As transformers reads them; Mistral's repositories hold the same once more, as `consolidated`.
+SAFE, PICKLED = "model*.safetensors", "pytorch_model*.bin"
+SAFE_INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -149,13 +151,12 @@ def _check_model(folder: Path, key: str) -> None:
     if not any(any(folder.glob(pattern)) for pattern in (SAFE, PICKLED)):
         missing.append("weights (model.safetensors)")
     if missing:
-        raise SettingsError(
-            f"{key}: the folder {folder} has no {' and no '.join(missing)}; "
-            "save the model there with save_pretrained"
-        )
-    for index in sorted(folder.glob("*.index.json")):
-        if index.name.startswith("pytorch_model") and not is_pickled(folder):
-            continue
+        cure = "save the model there with save_pretrained"
+        if (folder / "adapter_config.json").is_file():
+            cure = "it holds a LoRA adapter: merge it into its base (peft's merge_and_unload) first"
+        raise SettingsError(f"{key}: the folder {folder} has no {' and no '.join(missing)}; {cure}")
+    index = folder / (PICKLED_INDEX if is_pickled(folder) else SAFE_INDEX)
+    if index.is_file():
         listed = json.loads(index.read_text())["weight_map"].values()
         lost = sorted({name for name in listed if not (folder / name).is_file()})
         if lost:

@@ -123,12 +123,14 @@ def test_a_hub_id_is_fetched_at_the_commit_its_revision_stands_for(
     hub: type[Hub], make_spec: MakeSpec, tiny_base_folder: Path
 ) -> None:
     (hub.folder / "pytorch_model.bin").write_bytes(b"the same again, never fetched")
+    (hub.folder / "consolidated.safetensors").write_bytes(b"in the maker's own format, likewise")
     (hub.folder / "README.md").write_text("never fetched either")
     spec = make_spec("actor_base", settings("tiny/llama@v1"), {})
     outcome = run(spec, QUIET)
     assert outcome.metrics["revision"] == COMMIT and outcome.warnings == []
-    assert "model.safetensors" in hub.fetched and "pytorch_model.bin" not in hub.fetched
-    assert "README.md" not in hub.fetched
+    assert "model.safetensors" in hub.fetched
+    others = {"pytorch_model.bin", "consolidated.safetensors", "README.md"}
+    assert not others & set(hub.fetched)
     copied = load_file(Path(spec.output) / "model.safetensors")
     for name, value in load_file(tiny_base_folder / "model.safetensors").items():
         assert torch.equal(copied[name], value)
@@ -180,6 +182,18 @@ def sharded(tiny_base_folder: Path, tmp_path: Path) -> Path:
     model = AutoModelForCausalLM.from_pretrained(tiny_base_folder)
     model.save_pretrained(folder, max_shard_size="40KB")
     return folder
+
+
+def test_an_adapter_alone_is_told_to_be_merged(
+    tiny_base_folder: Path, tmp_path: Path, make_spec: MakeSpec
+) -> None:
+    shutil.copytree(tiny_base_folder, tmp_path / "adapter")
+    (tmp_path / "adapter" / "config.json").rename(tmp_path / "adapter" / "adapter_config.json")
+    (tmp_path / "adapter" / "model.safetensors").rename(
+        tmp_path / "adapter" / "adapter_model.safetensors"
+    )
+    with pytest.raises(SettingsError, match=r"no config.json and no weights .*: merge it into its"):
+        run(make_spec("actor_base", settings(str(tmp_path / "adapter")), {}), QUIET)
 
 
 def test_shards_are_put_together(
