@@ -117,6 +117,7 @@ def _copy_model(
         tokenizer_folder = find_tokenizer(section.tokenizer_path, f"{key}.tokenizer_path").folder
     load = partial(_load, name=section.model, trust_remote_code=trust)
     config = load(AutoConfig, found.folder, f"{key}.model")
+    _refuse_quantized(config, f"{key}.model", section.model)
     tokenizer = load(AutoTokenizer, tokenizer_folder, f"{key}.tokenizer_path")
     torch.manual_seed(seed)  # an encoder's checkpoint may lack its pooling layer
     kind = _class_of(config, found.folder, section, key)
@@ -147,6 +148,15 @@ def _copy_model(
             "which is plain text from here on"
         )
     return int(model.num_parameters()), found.commit, warnings
+
+
+def _refuse_quantized(config: Any, key: str, name: str) -> None:
+    method = (getattr(config, "quantization_config", None) or {}).get("quant_method")
+    if method is not None:
+        raise SettingsError(
+            f"{key}: the weights of {name} are quantized ({method}), and rounded numbers can "
+            "neither be trained nor merged with an adapter: name the model that it was made from"
+        )
 
 
 def _class_of(config: Any, folder: Path, section: ActorSettings | RewardSettings, key: str) -> Any:

@@ -196,6 +196,19 @@ def test_an_adapter_alone_is_told_to_be_merged(
         run(make_spec("actor_base", settings(str(tmp_path / "adapter")), {}), QUIET)
 
 
+def test_a_quantized_model_is_refused(
+    tiny_base_folder: Path, tmp_path: Path, make_spec: MakeSpec
+) -> None:
+    folder = shutil.copytree(tiny_base_folder, tmp_path / "quantized")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        SettingsError, match=r"actor_config.model: .*quantized \(gptq\).* made from"
+    ):
+        run(make_spec("actor_base", settings(str(folder)), {}), QUIET)
+
+
 def test_shards_are_put_together(
     sharded: Path, make_spec: MakeSpec, tiny_base_folder: Path
 ) -> None:
