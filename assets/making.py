@@ -92,6 +92,8 @@ def make(
             context.log.info(
                 f"{asset}: removed old version {version} (store.keep_versions: {keep})"
             )
+        for folder in versions.sweep(asset, assistant.name, keep):
+            context.log.info(f"{asset}: removed {folder}, of no version that is kept")
     yield materialization(context, made)
 
 

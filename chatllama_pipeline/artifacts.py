@@ -23,6 +23,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -175,6 +176,27 @@ class Store:
                 removed.append(version.id)
         return removed
 
+    def sweep(self, asset: str, assistant: str | None, keep: int) -> list[Path]:
+        """Remove what only older versions had: trackers' files, and states never finished.
+
+        Old is what was last written before the `keep`-th newest version; what belongs to a version
+        that stands is never removed. Returns the folders that went.
+        """
+        versions, owner = self.versions(asset, assistant), assistant or SHARED
+        if len(versions) < keep:
+            return []
+        since = datetime.fromisoformat(versions[keep - 1].manifest.created).timestamp()
+        standing = {version.manifest.fingerprint for version in versions}
+        old = [
+            folder
+            for place in (self.root / "_runs" / asset / owner, self.root / "_logs" / owner / asset)
+            for folder in sorted(place.glob("*/"))
+            if folder.name not in standing and _last_written(folder) < since
+        ]
+        for folder in old:
+            shutil.rmtree(folder)
+        return old
+
     def _folder(self, asset: str, assistant: str | None) -> Path:
         return self.root / asset / (assistant or SHARED)
 
@@ -288,3 +310,7 @@ def _write_atomically(path: Path, record: dict[str, Any]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _last_written(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))

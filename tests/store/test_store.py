@@ -282,6 +282,39 @@ def test_pruning_keeps_the_newest_and_those_in_use(store: Store) -> None:
     }
 
 
+def test_sweeping_removes_old_logs_and_states_that_no_version_has(store: Store) -> None:
+    def follow(number: int) -> Build:
+        def build(bench: Workbench) -> Outcome:
+            bench.logs.mkdir(parents=True)
+            (bench.logs / "events").touch()
+            return writes(str(number))(bench)
+
+        return build
+
+    def fails(bench: Workbench) -> Outcome:
+        (bench.run_folder / "state").mkdir()
+        raise RuntimeError("killed")
+
+    recipes = [recipe(code_version=str(n)) for n in range(5)]
+    for n in (0, 2, 3):
+        if n == 2:
+            with pytest.raises(RuntimeError, match="killed"):
+                store.make(recipes[1], fails, {}, force=False)
+        store.make(recipes[n], follow(n), {}, force=False)
+    with pytest.raises(RuntimeError, match="killed"):
+        store.make(recipes[4], fails, {}, force=False)
+    logs = [store.logs_folder(each) for each in recipes]
+    old, new = (store.root / "_runs/actor_sft/mine" / recipes[n].fingerprint for n in (1, 4))
+
+    assert store.sweep("actor_sft", "mine", keep=4) == []
+    assert store.sweep("actor_sft", "mine", keep=1) == [old]
+    assert not old.exists() and (new / "state").is_dir()
+    assert logs[0].is_dir(), "its version stands"
+    store.prune("actor_sft", "mine", keep=2, needed=set())
+    assert store.sweep("actor_sft", "mine", keep=2) == [logs[0]]
+    assert logs[2].is_dir() and logs[3].is_dir()
+
+
 def test_the_current_pointer_tells_how_the_last_run_came_to_it(store: Store) -> None:
     store.make(recipe(), writes("w"), {"seed": 1}, force=False)
     store.make(recipe(), never, {}, force=False)
