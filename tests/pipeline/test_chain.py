@@ -122,3 +122,21 @@ def test_a_damaged_checkpoint_is_found_and_never_read(copied: Place) -> None:
     assert run.returncode != 0
     assert "model.safetensors no longer has the hash of its manifest" in run.stderr
     assert "--select actor_sft --partition tiny" in run.stderr
+
+
+def test_old_versions_and_old_unfinished_states_go_where_few_are_kept(place: Place) -> None:
+    select = "grammar,personal_data,preference_data"
+    folder = place.add_assistant("mine", f"{TINY_CONFIG}\nstore: {{keep_versions: 1}}")
+    assert place.materialize("mine", select).returncode == 0
+    (first,) = place.store.versions("preference_data", "mine")
+    unfinished = place.store.root / "_runs" / "preference_data" / "mine" / "of-other-settings"
+    unfinished.mkdir(parents=True)
+
+    config = TINY_CONFIG.replace("number_of_samples: 600", "number_of_samples: 500")
+    (folder / "config.yaml").write_text(f"{config}\nstore: {{keep_versions: 1}}")
+    run = place.materialize("mine", select)
+    assert run.returncode == 0, run.stderr
+    (second,) = place.store.versions("preference_data", "mine")
+    assert second.id != first.id and not unfinished.exists()
+    assert f"removed old version {first.id} (store.keep_versions: 1)" in run.stderr
+    assert f"removed {unfinished}, of no version that is kept" in run.stderr
