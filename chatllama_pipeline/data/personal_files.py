@@ -191,6 +191,8 @@ def read_file(file: OwnFile, errors: Errors) -> Numbered:
         errors.add(
             f"{file.name}: is no gzip file, or one that was cut short ({error}); copy it again"
         )
+    except FileNotFoundError:
+        errors.add(f"{file.name}: there is no such file; check its path")
     except OSError as error:
         reason = error.strerror or str(error)
         errors.add(f"{file.name}: cannot be read ({reason}); give yourself the right to read it")

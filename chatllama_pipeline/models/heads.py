@@ -238,7 +238,8 @@ class RewardScorer:
 
     Scores are normalised by the shift and scale in the model's config: mean 0 and standard
     deviation 1 on the replies it was trained on. Any text gets a score: of a conversation longer
-    than the model was trained for, the last tokens are read.
+    than the model was trained for, the last tokens are read. `cut` counts those, and the ones that
+    lost their oldest turns.
     """
 
     def __init__(self, folder: Path | str, device: str = "cpu", model: Any = None) -> None:
@@ -251,6 +252,7 @@ class RewardScorer:
         own = getattr(config.get_text_config(), "max_position_embeddings", None)
         limit = min(own or LONGEST_ROW, self.tokenizer.model_max_length)
         self.max_length = int(getattr(config, MAX_LENGTH, limit))
+        self.cut = 0
 
     def __call__(self, prompts: list[Prompt], replies: list[str]) -> torch.Tensor:
         """`prompts[B]`, `replies[B]` -> normalised scores `[B]`, float32 on the CPU."""
@@ -264,6 +266,7 @@ class RewardScorer:
         config, limit = self.model.config, self.max_length
         row = scoring_example(config, self.tokenizer, prompt, reply, limit)
         excess = len(row.ids) - limit
+        self.cut += excess > 0 or row.cut_turns > 0
         if excess <= 0:
             return row
         # An encoder pools at its first token, and an encoder must have something to read.

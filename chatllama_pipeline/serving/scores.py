@@ -51,7 +51,7 @@ def score(name: str, file: Path, output: str | None) -> None:
     # torch and transformers take seconds to import, and only this command needs them.
     from chatllama_pipeline.serving.scorer import reward_scores
 
-    rewards = reward_scores(model.path, replies)
+    rewards, warning = reward_scores(model.path, replies)
     rows = [
         {**reply.raw, REWARD: round(reward, DECIMALS)}
         for reply, reward in zip(replies, rewards, strict=True)
@@ -63,9 +63,10 @@ def score(name: str, file: Path, output: str | None) -> None:
         target.write_text(text, encoding="utf-8")
     mean = sum(rewards) / len(rewards)
     where = "" if target is None else f", written to {target}"
-    click.echo(
-        f"{len(rows)} replies scored by reward_model {model.id}, mean {mean:.3f}{where}", err=True
-    )
+    scored = "1 reply" if len(rows) == 1 else f"{len(rows)} replies"
+    click.echo(f"{scored} scored by reward_model {model.id}, mean {mean:.3f}{where}", err=True)
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def read_replies(file: Path) -> list[Reply]:

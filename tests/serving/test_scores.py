@@ -61,6 +61,7 @@ def test_every_row_comes_out_with_its_reward_and_the_file_stays(place: Path) -> 
     assert [row["reward"] for row in written] == pytest.approx(expected.tolist(), abs=1e-6)
     assert (place / "mine" / "replies.json").read_bytes() == before
     assert "2 replies scored by reward_model" in result.stderr
+    assert "warning" not in result.stderr
 
 
 def test_scores_go_to_the_terminal_or_where_one_says(place: Path) -> None:
@@ -71,6 +72,17 @@ def test_scores_go_to_the_terminal_or_where_one_says(place: Path) -> None:
     run(place, "--output", str(place / "elsewhere.json"))
     assert json.loads((place / "elsewhere.json").read_text()) == json.loads(printed.stdout)
     assert not (place / "mine" / "replies.scored.json").exists()
+
+
+def test_a_reply_longer_than_the_model_reads_is_scored_with_a_warning(place: Path) -> None:
+    turns = "Human: alpha\n\nAssistant: bravo\n\n" * 40 + "Human: charlie"
+    rows = [ROWS[0], {"user_input": "alpha", "completion": "bravo " * 400}]
+    (place / "mine" / "long.json").write_text(
+        json.dumps([*rows, {"user_input": turns, "completion": "delta"}])
+    )
+    result = run(place, file="long.json")
+    assert result.exit_code == 0, result.output
+    assert "warning: 2 of 3 are longer with their prompts than the 128 tokens" in result.stderr
 
 
 def test_a_file_of_lines_is_read_too(place: Path) -> None:
@@ -115,7 +127,7 @@ def test_nothing_is_overwritten(place: Path, arguments: list[str], told: str) ->
         ("empty.json", "[]", "holds no rows"),
         ("broken.json", "[{", "no JSON at line 1"),
         ("list.json", "{}", "holds no list"),
-        ("missing.json", None, "cannot be read"),
+        ("missing.json", None, "there is no such file; check its path"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(
