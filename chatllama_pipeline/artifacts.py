@@ -19,6 +19,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -313,4 +314,7 @@ def _write_atomically(path: Path, record: dict[str, Any]) -> None:
 
 
 def _last_written(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:  # somebody is at work in it
+        return math.inf

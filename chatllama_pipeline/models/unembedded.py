@@ -25,7 +25,8 @@ def without_unembedded(tokenizer: Any, rows: int, key: str, told: str) -> tuple[
     beyond = {token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if not beyond:
         return tokenizer, []
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    added = tokenizer.added_tokens_decoder.values() if tokenizer.is_fast else ()
+    special = {str(token) for token in added if token.special}
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
     used |= {token for token in beyond if token in str(tokenizer.chat_template)}
     if needed := (beyond - special) | (beyond & used):
