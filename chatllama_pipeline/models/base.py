@@ -33,6 +33,7 @@ from chatllama_pipeline.models.sources import (
     is_pickled,
     require_tokenizer,
 )
+from chatllama_pipeline.models.text_only import text_only
 from chatllama_pipeline.models.unembedded import without_unembedded
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import TABLE_FILE, Outcome, StageSpec
@@ -130,11 +131,12 @@ def _copy_model(
             f"{key}.model: the weights in {found.folder} lack {len(lost)} tensors of a "
             f"{type(model).__name__} ({', '.join(lost[:3])}, ...): save the whole model there"
         )
+    whole, model = model, text_only(model, f"{key}.model", section.model)
     rows = model.get_input_embeddings().weight.shape[0]
     named = f"{key}.{'model' if section.tokenizer_path is None else 'tokenizer_path'}"
     told = f"the tokenizer of {section.tokenizer_path or section.model}"
     tokenizer, plain = without_unembedded(tokenizer, rows, named, told)
-    ensure_chat_template(tokenizer, config)
+    ensure_chat_template(tokenizer, model.config)
     # A config from elsewhere may claim anything: only the setting counts.
     vars(model.config).pop(CODE_TRUSTED, None)
     if trust:
@@ -142,6 +144,11 @@ def _copy_model(
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     warnings = _pickle_warnings(found.folder, key, section)
+    if model is not whole:
+        warnings.append(
+            f"{key}.model: {section.model} reads more than text ({config.model_type}); its "
+            f"language model alone was taken ({model.config.model_type})"
+        )
     if plain:
         warnings.append(
             f"{named}: the model has no embedding for its tokenizer's {', '.join(plain)}, "

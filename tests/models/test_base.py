@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+)
 
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.base import run
@@ -166,3 +172,36 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings_is_refused(
     said = r"tokenizer_path: .*wide has 500 ids.* not read word0, word1, word10; save the model"
     with pytest.raises(SettingsError, match=said):
         run(make_spec("actor_base", settings, {}), QUIET)
+
+
+def test_of_a_model_that_sees_the_language_model_is_taken(
+    make_spec: MakeSpec, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    text = {
+        **{**small, "vocab_size": 320, "num_hidden_layers": 2, "num_key_value_heads": 1},
+        **{"head_dim": 16, "pad_token_id": tokenizer.pad_token_id},
+    }
+    seeing = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=text,
+            vision_config={**small, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14},
+            mm_tokens_per_image=4,
+            image_token_index=319,
+        )
+    ).eval()
+    seeing.save_pretrained(tmp_path / "seeing")
+    tokenizer.save_pretrained(tmp_path / "seeing")
+    spec = make_spec("actor_base", {"actor_config": {"model": str(tmp_path / "seeing")}}, {})
+    outcome = run(spec, QUIET)
+    assert (
+        "reads more than text (gemma3); its language model alone was taken" in outcome.warnings[0]
+    )
+
+    taken = AutoModelForCausalLM.from_pretrained(spec.output)
+    assert type(taken) is Gemma3ForCausalLM
+    assert outcome.metrics["parameters"] == taken.num_parameters() < seeing.num_parameters()
+    ids = torch.arange(4, 60)[None]
+    with torch.no_grad():
+        assert torch.equal(taken(input_ids=ids).logits, seeing(input_ids=ids).logits)
