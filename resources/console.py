@@ -13,8 +13,8 @@ from chatllama_pipeline import errors
 
 STEP_FAILURE = dg.DagsterEventType.STEP_FAILURE.value
 RUN_FAILURE = dg.DagsterEventType.RUN_FAILURE.value
-# Dagster's word for each step that comes after a failed one: the failure itself says enough.
-NOT_EXECUTED = "Dependencies for step"
+# Dagster's words for each step after a failed one, which says enough itself, and for each child.
+NOT_FOR_PEOPLE = ("Dependencies for step", "[pipes] external process")
 
 
 @dg.logger(
@@ -53,7 +53,7 @@ def _terminal() -> logging.Handler:
 def _is_for_people(record: logging.LogRecord) -> bool:
     event = getattr(record, "dagster_event", None)
     if event is None:
-        return not _said(record).startswith(NOT_EXECUTED)
+        return not _said(record).startswith(NOT_FOR_PEOPLE)
     return bool(event.event_type_value == STEP_FAILURE or _run_error(event))
 
 

@@ -1,7 +1,5 @@
 """What the terminal shows of a run that fails."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path
@@ -46,6 +44,22 @@ def test_a_step_s_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> No
     job.execute_in_process(run_config={"loggers": {"console": {}}}, raise_on_error=False)
     shown = capsys.readouterr().err
     assert shown.count("FAILED") == 1 and "of the step" in shown
+
+
+@dg.op
+def starting_a_child(context: dg.OpExecutionContext) -> None:
+    context.log.info("[pipes] external process successfully opened dagster pipes.")
+    context.log.info("actor_sft: step 1/9")
+
+
+def test_that_a_child_was_reached_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    job = dg.JobDefinition(
+        graph_def=dg.GraphDefinition("g", node_defs=[starting_a_child]),
+        logger_defs={"console": console_logger},
+    )
+    job.execute_in_process(run_config={"loggers": {"console": {}}})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(" actor_sft: step 1/9")
 
 
 def test_a_failure_is_shown_though_dagster_s_copy_of_stderr_comes_too_late(place: Place) -> None:
