@@ -103,7 +103,7 @@ _DATASETS = ("preference_data", "actor_training_data", "rlhf_training_data", "re
 _ASKED = "provider model base_url style temperature max_tokens omit extra_body"
 # A writer's later questions follow from its earlier answers: in batches all is asked at once.
 _WRITER = (*_keys("llm", _ASKED + " batch"), *_keys("llm.writer", _ASKED + " batch"))
-_JUDGE = (*_keys("llm", _ASKED), *_keys("llm.judge", _ASKED))
+_JUDGE = ("rubric", *_keys("llm", _ASKED), *_keys("llm.judge", _ASKED))
 _EVALUATION_JUDGE = (*_JUDGE, *_keys("evaluation.judge", _ASKED))
 
 MADE_FROM: dict[str, tuple[str, ...]] = {

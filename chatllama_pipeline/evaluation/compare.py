@@ -31,6 +31,7 @@ from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
 from chatllama_pipeline.llm.local import Machine
 from chatllama_pipeline.llm.providers import Judge, open_judge
+from chatllama_pipeline.llm.rubric import RubricJudge
 from chatllama_pipeline.llm.rules import RulesJudge, names_item
 from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.models.chat import prompt_ids
@@ -318,9 +319,9 @@ def _read_curves(folder: Path) -> list[Curve]:
 def _rubric_curve(folder: Path, judge: Judge | None) -> list[Curve]:
     """The rubric's mean score / 5 over the rollouts that PPO kept, by iteration.
 
-    Only of `rules`: an LLM would have to be paid for each of them.
+    Only of `rules` and `rubric`: an LLM would have to be paid for each of them.
     """
-    if not isinstance(judge, RulesJudge):
+    if not isinstance(judge, RulesJudge | RubricJudge):
         return []
     scores: defaultdict[int, list[float]] = defaultdict(list)
     with (folder / SAMPLES_FILE).open(encoding="utf-8") as lines:

@@ -1,9 +1,9 @@
 """Who wins: the judge on both actors' replies.
 
-The rubric of `rules` scores each reply. An LLM compares the two, in both orders: absolute scores
-of an LLM crowd at a few values, so that most prompts would end in a tie, while a comparison asks
-just what the win rate says, and asking in both orders cancels the judge's liking for what stands
-first (Zheng et al. 2023). It costs the same two calls a prompt.
+The judges `rules` and `rubric` score each reply. An LLM compares the two, in both orders: absolute
+scores of an LLM crowd at a few values, so that most prompts would end in a tie, while a comparison
+asks just what the win rate says, and asking in both orders cancels the judge's liking for what
+stands first (Zheng et al. 2023). It costs the same two calls a prompt.
 """
 
 from __future__ import annotations

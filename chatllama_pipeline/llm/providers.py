@@ -11,6 +11,7 @@ from chatllama_pipeline.llm.clients import open_client
 from chatllama_pipeline.llm.judge import Judgement, LlmJudge
 from chatllama_pipeline.llm.local import Machine
 from chatllama_pipeline.llm.requests import OnProgress
+from chatllama_pipeline.llm.rubric import RubricJudge
 from chatllama_pipeline.llm.rules import RulesJudge
 from chatllama_pipeline.llm.templates import Template
 from chatllama_pipeline.records import Prompt
@@ -18,8 +19,8 @@ from chatllama_pipeline.settings import RoleSettings
 
 
 class Judge(Protocol):
-    """Scores replies 0..5. `rules` raises ProviderError for what it cannot read; an LLM's
-    judgement then has no score and a reason."""
+    """Scores replies 0..5. `rules` raises ProviderError for what it cannot read; the judgement of
+    others then has no score and a reason."""
 
     name: str
 
@@ -44,6 +45,8 @@ def open_judge(
         yield None
     elif role.provider == "rules":
         yield RulesJudge()
+    elif role.provider == "rubric":
+        yield RubricJudge(role.rubric)
     else:
         with open_client(role, run_folder, machine) as client:
             yield LlmJudge(

@@ -201,8 +201,9 @@ def _warnings(
             f"{_told_aside(found)}; {SET_ASIDE_FILE} lists them. force: [reward_training_data] in "
             "run_options asks again for those that got no answer"
         )
-    if template.own and settings.role("judge").provider == "rules":
-        told.append(f"{TEMPLATES_FILE}: 'reward' has no effect, rules scores by its own rubric")
+    provider = settings.role("judge").provider
+    if template.own and provider in ("rules", "rubric"):
+        told.append(f"{TEMPLATES_FILE}: 'reward' has no effect, {provider} scores by points")
     return told
 
 

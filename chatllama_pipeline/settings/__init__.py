@@ -24,6 +24,7 @@ from chatllama_pipeline.settings.lora import LoraSettings
 from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleSettings
+from chatllama_pipeline.settings.rubric import Criterion
 from chatllama_pipeline.settings.section import SCRATCH, Section
 from chatllama_pipeline.settings.tracking import TrackingSettings
 from chatllama_pipeline.settings.training import SECTION_OF, SupervisedSection, TrainedSection
@@ -36,6 +37,7 @@ __all__ = [
     "ActorSettings",
     "AssistantSettings",
     "CheckSettings",
+    "Criterion",
     "CriticSettings",
     "DataSettings",
     "EvaluationSettings",

@@ -17,6 +17,7 @@ from chatllama_pipeline.settings.llm import LlmSettings
 from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleName, RoleSettings, resolve
+from chatllama_pipeline.settings.rubric import Criterion
 from chatllama_pipeline.settings.section import Count, Positive, Section
 from chatllama_pipeline.settings.tracking import TrackingSettings
 from chatllama_pipeline.settings.training import SECTION_OF, TrainedSection
@@ -55,6 +56,9 @@ class AssistantSettings(Section):
     reward_config: RewardSettings = RewardSettings()
     critic_config: CriticSettings = CriticSettings()
     trainer_config: PpoSettings = PpoSettings()
+    rubric: list[Criterion] = Field(
+        default=[], description="what the judge `rubric` gives points for"
+    )
     evaluation: EvaluationSettings = EvaluationSettings()
     release: ReleaseSettings = ReleaseSettings()
     retrain: RetrainSettings = RetrainSettings()
@@ -75,6 +79,15 @@ class AssistantSettings(Section):
                 )
             if faults := role.faults():
                 raise ValueError(faults[0])
+        written = self.llm.synthetic_conversations + self.llm.synthetic_prompts
+        written += self.llm.synthetic_completions
+        writer = self.role("writer")
+        if writer.provider == "rubric" and written:
+            raise ValueError(
+                f"{writer.key}.provider: rubric judges and writes nothing, and {written} synthetic "
+                "rows are asked for; set llm.writer.provider to who shall write them, or their "
+                "numbers to 0"
+            )
         return self
 
     @property
@@ -84,7 +97,7 @@ class AssistantSettings(Section):
 
     def role(self, name: RoleName) -> RoleSettings:
         """All that is set for a role, with what it takes over and the defaults."""
-        return resolve(name, self.llm, self.evaluation.judge)
+        return resolve(name, self.llm, self.evaluation.judge, self.rubric)
 
     @property
     def policy_has_adapter(self) -> bool:

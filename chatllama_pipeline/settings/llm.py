@@ -18,7 +18,7 @@ from chatllama_pipeline.settings.section import (
     Section,
 )
 
-ProviderName = Literal["none", "rules", "openai", "transformers"]
+ProviderName = Literal["none", "rules", "rubric", "openai", "transformers"]
 Style = Literal["chat", "completion"]
 
 
@@ -91,8 +91,9 @@ class LlmSettings(CallSettings):
 
     provider: ProviderName = Field(
         default="none",
-        description="rules is the embedded one and knows only the grammar; openai is any server "
-        "that speaks its API; transformers is a local model",
+        description="rules is the embedded one and knows only the grammar; rubric judges by the "
+        "section of that name; openai is any server that speaks its API; transformers is a local "
+        "model",
     )
     writer: LlmRole = LlmRole()
     judge: LlmRole = LlmRole()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ from chatllama_pipeline.settings.llm import (
     Price,
     Style,
 )
+from chatllama_pipeline.settings.rubric import Criterion
 
 RoleName = Literal["writer", "judge", "evaluation_judge"]
 
@@ -59,6 +60,7 @@ class RoleSettings:
     omit: Sequence[str]
     extra_body: Mapping[str, Any]
     batch_size: int
+    rubric: Sequence[Criterion] = ()
 
     @property
     def asks_a_model(self) -> bool:
@@ -72,6 +74,11 @@ class RoleSettings:
 
     def faults(self) -> list[str]:
         """What is missing or contradicts itself; each names its key and the cure."""
+        if self.provider == "rubric" and not self.rubric:
+            return [
+                f"{self.key}.provider: rubric judges by the section rubric, which is empty: list "
+                "there what a reply earns points for"
+            ]
         if not self.asks_a_model:
             return []
         if not self.model:
@@ -99,8 +106,10 @@ class RoleSettings:
         return told
 
 
-def resolve(role: RoleName, llm: LlmSettings, evaluation_judge: LlmRole) -> RoleSettings:
-    """The settings of a role.
+def resolve(
+    role: RoleName, llm: LlmSettings, evaluation_judge: LlmRole, rubric: Sequence[Criterion] = ()
+) -> RoleSettings:
+    """The settings of a role; `rubric` is what the provider of that name judges by.
 
     What a role leaves out it takes from above: evaluation.judge from llm.judge, that and
     llm.writer from llm. A role that names another provider takes nothing over.
@@ -114,7 +123,8 @@ def resolve(role: RoleName, llm: LlmSettings, evaluation_judge: LlmRole) -> Role
     provider, given = _taken_over(chain)
     if not own.model_fields_set:
         key = next((name for name, level in chain if level.model_fields_set), "llm")
-    return _decided(key, provider, given, role, llm)
+    decided = _decided(key, provider, given, role, llm)
+    return replace(decided, rubric=tuple(rubric)) if provider == "rubric" else decided
 
 
 def _is_openai(base_url: str) -> bool:

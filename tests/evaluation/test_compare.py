@@ -66,6 +66,20 @@ def test_an_evaluation_measures_both_actors_and_draws_their_curves(
     assert curves["reward_model/validation_accuracy"] == [(1, 0.5), (2, 0.75)]
 
 
+def test_a_rubric_of_ones_own_decides_who_wins(
+    evaluate: Callable[..., tuple[Outcome, Path]],
+) -> None:
+    rubric = [{"name": "lucky", "says": "Good luck"}, {"name": "short", "words": [0, 2]}]
+    outcome, folder = evaluate(sections={"rubric": rubric, "evaluation": {"judge": "rubric"}})
+    rows = read_comparisons(folder)
+    assert {reply.score for row in rows for reply in (row.actor_sft, row.actor_ppo)} <= {0.0, 2.5}
+    assert Evaluation.read(folder).figures.judged == 2
+    # Each sample of PPO meets one of the two: "no" is short, the perfect reply wishes luck.
+    curves = {curve.name: curve.points for curve in outcome.curves}
+    assert curves["actor_ppo/rubric"] == [(1.0, 0.5), (2.0, 0.5)]
+    assert "Judge: rubric." in (folder / "report.html").read_text()
+
+
 def test_the_figures_are_the_means_of_the_replies_in_the_table(
     evaluate: Callable[..., tuple[Outcome, Path]],
 ) -> None:

@@ -96,7 +96,9 @@ def load(tmp_path: Path, config: str) -> Any:
 
 
 def test_a_provider_named_wrongly_is_told_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="'none', 'rules', 'openai' or 'transformers'"):
+    with pytest.raises(
+        SettingsError, match="'none', 'rules', 'rubric', 'openai' or 'transformers'"
+    ):
         load(tmp_path, "llm: {judge: {provider: openapi}}")
 
 
