@@ -175,7 +175,7 @@ def test_a_config_that_is_a_list_is_refused(tmp_path: Path) -> None:
         ),
         (
             "llm: {provider: rule}",
-            "config.yaml: llm.provider: 'rule' (str): input should be 'none', 'rules', "
+            "config.yaml: llm.provider: 'rule' (str): input should be 'none', 'rules', 'rubric', "
             "'openai' or 'transformers'",
         ),
         (
