@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import os
 import re
@@ -85,14 +86,25 @@ def assistants_using(source: str, root: Path | None = None) -> list[str]:
 
 
 def content_hash(name: str, root: Path | None = None) -> str:
-    """A hash over the paths and contents of an assistant's files, hidden ones left out."""
+    """A hash over the paths and contents of an assistant's files, hidden ones left out.
+
+    A file whose size and times are those of the last call in this process isn't read again.
+    """
     folder = (root or assistants_root()) / name
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts):
+            status = path.stat()
+            times = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(_file_digest(path, times))
     return digest.hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=2**16)
+def _file_digest(path: Path, times: tuple[int, ...]) -> bytes:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
 
 
 def load_assistant(

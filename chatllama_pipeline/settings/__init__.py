@@ -6,7 +6,7 @@ in `recipes.py`.
 """
 
 from chatllama_pipeline.settings.actor import ActorSettings
-from chatllama_pipeline.settings.assistant import AssistantSettings, RetrainSettings, StoreSettings
+from chatllama_pipeline.settings.assistant import AssistantSettings, StoreSettings
 from chatllama_pipeline.settings.data import (
     PERSONAL_KINDS,
     SOURCE_ALIASES,
@@ -22,6 +22,7 @@ from chatllama_pipeline.settings.evaluation import (
 from chatllama_pipeline.settings.llm import LlmRole, LlmSettings, Price, ProviderName
 from chatllama_pipeline.settings.lora import LoraSettings
 from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
+from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleSettings
 from chatllama_pipeline.settings.rubric import Criterion

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from chatllama_pipeline.settings.evaluation import (
 )
 from chatllama_pipeline.settings.llm import LlmSettings
 from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
+from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.reward import RewardSettings
 from chatllama_pipeline.settings.role import RoleName, RoleSettings, resolve
 from chatllama_pipeline.settings.rubric import Criterion
@@ -23,15 +24,6 @@ from chatllama_pipeline.settings.tracking import TrackingSettings
 from chatllama_pipeline.settings.training import SECTION_OF, TrainedSection
 
 ROLES: tuple[RoleName, ...] = ("writer", "judge", "evaluation_judge")
-
-
-class RetrainSettings(Section):
-    """When an assistant is made again; the schedule starts stopped."""
-
-    cron: Annotated[str, Field(pattern=r"^(\S+\s+){4}\S+$")] = Field(
-        default="0 3 * * 1", description="minute, hour, day of month, month, day of week"
-    )
-    timezone: str = "UTC"
 
 
 class StoreSettings(Section):

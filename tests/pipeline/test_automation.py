@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import dagster as dg
 import pytest
 
 from assets.partitions import ASSISTANTS
-from chatllama_pipeline.automation import assistant_folders
+from chatllama_pipeline.assistants import content_hash
+from chatllama_pipeline.automation import assistant_folders, retrain_schedules
 from chatllama_pipeline.definitions import definitions
+from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.settings import RetrainSettings
 
 
 @pytest.fixture
@@ -50,8 +54,20 @@ class Ticks:
         )
         data = assistant_folders.evaluate_tick(context)
         self.cursor = data.cursor
-        keys = [request.partition_key for request in data.run_requests or []]
+        self.requests = list(data.run_requests or [])
+        keys = [request.partition_key for request in self.requests]
         return keys, data.skip_message or ""
+
+    def end(self, status: dg.DagsterRunStatus) -> None:
+        """Let every run that the last tick asked for end so."""
+        for request in self.requests:
+            self.instance.add_run(
+                dg.DagsterRun(
+                    "all",
+                    status=status,
+                    tags={**request.tags, "dagster/partition": str(request.partition_key)},
+                )
+            )
 
 
 def test_a_changed_folder_is_made_once_after_two_equal_ticks(
@@ -62,7 +78,129 @@ def test_a_changed_folder_is_made_once_after_two_equal_ticks(
     write(root, "quickstart", "seed: 1")
     assert ticks.tick()[0] == []
     assert ticks.tick()[0] == ["quickstart"]
+    ticks.end(dg.DagsterRunStatus.SUCCESS)
     assert ticks.tick()[0] == []
+
+
+def test_a_content_that_comes_back_is_made_again(root: Path, instance: dg.DagsterInstance) -> None:
+    ticks = Ticks(instance)
+    ticks.tick()
+    for seed in (1, 0, 1, 0):
+        write(root, "quickstart", f"seed: {seed}")
+        ticks.tick()
+        assert ticks.tick()[0] == ["quickstart"], seed
+        ticks.end(dg.DagsterRunStatus.SUCCESS)
+        assert ticks.tick()[0] == []
+
+
+def test_a_run_that_failed_or_was_lost_is_asked_for_three_times(
+    root: Path, instance: dg.DagsterInstance
+) -> None:
+    ticks = Ticks(instance)
+    ticks.tick()
+    write(root, "quickstart", "seed: 1")
+    ticks.tick()
+    assert ticks.tick()[0] == ["quickstart"]
+    ticks.end(dg.DagsterRunStatus.FAILURE)
+    assert ticks.tick()[0] == ["quickstart"]
+    # Nothing came of this one.
+    assert ticks.tick()[0] == ["quickstart"]
+    ticks.end(dg.DagsterRunStatus.FAILURE)
+    keys, why = ticks.tick()
+    assert keys == []
+    assert "quickstart was asked for 3 times in vain (the last run was" in why
+    write(root, "quickstart", "seed: 2")
+    ticks.tick()
+    assert ticks.tick()[0] == ["quickstart"]
+
+
+def test_a_changed_folder_waits_while_a_run_of_its_assistant_goes_on(
+    root: Path, instance: dg.DagsterInstance
+) -> None:
+    ticks = Ticks(instance)
+    ticks.tick()
+    going = instance.add_run(
+        dg.DagsterRun(
+            "all",
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": "quickstart"},
+        )
+    )
+    write(root, "quickstart", "seed: 1")
+    ticks.tick()
+    assert ticks.tick() == ([], f"quickstart changed: waits for the end of run {going.run_id}")
+
+
+def test_one_assistant_that_waits_keeps_no_other_from_its_run(
+    root: Path, instance: dg.DagsterInstance
+) -> None:
+    ticks = Ticks(instance)
+    ticks.tick()
+    write(root, "quickstart", "seed: 1")
+    ticks.tick()
+    write(root, "brand_new", "seed: 0")
+    write(root, "broken", "seed: [")
+    assert ticks.tick()[0] == ["quickstart"]
+    ticks.end(dg.DagsterRunStatus.SUCCESS)
+    assert ticks.tick()[0] == []
+
+
+def test_a_file_is_read_again_only_when_it_changed(root: Path) -> None:
+    large = root / "quickstart" / "datasets.jsonl"
+    large.write_bytes(b"x" * 2**20)
+    first = content_hash("quickstart", root)
+    status = large.stat()
+    assert content_hash("quickstart", root) == first
+    large.write_bytes(b"y" * 2**20)
+    # The same size, and its time of change put back: only the kernel's own time tells.
+    os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert content_hash("quickstart", root) != first
+
+
+def test_the_schedule_skips_while_a_run_of_its_assistant_goes_on(
+    root: Path, instance: dg.DagsterInstance
+) -> None:
+    [schedule] = retrain_schedules()
+    for status, asked in (
+        (dg.DagsterRunStatus.STARTED, []),
+        (dg.DagsterRunStatus.SUCCESS, ["quickstart"]),
+    ):
+        tags = {"dagster/partition": "quickstart"}
+        run = instance.add_run(dg.DagsterRun("all", status=status, tags=tags))
+        context = dg.build_schedule_context(
+            instance, repository_def=definitions.get_repository_def()
+        )
+        data = schedule.evaluate_tick(context)
+        assert [request.partition_key for request in data.run_requests or []] == asked
+        assert asked or f"run {run.run_id} of quickstart goes on" in (data.skip_message or "")
+        instance.delete_run(run.run_id)
+
+
+def test_the_schedule_of_a_broken_assistant_fails_saying_why(
+    root: Path, instance: dg.DagsterInstance
+) -> None:
+    write(root, "quickstart", "retrain: {cron: 61 3 * * 1}")
+    [schedule] = retrain_schedules()
+    context = dg.build_schedule_context(instance)
+    with pytest.raises(SettingsError, match=r"'61 3 \* \* 1' is no cron line"):
+        schedule.evaluate_tick(context)
+
+
+@pytest.mark.parametrize(
+    ("cron", "timezone"),
+    [
+        ("0 3 * * 1", "UTC"),
+        ("*/5 0-6 1,15 * *", "Europe/Berlin"),
+        ("0 0 29 2 *", "Asia/Kolkata"),
+        ("30 2 * * sun", "America/New_York"),
+        ("0 3 L * *", "Pacific/Chatham"),
+    ],
+)
+def test_dagster_takes_every_cron_line_that_config_yaml_may_have(cron: str, timezone: str) -> None:
+    retrain = RetrainSettings(cron=cron, timezone=timezone)
+    dg.ScheduleDefinition(
+        job_name="all", cron_schedule=retrain.cron, execution_timezone=retrain.timezone
+    )
 
 
 def test_a_folder_still_being_written_waits(root: Path, instance: dg.DagsterInstance) -> None:

@@ -200,7 +200,18 @@ def test_a_config_that_is_a_list_is_refused(tmp_path: Path) -> None:
             "data: {sources: {shp: {domain: [askbaking]}}}",
             "config.yaml: unknown key data.sources.shp.domain; did you mean 'domains'?",
         ),
-        ("retrain: {cron: weekly}", "config.yaml: retrain.cron: 'weekly' (str): string should"),
+        ("retrain: {cron: weekly}", "config.yaml: retrain.cron: 'weekly' is no cron line; write"),
+        ("retrain: {cron: 61 3 * * 1}", "retrain.cron: '61 3 * * 1' is no cron line; write five"),
+        ("retrain: {cron: '@daily'}", "retrain.cron: '@daily' is no cron line; write five fields"),
+        ("retrain: {cron: 0 3 31 2 *}", "retrain.cron: '0 3 31 2 *' names a day that never comes"),
+        ("retrain: {cron: '0 3 31 4,6 *'}", "'0 3 31 4,6 *' names a day that never comes"),
+        (
+            "retrain: {timezone: Mars/Phobos}",
+            "retrain.timezone: 'Mars/Phobos' is no time zone; wri",
+        ),
+        ("retrain: {timezone: CET+1}", "config.yaml: retrain.timezone: 'CET+1' is no time zone; w"),
+        ("retrain: {timezone: ../etc}", "config.yaml: retrain.timezone: '../etc' is no time zone"),
+        ("retrain: {timezone: Europe}", "config.yaml: retrain.timezone: 'Europe' is no time zone"),
     ],
 )
 def test_each_wrong_setting_is_named_with_its_file_key_value_and_cure(
