@@ -13,6 +13,7 @@ from chatllama_pipeline.assistants import Assistant, load_assistant
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.llm.openai_calls import read_key
 from chatllama_pipeline.manifests import Version
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.recipes import (
     current_upstream,
     inherited_overrides,
@@ -76,12 +77,13 @@ def make(
         return build(Work(assistant, inputs, unpromoted, bench))
 
     try:
-        made = versions.make(
-            recipe_for(asset, assistant, upstream, versions, unpromoted),
-            build_verified,
-            inherited,
-            run_options.forces(asset),
-        )
+        with listening(Progress(asset, context.log.info)):
+            made = versions.make(
+                recipe_for(asset, assistant, upstream, versions, unpromoted),
+                build_verified,
+                inherited,
+                run_options.forces(asset),
+            )
     except CheckError as error:
         yield from (check_result(asset, check) for check in error.checks)
         raise

@@ -9,6 +9,7 @@ from chatllama_pipeline.assistants import assistants_using, load_assistant
 from chatllama_pipeline.data.personal import build_personal_data
 from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import build_source
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.recipes import ABSENT, source_recipe
 from resources.run_options import RunOptions
 from resources.store import StoreResource
@@ -94,13 +95,16 @@ def _source(
     if used:
         forced = run_options.forces(source)
         asked = (config or PublicSource()).asked(forced)
-        recipe = source_recipe(source, versions, asked)
-        made = versions.make(
-            recipe,
-            lambda work: build_source(source, work.output, asked, recipe.inputs, work.run_folder),
-            overrides={},
-            force=forced,
-        )
+        with listening(Progress(source, context.log.info)):
+            recipe = source_recipe(source, versions, asked)
+            made = versions.make(
+                recipe,
+                lambda work: build_source(
+                    source, work.output, asked, recipe.inputs, work.run_folder
+                ),
+                overrides={},
+                force=forced,
+            )
         yield materialization(context, made)
         return
     current = versions.current(source, None)

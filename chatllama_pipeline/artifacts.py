@@ -3,6 +3,7 @@
     <store>/<asset>/<assistant or _shared>/
         current.json                    which version is current, and of what run
         versions/<version>/             payload files, then manifest.json
+    <store>/_files/                     the same files by their hashes: each stands once (`pool`)
     <store>/_runs/<asset>/<assistant>/<fingerprint>/    state of something unfinished (private)
     <store>/_logs/<assistant>/<asset>/<fingerprint>/    trackers' files, such as TensorBoard's
     <store>/_staging/                   what is being written; never read
@@ -32,6 +33,7 @@ from typing import Any
 from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionError, StoreError
 from chatllama_pipeline.manifests import (
     Manifest,
+    PayloadFile,
     Recipe,
     Version,
     library_versions,
@@ -39,6 +41,7 @@ from chatllama_pipeline.manifests import (
     payload_version,
     utc_now,
 )
+from chatllama_pipeline.pool import Pool
 from chatllama_pipeline.records import Outcome
 
 ROOT_VARIABLE = "CHATLLAMA_STORE"
@@ -94,6 +97,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._pool = Pool(root)
 
     def current(self, asset: str, assistant: str | None) -> Current | None:
         path = self._folder(asset, assistant) / CURRENT
@@ -125,7 +129,8 @@ class Store:
                     f"{asset}{whose} has no version {pin} (store.pins); those there are: {have}"
                 )
             raise AbsentError(f"{asset}{whose} was never made; materialize it first, or select '*'")
-        version.verify()
+        for file in version.damaged():
+            raise CorruptVersionError(version.fault(file) + self._shared(version, file))
         return version
 
     def make(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any], force: bool) -> Made:
@@ -140,6 +145,7 @@ class Store:
             reused = version is not None
             if version is None:
                 version = self._build(recipe, build, overrides)
+                self._pool.sweep()
             metrics = version.manifest.metrics
             self._point(
                 recipe,
@@ -175,6 +181,8 @@ class Store:
                 (version.path / MANIFEST).unlink()
                 shutil.rmtree(version.path)
                 removed.append(version.id)
+        if removed:
+            self._pool.sweep()
         return removed
 
     def sweep(self, asset: str, assistant: str | None, keep: int) -> list[Path]:
@@ -204,10 +212,32 @@ class Store:
     def _reusable(self, recipe: Recipe) -> Version | None:
         for version in self.versions(recipe.asset, recipe.assistant):
             if version.manifest.fingerprint == recipe.fingerprint:
-                with contextlib.suppress(CorruptVersionError):
-                    version.verify()
+                damaged = list(version.damaged())
+                # Where another version has the same file, nothing is made again for it.
+                if not self._pool.mend(version.path, damaged, _maker(recipe)):
+                    self._pool.take(version.path, version.manifest.files, _maker(recipe))
                     return version
         return None
+
+    def _shared(self, version: Version, file: PayloadFile) -> str:
+        """Which other versions have a damaged file too, for the end of an error; "" if none."""
+        damaged = version.path / file.path
+        if not damaged.is_file():
+            return ""
+        names = []
+        for manifest in sorted(self.root.glob(f"[!_]*/*/versions/*/{MANIFEST}")):
+            other = Version(manifest.parent, Manifest.read(manifest))
+            paths = [other.path / one.path for one in other.manifest.files]
+            if other.path != version.path and any(
+                path.is_file() and path.samefile(damaged) for path in paths
+            ):
+                names.append(other.name)
+        if not names:
+            return ""
+        return (
+            f". The same file is damaged in {', '.join(names)}: once it is made again for one, "
+            "making the others again takes it from there"
+        )
 
     def _build(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any]) -> Version:
         started = monotonic()
@@ -253,6 +283,7 @@ class Store:
         started: float,
     ) -> Version:
         files = list_payload(staging)
+        self._pool.take(staging, files, _maker(recipe))
         version = payload_version(files)
         manifest = Manifest(
             asset=recipe.asset,
@@ -297,6 +328,11 @@ class Store:
         with (folder / ".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def _maker(recipe: Recipe) -> str:
+    """Whom the lock lets make it: one at a time."""
+    return f"{recipe.asset}.{recipe.assistant or SHARED}"
 
 
 def _write_atomically(path: Path, record: dict[str, Any]) -> None:

@@ -6,16 +6,17 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from chatllama_pipeline.errors import CorruptVersionError
+from chatllama_pipeline.progress import MEGABYTE, Phase, phase
 from chatllama_pipeline.records import Check, Curve
 
+HASHED_AT_ONCE = 2**22
 LIBRARIES = ("dagster", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
 
@@ -96,22 +97,33 @@ class Version:
     def id(self) -> str:
         return self.manifest.version
 
-    def verify(self) -> None:
-        """Hash every payload file; raise CorruptVersionError for the first that differs."""
-        for file in self.manifest.files:
+    @property
+    def name(self) -> str:
+        """Version, asset and assistant, in words."""
+        of = f" of assistant {self.manifest.assistant}" if self.manifest.assistant else ""
+        return f"{self.id} of {self.manifest.asset}{of}"
+
+    def damaged(self) -> Iterator[PayloadFile]:
+        """The payload files that are missing or differ from their hash; every file is hashed."""
+        files = self.manifest.files
+        counter = phase(
+            f"verifies {self.manifest.asset}", sum(file.size for file in files) / MEGABYTE, "MB"
+        )
+        for file in files:
             path = self.path / file.path
-            if not path.is_file():
-                found = "is missing"
-            elif hash_file(path) != file.sha256:
-                found = "no longer has the hash of its manifest"
-            else:
-                continue
-            where = f" --partition {self.manifest.assistant}" if self.manifest.assistant else ""
-            raise CorruptVersionError(
-                f"{path} {found}; version {self.id} of {self.manifest.asset} is not used. Make it "
-                f"again: dagster asset materialize -m chatllama_pipeline.definitions "
-                f"--select {self.manifest.asset}{where}"
-            )
+            if not path.is_file() or hash_file(path, counter) != file.sha256:
+                yield file
+
+    def fault(self, file: PayloadFile) -> str:
+        """What a `damaged` file's error says."""
+        path, manifest = self.path / file.path, self.manifest
+        found = "no longer has the hash of its manifest" if path.is_file() else "is missing"
+        where = f" --partition {manifest.assistant}" if manifest.assistant else ""
+        return (
+            f"{path} {found}; version {self.id} of {manifest.asset} is not used. Make it again: "
+            f"dagster asset materialize -m chatllama_pipeline.definitions "
+            f"--select {manifest.asset}{where}"
+        )
 
 
 def payload_version(files: list[PayloadFile]) -> str:
@@ -131,18 +143,37 @@ def library_versions() -> dict[str, str]:
 
 
 def list_payload(folder: Path) -> list[PayloadFile]:
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-        name = path.relative_to(folder).as_posix()
-        files.append(PayloadFile(name, path.stat().st_size, hash_file(path)))
-    return files
+    """Every file under `folder`, synced to the disk, with its hash."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
+        sync_file(path)
+    return [
+        PayloadFile(path.relative_to(folder).as_posix(), path.stat().st_size, found)
+        for path, found in zip(paths, hash_files("hashes what was made", paths), strict=True)
+    ]
 
 
-def hash_file(path: Path) -> str:
+def sync_file(path: Path) -> None:
+    """Have the disk hold what `path` holds."""
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        os.fsync(handle.fileno())
+
+
+def hash_files(what: str, paths: Sequence[Path]) -> list[str]:
+    """The files' sha256, as a phase of that name."""
+    counter = phase(what, sum(path.stat().st_size for path in paths) / MEGABYTE, "MB")
+    return [hash_file(path, counter) for path in paths]
+
+
+def hash_file(path: Path, counter: Phase | None = None) -> str:
+    """The file's sha256; `counter` counts the megabytes read."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(HASHED_AT_ONCE))
+    with path.open("rb", buffering=0) as handle:
+        while count := handle.readinto(buffer):
+            digest.update(buffer[:count])
+            if counter is not None:
+                counter.advance(count / MEGABYTE)
+    return digest.hexdigest()
 
 
 def _short(digest: Any) -> str:

@@ -1,24 +1,38 @@
-"""One line every few seconds from anything long: step, figures, rate, time left."""
+"""What long work says: a line every few seconds with what is done and what is left.
+
+Steps of a training speak through `Progress.step`. Everything else that may last counts in a `phase`
+or is looked at by `watching`: both speak to the progress of whoever listens (`listening`), and say
+nothing of what is over in a few seconds.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from typing import TypeVar
 
 Emit = Callable[[str], None]
+MEGABYTE = 10**6
+Item = TypeVar("Item")
 
 
 class Progress:
     """Rate-limited progress lines.
 
     `emit` takes a finished line. The first and the last step always speak, so that a short
-    stage shows both ends.
+    stage shows both ends; a phase speaks once it has lasted `first_seconds`.
     """
 
-    def __init__(self, name: str, emit: Emit, every_seconds: float = 3.0) -> None:
+    def __init__(
+        self, name: str, emit: Emit, every_seconds: float = 3.0, first_seconds: float = 6.0
+    ) -> None:
         self.name = name
         self.emit = emit
         self.every_seconds = every_seconds
+        self.first_seconds = first_seconds
         self._first: tuple[float, int] | None = None
         self._last_spoken = 0.0
 
@@ -41,3 +55,99 @@ class Progress:
             left = (total - done) / rate
             line += f"  {rate:.3g} steps/s  {left:.0f} s left"
         self.say(line)
+
+
+_LISTENER: ContextVar[Progress | None] = ContextVar("listener", default=None)
+
+
+@contextlib.contextmanager
+def listening(progress: Progress) -> Iterator[None]:
+    """Phases begun in this block speak to `progress`."""
+    before = _LISTENER.set(progress)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(before)
+
+
+class Phase:
+    """Counts towards `total` of some `unit`; see `phase`."""
+
+    def __init__(self, name: str, total: float, unit: str, progress: Progress | None) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done = 0.0
+        self._progress = progress
+        self._started = time.monotonic()
+        self._spoken: float | None = None
+
+    def advance(self, count: float = 1) -> None:
+        """So much more is done."""
+        self.reach(self.done + count)
+
+    def reach(self, done: float) -> None:
+        """So much is done by now."""
+        self.done = done
+        if self._progress is None:
+            return
+        now = time.monotonic()
+        due = self._progress.first_seconds + self._started
+        if self._spoken is not None:
+            due = self._progress.every_seconds + self._spoken
+        if now >= due:
+            self._spoken = now
+            self._progress.say(self._line(now - self._started))
+
+    def _line(self, seconds: float) -> str:
+        if not 0 < self.done <= self.total:  # what is left cannot be told from that
+            return f"{self.name}: {_duration(seconds)} so far"
+        counted = f"{self.done:,.0f} of {self.total:,.0f} {self.unit}".rstrip()
+        left = seconds * (self.total - self.done) / self.done
+        return f"{self.name}: {counted}, {_duration(left)} left"
+
+
+def phase(name: str, total: float, unit: str = "") -> Phase:
+    """A counter of something that may last; what it counts should take about equally long each."""
+    return Phase(name, total, unit, _LISTENER.get())
+
+
+def told(name: str, items: Iterable[Item], total: int, unit: str = "") -> Iterator[Item]:
+    """`items`, of which there are `total`, as a phase."""
+    counter = phase(name, total, unit)
+    for item in items:
+        yield item
+        counter.advance()
+
+
+@contextlib.contextmanager
+def watching(
+    name: str, total: float, measure: Callable[[], float], unit: str = ""
+) -> Iterator[None]:
+    """Look at work that can't count itself: `measure()` says from time to time how much is done."""
+    counter, over = phase(name, total, unit), threading.Event()
+    progress = _LISTENER.get()
+    if progress is None:
+        yield
+        return
+    before = measure()
+
+    def look() -> None:
+        pause = progress.first_seconds
+        while not over.wait(pause):
+            # A folder that is looked at changes meanwhile.
+            with contextlib.suppress(OSError):
+                counter.reach(max(0.0, measure() - before))
+            pause = progress.every_seconds
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"

@@ -14,7 +14,7 @@ from chatllama_pipeline.data.personal import personal_fingerprint
 from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import SOURCES, source_inputs
 from chatllama_pipeline.errors import AbsentError
-from chatllama_pipeline.manifests import Recipe, hash_file
+from chatllama_pipeline.manifests import Recipe, hash_files
 from chatllama_pipeline.serving.approvals import is_approved
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 
@@ -276,7 +276,9 @@ def _replace_local_folders(settings: dict[str, Any], inputs: dict[str, Any]) -> 
     for key, value in settings.items():
         if isinstance(value, str) and Path(value).is_absolute():
             files = sorted(path for path in Path(value).rglob("*") if path.is_file())
-            inputs[key] = {path.relative_to(value).as_posix(): hash_file(path) for path in files}
+            names = [path.relative_to(value).as_posix() for path in files]
+            hashes = hash_files(f"hashes the files of {key}", files)
+            inputs[key] = dict(zip(names, hashes, strict=True))
             settings[key] = "local folder"
 
 

@@ -26,7 +26,7 @@ from chatllama_pipeline.errors import (
 )
 from chatllama_pipeline.launch import child_environment
 from chatllama_pipeline.out_of_memory import was_refused
-from chatllama_pipeline.progress import Emit, Progress
+from chatllama_pipeline.progress import Emit, Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 
 STAGES: dict[str, str] = {
@@ -118,7 +118,9 @@ def _run(spec: StageSpec, stages: Mapping[str, str], emit: Emit) -> Outcome:
     run: Callable[[StageSpec, Progress], Outcome] = getattr(
         importlib.import_module(module), function
     )
-    return run(spec, Progress(spec.stage, emit))
+    progress = Progress(spec.stage, emit)
+    with listening(progress):
+        return run(spec, progress)
 
 
 @contextlib.contextmanager

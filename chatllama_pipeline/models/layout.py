@@ -6,7 +6,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-from chatllama_pipeline.manifests import hash_file
+from chatllama_pipeline.manifests import hash_files
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -34,4 +34,4 @@ def weights_digest(folder: Path) -> str:
 
 @functools.cache
 def _hash(path: Path, inode: int, changed: int) -> str:
-    return hash_file(path)
+    return hash_files("hashes the base's weights", [path])[0]

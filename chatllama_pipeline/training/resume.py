@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.manifests import hash_file
+from chatllama_pipeline.manifests import hash_files, sync_file
 from chatllama_pipeline.recipes import CODE_VERSION, MADE_FROM
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import AssistantSettings
@@ -62,7 +62,12 @@ class States:
 
     def commit(self, folder: Path) -> None:
         """Make the folder of `begin` the newest state; those beyond the last `keep` go."""
-        files = {name: _hash_and_sync(folder / name) for name in _files(folder)}
+        names = _files(folder)
+        paths = [folder / name for name in names]
+        for path in paths:
+            sync_file(path)
+        hashes = hash_files("hashes the training's state", paths)
+        files = dict(zip(names, hashes, strict=True))
         fresh = self.folder / f".{folder.name}.json.new"
         with fresh.open("w") as file:
             json.dump({"made_from": self.origin, "files": files}, file, indent=1, sort_keys=True)
@@ -149,20 +154,12 @@ def _fault(folder: Path) -> str | None:
         return f"its manifest is unreadable: {error}"
     if _files(folder) != sorted(files):
         return "files are missing or were added"
-    for name, expected in files.items():
-        if hash_file(folder / name) != expected:
+    found = hash_files("verifies the training's state", [folder / name for name in files])
+    for (name, expected), actual in zip(files.items(), found, strict=True):
+        if actual != expected:
             return f"{name} differs from its recorded hash"
     return None
 
 
 def _files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-
-
-def _hash_and_sync(path: Path) -> str:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return hash_file(path)

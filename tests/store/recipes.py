@@ -1,0 +1,34 @@
+"""Recipes and builds of a store's tests."""
+
+from __future__ import annotations
+
+from chatllama_pipeline.artifacts import Build, Workbench
+from chatllama_pipeline.manifests import Recipe
+from chatllama_pipeline.records import Check, Curve, Outcome
+
+
+def recipe(**changes: object) -> Recipe:
+    parts = {
+        "asset": "actor_sft",
+        "assistant": "mine",
+        "code_version": "1",
+        "upstream": {"actor_base": "aa"},
+        "settings": {"seed": 0, "actor_config.lr": 0.1},
+        "inputs": {},
+    }
+    return Recipe(**{**parts, **changes})  # type: ignore[arg-type]
+
+
+def writes(text: str, *checks: Check) -> Build:
+    def build(bench: Workbench) -> Outcome:
+        (bench.output / "weights").mkdir()
+        (bench.output / "weights" / "model.bin").write_text(text)
+        return Outcome(
+            rows=3, metrics={"loss": 0.5}, checks=list(checks), curves=[Curve("loss", [(1, 2.0)])]
+        )
+
+    return build
+
+
+def never(bench: Workbench) -> Outcome:
+    raise AssertionError("built again")
