@@ -11,9 +11,7 @@ can't link): each version is whole, and the weights stand on the disk once.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from chatllama_pipeline.models.layout import (
     BASE_FOLDER,
     base_folder,
 )
+from chatllama_pipeline.pool import link_or_copy
 from chatllama_pipeline.settings import LoraSettings
 
 ALL_LINEAR = "all-linear"
@@ -163,10 +162,7 @@ def link_base(base: Path, folder: Path) -> None:
         for path in sorted(base.glob(pattern)):
             if "tokenizer" in path.name or path.name in ("manifest.json", "curves.json"):
                 continue
-            try:
-                os.link(path, folder / path.name)
-            except OSError:
-                shutil.copyfile(path, folder / path.name)
+            link_or_copy(path, folder / path.name)
 
 
 def merge_adapter(model: Any) -> Any:

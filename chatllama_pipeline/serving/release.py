@@ -18,6 +18,7 @@ from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.layout import has_adapter
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.pool import link_or_copy
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.serving.model_card import model_card
@@ -68,7 +69,9 @@ def _copy_weights(source: Path, output: Path, stage: str) -> None:
     if not any(path.suffix == ".safetensors" for path in copied):
         raise StoreError(f"{source}: holds no *.safetensors to release; make {stage} again")
     for path in copied:
-        shutil.copyfile(path, output / path.name)
+        # Only what nothing writes from here on may be the source's own file.
+        place = link_or_copy if path.suffix == ".safetensors" else shutil.copyfile
+        place(path, output / path.name)
 
 
 def _generation_config(tokenizer: Any, config: Any, actor: ActorSettings) -> GenerationConfig:

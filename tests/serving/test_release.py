@@ -42,6 +42,16 @@ def test_a_release_gives_the_logits_of_its_source(
     assert torch.equal(released, source)
 
 
+def test_a_release_s_weights_are_those_of_its_source_once_on_the_disk(
+    release: Callable[..., Path], tiny_base_folder: Path
+) -> None:
+    output = release()
+    source = output.parent / "source"
+    assert (output / "model.safetensors").samefile(source / "model.safetensors")
+    for path in tiny_base_folder.iterdir():
+        assert (source / path.name).read_bytes() == path.read_bytes()
+
+
 def test_a_release_talks_through_transformers_pipeline(release: Callable[..., Path]) -> None:
     talk = pipeline("text-generation", str(release()))
     asked = [{"role": "user", "content": "alpha bravo"}]
