@@ -22,6 +22,7 @@ from chatllama_pipeline.original import TAKEN
 from chatllama_pipeline.peft_config import fill_lora
 from chatllama_pipeline.settings import AssistantSettings, Section
 from chatllama_pipeline.settings.assistant import ROLES
+from chatllama_pipeline.settings.base_model import GGUF_SUFFIX
 
 _Section = TypeVar("_Section", bound=Section)
 ROOT_VARIABLE = "CHATLLAMA_ASSISTANTS"
@@ -249,13 +250,17 @@ def _known_keys(sections: tuple[str | int, ...]) -> list[str]:
 
 
 def _resolve_models(settings: AssistantSettings, folder: Path) -> AssistantSettings:
-    """Make local model folders absolute: they are written relative to the assistant's folder."""
+    """Make local models absolute: they are written relative to the assistant's folder."""
 
     def absolute(section: _Section) -> _Section:
         paths = {}
         for key in ("model", "tokenizer_path"):
             text = getattr(section, key, None)
-            if text and (text.startswith((".", "/", "~")) or (folder / text).is_dir()):
+            if text and (
+                text.startswith((".", "/", "~"))
+                or text.endswith(GGUF_SUFFIX)
+                or (folder / text).is_dir()
+            ):
                 paths[key] = str((folder / Path(text).expanduser()).resolve())
         return section.model_copy(update=paths)
 

@@ -87,8 +87,8 @@ def _keys(section: str, names: str) -> tuple[str, ...]:
 
 
 _SCRATCH = (
-    "model tokenizer_path trust_remote_code scratch_family scratch_hidden_size scratch_layers "
-    "scratch_heads scratch_vocabulary"
+    "model gguf_file tokenizer_path trust_remote_code scratch_family scratch_hidden_size "
+    "scratch_layers scratch_heads scratch_vocabulary"
 )
 _ADAPTER = (
     "peft_enable lora.r lora.lora_alpha lora.lora_dropout lora.target_modules lora.use_rslora"
@@ -267,19 +267,21 @@ def recipe_for(
         inputs["approved"] = is_approved(store.root, assistant.name, upstream["evaluation"])
     elif asset in _DATASETS and (lengths := lengths_identity(assistant.settings)):
         inputs["lengths"] = lengths
-    _replace_local_folders(settings, inputs)
+    _replace_local_models(settings, inputs)
     return Recipe(asset, assistant.name, CODE_VERSION[asset], dict(upstream), settings, inputs)
 
 
-def _replace_local_folders(settings: dict[str, Any], inputs: dict[str, Any]) -> None:
+def _replace_local_models(settings: dict[str, Any], inputs: dict[str, Any]) -> None:
     """A local model counts by its files, wherever it stands."""
     for key, value in settings.items():
         if isinstance(value, str) and Path(value).is_absolute():
-            files = sorted(path for path in Path(value).rglob("*") if path.is_file())
-            names = [path.relative_to(value).as_posix() for path in files]
+            place = Path(value)
+            inside = sorted(path for path in place.rglob("*") if path.is_file())
+            files = [place] if place.is_file() else inside
+            names = [path.relative_to(place).as_posix() for path in files]
             hashes = hash_files(f"hashes the files of {key}", files)
             inputs[key] = dict(zip(names, hashes, strict=True))
-            settings[key] = "local folder"
+            settings[key] = "local file" if place.is_file() else "local folder"
 
 
 def inherited_overrides(

@@ -36,6 +36,14 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_gguf(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of `tiny_base_folder` as the file `tiny.gguf`, in float32."""
+    from tests.models.gguf_files import write_gguf
+
+    return write_gguf(tiny_base_folder, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
 def write_table() -> Callable[[Path, list[dict[str, Any]], pa.Schema], Path]:
     """Writes rows as `data.parquet` into a folder, under the given schema; returns the folder."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,9 +32,12 @@ from chatllama_pipeline.data.audit_tables import (
     scan_table,
 )
 from chatllama_pipeline.data.funnel import FUNNEL_FILE
+from chatllama_pipeline.data.lengths import load_tokenizer
 from chatllama_pipeline.data.patterns import redact
 from chatllama_pipeline.data.texts import TextIndex
+from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.settings import PERSONAL_KINDS, AssistantSettings
+from chatllama_pipeline.settings.base_model import GGUF_SUFFIX
 
 AUDITED = (
     "preference_data",
@@ -105,6 +109,11 @@ def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
 def _open_tokenizer(settings: AssistantSettings) -> Any | None:
     file = tokenizer_file(settings)
     if file is None:
+        return None
+    if file.suffix == GGUF_SUFFIX:
+        # A file that can't be read is told of by the base.
+        with contextlib.suppress(DataError):
+            return load_tokenizer(str(file))
         return None
     from tokenizers import Tokenizer
 

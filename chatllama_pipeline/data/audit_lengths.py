@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from chatllama_pipeline.data.audit_tables import TableScan
+from chatllama_pipeline.data.lengths import tokenizer_place
 from chatllama_pipeline.data.tables import plain_text
 from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+from chatllama_pipeline.settings.base_model import GGUF_SUFFIX
 
 # Characters per token where nothing can be measured: about what English text has.
 USUAL_CHARACTERS_PER_TOKEN = 4.0
@@ -78,23 +80,24 @@ def _bins_per_octave(shortest: int, longest: int) -> int:
 def tokenizer_file(settings: AssistantSettings) -> Path | None:
     """The actor's tokenizer, where it is at hand without a download: in a local folder, or in
     the hub's cache. None for a model from scratch, whose tokenizer is trained later."""
-    name = settings.actor_config.tokenizer_path or settings.actor_config.model
+    name, gguf_file = tokenizer_place(settings)
     if name == SCRATCH:
         return None
-    local = Path(name) / _TOKENIZER_FILE
+    inner = gguf_file or _TOKENIZER_FILE
+    local = Path(name) if name.endswith(GGUF_SUFFIX) else Path(name) / inner
     if Path(name).is_absolute() or local.is_file():
         return local if local.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
     with contextlib.suppress(ValueError):
-        cached = try_to_load_from_cache(name, _TOKENIZER_FILE)
+        cached = try_to_load_from_cache(name, inner)
         return Path(cached) if isinstance(cached, str) else None
     return None
 
 
 def tokenizer_name(settings: AssistantSettings) -> str:
-    """What the actor's tokenizer is called: a hub id, or the name of its folder."""
-    name = settings.actor_config.tokenizer_path or settings.actor_config.model
+    """What the actor's tokenizer is called: a hub id, or the name of its folder or file."""
+    name, _ = tokenizer_place(settings)
     return Path(name).name if Path(name).is_absolute() else name
 
 

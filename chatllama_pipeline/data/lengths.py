@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from chatllama_pipeline.data.hashes import text_hash
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.models.sources import Found
 
 TURN_TOKENS = 8
 # The reason under which rows beyond the limits are counted.
@@ -64,9 +67,11 @@ def lengths_identity(settings: AssistantSettings) -> dict[str, Any]:
     limits = limits_of(settings)
     if limits == Limits(None, None):
         return {}
-    place = _tokenizer_place(settings)
-    folder = Path(place)
-    if folder.is_absolute():
+    folder = Path(*tokenizer_place(settings))
+    place = str(folder)
+    if folder.is_file():
+        place = hash_file(folder)
+    elif folder.is_absolute():
         files = [folder / name for name in (_TOKENIZER_FILE, *_GPT2_FILES)]
         if not files[0].is_file():
             files += [folder / name for name in _SENTENCEPIECE_FILES]
@@ -74,9 +79,12 @@ def lengths_identity(settings: AssistantSettings) -> dict[str, Any]:
     return {"total": limits.total, "reply": limits.reply, "tokenizer": place}
 
 
-def _tokenizer_place(settings: AssistantSettings) -> str:
+def tokenizer_place(settings: AssistantSettings) -> tuple[str, str]:
+    """Where the actor's tokenizer is: a folder, GGUF file or hub id, and the GGUF file in it."""
     actor = settings.actor_config
-    return actor.tokenizer_path or actor.model
+    if actor.tokenizer_path is not None:
+        return actor.tokenizer_path, ""
+    return actor.model, actor.gguf_file or ""
 
 
 class TokenCounter:
@@ -84,7 +92,7 @@ class TokenCounter:
 
     def __init__(self, settings: AssistantSettings) -> None:
         self.tokenized = 0
-        self._place = _tokenizer_place(settings)
+        self._place = tokenizer_place(settings)
         self._tokenizer: Any = None
         self._counts: dict[int, int] = {}
 
@@ -92,10 +100,10 @@ class TokenCounter:
         """Tokens of each text; what was counted before isn't tokenized again."""
         keys = {text: text_hash(text) for text in texts}
         new = [text for text, key in keys.items() if key not in self._counts]
-        if self._place == SCRATCH:
+        if self._place[0] == SCRATCH:
             self._counts |= {keys[text]: len(text.encode()) for text in new}
         elif new:
-            self._tokenizer = self._tokenizer or load_tokenizer(self._place)
+            self._tokenizer = self._tokenizer or load_tokenizer(*self._place)
             encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
             self.tokenized += len(new)
             for text, encoding in zip(new, encoded, strict=True):
@@ -103,8 +111,8 @@ class TokenCounter:
         return {text: self._counts[key] for text, key in keys.items()}
 
 
-def load_tokenizer(place: str) -> Any:
-    """The tokenizer of a local folder or hub id, of the `tokenizers` library.
+def load_tokenizer(place: str, gguf_file: str = "") -> Any:
+    """The tokenizer of a local folder, GGUF file or hub id, of the `tokenizers` library.
 
     transformers, which takes seconds to import, is asked only where it must convert one. Raises
     DataError where there is none, with what to set.
@@ -114,21 +122,31 @@ def load_tokenizer(place: str) -> Any:
     from chatllama_pipeline.models.sources import find_tokenizer
 
     try:
-        folder = find_tokenizer(place, "actor_config.tokenizer_path").folder
+        found = find_tokenizer(place, "actor_config", gguf_file=gguf_file or None)
+        folder = found.folder
+        if found.gguf is not None:
+            return _converted(found)
         if (folder / _TOKENIZER_FILE).is_file():
             return Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
         pair = [folder / name for name in _GPT2_FILES]
         if all(file.is_file() for file in pair):
             return ByteLevelBPETokenizer(*map(str, pair))._tokenizer
         if any((folder / name).is_file() for name in _SENTENCEPIECE_FILES):
-            from transformers import AutoTokenizer
-
-            found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            return found.backend_tokenizer
+            return _converted(found)
     # What is no tokenizer file makes `tokenizers` raise plain exceptions.
     except Exception as error:
         raise _no_tokenizer(place, f" ({type(error).__name__}: {error})") from error
     raise _no_tokenizer(place, "")
+
+
+def _converted(found: Found) -> Any:
+    """The tokenizer that transformers makes of a SentencePiece or GGUF file."""
+    from transformers import AutoTokenizer
+
+    made = AutoTokenizer.from_pretrained(
+        str(found.folder), local_files_only=True, **found.arguments
+    )
+    return made.backend_tokenizer
 
 
 def _no_tokenizer(place: str, why: str) -> DataError:

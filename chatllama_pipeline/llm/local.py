@@ -30,6 +30,7 @@ from chatllama_pipeline.llm.client import Keeper
 from chatllama_pipeline.llm.replies import clean
 from chatllama_pipeline.llm.requests import LlmFailure, LlmReply
 from chatllama_pipeline.settings import RoleSettings
+from chatllama_pipeline.settings.base_model import GGUF_SUFFIX
 
 IDLE_SECONDS = 120.0
 SPEC_FILE, ERROR_FILE, LOG_FILE = "spec.json", "error.json", "child.log"
@@ -59,6 +60,11 @@ def place_of(role: RoleSettings) -> str:
     is another model. Raises SettingsError where the folder is no language model's.
     """
     folder = Path(role.model).expanduser()
+    if role.model.endswith(GGUF_SUFFIX):
+        raise SettingsError(
+            f"{role.key}.model: {role.model} is a GGUF file, and provider: transformers reads "
+            "folders and hub ids: serve the file with llama.cpp and ask it by provider: openai"
+        )
     if not folder.is_dir():
         if role.model.startswith(("/", "./", "../", "~")):
             raise SettingsError(f"{role.key}.model: the folder {folder} does not exist")

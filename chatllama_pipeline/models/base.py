@@ -22,12 +22,14 @@ from transformers import (
 
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.chat import ensure_chat_template
+from chatllama_pipeline.models.gguf import as_plain_model, gguf_arguments, gguf_config, read_gguf
 from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.loading import CODE_TRUSTED
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.sources import (
+    Found,
     find_model,
     find_tokenizer,
     is_pickled,
@@ -66,11 +68,11 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         size = scratch_size(section, key)
         texts = _training_texts(Path(spec.inputs["actor_training_data"]))
         parameters = make_scratch_model(texts, size, seed, output)
-        revision = SCRATCH
+        metrics: dict[str, Any] = {"parameters": parameters, "revision": SCRATCH}
     else:
-        parameters, revision, warnings = _copy_model(section, key, seed, output)
-    progress.say(f"{section.model}: {parameters:,} parameters")
-    return Outcome(metrics={"parameters": parameters, "revision": revision}, warnings=warnings)
+        metrics, warnings = _copy_model(section, key, seed, output)
+    progress.say(f"{section.model}: {metrics['parameters']:,} parameters")
+    return Outcome(metrics=metrics, warnings=warnings)
 
 
 def scratch_size(section: ActorSettings | RewardSettings, key: str) -> ScratchSize:
@@ -107,23 +109,23 @@ def _training_texts(folder: Path) -> Iterator[str]:
 
 def _copy_model(
     section: ActorSettings | RewardSettings, key: str, seed: int, output: Path
-) -> tuple[int, str, list[str]]:
-    """Save the model that a section names into `output`; parameters, revision, warnings."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Save the model that a section names into `output`; its metrics, and warnings."""
     trust = section.trust_remote_code
-    found = find_model(section.model, f"{key}.model", with_code=trust)
-    if section.tokenizer_path is None:
-        require_tokenizer(found.folder, f"{key}.model")
-        tokenizer_folder = found.folder
-    else:
-        tokenizer_folder = find_tokenizer(section.tokenizer_path, f"{key}.tokenizer_path").folder
+    found = find_model(section.model, f"{key}.model", with_code=trust, gguf_file=section.gguf_file)
     load = partial(_load, name=section.model, trust_remote_code=trust)
-    config = load(AutoConfig, found.folder, f"{key}.model")
+    gguf = None if found.gguf is None else read_gguf(found.folder / found.gguf, f"{key}.model")
+    tokenizers = _tokenizer_files(section, key, found)
+    config = gguf_config(gguf) if gguf else load(AutoConfig, found.folder, f"{key}.model")
     _refuse_quantized(config, f"{key}.model", section.model)
-    tokenizer = load(AutoTokenizer, tokenizer_folder, f"{key}.tokenizer_path")
+    tokenizer = load(
+        AutoTokenizer, tokenizers.folder, f"{key}.tokenizer_path", **tokenizers.arguments
+    )
     torch.manual_seed(seed)  # an encoder's checkpoint may lack its pooling layer
     kind = _class_of(config, found.folder, section, key)
+    arguments = gguf_arguments(gguf) if gguf else {"dtype": "auto"}
     model, info = load(
-        kind, found.folder, f"{key}.model", config=config, dtype="auto", output_loading_info=True
+        kind, found.folder, f"{key}.model", config=config, output_loading_info=True, **arguments
     )
     if info["missing_keys"] and kind is not AutoModel:
         lost = sorted(info["missing_keys"])
@@ -131,6 +133,8 @@ def _copy_model(
             f"{key}.model: the weights in {found.folder} lack {len(lost)} tensors of a "
             f"{type(model).__name__} ({', '.join(lost[:3])}, ...): save the whole model there"
         )
+    if gguf:
+        model = as_plain_model(model, gguf)
     whole, model = model, text_only(model, f"{key}.model", section.model)
     rows = model.get_input_embeddings().weight.shape[0]
     named = f"{key}.{'model' if section.tokenizer_path is None else 'tokenizer_path'}"
@@ -143,7 +147,7 @@ def _copy_model(
         setattr(model.config, CODE_TRUSTED, True)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
-    warnings = _pickle_warnings(found.folder, key, section)
+    warnings = [gguf.warning] if gguf else _pickle_warnings(found.folder, key, section)
     if model is not whole:
         warnings.append(
             f"{key}.model: {section.model} reads more than text ({config.model_type}); its "
@@ -154,7 +158,20 @@ def _copy_model(
             f"{named}: the model has no embedding for its tokenizer's {', '.join(plain)}, "
             "which is plain text from here on"
         )
-    return int(model.num_parameters()), found.commit, warnings
+    metrics = {"parameters": int(model.num_parameters()), "revision": found.commit}
+    return {**metrics, **(gguf.metrics if gguf else {})}, warnings
+
+
+def _tokenizer_files(section: ActorSettings | RewardSettings, key: str, found: Found) -> Found:
+    """Where the tokenizer stands: beside the model's files in `found`, in them, or elsewhere."""
+    if section.tokenizer_path is not None:
+        other = find_tokenizer(section.tokenizer_path, f"{key}.tokenizer_path")
+        if other.gguf is not None:
+            read_gguf(other.folder / other.gguf, f"{key}.tokenizer_path")
+        return other
+    if found.gguf is None:
+        require_tokenizer(found.folder, f"{key}.model")
+    return found
 
 
 def _refuse_quantized(config: Any, key: str, name: str) -> None:

@@ -1,7 +1,8 @@
-"""Where a base model's files come from: a hub id at a commit, or a local folder; checked first."""
+"""Where a base model's files come from: a hub id at a commit, a local folder, or a GGUF file."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from huggingface_hub.errors import (
 )
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.settings.base_model import GGUF_SUFFIX
 
 # Of whichever HTTP library this version of the hub's client is built on.
 TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 PATH_STARTS = ("/", "./", "../", "~")
 LOCAL = "local"
+INSTALL = ".venv/bin/pip install -c constraints.txt -e '.[gguf]'"
 # As transformers reads them; Mistral's repositories hold the same once more, as `consolidated`.
 SAFE, PICKLED = "model*.safetensors", "pytorch_model*.bin"
 SAFE_INDEX, PICKLED_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
@@ -41,26 +44,54 @@ TEXT_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 
 @dataclass(frozen=True)
 class Found:
-    """A folder with a model's files, and the commit they are of (`local` for a folder)."""
+    """A folder with a model's files, and the commit they are of (`local` for a folder).
+
+    `gguf` is the file in it that holds config, weights and tokenizer alike, where it is that.
+    """
 
     folder: Path
     commit: str
+    gguf: str | None = None
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """What tells transformers' `from_pretrained` to read the GGUF file."""
+        return {} if self.gguf is None else {"gguf_file": self.gguf}
 
 
-def find_model(name: str, key: str, *, with_code: bool = False) -> Found:
-    """The files of the model `name` that the setting `key` asks for, checked to be whole.
+def find_model(
+    name: str, key: str, *, with_code: bool = False, gguf_file: str | None = None
+) -> Found:
+    """The files of the model `name` that the setting `key` asks for, checked to be there.
 
-    A name that is no folder is a hub id, `owner/name` or `owner/name@revision`; the revision is
-    resolved to its commit, and safetensors alone are fetched where there are any. `with_code`
-    fetches the model's own Python files too. Raises SettingsError naming key, file and cure.
+    A name that is neither a folder nor a GGUF file is a hub id, `owner/name` or
+    `owner/name@revision`; the revision is resolved to its commit, and safetensors alone are fetched
+    where there are any, or `gguf_file` alone. `with_code` fetches the model's own Python files too.
+    Raises SettingsError naming key, file and cure.
     """
+    is_gguf = name.endswith(GGUF_SUFFIX) or gguf_file is not None
+    if is_gguf and importlib.util.find_spec("gguf") is None:
+        raise SettingsError(f"{key}: GGUF files are read with the package gguf: {INSTALL}")
+    if name.endswith(GGUF_SUFFIX):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise SettingsError(f"{key}: the file {path} does not exist")
+        return Found(path.parent, LOCAL, path.name)
+    if gguf_file is not None:
+        found = _find(name, key, False, (gguf_file,))
+        if not (found.folder / gguf_file).is_file():
+            there = sorted(path.name for path in found.folder.glob(f"*{GGUF_SUFFIX}"))
+            raise _no_gguf(name, key, [gguf_file], there)
+        return Found(found.folder, found.commit, gguf_file)
     found = _find(name, key, with_code, (SAFE, PICKLED))
     _check_model(found.folder, key)
     return found
 
 
-def find_tokenizer(name: str, key: str) -> Found:
+def find_tokenizer(name: str, key: str, *, gguf_file: str | None = None) -> Found:
     """The files of the tokenizer `name`, as `find_model` finds a model's."""
+    if name.endswith(GGUF_SUFFIX) or gguf_file is not None:
+        return find_model(name, key, gguf_file=gguf_file)
     found = _find(name, key, False, ())
     require_tokenizer(found.folder, key)
     return found
@@ -88,29 +119,54 @@ def _find(name: str, key: str, with_code: bool, weights: tuple[str, ...]) -> Fou
         raise SettingsError(f"{key}: the folder {folder} does not exist")
     hub_id, _, revision = name.partition("@")
     try:
-        return _download(hub_id, revision or "main", with_code, weights)
+        return _download(hub_id, revision or "main", key, with_code, weights)
+    except SettingsError:
+        raise
     except (TRANSPORT_ERROR, HFValidationError, OSError, ValueError) as error:
         raise _not_found(hub_id, revision or "main", key, error) from error
 
 
-def _download(hub_id: str, revision: str, with_code: bool, weights: tuple[str, ...]) -> Found:
+def _download(
+    hub_id: str, revision: str, key: str, with_code: bool, weights: tuple[str, ...]
+) -> Found:
     wanted = [*TEXT_FILES, *(["*.py"] if with_code else [])]
+    gguf = [name for name in weights if name.endswith(GGUF_SUFFIX)]
+    # Other formats of the same weights stand in subfolders.
+    others = [] if gguf else ["*/*"]
     try:
         info = HfApi().model_info(hub_id, revision=revision)
     except OfflineModeIsEnabled:
         # Offline, what an earlier run fetched will do; without it there is no commit to name.
-        folder = snapshot_download(hub_id, revision=revision, local_files_only=True)
+        folder = snapshot_download(
+            hub_id,
+            revision=revision,
+            allow_patterns=gguf or wanted,
+            ignore_patterns=others,
+            local_files_only=True,
+        )
         return Found(Path(folder), Path(folder).name)
     names = [file.rfilename for file in info.siblings or []]
-    for pattern in weights:
-        if any(Path(name).match(pattern) and "/" not in name for name in names):
-            wanted.append(pattern)
-            break
-    # Other formats of the same weights stand in subfolders.
+    top = [Path(name) for name in names if "/" not in name]
+    chosen = [p for p in weights if p in names or any(name.match(p) for name in top)][:1]
+    ggufs = sorted(name for name in names if name.endswith(GGUF_SUFFIX))
+    if weights and ggufs and not chosen:
+        raise _no_gguf(hub_id, key, gguf, ggufs)
     folder = snapshot_download(
-        hub_id, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]
+        hub_id,
+        revision=revision,
+        allow_patterns=gguf or [*wanted, *chosen],
+        ignore_patterns=others,
     )
     return Found(Path(folder), Path(folder).name)
+
+
+def _no_gguf(name: str, key: str, asked: list[str], there: list[str]) -> SettingsError:
+    lacks = f"file {asked[0]}" if asked else "weights but as GGUF"
+    listed = f" ({', '.join(there)})" if there else ""
+    return SettingsError(
+        f"{key}: {name} has no {lacks}: set gguf_file in the same section to the GGUF file that "
+        f"shall be read, as its repository lists it{listed}"
+    )
 
 
 def _not_found(hub_id: str, revision: str, key: str, error: Exception) -> SettingsError:
@@ -152,6 +208,9 @@ def _check_model(folder: Path, key: str) -> None:
         missing.append("weights (model.safetensors)")
     if missing:
         cure = "save the model there with save_pretrained"
+        ggufs = sorted(path.name for path in folder.glob(f"*{GGUF_SUFFIX}"))
+        if ggufs:
+            cure = f"to read {' or '.join(ggufs)}, set gguf_file in the same section to it"
         if (folder / "adapter_config.json").is_file():
             cure = "it holds a LoRA adapter: merge it into its base (peft's merge_and_unload) first"
         raise SettingsError(f"{key}: the folder {folder} has no {' and no '.join(missing)}; {cure}")

@@ -19,7 +19,9 @@ from chatllama_pipeline.settings.training import SupervisedSection
 class ActorSettings(BaseModelSettings, SupervisedSection):
     """`actor_config`: the model that talks; its SFT stage."""
 
-    model: str = Field(default="facebook/opt-1.3b", description="hub id, local folder, or scratch")
+    model: str = Field(
+        default="facebook/opt-1.3b", description="hub id, local folder, GGUF file, or scratch"
+    )
     train_dataset_path: Paths = "datasets/actor_training_data.json"
     froze_embeddings: bool = False
     max_sequence_length: Positive = Field(default=2048, description="prompt and reply, in tokens")

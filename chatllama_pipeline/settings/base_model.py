@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from chatllama_pipeline.settings.section import Positive, ScratchFamily, Section
+from chatllama_pipeline.settings.section import SCRATCH, Positive, ScratchFamily, Section
+
+GGUF_SUFFIX = ".gguf"
 
 
 class BaseModelSettings(Section):
-    """A hub id, a local folder, or a model made from nothing; what it is, each section says."""
+    """A hub id, a local folder or GGUF file, or a model made from nothing; each section says."""
 
-    model: str = Field(description="hub id, local folder, or scratch")
+    model: str = Field(description="hub id, local folder, GGUF file, or scratch")
+    gguf_file: str | None = Field(
+        default=None, description="the GGUF file to read, of those in the model's repository"
+    )
     tokenizer_path: str | None = None
     trust_remote_code: bool = Field(
         default=False, description="run the Python code that comes with this model"
@@ -24,3 +29,19 @@ class BaseModelSettings(Section):
     scratch_layers: Positive = 2
     scratch_heads: Positive = 4
     scratch_vocabulary: Annotated[int, Field(ge=300)] = 1024
+
+    @model_validator(mode="after")
+    def _one_gguf_file_of_the_model(self) -> Self:
+        if self.gguf_file is None:
+            return self
+        if self.model == SCRATCH or self.model.endswith(GGUF_SUFFIX):
+            raise ValueError(
+                f"gguf_file: {self.gguf_file} names a file in the repository of a model, and "
+                f"model: {self.model} has none: remove gguf_file"
+            )
+        if not self.gguf_file.endswith(GGUF_SUFFIX):
+            raise ValueError(
+                f"gguf_file: {self.gguf_file} doesn't end in {GGUF_SUFFIX}; name the file as the "
+                "model's repository lists it"
+            )
+        return self

@@ -18,7 +18,9 @@ from chatllama_pipeline.settings.training import SupervisedSection
 class RewardSettings(BaseModelSettings, SupervisedSection):
     """`reward_config`: the model that scores; its training stage."""
 
-    model: str = Field(default="facebook/opt-125m", description="hub id, local folder, or scratch")
+    model: str = Field(
+        default="facebook/opt-125m", description="hub id, local folder, GGUF file, or scratch"
+    )
     train: bool = Field(default=True, description="false takes a pre-trained reward model as it is")
     train_dataset_path: Paths = "datasets/reward_training_data.json"
     objective: Literal["both", "pairwise", "scores"] = Field(

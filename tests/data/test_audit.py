@@ -66,7 +66,7 @@ def audited(
     folders: dict[str, Path], tmp_path: Path, settings: AssistantSettings | None = None
 ) -> tuple[Outcome, dict[str, Any], str]:
     output = tmp_path / "audit"
-    output.mkdir()
+    output.mkdir(exist_ok=True)
     outcome = build_data_audit("poet", folders, settings or AssistantSettings(), output)
     figures = json.loads((output / AUDIT_FILE).read_text())
     return outcome, figures, (output / AUDIT_PAGE).read_text()
@@ -275,6 +275,26 @@ def test_tokens_are_counted_where_the_actor_s_tokenizer_is_at_hand(
     for other in ("scratch", "nobody/knows-this-model"):
         named = AssistantSettings.model_validate({"actor_config": {"model": other}})
         assert tokenizer_fingerprint(named) is None
+
+
+def test_tokens_are_counted_by_a_gguf_files_own_tokenizer(
+    folders: Any, tmp_path: Path, tiny_gguf: Path, tiny_base_folder: Path
+) -> None:
+    made = folders(preference_data=[pair("alpha", "bravo", "echo")])
+    tokens = []
+    for model in (tiny_base_folder, tiny_gguf):
+        settings = AssistantSettings.model_validate({"actor_config": {"model": str(model)}})
+        _, figures, _ = audited(made, tmp_path, settings)
+        assert figures["tokenizer"] == model.name
+        tokens.append(figures["tables"][0]["tokens"])
+    assert tokens[0] == tokens[1] is not None
+    known = tokenizer_fingerprint(settings)
+    assert known is not None and known.startswith("tiny.gguf ")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny_gguf.read_bytes()[:900])
+    settings = AssistantSettings.model_validate({"actor_config": {"model": str(broken)}})
+    _, figures, _ = audited(made, tmp_path, settings)
+    assert figures["tokenizer"] is None
 
 
 def test_the_audit_is_the_same_whatever_the_process_hashes_by(folders: Any) -> None:

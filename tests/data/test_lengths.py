@@ -16,6 +16,7 @@ from chatllama_pipeline.data.personal import TABLES
 from chatllama_pipeline.data.preferences import build_preference_data
 from chatllama_pipeline.data.splits import split_of
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.records import PAIR_SCHEMA, Outcome
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -166,6 +167,18 @@ def test_another_tokenizer_is_another_input_and_where_it_stands_is_not(tmp_path:
         identities.append(lengths_identity(assistant(tmp_path / name)))
     assert identities[0] == identities[1] != identities[2]
     assert identities[0]["total"] == 2048
+
+
+def test_a_gguf_files_own_tokenizer_counts(tiny_gguf: Path, tiny_base_folder: Path) -> None:
+    texts = [says(3), says(20), "naïve ☃ 1234"]
+    for model in (
+        {"model": str(tiny_gguf)},
+        {"model": str(tiny_gguf.parent), "gguf_file": "tiny.gguf"},
+    ):
+        settings = AssistantSettings.model_validate({"actor_config": model})
+        counted = TokenCounter(settings).counts(texts)
+        assert counted == TokenCounter(assistant(tiny_base_folder)).counts(texts)
+        assert lengths_identity(settings)["tokenizer"] == hash_file(tiny_gguf)
 
 
 def test_a_limit_in_doubt_without_a_tokenizer_says_what_to_set(tmp_path: Path) -> None:

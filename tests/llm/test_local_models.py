@@ -115,6 +115,8 @@ def test_a_folder_that_is_no_model_is_told_before_anything_starts(
 ) -> None:
     with pytest.raises(SettingsError, match=r"llm\.model: the folder .*/gone does not exist"):
         open_local(tmp_path / "gone")
+    with pytest.raises(SettingsError, match=r"llm\.model: .*a\.gguf is a GGUF file.*llama\.cpp"):
+        open_local(tmp_path / "a.gguf")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingsError, match=r"has no config\.json and no weights .* and no tok"):
         open_local(tmp_path / "empty")

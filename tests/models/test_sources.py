@@ -139,6 +139,7 @@ def test_a_hub_id_is_fetched_at_the_commit_its_revision_stands_for(
 def test_what_was_fetched_once_serves_offline(
     hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (hub.folder / "README.md").write_text("not fetched, nor missed")
     online = find_model("tiny/llama", "actor_config.model")
     fetched = list(hub.fetched)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -173,6 +174,27 @@ def test_a_hub_out_of_reach_is_told_with_the_cures(
         SettingsError, match=r"could not be fetched from http://127.0.0.1:9.*scratch"
     ):
         run(make_spec("actor_base", settings("tiny/llama"), {}), QUIET)
+
+
+def test_of_a_hub_models_gguf_files_the_one_that_is_named_is_fetched(
+    hub: type[Hub], make_spec: MakeSpec, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in hub.folder.iterdir():
+        path.unlink()
+    for name in ("a.gguf", "b.gguf"):
+        shutil.copy(tiny_gguf, hub.folder / name)
+    with pytest.raises(SettingsError, match=r"no weights but as GGUF: .* \(a\.gguf, b\.gguf\)"):
+        run(make_spec("actor_base", settings("tiny/llama"), {}), QUIET)
+    with pytest.raises(SettingsError, match=r"has no file c\.gguf: .* \(a\.gguf, b\.gguf\)"):
+        run(make_spec("actor_base", settings("tiny/llama", gguf_file="c.gguf"), {}, "b"), QUIET)
+    assert hub.fetched == []
+    spec = make_spec("actor_base", settings("tiny/llama", gguf_file="b.gguf"), {}, "c")
+    assert run(spec, QUIET).metrics["revision"] == COMMIT
+    assert hub.fetched == ["b.gguf"] and (Path(spec.output) / "model.safetensors").is_file()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_model("tiny/llama", "actor_config.model", gguf_file="b.gguf").gguf == "b.gguf"
+    with pytest.raises(SettingsError, match=r"tiny/llama@main was never fetched on this machine"):
+        find_model("tiny/llama", "actor_config.model", gguf_file="a.gguf")
 
 
 @pytest.fixture

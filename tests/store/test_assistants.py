@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import (
     assistant_names,
     assistants_using,
@@ -17,7 +18,7 @@ from chatllama_pipeline.assistants import (
 )
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from chatllama_pipeline.original import TAKEN
-from chatllama_pipeline.recipes import MADE_FROM
+from chatllama_pipeline.recipes import MADE_FROM, recipe_for
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.data import SourceChoice
 
@@ -237,6 +238,26 @@ def test_a_local_model_is_found_beside_the_config(tmp_path: Path) -> None:
     assert load_assistant("mine", root=tmp_path).settings.actor_config.model == str(
         folder / "my_model"
     )
+
+
+@pytest.mark.parametrize("named", ["model.gguf", "./model.gguf", "weights/model.gguf"])
+def test_a_gguf_file_is_found_beside_the_config(tmp_path: Path, named: str) -> None:
+    folder = write(tmp_path, "mine", f"reward_config: {{model: {named}}}")
+    assert load_assistant("mine", root=tmp_path).settings.reward_config.model == str(folder / named)
+
+
+def test_a_gguf_file_counts_by_its_content_and_not_by_where_it_stands(tmp_path: Path) -> None:
+    def fingerprint(content: bytes, place: str) -> str:
+        file = tmp_path / place / "model.gguf"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        write(tmp_path, "mine", f"actor_config: {{model: {file}}}")
+        assistant = load_assistant("mine", root=tmp_path)
+        return recipe_for("actor_base", assistant, {}, Store(tmp_path / "store"), []).fingerprint
+
+    first = fingerprint(b"GGUF one", "a")
+    assert fingerprint(b"GGUF one", "b") == first
+    assert fingerprint(b"GGUF two", "b") != first
 
 
 def test_the_content_hash_follows_content_and_not_times(tmp_path: Path) -> None:
