@@ -161,12 +161,17 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
                 self.engine.save_best(self.states.run_folder)
 
     def _save_if_due(self, step: int, ending: bool) -> None:
+        """Save where it is time, and at the end: what follows a training may be killed as well."""
+        if ending and not self.course.guard.passed:
+            return  # nothing follows
         seconds = time.monotonic() - self.saved_at
         late = self.engine.is_main and seconds >= self.settings.checkpoint_seconds
         stop, due = agree(self.trainer.accelerator, [self.signals.received is not None, late])
-        if ending or not (stop or due or step % self.settings.checkpoint_steps == 0):
+        if not (ending or stop or due or step % self.settings.checkpoint_steps == 0):
             return
-        saved = self.engine.save(self.states, asdict(self.course), self.warnings.append)
+        # At the end a disk without room for a state has cost the training nothing.
+        warn = self.progress.say if ending else self.warnings.append
+        saved = self.engine.save(self.states, asdict(self.course), warn)
         self.saved_at = time.monotonic()
         if stop:
             raise stopped(self.signals, f"step {step}", saved)

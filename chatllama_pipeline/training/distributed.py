@@ -136,6 +136,14 @@ def load_whole(model: Any, weights: dict[str, Tensor], prepared: Any | None = No
             load()
 
 
+def place_trained(model: Any, device: str, plan: DeepSpeedPlan | None, *, bfloat16: bool) -> None:
+    """Put a model that isn't trained any further where, and as what, its training left it."""
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    model.to(f"cuda:{local_rank}" if device == "cuda" else device)
+    if plan is not None and plan.stage and bfloat16:
+        model.to(torch.bfloat16)
+
+
 def by_deepspeed(accelerator: Accelerator) -> bool:
     """Whether DeepSpeed holds the optimizer, and steps it within the last backward."""
     return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)

@@ -119,8 +119,11 @@ def train(
             progress.step(done, settings.iterations, **figures)
             if trackers is not None:
                 trackers.log(done, state.log.newest())
-            if not _is_over(state, settings):
-                keeper.save_if_due(state, _due(done, settings))
+            # What follows the last iteration may be killed as well; nothing follows bad losses.
+            ending = _is_over(state, settings)
+            if not ending or state.guard.passed:
+                warn = progress.say if ending else state.warnings.append
+                keeper.save_if_due(state, _due(done, settings) or ending, warn)
     state.warnings += trackers.warnings if trackers is not None else []
     return state
 
@@ -140,8 +143,11 @@ class Keeper:
     settings: PpoSettings
     saved_at: float = field(default_factory=time.monotonic)
 
-    def save_if_due(self, state: Training, due: bool) -> None:
-        """Save where it is `due` by step or by time; save and raise StoppedError after a signal."""
+    def save_if_due(self, state: Training, due: bool, warn: Callable[[str], None]) -> None:
+        """Save where it is `due` by step or by time; save and raise StoppedError after a signal.
+
+        `warn` is told where the disk has no room.
+        """
         late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
         wishes = [self.signals.received is not None, late and self.engine.is_main]
         stop, late = agree(self.engine.accelerator, wishes)
@@ -150,7 +156,7 @@ class Keeper:
         saved = False
         if self.states is not None:
             with state.stopwatch.phase("save"):
-                saved = self.engine.save(self.states, _counts(state), state.warnings.append)
+                saved = self.engine.save(self.states, _counts(state), warn)
         self.saved_at = time.monotonic()
         if stop:
             raise stopped(self.signals, f"iteration {state.iterations_done}", saved)
@@ -165,7 +171,7 @@ def _iterate(loop: Loop, state: Training, keeper: Keeper) -> None:
     watch.tokens += int(mask.sum())
     # A signal is obeyed before the update too: until then the weights are those of the state.
     if agree(loop.accelerator, [keeper.signals.received is not None])[0]:
-        keeper.save_if_due(state, due=False)
+        keeper.save_if_due(state, due=False, warn=state.warnings.append)
     scores = ppo_math.final_scores(
         found.scores, found.rollout.finished, missing_eos_penalty=settings.missing_eos_penalty
     )

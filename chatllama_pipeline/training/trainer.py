@@ -36,6 +36,7 @@ from chatllama_pipeline.training.course import (
 from chatllama_pipeline.training.distributed import (
     deepspeed_settings,
     load_whole,
+    place_trained,
     prepare_processes,
     processes_started,
     rank,
@@ -133,8 +134,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
 def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Training:
     """Train `model` in place from the newest whole state in the run folder, or from step 0.
 
-    Steps with a non-finite loss move no weight, and too many of them end the training: see the
-    failed check in the result. Raises StoppedError after a SIGTERM, its state saved.
+    The last state is that of the end: from there nothing is trained again. Steps with a non-finite
+    loss move no weight, and too many of them end the training: see the failed check in the result.
+    Raises StoppedError after a SIGTERM, its state saved.
     """
     settings = AssistantSettings.model_validate(spec.settings)
     section = _section(spec, settings)
@@ -175,7 +177,10 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
             trainer.add_callback(StageCallback(trainer, task, section, course, *watch))
             trainer.train()
         prepared = trainer.model_wrapped
-        warnings += [*trackers.warnings, *_why_it_ended(course, section, steps, task)]
+        warnings += trackers.warnings
+    else:
+        place_trained(objective, spec.device, plan, bfloat16=_bfloat16(spec, section))
+    warnings += _why_it_ended(course, section, steps, task)
     if section.keep_weights == "best" and course.best.step:
         load_whole(objective, best_weights(states.run_folder), prepared)
     model.eval()
@@ -220,6 +225,10 @@ def _why_it_ended(course: Course, section: SupervisedSection, steps: int, task: 
     ]
 
 
+def _bfloat16(spec: StageSpec, section: SupervisedSection) -> bool:
+    return wants_bfloat16(section.precision, spec.device)
+
+
 def _arguments(
     settings: SupervisedSection,
     shares: Shares,
@@ -229,7 +238,7 @@ def _arguments(
     seed: int,
     spec: StageSpec,
 ) -> TrainingArguments:
-    bfloat16 = wants_bfloat16(settings.precision, spec.device)
+    bfloat16 = _bfloat16(spec, settings)
     deepspeed = None
     if plan is not None and plan.stage:
         deepspeed = deepspeed_settings(

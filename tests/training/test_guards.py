@@ -157,11 +157,55 @@ def test_sigterm_saves_and_leaves_and_the_next_run_ends_in_the_same_bytes(sft_sp
     lines: list[str] = []
     run(cut, Progress("sft", lines.append))
     assert any("after step 5" in line for line in lines)
-    first, second = (
-        {path.name: path.read_bytes() for path in Path(spec.output).iterdir()}
-        for spec in (whole, cut)
-    )
-    assert first == second
+    assert payload(cut) == payload(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "last"),
+    [
+        ({}, 12),
+        ({"keep_weights": "best", "lr": 0.3}, 12),  # at this rate the last weights are not the best
+        ({"early_stopping": 1, "lr": 0.3}, 4),
+    ],
+)
+def test_what_follows_a_training_is_done_again_without_it(
+    sft_spec: Any, changes: dict[str, Any], last: int
+) -> None:
+    whole, cut = sft_spec("whole", **changes), sft_spec("cut", **changes)
+    expected = run(whole, QUIET)
+    output = Path(cut.output)
+    output.rmdir()
+    output.write_text("a file where the payload would stand")
+    with pytest.raises(NotADirectoryError):
+        run(cut, QUIET)
+    output.unlink()
+    output.mkdir()
+    lines: list[str] = []
+    outcome = run(cut, Progress("sft", lines.append))
+    assert any(f"after step {last}" in line for line in lines)
+    assert not any(": step " in line for line in lines)
+    assert outcome.warnings == expected.warnings and outcome.curves == expected.curves
+    assert payload(cut) == payload(whole)
+
+
+def payload(spec: StageSpec) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(spec.output).iterdir()}
+
+
+def test_a_training_that_ended_badly_leaves_no_last_state(sft_spec: Any) -> None:
+    spec = sft_spec()
+    task = counting_task(lambda m, b: squared(m, b) * float("inf"), iter([1.0] * 6))
+    assert not train(one_weight(), task, spec, QUIET).finite_loss.passed
+    assert not list(Path(spec.run_folder).rglob("state/*"))
+
+
+def test_sigterm_in_the_last_step_leaves_too_and_loses_nothing(sft_spec: Any) -> None:
+    spec = sft_spec()
+    with pytest.raises(StoppedError, match=r"after step 12: its state is saved"):
+        run(spec, stop_at("step 12/"))
+    lines: list[str] = []
+    run(spec, Progress("sft", lines.append))
+    assert not any(": step " in line for line in lines)
 
 
 def test_sigterm_is_obeyed_where_it_was_ignored_and_an_ignored_interrupt_is_not() -> None:

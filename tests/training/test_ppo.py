@@ -281,6 +281,25 @@ def test_a_killed_training_continues_to_the_same_payload(spec: Callable[..., Sta
     assert "model.safetensors" in hashes(whole.output)
 
 
+def test_what_follows_the_last_iteration_is_done_again_without_any(
+    spec: Callable[..., StageSpec],
+) -> None:
+    whole, cut = spec("whole"), spec("cut")
+    run(whole, QUIET)
+    output = Path(cut.output)
+    output.rmdir()
+    output.write_text("a file where the payload would stand")
+    with pytest.raises(OSError, match=r"exists|directory"):
+        run(cut, QUIET)
+    output.unlink()
+    output.mkdir()
+    lines: list[str] = []
+    run(cut, Progress("test", lines.append))
+    assert any("continues after iteration 6" in line for line in lines)
+    assert not any(": step " in line for line in lines)
+    assert hashes(whole.output) == hashes(cut.output)
+
+
 def test_a_reward_model_with_other_tokens_leaves_the_critic_to_the_sft_weights(
     spec: Callable[..., StageSpec], tiny_base_folder: Path, tmp_path: Path
 ) -> None:
