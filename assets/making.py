@@ -18,7 +18,9 @@ from chatllama_pipeline.recipes import (
     current_upstream,
     inherited_overrides,
     owner_of,
+    read_in_use,
     recipe_for,
+    require_pins,
     versions_in_use,
 )
 from chatllama_pipeline.records import Check, Outcome, StageSpec
@@ -61,10 +63,18 @@ def make(
     run_options: RunOptions,
     build: Callable[[Work], Outcome],
 ) -> Results:
-    """Materialize an assistant's asset with `build`, or return the version that stands already."""
+    """Materialize an assistant's asset with `build`, or return the version that stands already.
+
+    A pinned asset is its pin, whatever else changed.
+    """
     asset = context.asset_key.to_user_string()
     versions = store.open()
     assistant = load_assistant(context.partition_key, run_options.overrides)
+    require_pins(assistant, versions)
+    if pin := assistant.settings.store.pins.get(asset):
+        context.log.info(f"{asset}: store.pins asks for version {pin}")
+        yield materialization(context, Made(read_in_use(asset, assistant, versions), reused=True))
+        return
     upstream = current_upstream(asset, assistant, versions)
     inherited = inherited_overrides(asset, assistant, versions, run_options.overrides)
     unpromoted = [] if run_options.promote else sorted(inherited)

@@ -13,6 +13,7 @@ from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.llm.cache_command import cache
 from chatllama_pipeline.llm.preview import preview_lines
+from chatllama_pipeline.recipes import read_in_use
 from chatllama_pipeline.serving.approvals import approve as write_approval
 from chatllama_pipeline.serving.scores import score
 from chatllama_pipeline.status import materialize_command, run_lines, status_lines
@@ -55,7 +56,7 @@ def preview(name: str) -> None:
 @click.argument("name")
 def chat(name: str) -> None:
     """Talk to an assistant's release in the terminal."""
-    release = Store(store_root()).read("release", load_assistant(name).name)
+    release = read_in_use("release", load_assistant(name), Store(store_root()))
     # torch and transformers take seconds to import, and only this command needs them.
     from chatllama_pipeline.serving.chat import chat as talk
 
@@ -67,7 +68,7 @@ def chat(name: str) -> None:
 def approve(name: str) -> None:
     """Release an assistant that the gate held back: a person's word for its evaluation."""
     assistant, store = load_assistant(name), Store(store_root())
-    evaluation = store.read("evaluation", assistant.name)
+    evaluation = read_in_use("evaluation", assistant, store)
     write_approval(store.root, assistant.name, evaluation.id, by=getpass.getuser())
     click.echo(f"approved evaluation {evaluation.id} of {name}; now make the release with")
     click.echo(f"  {materialize_command(name, 'release')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from chatllama_pipeline.data.lengths import lengths_identity
 from chatllama_pipeline.data.personal import personal_fingerprint
 from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import SOURCES, source_inputs
-from chatllama_pipeline.errors import AbsentError
-from chatllama_pipeline.manifests import Recipe, hash_files
+from chatllama_pipeline.errors import AbsentError, SettingsError
+from chatllama_pipeline.manifests import Recipe, Version, hash_files
 from chatllama_pipeline.serving.approvals import is_approved
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 
@@ -219,15 +220,43 @@ def owner_of(asset: str, assistant: Assistant) -> str | None:
     return None if asset in SOURCES else assistant.name
 
 
+def require_pins(assistant: Assistant, store: Store) -> None:
+    """Raise SettingsError where `store.pins` names an asset or a version that there isn't."""
+    for asset, pin in assistant.settings.store.pins.items():
+        key = f"{assistant.config}: store.pins.{asset}"
+        if asset not in CODE_VERSION:
+            close = difflib.get_close_matches(asset, CODE_VERSION, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(CODE_VERSION)}"
+            raise SettingsError(f"{key}: there is no asset of that name; {hint}")
+        owner = owner_of(asset, assistant)
+        if store.version(asset, owner, pin) is None:
+            have = ", ".join(version.id for version in store.versions(asset, owner)) or "none"
+            raise SettingsError(f"{key}: {asset} has no version {pin}; those there are: {have}")
+
+
+def version_in_use(asset: str, assistant: Assistant, store: Store) -> Version | None:
+    """The pinned, else the current version, not verified; None where there is none."""
+    owner = owner_of(asset, assistant)
+    wanted = assistant.settings.store.pins.get(asset)
+    if wanted is None and (current := store.current(asset, owner)):
+        wanted = current.version
+    return store.version(asset, owner, wanted) if wanted else None
+
+
+def read_in_use(asset: str, assistant: Assistant, store: Store) -> Version:
+    """The same, every file verified; raises AbsentError, CorruptVersionError."""
+    pin = assistant.settings.store.pins.get(asset)
+    return store.read(asset, owner_of(asset, assistant), pin)
+
+
 def current_upstream(asset: str, assistant: Assistant, store: Store) -> dict[str, str]:
     """Upstream asset -> the version that would be used now (pinned, else current)."""
     versions = {}
     for name in upstream_of(asset, assistant.settings):
-        current = store.current(name, owner_of(name, assistant))
-        pin = assistant.settings.store.pins.get(name)
-        if pin is None and current is None:
+        version = version_in_use(name, assistant, store)
+        if version is None:
             raise AbsentError(f"{asset} needs {name}, which was never made for {assistant.name}")
-        versions[name] = pin or (current.version if current else "")
+        versions[name] = version.id
     return versions
 
 
@@ -292,9 +321,9 @@ def inherited_overrides(
     for name in upstream_of(asset, assistant.settings):
         owner = owner_of(name, assistant)
         current = store.current(name, owner)
-        pin = assistant.settings.store.pins.get(name)
-        if pin is not None and (version := store.version(name, owner, pin)):
-            found |= version.manifest.overrides
+        if name in assistant.settings.store.pins:
+            version = version_in_use(name, assistant, store)
+            found |= version.manifest.overrides if version else {}
         elif current is not None:
             found |= current.overrides
     return found | dict(own)

@@ -23,8 +23,10 @@ from chatllama_pipeline.recipes import (
     current_upstream,
     owner_of,
     recipe_for,
+    require_pins,
     source_recipe,
     upstream_of,
+    version_in_use,
 )
 from chatllama_pipeline.serving.verdict import release_verdict
 
@@ -39,6 +41,7 @@ class AssetStatus:
     created: str
     stale: list[str]
     overrides: dict[str, Any]
+    pinned: bool = False
 
 
 def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
@@ -50,25 +53,28 @@ def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
             behind = [
                 f"{name} is stale"
                 for name in upstream_of(asset, assistant.settings)
-                if status.version and found[name].stale
+                if status.version and not status.pinned and found[name].stale
             ]
             found[asset] = replace(status, stale=[*status.stale, *behind])
     return list(found.values())
 
 
 def _asset_status(asset: str, assistant: Assistant, store: Store) -> AssetStatus:
-    owner = owner_of(asset, assistant)
-    current = store.current(asset, owner)
-    version = store.version(asset, owner, current.version) if current else None
-    if current is None or version is None:
+    current = store.current(asset, owner_of(asset, assistant))
+    version = version_in_use(asset, assistant, store)
+    if version is None:
         return AssetStatus(asset, None, None, "", ["never made"], {})
     manifest = version.manifest
+    if asset in assistant.settings.store.pins:
+        made = manifest.created
+        return AssetStatus(asset, version.id, manifest.rows, made, [], manifest.overrides, True)
     try:
         recipe = _recipe_now(asset, assistant, store, version)
         stale = _differences(version, recipe)
     except AbsentError as error:
         stale = [str(error)]
-    return AssetStatus(asset, version.id, manifest.rows, manifest.created, stale, current.overrides)
+    overrides = current.overrides if current else {}
+    return AssetStatus(asset, version.id, manifest.rows, manifest.created, stale, overrides)
 
 
 def _recipe_now(asset: str, assistant: Assistant, store: Store, version: Version) -> Recipe:
@@ -103,6 +109,7 @@ def _brief(value: Any) -> str:
 
 def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
     """The report of `python -m chatllama_pipeline status NAME`."""
+    require_pins(assistant, store)
     statuses = asset_statuses(assistant, store)
     yield f"assistant {assistant.name}   {assistant.config}"
     yield from (f"warning: {warning}" for warning in assistant.warnings)
@@ -111,7 +118,8 @@ def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
     for status in statuses:
         rows = "" if status.rows is None else str(status.rows)
         made = status.created[:16].replace("T", " ")
-        state = "; ".join(status.stale) if status.stale else "current"
+        fresh = "pinned (store.pins)" if status.pinned else "current"
+        state = "; ".join(status.stale) if status.stale else fresh
         if status.stale and status.version:
             state = f"stale: {state}"
         if status.overrides:
@@ -131,6 +139,9 @@ def run_lines(assistant: Assistant, store: Store, since: float, now: float) -> I
         current = store.current(asset, owner)
         if asset in SOURCES and asset not in assistant.settings.data.sources:
             yield f"{asset:<25}{current.version if current else ABSENT:<18}{'':>7}  not used"
+            continue
+        if pin := assistant.settings.store.pins.get(asset):
+            yield f"{asset:<25}{pin:<18}{'':>7}  pinned"
             continue
         if current is None or datetime.fromisoformat(current.at).timestamp() < since:
             continue
@@ -180,8 +191,7 @@ def _before_and_after(assistant: Assistant, store: Store) -> Iterator[str]:
 
 
 def _audit_line(assistant: Assistant, store: Store) -> Iterator[str]:
-    current = store.current("data_audit", assistant.name)
-    version = store.version("data_audit", assistant.name, current.version) if current else None
+    version = version_in_use("data_audit", assistant, store)
     if version is not None:
         doubts = [check.name for check in version.manifest.checks if not check.passed]
         told = f"   (look at: {', '.join(doubts)})" if doubts else ""
@@ -191,7 +201,7 @@ def _audit_line(assistant: Assistant, store: Store) -> Iterator[str]:
 def _release_lines(assistant: Assistant, store: Store) -> Iterator[str]:
     """The verdict, the path of the evaluation, and what to do next."""
     path = _evaluation_file(assistant, store)
-    released = store.current("release", assistant.name)
+    released = version_in_use("release", assistant, store)
     if path is None:
         yield "not evaluated yet; make everything with"
         yield f"  {materialize_command(assistant.name)}"
@@ -207,8 +217,7 @@ def _release_lines(assistant: Assistant, store: Store) -> Iterator[str]:
     yield f"evaluation: {path}"
     yield f"report:     {path.with_name(REPORT_FILE)}"
     if released:
-        version = store.version("release", assistant.name, released.version)
-        yield f"release:    {version.path if version else 'its version is missing'}"
+        yield f"release:    {released.path}"
     yield f"next:       {_next_step(assistant, verdict.released, released is not None)}"
 
 
@@ -231,8 +240,5 @@ def materialize_command(name: str, select: str = "*") -> str:
 
 
 def _evaluation_file(assistant: Assistant, store: Store) -> Path | None:
-    current = store.current("evaluation", assistant.name)
-    if current is None:
-        return None
-    version = store.version("evaluation", assistant.name, current.version)
+    version = version_in_use("evaluation", assistant, store)
     return version.path / EVALUATION_FILE if version else None

@@ -26,6 +26,7 @@ from chatllama_pipeline.llm.plans import (
 )
 from chatllama_pipeline.llm.synthetic import KINDS, writer_requests
 from chatllama_pipeline.llm.templates import load_templates
+from chatllama_pipeline.recipes import version_in_use
 from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings import RoleSettings
 
@@ -136,9 +137,8 @@ def _shown(plan: Plan) -> Iterator[str]:
 
 
 def _rows(assistant: Assistant, store: Store, asset: str) -> list[Row] | None:
-    """The rows of the current version; None where there is none."""
-    current = store.current(asset, assistant.name)
-    version = store.version(asset, assistant.name, current.version) if current else None
+    """The rows of the version in use; None where there is none."""
+    version = version_in_use(asset, assistant, store)
     return read_rows(version.path) if version else None
 
 

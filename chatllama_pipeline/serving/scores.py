@@ -15,6 +15,7 @@ from chatllama_pipeline.data.personal_files import OwnFile, read_file
 from chatllama_pipeline.data.personal_rows import Errors, rows_of
 from chatllama_pipeline.data.tables import as_prompt
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.recipes import read_in_use
 from chatllama_pipeline.records import Prompt
 
 REWARD = "reward"
@@ -45,7 +46,7 @@ def score(name: str, file: Path, output: str | None) -> None:
     CSV or Parquet). It is read, never written: each row comes out with `reward` added, 0 being the
     mean of the replies that the model was trained on and 1 their standard deviation.
     """
-    model = Store(store_root()).read("reward_model", load_assistant(name).name)
+    model = read_in_use("reward_model", load_assistant(name), Store(store_root()))
     replies = read_replies(file)
     target = None if output == STDOUT else _target(file, output)
     # torch and transformers take seconds to import, and only this command needs them.

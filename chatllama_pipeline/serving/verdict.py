@@ -7,6 +7,7 @@ import json
 from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import Assistant
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, Verdict
+from chatllama_pipeline.recipes import read_in_use
 from chatllama_pipeline.serving.approvals import is_approved
 
 
@@ -15,8 +16,7 @@ def release_verdict(store: Store, assistant: Assistant) -> Verdict:
 
     Raises AbsentError where there is none, CorruptVersionError where it can't be trusted.
     """
-    pin = assistant.settings.store.pins.get("evaluation")
-    evaluation = store.read("evaluation", assistant.name, pin)
+    evaluation = read_in_use("evaluation", assistant, store)
     found = json.loads((evaluation.path / EVALUATION_FILE).read_text())
     released, reason = bool(found["released"]), str(found["reason"])
     approved = is_approved(store.root, assistant.name, evaluation.id)
