@@ -10,8 +10,9 @@ can't link): each version is whole, and the weights stand on the disk once.
 
 from __future__ import annotations
 
+import copy
 import json
-import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,73 +20,139 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.errors import CheckError, SettingsError, StoreError
 from chatllama_pipeline.models.layout import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     BASE_FOLDER,
     base_folder,
 )
+from chatllama_pipeline.models.merging import (
+    NAME,
+    adapted_layers,
+    can_untie,
+    merge,
+    shared_layers,
+    tried,
+    unmergeable,
+)
+from chatllama_pipeline.models.targets import head_names, in_words, refuse_dropout, targets
 from chatllama_pipeline.pool import link_or_copy
 from chatllama_pipeline.settings import LoraSettings
 
-ALL_LINEAR = "all-linear"
-# peft's own prefix of the names in an adapter's file.
-PREFIX = "base_model.model."
-# The name that peft gives a model's only adapter.
-NAME = "default"
+# peft's own prefix of the names in an adapter's file, and its word for a scoring model.
+PREFIX, SCORES = "base_model.model.", "SEQ_CLS"
 
 
 def add_adapter(model: Any, lora: LoraSettings, section: str, base: Path | str, seed: int) -> None:
     """Freeze `model` and put a fresh adapter into it, drawn from `seed`; its output stays.
 
     A scoring model's head goes on being trained. `base` is the folder of the weights beneath.
-    Raises SettingsError, with the layers there are, for a target that `model` doesn't have.
+    Raises SettingsError, with the layers there are, for a target that `model` doesn't have, or
+    whose adapter could not be merged or loaded again.
     """
-    targets = _targets(model, lora, section)
+    choices = in_words(model)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
-        target_modules=targets,
+        target_modules=targets(model, lora, section),
         use_rslora=lora.use_rslora,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type=_task_type(model),
         base_model_name_or_path=str(base),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _inject(model, config)
+    try:
+        refuse_dropout(model, config, section)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            _inject(model, config)
+    except ValueError as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(
+            f"{section}.lora.target_modules: {type(model).__name__} takes no adapter there "
+            f"({str(error).splitlines()[0]}); layers to name instead: {choices}"
+        ) from error
+    _try(model, f"{section}.lora.target_modules", choices, seed)
     set_trainable(model)
+
+
+def _try(model: Any, key: str, choices: str, seed: int) -> None:
+    """Raise SettingsError where the adapter in `model` could not be merged or loaded again."""
+    culprits = [layer.leaf for layer in shared_layers(model, adapted_layers(model))]
+    if not culprits or can_untie(model):
+        with tried(model, seed):
+            culprits = unmergeable(model)
+    if culprits:
+        raise SettingsError(
+            f"{key}: an adapter of {', '.join(sorted(set(culprits)))} can't be merged into "
+            f"{type(model).__name__}, which uses these weights elsewhere too; layers to name "
+            f"instead: {choices}"
+        )
+    if not _comes_back(model):
+        raise SettingsError(
+            f"{key}: {type(model).__name__} would be adapted elsewhere when it is loaded again; "
+            f"name the layers by their last names: {choices}"
+        )
+
+
+def _comes_back(model: Any) -> bool:
+    """Whether the adapter's config, as stored, makes the same weights in a fresh model."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        bare = type(model)(copy.deepcopy(model.config))
+        _inject(bare, LoraConfig.from_peft_type(**_stored(model)))
+    shapes = [
+        {name: p.shape for name, p in each.named_parameters() if ".lora_" in name}
+        for each in (model, bare)
+    ]
+    return shapes[0] == shapes[1]
 
 
 def load_adapter(model: Any, folder: Path | str) -> None:
     """Put the adapter in `folder`, with its head if it has one, into `model`, frozen.
 
     `model` holds the raw base. An adapter of a language model may go under a scoring model: the
-    head is then left as it is.
+    head is then left as it is, and so is an adapter of the output layer. Raises StoreError where
+    the adapter is of another model.
     """
     folder = Path(folder)
     stored = json.loads((folder / ADAPTER_CONFIG).read_text())
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    if _task_type(model) == SCORES != stored["task_type"]:
+        inside = {name for name, _ in model.base_model.named_children()} | {model.base_model_prefix}
+        weights = {
+            n: w for n, w in weights.items() if n.removeprefix(PREFIX).split(".")[0] in inside
+        }
     stored |= {"modules_to_save": None, "inference_mode": False, "task_type": _task_type(model)}
     config = LoraConfig.from_peft_type(**stored)
     config.base_model_name_or_path = str(base_folder(folder))
-    with torch.random.fork_rng(devices=[]):
-        _inject(model, config)
-    parameters = dict(model.named_parameters())
-    weights = load_file(folder / ADAPTER_WEIGHTS)
-    with torch.no_grad():
-        for outside, tensor in weights.items():
-            name = _inside(outside)
-            # T5's language model has no prefix before its backbone, its scoring model has.
-            within = name if name in parameters else f"{model.base_model_prefix}.{name}"
-            parameters[within].copy_(tensor)
+    if weights:
+        with torch.random.fork_rng(devices=[]):
+            _inject(model, config)
+    _fill(model, weights, folder / ADAPTER_WEIGHTS)
     model.requires_grad_(False)
+
+
+@torch.no_grad()
+def _fill(model: Any, weights: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Copy an adapter file's tensors into `model`; every weight of the adapter must be there."""
+    names = {_outside(name): name for name, _ in model.named_parameters()}
+    # T5's language model has no prefix before its backbone, its scoring model has.
+    within = f"{PREFIX}{model.base_model_prefix}."
+    names = {outside.replace(within, PREFIX, 1): name for outside, name in names.items()} | names
+    unknown = weights.keys() - names.keys()
+    loaded = {names[outside]: tensor for outside, tensor in weights.items() if outside in names}
+    lacking = {name for name in names.values() if ".lora_" in name} - loaded.keys()
+    if unknown or lacking:
+        odd = ", ".join(sorted(unknown | lacking)[:3])
+        raise StoreError(f"{file} is no adapter of a {type(model).__name__} ({odd}): make it again")
+    for name, tensor in loaded.items():
+        model.get_parameter(name).copy_(tensor)
 
 
 def set_trainable(model: Any) -> None:
@@ -133,26 +200,20 @@ def save_model(model: Any, folder: Path | str) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     parameters = dict(model.named_parameters())
-    config = model.peft_config[NAME]
     weights = {
         _outside(name): parameters[name].detach().cpu().contiguous()
         for name in _trained_names(model)
     }
     save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    stored = {
-        **config.to_dict(),
-        # A path has no place in a version: its hash would differ from machine to machine.
-        "base_model_name_or_path": BASE_FOLDER,
-        "modules_to_save": head_names(model) or None,
-        "inference_mode": True,
-    }
-    plain = {key: sorted(v) if isinstance(v, set) else v for key, v in stored.items()}
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
+    stored = {**_stored(model), "modules_to_save": head_names(model) or None}
+    stored["inference_mode"] = True
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None and model.can_generate():
         model.generation_config.save_pretrained(folder)
-    link_base(Path(config.base_model_name_or_path), folder / BASE_FOLDER)
+    base = Path(model.peft_config[NAME].base_model_name_or_path)
+    link_base(base, folder / BASE_FOLDER)
 
 
 def link_base(base: Path, folder: Path) -> None:
@@ -168,74 +229,44 @@ def link_base(base: Path, folder: Path) -> None:
 def merge_adapter(model: Any) -> Any:
     """Add the adapter in `model` to its weights (rounded once) and take it out, in place.
 
-    What is left is a plain model of transformers, every weight of which learns.
+    What is left is a plain model of transformers, every weight of which learns. Raises CheckError
+    where it would not say the same, with the layers that are to blame.
     """
-    found = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
-    for name, layer in found:
-        layer.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    if found:
+    if is_adapted(model):
+        culprits = unmergeable(model)
+        if culprits or not merge(model):
+            raise CheckError(
+                f"{type(model).__name__} says something else with its adapter merged (layers "
+                f"{', '.join(culprits) or 'unknown'}): train it with other layers in "
+                "lora.target_modules"
+            )
         del model.peft_config
     return model.requires_grad_(True)
 
 
-def linear_names(model: Any) -> list[str]:
-    """The last parts of the names of the layers that an adapter can go into, without heads."""
-    heads = set(head_names(model))
-    output = model.get_output_embeddings()
-    return sorted(
-        {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear | Conv1D)
-            and module is not output
-            and name.split(".")[0] not in heads
-        }
-    )
+def _stored(model: Any) -> dict[str, Any]:
+    """The adapter's config as JSON data.
 
-
-def _targets(model: Any, lora: LoraSettings, section: str) -> list[str] | str:
-    """peft's `target_modules`; each that is named must be there."""
-    known = linear_names(model)
-    targets = lora.target_modules
-    if targets is None:
-        usual = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
-        return usual or ALL_LINEAR
-    if isinstance(targets, str) and targets != ALL_LINEAR:
-        names = [name for name, _ in model.named_modules()]
-        missing = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
-    elif isinstance(targets, str):
-        missing = []
-    else:
-        names = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
-        missing = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in names)]
-    if missing:
-        raise SettingsError(
-            f"{section}.lora.target_modules: {type(model).__name__} has no layer "
-            f"{', '.join(missing)}; those there are: {', '.join(known)} (or {ALL_LINEAR})"
-        )
-    return targets
+    A path has no place in a version: its hash would differ from machine to machine.
+    """
+    config = {**model.peft_config[NAME].to_dict(), "base_model_name_or_path": BASE_FOLDER}
+    return {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
 
 
 def _task_type(model: Any) -> str:
     if model.get_output_embeddings() is None:
-        return "SEQ_CLS"
+        return SCORES
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def _inject(model: Any, config: LoraConfig) -> None:
-    inject_adapter_in_model(config, model, NAME)
+    with warnings.catch_warnings():
+        # Of tied layers, experts and transposed weights: a trial tells what comes of them.
+        warnings.simplefilter("ignore")
+        inject_adapter_in_model(config, model, NAME)
     model.peft_config = {NAME: config}
     # A new adapter's dropout is on, whatever the model around it does.
     model.train(model.training)
-
-
-def head_names(model: Any) -> list[str]:
-    """The children of a scoring model that are no part of its backbone."""
-    if model.get_output_embeddings() is not None:
-        return []
-    return [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
 
 def _trained_names(model: Any) -> list[str]:
@@ -249,9 +280,3 @@ def _trained_names(model: Any) -> list[str]:
 
 def _outside(name: str) -> str:
     return PREFIX + name.replace(f".{NAME}.", ".").removesuffix(f".{NAME}")
-
-
-def _inside(name: str) -> str:
-    """The parameter's name in a model, of a name in an adapter's file."""
-    plain = name.removeprefix(PREFIX)
-    return re.sub(r"\.(lora_[A-Za-z_]+)\.", rf".\1.{NAME}.", plain)

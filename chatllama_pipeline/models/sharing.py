@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from chatllama_pipeline.models.adapters import head_names
 from chatllama_pipeline.models.heads import draw_head, scoring_class
 from chatllama_pipeline.models.loading import load_config
+from chatllama_pipeline.models.targets import head_names
 
 
 def shared_copy(model: Any, own: Sequence[str] = ()) -> Any:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from chatllama_pipeline.errors import StoreError
+from chatllama_pipeline.errors import CheckError, StoreError
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
 from chatllama_pipeline.models.adapters import merge_adapter
 from chatllama_pipeline.models.chat import stop_ids
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.layout import has_adapter
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
+from chatllama_pipeline.models.merging import agree, outputs
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.pool import link_or_copy
 from chatllama_pipeline.progress import Progress
@@ -44,7 +45,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     evaluation = Evaluation.read(Path(spec.inputs["evaluation"]))
 
     if has_adapter(source):
-        merge_adapter(load_actor(source, torch.float32)).save_pretrained(output)
+        _write_merged(source, output)
     else:
         _copy_weights(source, output, stage)
     tokenizer = load_tokenizer(source)
@@ -62,6 +63,19 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     size = sum(path.stat().st_size for path in output.glob("*.safetensors"))
     progress.say(f"{stage} released, {size / 1e6:.1f} MB of weights")
     return Outcome(metrics={"weight_bytes": size, "stage": stage})
+
+
+def _write_merged(source: Path, output: Path) -> None:
+    """The model in `source` with its adapter merged; CheckError if it reads back as another."""
+    model = merge_adapter(load_actor(source, torch.float32))
+    model.save_pretrained(output)
+    said = outputs(model)
+    del model
+    if not agree(said, outputs(load_actor(output, torch.float32))):
+        raise CheckError(
+            "the merged model says something else once it is saved and loaded: train the adapter "
+            "with other layers in actor_config.lora.target_modules, without embeddings and heads"
+        )
 
 
 def _copy_weights(source: Path, output: Path, stage: str) -> None:

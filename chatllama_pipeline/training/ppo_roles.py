@@ -15,7 +15,6 @@ import torch
 
 from chatllama_pipeline.models.adapters import (
     add_adapter,
-    head_names,
     load_adapter,
     merge_adapter,
     set_trainable,
@@ -24,6 +23,7 @@ from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
 from chatllama_pipeline.models.loading import load_config
 from chatllama_pipeline.models.sharing import scoring_on, shared_copy
+from chatllama_pipeline.models.targets import head_names
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 
