@@ -38,11 +38,11 @@ CODE_VERSION: dict[str, str] = {
     "data_audit": "1",
     "actor_base": "1",
     "reward_base": "1",
-    "reward_model": "2",
-    "actor_sft": "1",
-    "actor_ppo": "3",
+    "reward_model": "3",
+    "actor_sft": "2",
+    "actor_ppo": "4",
     "evaluation": "5",
-    "release": "1",
+    "release": "2",
 }
 
 UPSTREAM: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.evaluation.figures import Verdict
 from chatllama_pipeline.models.adapters import add_adapter, save_model
 from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.models.merging import outputs
 from chatllama_pipeline.settings import LoraSettings
 
 
@@ -171,3 +173,24 @@ def test_a_release_of_an_adapter_is_a_plain_model_with_its_outputs(
         base = load_actor(tiny_base_folder, torch.float32)
         assert (plain(ids).logits - base(ids).logits).abs().max() > 1e-3
     assert pipeline("text-generation", str(released))("alpha")[0]["generated_text"] != ""
+
+
+def test_a_release_of_an_adapted_output_layer_that_was_tied_says_what_was_evaluated(
+    release: Callable[..., Path], tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_base_folder, base := tmp_path / "tied")
+    tied = AutoModelForCausalLM.from_pretrained(base, tie_word_embeddings=True)
+    tied.save_pretrained(base)
+    actor = load_actor(base, torch.float32)
+    assert actor.lm_head.weight is actor.model.embed_tokens.weight
+    lora = LoraSettings(target_modules=["q_proj", "lm_head"])
+    add_adapter(actor, lora, "actor_config", base, seed=0)
+    with torch.no_grad():
+        for name, parameter in actor.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.05)
+    save_model(actor, tmp_path / "adapted")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "adapted")
+    plain = AutoModelForCausalLM.from_pretrained(release(actor=tmp_path / "adapted"))
+    torch.testing.assert_close(outputs(plain), outputs(actor), atol=1e-5, rtol=1e-5)
+    assert (outputs(plain) - outputs(tied)).abs().max() > 1e-3
