@@ -1,5 +1,6 @@
 """What every asset declares alike, so that an asset's own lines say only what is its own."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,29 @@ from chatllama_pipeline.training import CHECK_NAMES as TRAINING_CHECKS
 
 OWNERS = ["team:assistants"]
 CHECK_NAMES = {**DATA_CHECKS, **TRAINING_CHECKS, **EVALUATION_CHECKS}
+CHECK_TEXTS = {
+    "schema": "Every row has the table's columns, of their types, and no null where none may be.",
+    "not_empty": "There are rows at all.",
+    "identical_pairs": "Few pairs have the same text as both replies (checks.max_identical_pairs).",
+    "no_split_leak": "No conversation stands on two sides of the splits.",
+    "length_only_accuracy": "Choosing the longer reply is seldom right "
+    "(checks.max_length_only_accuracy): else a reward model learns length.",
+    "enough_rows": "Enough scored replies for a reward model (checks.min_reward_rows).",
+    "judge_agreement": "The judge prefers what people chose (checks.min_judge_agreement).",
+    "split_overlap": "No training row's prompt is held out for validation or test, in any table.",
+    "near_duplicates": "Few prompts that are nearly the same (checks.max_near_duplicates).",
+    "alike_pairs": "Few pairs whose replies hardly differ (checks.max_alike_pairs).",
+    "length_only_held_out": "On held-out pairs, lengths alone don't tell what people chose.",
+    "personal_data": "Little personal data in the tables (checks.max_personal_data).",
+    "memory_plan": "The stage fits into the memory that is free, before weights are loaded.",
+    "finite_loss": "Losses and gradients stayed finite, but for single steps.",
+    "collapse": "Replies became no repetitions, didn't shrink, and went on ending.",
+    "release_gate": "The judge prefers the actor after PPO, within the limits on KL and length: "
+    "what fails is held back, and the release before stays.",
+    "reward_accuracy": "The reward model is right on unseen pairs (checks.min_reward_accuracy).",
+    "kl_per_reply": "PPO stayed near the actor it began with (checks.max_kl, nats per reply).",
+    "reply_length": "Replies got neither much longer nor shorter (checks.max_length_ratio).",
+}
 
 
 def pipeline_asset(
@@ -26,7 +50,7 @@ def pipeline_asset(
     return dg.asset(
         name=name,
         deps=UPSTREAM[name],
-        partitions_def=None if name in SOURCES else ASSISTANTS,
+        partitions_def=partitions_of(name),
         group_name=group,
         kinds=set(kinds),
         owners=OWNERS,
@@ -37,8 +61,25 @@ def pipeline_asset(
 
 
 def asset_checks(asset: str) -> list[dg.AssetCheckSpec]:
-    """The checks that a version of `asset` comes with; failed blocking ones keep it unpublished."""
-    return [
-        dg.AssetCheckSpec(name, asset=asset, blocking=blocking)
-        for name, blocking in CHECK_NAMES.get(asset, [])
-    ]
+    """The checks that a version of `asset` comes with; failed blocking ones keep it unpublished.
+
+    Each is partitioned as its asset is, so that no assistant's result stands for another's.
+    """
+    with warnings.catch_warnings():
+        # Partitions of checks are a preview of Dagster's; without them results mix.
+        warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec")
+        return [
+            dg.AssetCheckSpec(
+                name,
+                asset=asset,
+                blocking=blocking,
+                description=CHECK_TEXTS[name],
+                partitions_def=partitions_of(asset),
+            )
+            for name, blocking in CHECK_NAMES.get(asset, [])
+        ]
+
+
+def partitions_of(asset: str) -> dg.PartitionsDefinition[str] | None:
+    """Assistants, but for the sources, which all of them share."""
+    return None if asset in SOURCES else ASSISTANTS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.specs import OWNERS
+from assets.specs import CHECK_NAMES, CHECK_TEXTS, OWNERS
 from chatllama_pipeline.data.sources import SOURCES
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.recipes import CODE_VERSION, MADE_FROM, UPSTREAM
@@ -66,6 +66,19 @@ def test_every_asset_has_its_group_owners_kinds_description_and_place() -> None:
         assert node.code_version == CODE_VERSION[name], name
         assert {parent.to_user_string() for parent in node.parent_keys} == set(UPSTREAM[name]), name
         assert (node.partitions_def is None) == (name in SOURCES), name
+
+
+def test_every_check_has_a_description_and_the_partitions_of_its_asset() -> None:
+    graph = definitions.resolve_asset_graph()
+    found = list(graph.asset_check_keys)
+    assert found
+    for key in found:
+        check = graph.get_check_spec(key)
+        assert check.description, key
+        shared = key.asset_key.to_user_string() in SOURCES
+        assert (check.partitions_def is None) == shared, key
+    named = {name for checks in CHECK_NAMES.values() for name, _ in checks}
+    assert named == set(CHECK_TEXTS)
 
 
 def test_every_table_of_what_assets_are_made_from_speaks_of_the_same_assets() -> None:

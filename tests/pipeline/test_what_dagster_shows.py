@@ -64,6 +64,7 @@ def test_every_check_of_every_asset_was_recorded(instance: dg.DagsterInstance) -
             key = dg.AssetCheckKey(dg.AssetKey(asset), name)
             [execution] = instance.event_log_storage.get_asset_check_execution_history(key, 1)
             assert execution.event is not None
+            assert execution.partition == (None if asset in SOURCES else "tiny")
             evaluation = execution.event.dagster_event.asset_check_evaluation_data  # type: ignore[union-attr]
             assert evaluation.blocking == blocking
             assert evaluation.passed or not blocking
