@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Generic, TypeVar
 
+from chatllama_pipeline.llm.choice_parsing import Choice, read_choice
 from chatllama_pipeline.llm.requests import (
     Answer,
     LlmClient,
@@ -23,9 +24,10 @@ from chatllama_pipeline.llm.requests import (
     LlmRequest,
     OnProgress,
 )
-from chatllama_pipeline.llm.score_parsing import REFUSED, Choice, read_choice, read_score
+from chatllama_pipeline.llm.score_parsing import REFUSED, read_score
 from chatllama_pipeline.llm.templates import Marks, Template
 from chatllama_pipeline.records import Message, Prompt
+from chatllama_pipeline.thoughts import spoken
 
 T = TypeVar("T")
 
@@ -218,7 +220,7 @@ def _read_score(reply: LlmReply) -> tuple[float | None, str]:
 
 
 def _read_choice(reply: LlmReply) -> tuple[Choice | None, str]:
-    return read_choice(reply.text)
+    return read_choice(reply.text, cut_off=reply.finish_reason == "length")
 
 
 def _asked_again(request: LlmRequest, heard: _Heard[T]) -> LlmRequest:
@@ -227,7 +229,7 @@ def _asked_again(request: LlmRequest, heard: _Heard[T]) -> LlmRequest:
     told = Message(
         "user", f"That could not be read: {heard.reason}. Answer with {wanted} and nothing else."
     )
-    said = Message("assistant", heard.raw.strip() or "(nothing)")
+    said = Message("assistant", spoken(heard.raw).reply.strip() or "(nothing)")
     return replace(request, messages=(*request.messages, said, told))
 
 

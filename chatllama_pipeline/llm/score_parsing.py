@@ -1,65 +1,117 @@
-"""Reading a judge's reply: a score from 0 to 5, or which of two replies is better.
+"""Reading a judge's reply: the score from 0 to 5 that it states.
 
-A score counts only where it is the judge's own word without a doubt: the whole reply, its first or
-its last line, or the only number in it. So a text that plants "Score: 5" wins nothing when the
-judge quotes it: a second number makes the reply unreadable, and the judge is asked again.
+A score counts only where the judge states one: in JSON, as its whole reply or a whole line of it,
+behind a label ("Score: 4"), as a share ("4/5", "4 out of 5"), or behind its own act of
+giving ("I give it a 4"). A number in prose, in a quotation, in a name or beside a refusal is none,
+nor is one of which the judge isn't sure. What can't be read is asked again (`judge.py`).
 """
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import regex
+
+from chatllama_pipeline.llm import verdict_words as words
+from chatllama_pipeline.llm.verdict_scales import declares_another, has_another, in_one_form
+from chatllama_pipeline.llm.verdict_text import (
+    DECORATION,
+    EDGE,
+    END,
+    LOOK_BACK,
+    Stated,
+    is_refusal,
+    is_told,
+    own_lines,
+    own_words,
+    plain,
+    standing_objects,
+    values_of,
+    without,
+)
+from chatllama_pipeline.thoughts import spoken
 
 LOWEST, HIGHEST = 0.0, 5.0
-
-Choice = Literal["A", "B", "tie"]
 
 # Why a reply could not be read.
 OUT_OF_RANGE = "out of range"
 SEVERAL = "several numbers"
+UNSURE = "not sure"
 OTHER_SCALE = "another scale"
 NO_SCORE = "no score"
 REFUSED = "refused"
 CUT_OFF = "cut off"
-NO_CHOICE = "no choice"
 
-_WORDS = {
-    **{"zero": 0.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0},
-    **{"six": 6.0, "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0},
-}
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_FENCE = re.compile(r"^```\w*\s*\n(.*?)\n?```$", re.DOTALL)
-_DECORATION = "*_`#>\"'()[]{}|.!:= \t\u201c\u201d\u2018\u2019\u00ab\u00bb\u3002"
-# "0 to 5", "out of 5", "scale of 5", "/5": the scale, not a score.
-_RANGE = re.compile(
-    r"(?<![\w.,])0(?:\.0)?\s*(?:to|-|\u2013|\u2014|\.\.+)\s*5(?:\.0)?(?![\w.,]*\d)", re.I
+_FLAGS = regex.IGNORECASE | regex.MULTILINE
+_SIGN = r"(?:(?<![\w.)])(?P<sign>-)(?=\d)|(?<![\d.,/#\p{Latin}\p{Cyrillic}-]))"
+_DIGITS = r"(?P<digits>\d{1,4}(?:[.,]\d{1,2})?)(?!\d|[.,]\d|-?[\p{Latin}\p{Cyrillic}])"
+_SCALE = r"\s*/\s*5(?:[.,]0+)?(?![\d%]|[.,]\d)"
+_UNIT = rf"(?:\s*(?:{words.UNITS}){END})"
+_OR = rf"\s*(?:{words.OR})\s*(?:(?:an?|eine?|une?|un)\s+)?\d"
+_FIRM = (
+    rf"(?!\s*(?:[/%?]|{words.HEDGES_AFTER})|{_OR}|\s+\d/\d|"
+    rf"\s*[,;(]?\s*{EDGE}(?:{words.HEDGES}){END})"
 )
-_OUT_OF = re.compile(r"\s*(?:/|\bout of\b|\bof\b)\s*5(?:\.0+)?(?![\w]|[.,]\d)", re.IGNORECASE)
-_OTHER_SCALE = re.compile(r"\d\s*(?:/|\bout of\b)\s*\d|\d\s*%", re.IGNORECASE)
-_HALF = re.compile(r"\bhalf\b|\u2044|[\u00bc-\u00be\u2150-\u215e]", re.IGNORECASE)
-_NUMBER = re.compile(
-    r"(?<![\w.,/])(?P<sign>[-\u2212\u2013]?)(?P<digits>\d+(?:[.,]\d+)?)(?![\w/]|[.,]\d)"
-    rf"|(?<!\w)(?P<word>{'|'.join(_WORDS)})(?!\w)",
-    re.IGNORECASE,
+_NUMBER = rf"{_SIGN}{_DIGITS}(?P<scale>{_SCALE})?{_UNIT}?{_FIRM}"
+_WORD = rf"(?P<word>{'|'.join(words.NUMBER_WORDS)}){END}(?:{_SCALE})?{_UNIT}?"
+# "4 because ..." is a score, "4 flaws" is none.
+_ENDS = (
+    rf"(?=\s*(?:$|[.;:!)\],\u3002\u0964\u2013\u2014(|\p{{So}}]|-\s|(?:{words.GOES_ON}){END})|"
+    r"\s+(?-i:\p{Lu}))"
 )
-_LABEL = re.compile(
-    r"^(?:(?:the|my|final|overall|total|your)\s+)*(?:score|rating|grade|overall|total|verdict|answer)"
-    r"\s*(?:is|of)?\s*[:=]?\s*(?:is\s+)?",
-    re.IGNORECASE,
+_CLOSINGS = rf"(?:\s*(?:{words.CLOSINGS})){{0,3}}"
+_IN_BRACKETS = r"(?:\s*\([^()\n\d]{0,30}\))?"
+_LABEL = (
+    rf"{EDGE}(?:(?:{words.BEFORE_LABELS}){END}\s*){{0,4}}(?:{words.LABELS}){END}"
+    rf"(?:\s*(?:{words.AFTER_LABELS}){END})?{_IN_BRACKETS}"
 )
-_REFUSAL = re.compile(
-    r"\b(?:can(?:no|')t|can\u2019t|cannot|won['\u2019]t|unable|not able|refuse|sorry|decline)\b",
-    re.IGNORECASE,
+_LINK = (
+    rf"(?:\s*{EDGE}(?:{words.LINKS}){END}|\s*(?:[:=|\u2192]|[-=]*>)|\s+[-\u2013\u2014](?=\s)){{0,4}}"
+    r"\s*[\[(]?"
 )
-_CHOICE_LABEL = re.compile(
-    r"^(?:(?:the|my|final|better|best)\s+)*(?:answer|verdict|choice|winner|preference|better|reply)?"
-    r"\s*(?:is|:|=)?\s*(?:reply|response|assistant|option)?\s*",
-    re.IGNORECASE,
+_WEAK_LABEL = (
+    rf"(?<=^\W{{0,12}}|[.!?\u3002]\s{{0,3}})(?:(?:{words.BEFORE_LABELS}){END}\s*){{0,4}}"
+    rf"(?:{words.WEAK_LABELS}){END}"
+    rf"(?:\s*(?:{words.AFTER_LABELS}){END})?{_IN_BRACKETS}\s*[:=|]\s*"
 )
-_TIES = {"tie", "c", "equal", "both", "neither", "draw", "same"}
+_ANY_LABEL = rf"(?:(?P<label>{_LABEL}){_LINK}|(?P<weak>{_WEAK_LABEL}))"
+
+_ALONE = regex.compile(
+    rf"(?:{_ANY_LABEL}?{_NUMBER}|(?:(?:{_LABEL})\s*[:=]\s*)?{_WORD}){_CLOSINGS}", _FLAGS
+)
+_LABELLED = regex.compile(rf"(?P<label>{_LABEL}){_LINK}{_NUMBER}{_CLOSINGS}{_ENDS}", _FLAGS)
+_WEAKLY = regex.compile(rf"(?P<label>{_WEAK_LABEL}){_NUMBER}\s*(?=$|[.(!\u3002]|[,;-]\s)", _FLAGS)
+_SHARE = regex.compile(rf"{_SIGN}{_DIGITS}(?P<scale>{_SCALE}){_UNIT}?{_FIRM}{_ENDS}", _FLAGS)
+_GIVEN = regex.compile(
+    rf"{EDGE}(?:{words.GIVES}){END}(?:\s*{EDGE}(?:{words.GIVEN}){END}){{0,12}}\s*"
+    rf"{_NUMBER}{_CLOSINGS}{_ENDS}",
+    _FLAGS,
+)
+_GIVEN_AFTER = regex.compile(
+    rf"{_SIGN}{_DIGITS}(?P<scale>{_SCALE})?{_UNIT}\s*(?:{words.GIVES_AFTER}){_ENDS}", _FLAGS
+)
+_FINAL = regex.compile(rf"{EDGE}(?:{words.FINAL})", _FLAGS)
+_SEVERAL = regex.compile(rf"\d{_OR}|\d\s*(?:{words.HEDGES_AFTER})|\bhalf\b|\u2044", _FLAGS)
+_HEDGED = regex.compile(rf"{EDGE}(?:{words.HEDGES}){END}|\d\s*\?", _FLAGS)
+# What stands before a label that begins a sentence.
+_STARTS = regex.compile(r"(?:^|[\n.!?;:,\u3002\u0964|(\u2022*\p{So}-]|\d[.)])\s*$")
+_LEADS = regex.compile(rf"(?:{_STARTS.pattern[:-4]}|\s)(?:{words.LEADING})\s+$", regex.IGNORECASE)
+
+_KEYS = tuple(
+    first + key
+    for first in ("", "final_", "overall_", "total_")
+    for key in ("score", "rating", "评分", "得分", "スコア", "点数", "स्कोर", "الدرجة", "оценка")
+)
+_SCALE_KEYS = ("max", "max_score", "maximum", "out_of", "scale")
+# An object whose beginning is whole and whose end isn't.
+_HEAD = regex.compile(
+    r"\s*(?:```\w*\s*)?\{\s*[\"']?(?:final_|overall_|total_)?(?:score|rating)[\"']?\s*:\s*"
+    r"(?:\"([^\"\n]*)\"|'([^'\n]*)'|(-?\d+(?:\.\d+)?))\s*[,}]",
+    regex.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -70,98 +122,155 @@ class Reading:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class _Found:
+    value: float
+    label: str = ""
+    has_scale: bool = False
+    begins: bool = False
+    is_led_to: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        return _FINAL.search(self.label) is not None
+
+
 def read_score(reply: str, cut_off: bool = False) -> Reading:
-    """The score 0..5 that a judge's reply gives; `cut_off` says that it hit its token limit."""
-    text = _bare(reply)
+    """The score 0..5 that a judge's reply states; `cut_off` says that it hit its token limit."""
+    spoken_reply = spoken(reply)
+    if not spoken_reply.finished:
+        return Reading(None, CUT_OFF)
+    text = plain(spoken_reply.reply)
+    objects = standing_objects(text)
     if cut_off:
-        # What came before the last line break is whole.
-        text = text.rpartition("\n")[0]
-        if not text.strip():
-            return Reading(None, CUT_OFF)
-    lines = [line for line in text.splitlines() if line.strip()]
-    ends = [lines[0], lines[-1]] if lines else []
-    if cut_off:
-        ends = ends[:1]
-    found = [_statement(candidate) for candidate in (text, *ends)]
-    values = {value for value in found if value is not None}
-    if not values and not cut_off:
-        values = set(_numbers(text))
-        if _HALF.search(text):
-            return Reading(None, SEVERAL)
-        if _OTHER_SCALE.search(_without_scale(text)):
-            return Reading(None, OTHER_SCALE)
-    if len(values) > 1:
-        return Reading(None, SEVERAL)
-    if not values:
-        return Reading(None, REFUSED if _REFUSAL.search(text) else NO_SCORE)
-    [value] = values
+        return _of_cut_off(text, objects)
+    stated = [r for found in objects if (r := _of_object(found.value)) is not None]
+    if not stated and (head := _HEAD.match(text)):
+        stated = [_of_value(head[1] or head[2] or head[3])]
+        objects = [Stated({}, 0, len(text))]
+    if stated:
+        beside = _labelled(own_words(without(text, objects)))
+        return _only([*stated, *(_ranged(one.value) for one in beside if one.begins)])
+    said = own_words(text)
+    if is_refusal(said):
+        return Reading(None, REFUSED)
+    return _of_words(said)
+
+
+def _of_cut_off(text: str, objects: Sequence[Stated]) -> Reading:
+    """What is whole although the reply isn't: an object that begins or ends it, a labelled line.
+
+    A bare number as the first line may be the beginning of thoughts.
+    """
+    whole = [o for o in objects if not text[: o.start].strip("` \njson")]
+    whole += [o for o in objects if not text[o.end :].strip("` \n")]
+    for found in whole:
+        if (reading := _of_object(found.value)) is not None:
+            return reading
+    if head := _HEAD.match(text):
+        return _of_value(head[1] or head[2] or head[3])
+    first, broken, _ = text.partition("\n")
+    line = _alone(in_one_form(own_words(first))) if broken else None
+    if line is not None and (line.label or line.has_scale):
+        return _ranged(line.value)
+    return Reading(None, CUT_OFF)
+
+
+def _of_object(value: Any) -> Reading | None:
+    """What a JSON object states; None where it speaks of no score."""
+    found = values_of(value, _KEYS)
+    if not found:
+        return None
+    holder = found[0][0]
+    scale = next((str(holder[key]) for key in _SCALE_KEYS if key in holder), "5")
+    if regex.findall(r"\d+(?:\.\d+)?", scale)[-1:] not in (["5"], ["5.0"]):
+        return Reading(None, OTHER_SCALE)
+    texts = [text for text in holder.values() if isinstance(text, str)]
+    if any(is_refusal(own_words(plain(text))) for text in texts):
+        return Reading(None, REFUSED)
+    return _only([_of_value(stated) for _, stated in found])
+
+
+def _of_value(stated: Any) -> Reading:
+    if isinstance(stated, int | float) and not isinstance(stated, bool):
+        return _ranged(float(stated)) if math.isfinite(stated) else Reading(None, NO_SCORE)
+    if isinstance(stated, str):
+        said = in_one_form(own_words(plain(stated)))
+        line = _alone(said)
+        return Reading(None, _why_none(said)) if line is None else _ranged(line.value)
+    return Reading(None, NO_SCORE)
+
+
+def _of_words(said: str) -> Reading:
+    text = in_one_form(said)
+    alone = [_alone(line) for line in dict.fromkeys([text, *own_lines(text)])]
+    labelled = _labelled(text)
+    final = [one for one in labelled if one.is_final and one.begins]
+    begun = final or [one for one in labelled if one.begins]
+    given = [one for pattern in (_SHARE, _GIVEN, _GIVEN_AFTER) for one in _search(pattern, text)]
+    for found in ([*filter(None, alone), *begun], [*labelled, *given]):
+        if declares_another(text):
+            found = [one for one in found if one.has_scale]
+        if found:
+            return _only([_ranged(one.value) for one in found])
+    return Reading(None, _why_none(text))
+
+
+def _why_none(text: str) -> str:
+    if has_another(text):
+        return OTHER_SCALE
+    if _SEVERAL.search(text):
+        return SEVERAL
+    if _HEDGED.search(text):
+        return UNSURE
+    return REFUSED if is_refusal(text, apologies=True) else NO_SCORE
+
+
+def _only(readings: Sequence[Reading]) -> Reading:
+    """The one that all agree in; a reading without a score is the whole's."""
+    distinct = list(dict.fromkeys(readings))
+    unread = next((one for one in distinct if one.score is None), None)
+    if unread is not None or len(distinct) == 1:
+        return unread or distinct[0]
+    return Reading(None, SEVERAL)
+
+
+def _ranged(value: float) -> Reading:
     return Reading(value) if LOWEST <= value <= HIGHEST else Reading(None, OUT_OF_RANGE)
 
 
-def read_choice(reply: str) -> tuple[Choice | None, str]:
-    """Which reply a judge prefers, or the reason why none can be read."""
-    text = _bare(reply)
-    lines = [line for line in text.splitlines() if line.strip()]
-    ends = [lines[0], lines[-1]] if lines else []
-    choices = {choice for choice in map(_choice, (text, *ends)) if choice is not None}
-    if len(choices) == 1:
-        return choices.pop(), ""
-    return None, REFUSED if not choices and _REFUSAL.search(text) else NO_CHOICE
+def _alone(text: str) -> _Found | None:
+    """The score of a text that is nothing else."""
+    found = _ALONE.fullmatch(text.strip(DECORATION))
+    return _found(found) if found else None
 
 
-def _bare(reply: str) -> str:
-    """The reply without a reasoning model's thoughts and a fence around it, digits made plain."""
-    text = _THINKING.sub("", unicodedata.normalize("NFKC", reply)).strip()
-    fenced = _FENCE.match(text)
-    return fenced[1].strip() if fenced else text
+def _labelled(text: str) -> list[_Found]:
+    """Scores behind labels of the judge's own; "the team's score" is another one's."""
+    return [
+        one
+        for pattern in (_LABELLED, _WEAKLY)
+        for one in _search(pattern, text)
+        if one.begins or one.is_led_to
+    ]
 
 
-def _from_json(text: str, key: str) -> Any:
-    """The value of `key` where the text is a JSON object that has it, else None."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict):
-        return None
-    return next((value for name, value in found.items() if str(name).lower() == key), None)
+def _search(pattern: regex.Pattern[str], text: str) -> Iterator[_Found]:
+    """What the judge itself says, for sure, wherever it stands."""
+    for found in pattern.finditer(text):
+        if not is_told(text, found.start()):
+            before = text[max(0, found.start() - LOOK_BACK) : found.start()]
+            one = _found(found)
+            yield replace(
+                one, begins=bool(_STARTS.search(before)), is_led_to=bool(_LEADS.search(before))
+            )
 
 
-def _statement(text: str) -> float | None:
-    """The number of a text that is nothing but a score: "4", "Score: 3.5", "**4**/5", JSON."""
-    stated = _from_json(text, "score")
-    if isinstance(stated, int | float) and not isinstance(stated, bool):
-        return float(stated)
-    if isinstance(stated, str):
-        text = stated
-    text = _LABEL.sub("", text.strip().strip(_DECORATION)).strip(_DECORATION)
-    text = _OUT_OF.sub("", text).strip(_DECORATION)
-    text = re.sub(r"\s+(?:points?|stars?)$", "", text, flags=re.IGNORECASE)
-    whole = _NUMBER.fullmatch(text)
-    return _value(whole) if whole else None
-
-
-def _without_scale(text: str) -> str:
-    return _OUT_OF.sub("", _RANGE.sub("", text))
-
-
-def _numbers(text: str) -> list[float]:
-    return [_value(found) for found in _NUMBER.finditer(_without_scale(text))]
-
-
-def _value(found: re.Match[str]) -> float:
-    if found["word"]:
-        return _WORDS[found["word"].lower()]
-    value = float(found["digits"].replace(",", "."))
-    return -value if found["sign"] else value
-
-
-def _choice(text: str) -> Choice | None:
-    stated = _from_json(text, "better")
-    if isinstance(stated, str):
-        text = stated
-    text = text.strip().strip(_DECORATION)
-    text = _CHOICE_LABEL.sub("", text).strip(_DECORATION)
-    if text.lower() in _TIES:
-        return "tie"
-    return {"A": "A", "B": "B", "a": "A", "b": "B"}.get(text)  # type: ignore[return-value]
+def _found(found: regex.Match[str]) -> _Found:
+    groups = found.groupdict()
+    label = groups.get("label") or groups.get("weak") or ""
+    if groups.get("word"):
+        return _Found(words.NUMBER_WORDS[groups["word"].lower()], label)
+    value = float(groups["digits"].replace(",", "."))
+    value = -value if groups.get("sign") else value
+    return _Found(value, label, bool(groups.get("scale")))
