@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._utils.tags import TagConcurrencyLimitsCounter
 
 from assets.partitions import ASSISTANTS
 from chatllama_pipeline.assistants import content_hash
@@ -240,3 +241,18 @@ def test_a_broken_change_is_told_and_asks_for_nothing(
     assert keys == []
     assert "unknown key sed; did you mean 'seed'?" in why
     assert json.loads(ticks.cursor or "{}")["quickstart"]["seen"]
+
+
+def test_the_queue_runs_one_run_of_an_assistant_at_a_time(tmp_path: Path) -> None:
+    home = Path(__file__).parents[2] / "dagster_home" / "dagster.yaml"
+    (tmp_path / home.name).write_text(home.read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert queue.max_concurrent_runs == 2
+        going, other, same = (
+            dg.DagsterRun("all", tags={"dagster/partition": name}) for name in ("a", "b", "a")
+        )
+        counter = TagConcurrencyLimitsCounter(queue.tag_concurrency_limits, [going])
+        assert not counter.is_blocked(other)
+        assert counter.is_blocked(same)
