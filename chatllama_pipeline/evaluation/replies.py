@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.models.generation import end_ids
 from chatllama_pipeline.models.heads import pad_right
 from chatllama_pipeline.training.rollout import pad_left, response_logprobs, sample_replies
 
@@ -43,7 +44,7 @@ def answer(
         rollout_batch_size=_rows_at_once(len(ids) + max_new_tokens for ids in prompts),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        stop_ids=stop_ids(tokenizer),
+        stop_ids=end_ids(stop_ids(tokenizer), model),
         pad_id=tokenizer.pad_token_id,
         generator=torch.Generator(model.device).manual_seed(seed),
     )

@@ -23,6 +23,7 @@ from chatllama_pipeline.llm.local import ERROR_FILE, SPEC_FILE
 from chatllama_pipeline.llm.openai_calls import completion_prompt
 from chatllama_pipeline.llm.requests import LlmRequest
 from chatllama_pipeline.models.chat import ensure_chat_template, prompt_ids, stop_ids
+from chatllama_pipeline.models.generation import end_ids, generate_plainly
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import Message
@@ -91,7 +92,9 @@ class LocalModel:
         self._chats = self._seq2seq or self._tokenizer.chat_template is not None
         ensure_chat_template(self._tokenizer, config)
         self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
-        self._stops = self._stop_ids()
+        stops = stop_ids(self._tokenizer) if self._chats else []
+        generate_plainly(self._model, self._tokenizer, stops)
+        self._stops = end_ids([], self._model)
 
     def answer(self, asked: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """An answer per request, as JSON data, in the order in which they are ready."""
@@ -154,13 +157,12 @@ class LocalModel:
         sampled: dict[str, Any] = {"do_sample": False}
         if request.temperature > 0:
             sampled = {"do_sample": True, "temperature": request.temperature}
+            sampled |= {"top_k": 0, "top_p": 1.0}
         torch.manual_seed(_seed(prompts))
         generated = self._model.generate(
             input_ids=torch.tensor(rows).to(self._device),
             attention_mask=mask.to(self._device),
             max_new_tokens=request.max_tokens,
-            pad_token_id=pad,
-            eos_token_id=self._stops,
             **sampled,
         )
         # A decoder repeats its prompt; a seq2seq model begins with its start token.
@@ -176,13 +178,6 @@ class LocalModel:
             "prompt_tokens": len(prompt.ids),
             "completion_tokens": len(ids) if end is None else end + 1,
         }
-
-    def _stop_ids(self) -> list[int]:
-        named = self._model.generation_config.eos_token_id
-        stops = named if isinstance(named, list) else [named]
-        if self._chats:
-            stops = [*stops, *stop_ids(self._tokenizer)]
-        return list(dict.fromkeys([*(s for s in stops if s is not None)]))
 
 
 def _seed(prompts: Sequence[_Prompt]) -> int:

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from chatllama_pipeline.errors import DataError, SettingsError
-from chatllama_pipeline.models.chat import ensure_chat_template
+from chatllama_pipeline.models.chat import ensure_chat_template, stop_ids
+from chatllama_pipeline.models.generation import generate_plainly
 from chatllama_pipeline.models.gguf import as_plain_model, gguf_arguments, gguf_config, read_gguf
 from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.kinds import Kind, kind_of
@@ -145,6 +146,8 @@ def _copy_model(
     vars(model.config).pop(CODE_TRUSTED, None)
     if trust:
         setattr(model.config, CODE_TRUSTED, True)
+    if model.can_generate():
+        generate_plainly(model, tokenizer, stop_ids(tokenizer))
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     warnings = [gguf.warning] if gguf else _pickle_warnings(found.folder, key, section)

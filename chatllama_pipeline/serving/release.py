@@ -14,6 +14,7 @@ from chatllama_pipeline.errors import CheckError, StoreError
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
 from chatllama_pipeline.models.adapters import merge_adapter
 from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.models.generation import as_named, end_ids
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.layout import has_adapter
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
@@ -51,7 +52,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     tokenizer = load_tokenizer(source)
     tokenizer.save_pretrained(output)
     config = load_config(output)
-    _generation_config(tokenizer, config, settings.actor_config).save_pretrained(output)
+    ends = end_ids(stop_ids(tokenizer), source)
+    _generation_config(tokenizer, ends, config, settings.actor_config).save_pretrained(output)
     examples = _examples(Path(spec.inputs["evaluation"]))
     if examples:
         text = json.dumps(examples, indent=1, ensure_ascii=False) + "\n"
@@ -88,12 +90,13 @@ def _copy_weights(source: Path, output: Path, stage: str) -> None:
         place(path, output / path.name)
 
 
-def _generation_config(tokenizer: Any, config: Any, actor: ActorSettings) -> GenerationConfig:
+def _generation_config(
+    tokenizer: Any, ends: list[int], config: Any, actor: ActorSettings
+) -> GenerationConfig:
     """Plain sampling at the temperature chosen for chatting; 0 is greedy."""
-    ends = stop_ids(tokenizer)
     common = {
         "max_new_tokens": actor.max_tokens,
-        "eos_token_id": ends if len(ends) > 1 else ends[0],
+        "eos_token_id": as_named(ends),
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "decoder_start_token_id": getattr(config, "decoder_start_token_id", None),

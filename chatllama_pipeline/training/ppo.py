@@ -16,6 +16,7 @@ from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.adapters import save_model
 from chatllama_pipeline.models.chat import shortened_prompt, stop_ids
 from chatllama_pipeline.models.efficiency import make_efficient
+from chatllama_pipeline.models.generation import end_ids, generate_plainly
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.kinds import kind_of
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
@@ -95,7 +96,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         make_efficient(model, ppo, "trainer_config", checkpointing)
     module = ActorCritic(roles.policy, roles.critic)
     scorer = RewardScorer(reward_model, model=roles.reward)
-    task = _task(prompts, tokenizer, scorer, settings.actor_config.max_tokens)
+    stops = end_ids(stop_ids(tokenizer), roles.policy)
+    task = _task(prompts, tokenizer, stops, scorer, settings.actor_config.max_tokens)
     training = _learn(module, roles, task, spec, settings, accelerator, progress)
     checks = [memory, finite_loss(training, ppo), training.collapse.check(ppo.collapse == "stop")]
     if training.guard.passed:
@@ -109,13 +111,15 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     return _outcome(prompts, training, checks, [*warnings, *training.warnings])
 
 
-def _task(prompts: Prompts, tokenizer: Any, scorer: RewardScorer, max_new_tokens: int) -> Task:
+def _task(
+    prompts: Prompts, tokenizer: Any, stops: list[int], scorer: RewardScorer, max_new_tokens: int
+) -> Task:
     return Task(
         prompts=prompts.messages,
         prompt_ids=prompts.ids,
         reward=lambda asked, replies, _: scorer(asked, replies),
         decode=lambda ids: tokenizer.batch_decode(ids, skip_special_tokens=True),
-        stop_ids=stop_ids(tokenizer),
+        stop_ids=stops,
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=max_new_tokens,
     )
@@ -260,8 +264,7 @@ def finite_loss(training: Training, ppo: PpoSettings) -> Check:
 def write_payload(output: Path, module: ActorCritic, tokenizer: Any, training: Training) -> None:
     """The trained actor as a plain model folder, the critic beside it, curves and samples."""
     actor = module.actor
-    actor.generation_config.eos_token_id = stop_ids(tokenizer)
-    actor.generation_config.pad_token_id = tokenizer.pad_token_id
+    generate_plainly(actor, tokenizer, stop_ids(tokenizer))
     for model, folder in ((actor, output), (module.critic, output / CRITIC_FOLDER)):
         save_model(model, folder)
         tokenizer.save_pretrained(folder)

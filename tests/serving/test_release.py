@@ -194,3 +194,13 @@ def test_a_release_of_an_adapted_output_layer_that_was_tied_says_what_was_evalua
     plain = AutoModelForCausalLM.from_pretrained(release(actor=tmp_path / "adapted"))
     torch.testing.assert_close(outputs(plain), outputs(actor), atol=1e-5, rtol=1e-5)
     assert (outputs(plain) - outputs(tied)).abs().max() > 1e-3
+
+
+def test_a_release_ends_where_its_source_s_publisher_ends_a_text_too(
+    release: Callable[..., Path], tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_base_folder, source := tmp_path / "two_ends")
+    end = AutoTokenizer.from_pretrained(source).eos_token_id
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, end]}))
+    written = json.loads((release(actor=source) / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [end, 7]
