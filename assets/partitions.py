@@ -4,7 +4,11 @@ from typing import Any
 
 import dagster as dg
 
-from chatllama_pipeline.assistants import assistant_names, unknown_assistant
+from chatllama_pipeline.assistants import (
+    assistant_names,
+    require_assistants_root,
+    unknown_assistant,
+)
 
 
 class AssistantPartitions(dg.StaticPartitionsDefinition):
@@ -19,4 +23,6 @@ class AssistantPartitions(dg.StaticPartitionsDefinition):
             raise unknown_assistant(partition_key)
 
 
+# Without it all would load and nothing could run.
+require_assistants_root()
 ASSISTANTS = AssistantPartitions(assistant_names())

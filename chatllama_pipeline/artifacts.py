@@ -31,6 +31,7 @@ from time import monotonic
 from typing import Any
 
 from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionError, StoreError
+from chatllama_pipeline.home import home
 from chatllama_pipeline.manifests import (
     Manifest,
     PayloadFile,
@@ -52,8 +53,8 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def store_root() -> Path:
-    """The store's folder: `CHATLLAMA_STORE`, else `storage/` here."""
-    text = os.environ.get(ROOT_VARIABLE) or "storage"
+    """The store's folder: `CHATLLAMA_STORE`, else `storage/` at home."""
+    text = os.environ.get(ROOT_VARIABLE) or str(home() / "storage")
     if "://" in text:
         raise StoreError(f"{ROOT_VARIABLE}={text} is a URL; set it to a local folder")
     return Path(text).absolute()

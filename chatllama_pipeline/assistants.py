@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from chatllama_pipeline.deepspeed_config import find_ds_config, read_ds_config
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
+from chatllama_pipeline.home import ASSISTANTS, home
 from chatllama_pipeline.original import TAKEN
 from chatllama_pipeline.peft_config import fill_lora
 from chatllama_pipeline.settings import AssistantSettings, Section
@@ -49,8 +50,17 @@ class Assistant:
 
 
 def assistants_root() -> Path:
-    """The folder of all assistants: `CHATLLAMA_ASSISTANTS`, else `assistants/` here."""
-    return Path(os.environ.get(ROOT_VARIABLE) or "assistants").absolute()
+    """The folder of all assistants: `CHATLLAMA_ASSISTANTS`, else `assistants/` at home."""
+    return Path(os.environ.get(ROOT_VARIABLE) or home() / ASSISTANTS).absolute()
+
+
+def require_assistants_root() -> None:
+    """Raise SettingsError where there is no folder of assistants."""
+    if not (root := assistants_root()).is_dir():
+        raise SettingsError(
+            f"there is no folder {root}: make it and a folder in it for each assistant, or set "
+            f"{ROOT_VARIABLE} to where they are"
+        )
 
 
 def assistant_names(root: Path | None = None) -> list[str]:

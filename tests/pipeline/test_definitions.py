@@ -119,6 +119,34 @@ def test_a_broken_assistant_keeps_neither_the_location_nor_the_others_from_loadi
     assert loaded.stdout.strip() == shown, loaded.stderr
 
 
+def test_a_service_started_elsewhere_finds_the_assistants_and_the_store_of_the_checkout(
+    tmp_path: Path,
+) -> None:
+    program = """
+from assets.partitions import ASSISTANTS
+from chatllama_pipeline.artifacts import store_root
+print(ASSISTANTS.get_partition_keys(), store_root())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    for variable in ("CHATLLAMA_ASSISTANTS", "CHATLLAMA_STORE"):
+        environment.pop(variable, None)
+
+    def found() -> str:
+        command = [sys.executable, "-c", program]
+        return subprocess.check_output(command, cwd=tmp_path, env=environment, text=True).strip()
+
+    assert found() == f"['quickstart'] {REPOSITORY / 'storage'}"
+    (tmp_path / "assistants" / "mine").mkdir(parents=True)
+    assert found() == f"['mine'] {tmp_path / 'storage'}"
+
+
+def test_a_place_without_assistants_is_an_error_of_the_location(tmp_path: Path) -> None:
+    loaded = in_a_new_process(
+        "import chatllama_pipeline.definitions", CHATLLAMA_ASSISTANTS=tmp_path / "nowhere"
+    )
+    assert f"there is no folder {tmp_path / 'nowhere'}: make it" in loaded.stderr
+
+
 def test_schedules_and_sensors_start_stopped() -> None:
     for schedule in definitions.schedules or []:
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED  # type: ignore[union-attr]

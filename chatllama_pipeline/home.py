@@ -1,0 +1,19 @@
+"""Where `assistants/` and `storage/` stand unless a variable names another place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ASSISTANTS = "assistants"
+CHECKOUT = Path(__file__).parents[1]
+
+
+def home() -> Path:
+    """The working directory where it has assistants, else this checkout.
+
+    So a service that is started elsewhere, as unit files are, finds what the terminal finds.
+    """
+    here = Path.cwd()
+    return (
+        here if (here / ASSISTANTS).is_dir() or not (CHECKOUT / ASSISTANTS).is_dir() else CHECKOUT
+    )
