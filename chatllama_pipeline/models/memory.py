@@ -1,12 +1,9 @@
-"""How much memory a training stage needs, from file headers and config.json alone (no torch)."""
+"""How much memory a training stage needs, from file headers and configs alone."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +12,7 @@ from chatllama_pipeline.deepspeed_config import plan_for
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
 from chatllama_pipeline.models.machine import free_bytes, wants_bfloat16
+from chatllama_pipeline.models.sizes import ModelSize, model_size, tensors
 from chatllama_pipeline.out_of_memory import halved
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, LoraSettings
@@ -52,17 +50,6 @@ class MemoryPlan:
     @property
     def fits(self) -> bool:
         return self.needed_bytes <= self.available_bytes
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """What a model folder's headers and config say."""
-
-    weights: int
-    layers: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
 
 
 def memory_plan(
@@ -218,29 +205,6 @@ def require_memory(
     return check, plan.checkpointing
 
 
-def model_size(folder: Path) -> ModelSize:
-    """Sizes from `folder`'s safetensors headers and config.json; no weights are read.
-
-    Of an adapter the base beneath it counts.
-    """
-    folder = base_folder(folder)
-    weights = sum(math.prod(shape) for _, shape in _tensors(folder))
-    config = json.loads((folder / "config.json").read_text())
-    config = config.get("text_config", config)  # of a model that sees, too
-    hidden = _first(config, "hidden_size", "n_embd", "d_model")
-    # T5 counts its decoder's layers apart from its encoder's.
-    decoder_layers = _first(config, "num_decoder_layers", default=0)
-    return ModelSize(
-        weights=weights,
-        layers=decoder_layers + _first(config, "num_hidden_layers", "n_layer", "num_layers"),
-        hidden=hidden,
-        intermediate=_first(
-            config, "intermediate_size", "ffn_dim", "d_ff", "n_inner", default=4 * hidden
-        ),
-        vocabulary=_first(config, "vocab_size"),
-    )
-
-
 _TRAINED = {
     "reward_model": ("reward",),
     "actor_sft": ("actor",),
@@ -309,7 +273,7 @@ def adapter_weights(folder: Path, lora: LoraSettings) -> int:
     """About how many weights an adapter on the model in `folder` has: r rows and r columns each."""
     targets = USUAL_TARGETS if lora.target_modules is None else lora.target_modules
     total = 0
-    for name, shape in _tensors(base_folder(folder)):
+    for name, shape in tensors(base_folder(folder)):
         module = name.removesuffix(".weight").rsplit(".", 1)[-1]
         inside = len(shape) == 2 and any(part.isdigit() for part in name.split("."))
         if inside and (isinstance(targets, str) or module in targets):
@@ -323,24 +287,3 @@ def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool, width: 
         # Each layer's input, and one layer that is being computed again.
         return tokens * (size.layers * size.hidden + a_layer) * width
     return tokens * size.layers * a_layer * width
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and shapes in a folder's safetensors: 8 bytes of header length, the header as JSON."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield name, entry["shape"]
-
-
-def _first(config: Mapping[str, object], *names: str, default: int | None = None) -> int:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int):
-            return value
-    if default is None:
-        raise KeyError(f"config.json has none of {', '.join(names)}")
-    return default

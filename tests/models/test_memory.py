@@ -16,7 +16,6 @@ from chatllama_pipeline.models.machine import container_free_bytes
 from chatllama_pipeline.models.memory import (
     memory_check,
     memory_plan,
-    model_size,
     require_memory,
     with_micro_batch,
 )
@@ -50,17 +49,6 @@ def folder(tmp_path: Path) -> Path:
 def free_bytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     memory = namedtuple("memory", "available")(count)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-
-
-def test_sizes_come_from_headers_and_config(folder: Path) -> None:
-    size = model_size(folder)
-    assert (size.weights, size.layers, size.hidden, size.intermediate, size.vocabulary) == (
-        1000,
-        3,
-        6,
-        10,
-        50,
-    )
 
 
 def test_sft_needs_sixteen_bytes_a_weight_and_its_activations(folder: Path) -> None:

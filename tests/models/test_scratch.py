@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.models.chat import conversation
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.models.memory import model_size
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
+from chatllama_pipeline.models.sizes import model_size
 from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings.section import ScratchFamily
 from chatllama_pipeline.training.sft import collate_completions, completion_loss_sum
