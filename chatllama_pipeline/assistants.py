@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from chatllama_pipeline.deepspeed_config import find_ds_config, read_ds_config
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
+from chatllama_pipeline.evaluation.known_questions import read_known_questions
 from chatllama_pipeline.home import ASSISTANTS, home
 from chatllama_pipeline.original import TAKEN
 from chatllama_pipeline.peft_config import fill_lora
@@ -133,7 +134,7 @@ def load_assistant(
         _put(raw, dotted, value)
     warnings = _take_original_keys(raw, config) + fill_lora(raw, folder)
     settings = _resolve_models(_validate(raw, config, overrides), folder)
-    settings = _find_deepspeed(settings, folder)
+    settings = _find_known_answers(_find_deepspeed(settings, folder), folder)
     told = [f"{config}: {text}" for role in ROLES for text in settings.role(role).warnings()]
     return Assistant(name, folder, settings, overrides, [*warnings, *dict.fromkeys(told)])
 
@@ -286,6 +287,17 @@ def _resolve_models(settings: AssistantSettings, folder: Path) -> AssistantSetti
         ),
     }
     return settings.model_copy(update=changed)
+
+
+def _find_known_answers(settings: AssistantSettings, folder: Path) -> AssistantSettings:
+    """Make the path of the questions with known answers absolute, and read them."""
+    named = settings.evaluation.known_answers
+    if named is None:
+        return settings
+    found = (folder / Path(named).expanduser()).resolve()
+    read_known_questions(found, f"{folder / CONFIG_FILE}: evaluation.known_answers")
+    evaluation = settings.evaluation.model_copy(update={"known_answers": str(found)})
+    return settings.model_copy(update={"evaluation": evaluation})
 
 
 def _find_deepspeed(settings: AssistantSettings, folder: Path) -> AssistantSettings:

@@ -78,6 +78,7 @@ UPSTREAM: dict[str, tuple[str, ...]] = {
         "rlhf_training_data",
         "preference_data",
         "personal_data",
+        "actor_base",
     ),
     "release": ("evaluation", "actor_sft", "actor_ppo"),
 }
@@ -189,9 +190,9 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
         *_EVALUATION_JUDGE,
         "actor_config.max_tokens",
         "actor_config.max_sequence_length",
-        *_keys("evaluation", "prompts temperature bootstrap_samples table_rows"),
+        *_keys("evaluation", "prompts temperature known_answers bootstrap_samples table_rows"),
         *_keys("release", "stage min_win_rate max_kl max_length_ratio"),
-        *_keys("checks", "min_reward_accuracy max_kl max_length_ratio"),
+        *_keys("checks", "min_reward_accuracy max_kl max_length_ratio max_known_answers_lost"),
     ),
     "release": ("release.stage", "actor_config.temperature", "actor_config.max_tokens"),
 }
@@ -210,6 +211,8 @@ def upstream_of(asset: str, settings: AssistantSettings) -> list[str]:
         unused.add("actor_training_data")
     if asset == "evaluation" and not settings.role("evaluation_judge").asks_a_model:
         unused.add("personal_data")  # Its templates are an LLM's to judge by.
+    if asset == "evaluation" and settings.evaluation.known_answers is None:
+        unused.add("actor_base")
     if asset == "release":
         unused |= {"actor_sft", "actor_ppo"} - {settings.release.stage}
     return [name for name in UPSTREAM[asset] if name not in unused]

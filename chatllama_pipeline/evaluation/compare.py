@@ -26,6 +26,7 @@ from chatllama_pipeline.evaluation.figures import (
     flat_figures,
     write_comparisons,
 )
+from chatllama_pipeline.evaluation.known_answers import ask_known_questions
 from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
@@ -100,6 +101,7 @@ def _compare(
     started = time.monotonic()
 
     # 1. Sample both actors on the same prompts; they are gone before a local judge is loaded.
+    known = ask_known_questions(spec, settings, progress)
     prompts, warnings, sampled, kl = _answered(spec, settings, progress)
 
     # 2. Score every reply, by the reward model and by the judge.
@@ -131,6 +133,7 @@ def _compare(
         prompts=len(prompts),
         judged=len(judged.wins),
         judge_flip_rate=judged.flip_rate,
+        known_answers=known,
     )
     verdict = _verdict(spec, settings, judge, figures)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from chatllama_pipeline.evaluation.known_questions import KnownAnswers
 from chatllama_pipeline.records import Message, Prompt
 
 EVALUATION_FILE = "evaluation.json"
@@ -76,7 +77,7 @@ class Figures:
     `kl` is in nats per reply. `win_rate` is PPO's over SFT by the judge, ties counting half,
     with its 95 % interval, over `judged` prompts; `judge_flip_rate` is the share of them in which
     an LLM answered otherwise when the replies changed places. `reward_model_accuracy` is over
-    `reward_model_pairs` test pairs.
+    `reward_model_pairs` test pairs. `known_answers` are None where no such questions are set.
     """
 
     actor_sft: ActorFigures
@@ -91,6 +92,7 @@ class Figures:
     prompts: int
     judged: int = 0
     judge_flip_rate: float | None = None
+    known_answers: KnownAnswers | None = None
 
     @property
     def length_ratio(self) -> float | None:
@@ -124,7 +126,10 @@ class Evaluation:
         verdict = Verdict(raw.pop("released"), raw.pop("reason"))
         sft = ActorFigures(**raw.pop("actor_sft"))
         ppo = ActorFigures(**raw.pop("actor_ppo"))
-        return cls(Figures(actor_sft=sft, actor_ppo=ppo, **raw), verdict)
+        known = raw.pop("known_answers")
+        answers = None if known is None else KnownAnswers(**known)
+        figures = Figures(actor_sft=sft, actor_ppo=ppo, known_answers=answers, **raw)
+        return cls(figures, verdict)
 
 
 def flat_figures(figures: Figures) -> dict[str, float]:

@@ -16,6 +16,7 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
         ("reward_accuracy", False),
         ("kl_per_reply", False),
         ("reply_length", False),
+        ("known_answers", False),
     ]
 }
 
@@ -114,7 +115,20 @@ def checks(
             if ratio is not None
             else "not measured: no test prompts",
         ),
+        _known_answers(figures, release, limits),
     ]
+
+
+def _known_answers(figures: Figures, release: ReleaseSettings, limits: CheckSettings) -> Check:
+    known, most = figures.known_answers, limits.max_known_answers_lost
+    if known is None:
+        told = "not asked: evaluation.known_answers names no file"
+        return Check("known_answers", True, False, 0.0, most, told)
+    lost = known.lost(release.stage)
+    told = (
+        f"{known}; share of what the base answers that {release.stage} doesn't, at most the limit"
+    )
+    return Check("known_answers", lost <= most, False, lost, most, told)
 
 
 def _unconvincing(figures: Figures, release: ReleaseSettings) -> list[str]:

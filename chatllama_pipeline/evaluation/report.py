@@ -140,6 +140,8 @@ def _measures(before: ActorFigures, after: ActorFigures) -> list[_Measure]:
 
 
 def _facts(figures: Figures) -> list[tuple[str, str]]:
+    known = figures.known_answers
+    answers = [("Known answers", str(known))] if known else []
     return [
         ("KL from SFT, nats per reply", _shown(figures.kl, ".2f")),
         ("SFT validation loss", _shown(figures.sft_validation_loss, ".3f")),
@@ -147,6 +149,7 @@ def _facts(figures: Figures) -> list[tuple[str, str]]:
             f"Reward model right, of {figures.reward_model_pairs:,} unseen pairs",
             _shown(figures.reward_model_accuracy, ".1%"),
         ),
+        *answers,
     ]
 
 

@@ -18,6 +18,9 @@ class EvaluationSettings(Section):
         default=LlmRole(), description="as llm.judge if empty; a provider's name alone will do"
     )
     temperature: PositiveFloat = 1.0
+    known_answers: str | None = Field(
+        default=None, description="a JSON file of questions whose answers should not get lost"
+    )
     bootstrap_samples: Positive = 2000
     table_rows: Positive = 12
 
@@ -50,5 +53,6 @@ class CheckSettings(Section):
     max_personal_data: Count = 0
     min_judge_agreement: Share = 0.6
     min_reward_accuracy: Share = 0.6
+    max_known_answers_lost: Share = 0.1
     max_kl: PositiveFloat = 10.0
     max_length_ratio: Annotated[float, Field(gt=1)] = 2.0

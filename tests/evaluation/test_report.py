@@ -17,6 +17,7 @@ from chatllama_pipeline.evaluation.figures import (
     read_comparisons,
     write_comparisons,
 )
+from chatllama_pipeline.evaluation.known_questions import KnownAnswers
 from chatllama_pipeline.evaluation.report import render, select
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
@@ -170,7 +171,9 @@ def test_without_a_judge_the_reward_tells_what_is_best(
 def test_an_evaluation_holds_the_promised_keys_and_reads_back(
     make_figures: Callable[..., Figures], tmp_path: Path
 ) -> None:
-    written = Evaluation(make_figures(kl=None), Verdict(False, "why"))
+    written = Evaluation(
+        make_figures(kl=None, known_answers=KnownAnswers(6, 4, 5, 3, 3, 2)), Verdict(False, "why")
+    )
     written.write(tmp_path)
     content = json.loads((tmp_path / "evaluation.json").read_text())
     actor = "rubric_score reward reply_tokens share_finished names_item distinct_2"
@@ -188,10 +191,12 @@ def test_an_evaluation_holds_the_promised_keys_and_reads_back(
         "prompts",
         "judged",
         "judge_flip_rate",
+        "known_answers",
         "released",
         "reason",
     ]
     assert content["kl"] is None
+    assert content["known_answers"]["base"] == 4
     assert Evaluation.read(tmp_path) == written
 
 
