@@ -37,6 +37,7 @@ CHECK_TEXTS = {
     "reward_accuracy": "The reward model is right on unseen pairs (checks.min_reward_accuracy).",
     "kl_per_reply": "PPO stayed near the actor it began with (checks.max_kl, nats per reply).",
     "reply_length": "Replies got neither much longer nor shorter (checks.max_length_ratio).",
+    "known_answers": "What the base knew is not lost (checks.max_known_answers_lost).",
 }
 
 

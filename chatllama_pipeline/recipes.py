@@ -41,7 +41,7 @@ CODE_VERSION: dict[str, str] = {
     "reward_model": "3",
     "actor_sft": "2",
     "actor_ppo": "4",
-    "evaluation": "6",
+    "evaluation": "7",
     "release": "2",
 }
 

@@ -26,8 +26,8 @@ from chatllama_pipeline.evaluation.figures import (
     flat_figures,
     write_comparisons,
 )
-from chatllama_pipeline.evaluation.known_answers import ask_known_questions
 from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
+from chatllama_pipeline.evaluation.known_answers import ask_known_questions
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
 from chatllama_pipeline.llm.local import Machine
