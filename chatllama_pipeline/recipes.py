@@ -11,6 +11,7 @@ from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import Assistant
 from chatllama_pipeline.data.audit_lengths import tokenizer_fingerprint
 from chatllama_pipeline.data.lengths import lengths_identity
+from chatllama_pipeline.data.own.unread import unread_files
 from chatllama_pipeline.data.personal import personal_fingerprint
 from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import SOURCES, source_inputs
@@ -27,7 +28,7 @@ CODE_VERSION: dict[str, str] = {
     "shp": "3",
     "hh_rlhf": "3",
     "grammar": "3",
-    "personal_data": "2",
+    "personal_data": "3",
     "preference_data": "3",
     "synthetic_conversations": "2",
     "synthetic_prompts": "2",
@@ -35,7 +36,7 @@ CODE_VERSION: dict[str, str] = {
     "actor_training_data": "3",
     "rlhf_training_data": "3",
     "reward_training_data": "4",
-    "data_audit": "1",
+    "data_audit": "2",
     "actor_base": "2",
     "reward_base": "2",
     "reward_model": "3",
@@ -112,7 +113,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     "shp": (),
     "hh_rlhf": (),
     "grammar": (),
-    "personal_data": ("data.redact",),
+    "personal_data": ("data.redact", "data.columns"),
     "preference_data": (
         "seed",
         *_keys("data", "sources number_of_samples label_noise redact"),
@@ -299,6 +300,10 @@ def recipe_for(
         inputs["approved"] = is_approved(store.root, assistant.name, upstream["evaluation"])
     elif asset in _DATASETS and (lengths := lengths_identity(assistant.settings)):
         inputs["lengths"] = lengths
+    if asset in ("personal_data", "data_audit"):
+        # Both tell of files that nobody reads.
+        if unread := unread_files(assistant.folder, assistant.settings):
+            inputs["unread"] = unread
     _replace_local_models(settings, inputs)
     return Recipe(asset, assistant.name, CODE_VERSION[asset], dict(upstream), settings, inputs)
 

@@ -12,6 +12,7 @@ from typing import Any
 from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.assistants import Assistant
 from chatllama_pipeline.data.audit import AUDIT_PAGE
+from chatllama_pipeline.data.own.unread import unread_files
 from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import SOURCES
 from chatllama_pipeline.errors import AbsentError
@@ -112,7 +113,8 @@ def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
     require_pins(assistant, store)
     statuses = asset_statuses(assistant, store)
     yield f"assistant {assistant.name}   {assistant.config}"
-    yield from (f"warning: {warning}" for warning in assistant.warnings)
+    told = [*assistant.warnings, *unread_files(assistant.folder, assistant.settings)]
+    yield from (f"warning: {warning}" for warning in told)
     yield ""
     yield f"{'asset':<25}{'version':<18}{'rows':>7}  {'made':<17} state"
     for status in statuses:

@@ -21,14 +21,16 @@ AUDIT_FILE = "audit.json"
 AUDIT_PAGE = "report.html"
 
 
-def audit_checks(audit: Audit, limits: CheckSettings) -> list[Check]:
-    """What a person should look at; none of these stops anything."""
+def audit_checks(audit: Audit, limits: CheckSettings, unread: Sequence[str] = ()) -> list[Check]:
+    """What a person should look at; none of these stops anything. `unread` tells of files that look
+    like rows and are read by nobody."""
     return [
         _overlap_check(audit.overlaps),
         _repeats_check(audit.tables, limits.max_near_duplicates),
         _alike_check(audit.pairs, limits.max_alike_pairs),
         _length_check(audit.pairs, limits.max_length_only_accuracy),
         _personal_check(audit.matches, limits.max_personal_data),
+        _unread_check(unread),
     ]
 
 
@@ -87,13 +89,22 @@ def _personal_check(matches: Mapping[str, int], limit: int) -> Check:
     return Check("personal_data", count <= limit, False, count, limit, told)
 
 
+def _unread_check(unread: Sequence[str]) -> Check:
+    told = "; ".join(unread) or "every file of the assistant's folder that looks like rows is read"
+    return Check("unread_files", not unread, False, len(unread), 0, told)
+
+
 def build_data_audit(
-    assistant: str, folders: Mapping[str, Path], settings: AssistantSettings, output: Path
+    assistant: str,
+    folders: Mapping[str, Path],
+    settings: AssistantSettings,
+    output: Path,
+    unread: Sequence[str] = (),
 ) -> Outcome:
     """Write `audit.json` and `report.html`. `folders` maps the sources in use and the four
-    datasets to their version folders."""
+    datasets to their version folders; `unread` tells of own files that nobody reads."""
     audit = measure(folders, settings)
-    checks = audit_checks(audit, settings.checks)
+    checks = audit_checks(audit, settings.checks, unread)
     figures = {
         **dataclasses.asdict(audit),
         "checks": [dataclasses.asdict(check) for check in checks],

@@ -36,6 +36,7 @@ _CHECKS = {
     "alike_pairs": "Replies of a pair differ",
     "length_only_held_out": "Length alone decides little",
     "personal_data": "Personal data",
+    "unread_files": "All your files are read",
 }
 # What is drawn of each table: (title, parts).
 _DRAWN = (

@@ -42,6 +42,7 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
         ("alike_pairs", False),
         ("length_only_held_out", False),
         ("personal_data", False),
+        ("unread_files", False),
     ],
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,9 +17,14 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chatllama_pipeline.data.own.errors import Errors
+from chatllama_pipeline.data.own.finding import OwnFile, find_files
+from chatllama_pipeline.data.own.json_rows import read_json
+from chatllama_pipeline.data.own.reading import read_file
+from chatllama_pipeline.data.own.rows import TABLES, THUMBS, FileRows, Reading
+from chatllama_pipeline.data.own.unread import unread_files
+from chatllama_pipeline.data.own.values import text_error
 from chatllama_pipeline.data.patterns import redact_table
-from chatllama_pipeline.data.personal_files import OwnFile, find_files, read_file, read_json
-from chatllama_pipeline.data.personal_rows import TABLES, Errors, rows_of, text_error
 from chatllama_pipeline.data.splits import Row
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.manifests import hash_file
@@ -40,21 +45,28 @@ TEMPLATE_KEYS = ("actor", "reward", "rlhf")
 _ROWS_PER_WRITE = 5_000
 _CHARACTERS_PER_WRITE = 8 * 2**20
 _UNREADABLE = "cannot be read"
+_SCHEMAS = {**TABLES, "thumbs": THUMBS}
 
 
 class _Tables:
-    """Writers of all tables; what was added goes to the files in portions."""
+    """Writers of all tables; what was added goes to the files in portions. That of thumbs stands
+    where there are any."""
 
     def __init__(self, output: Path, redact: Collection[str]) -> None:
         self.redacted: Counter[str] = Counter()
         self._redact = redact
         self.rows: Counter[str] = Counter({table: 0 for table in TABLES})
-        self._waiting: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self._waiting: dict[str, list[Row]] = {table: [] for table in _SCHEMAS}
         self._characters = 0
-        self._paths = {table: output / f"{table}.parquet" for table in TABLES}
-        self._writers = {
-            table: pq.ParquetWriter(path, TABLES[table]) for table, path in self._paths.items()
-        }
+        self._paths = {table: output / f"{table}.parquet" for table in _SCHEMAS}
+        self._writers: dict[str, pq.ParquetWriter] = {}
+        for table in TABLES:
+            self._open(table)
+
+    def _open(self, table: str) -> pq.ParquetWriter:
+        if table not in self._writers:
+            self._writers[table] = pq.ParquetWriter(self._paths[table], _SCHEMAS[table])
+        return self._writers[table]
 
     def __enter__(self) -> Self:
         return self
@@ -70,12 +82,13 @@ class _Tables:
         for writer in self._writers.values():
             writer.close()
         if kind is not None:
-            for path in self._paths.values():
-                path.unlink()
+            for table in self._writers:
+                self._paths[table].unlink()
 
     def add(self, table: str, row: Row) -> None:
         self._waiting[table].append(row)
-        self.rows[table] += 1
+        if table in TABLES:
+            self.rows[table] += 1
         self._characters += sum(len(turn["content"]) for turn in row["prompt"])
         self._characters += sum(len(value) for value in row.values() if isinstance(value, str))
         full = len(self._waiting[table]) >= _ROWS_PER_WRITE
@@ -85,29 +98,55 @@ class _Tables:
     def _flush(self) -> None:
         for table, rows in self._waiting.items():
             if rows:
-                written = pa.Table.from_pylist(rows, schema=TABLES[table])
+                written = pa.Table.from_pylist(rows, schema=_SCHEMAS[table])
                 written, counts = redact_table(written, self._redact)
-                self._writers[table].write_table(written)
-                self.redacted += counts
+                self._open(table).write_table(written)
+                if table in TABLES:
+                    self.redacted += counts
                 rows.clear()
         self._characters = 0
 
 
-def _add_rows(file: OwnFile, tables: _Tables, errors: Errors) -> str | None:
-    """Add the rows of a file while there are no errors; a warning about identical pairs, if any."""
+def _add_rows(
+    file: OwnFile, columns: Mapping[str, str], tables: _Tables, errors: Errors
+) -> FileRows:
+    """Add the rows of a file while there are no errors, and tell what is to be told of it."""
+    reading = Reading(file.table, file.name, errors)
+    rows = FileRows(reading, columns)
     identical: list[int] = []
-    for number, raw in read_file(file, errors):
-        for table, row in rows_of(file.table, raw, f"{file.name}, row {number}", errors):
+    before = errors.count
+    for number, raw in read_file(file.path, reading, columns.values()):
+        for table, row in rows.rows_of(number, raw):
             if table == "pairs" and row["chosen"].strip() == row["rejected"].strip():
                 identical.append(number)
             if not errors.count:
                 tables.add(table, row)
-    if not identical:
-        return None
-    return (
-        f"{file.name}, row {identical[0]}: chosen and rejected are the same text; it teaches "
-        f"nothing and is dropped ({len(identical)} such pairs in this file)"
-    )
+    rows.close()
+    if not rows.rows and errors.count == before:
+        errors.warn(f"{file.name}: holds no row; nothing is learned from it")
+    if identical:
+        errors.warn(
+            f"{file.name}, row {identical[0]}: chosen and rejected are the same text; it teaches "
+            f"nothing and is dropped ({len(identical)} such pairs in this file)"
+        )
+    return rows
+
+
+def _hold_columns(
+    settings: AssistantSettings, files: Sequence[OwnFile], read: Sequence[FileRows], errors: Errors
+) -> None:
+    """What config.yaml names must stand in some file of the table."""
+    for table, columns in settings.data.columns.by_table().items():
+        of_table = [rows for file, rows in zip(files, read, strict=True) if file.table == table]
+        seen = set().union(*(rows.mapped for rows in of_table))
+        if not any(rows.rows for rows in of_table):
+            continue
+        for ours, theirs in columns.items():
+            if ours not in seen:
+                errors.add(
+                    f"data.columns.{table}.{ours} in config.yaml: no file of this table has a "
+                    f"field {theirs}; correct it"
+                )
 
 
 def _read_templates(folder: Path, errors: Errors) -> dict[str, str] | None:
@@ -140,11 +179,13 @@ def build_personal_data(folder: Path, settings: AssistantSettings, output: Path)
     """
     errors = Errors()
     files = find_files(folder, settings, errors)
+    columns = settings.data.columns.by_table()
     with _Tables(output, settings.data.redact) as tables:
-        warnings = [_add_rows(file, tables, errors) for file in files]
+        read = [_add_rows(file, columns[file.table], tables, errors) for file in files]
+        _hold_columns(settings, files, read, errors)
         templates = _read_templates(folder, errors)
         if errors.count:
-            told = "\n  ".join(errors.lines())
+            told = "\n  ".join([*errors.lines(), *unread_files(folder, settings)])
             raise DataError(f"the files of {folder.name} need a correction:\n  {told}")
     if templates is not None:
         text = json.dumps(templates, ensure_ascii=False, indent=1, sort_keys=True)
@@ -155,8 +196,11 @@ def build_personal_data(folder: Path, settings: AssistantSettings, output: Path)
             "rows": dict(tables.rows),
             "files": len(files),
             "redacted": dict(tables.redacted),
+            "read_as": {
+                file.name: dict(rows.shapes) for file, rows in zip(files, read, strict=True)
+            },
         },
-        warnings=[warning for warning in warnings if warning],
+        warnings=[*unread_files(folder, settings), *errors.warnings],
     )
 
 

@@ -11,8 +11,9 @@ import click
 
 from chatllama_pipeline.artifacts import Store, store_root
 from chatllama_pipeline.assistants import load_assistant
-from chatllama_pipeline.data.personal_files import OwnFile, read_file
-from chatllama_pipeline.data.personal_rows import Errors, rows_of
+from chatllama_pipeline.data.own.errors import Errors
+from chatllama_pipeline.data.own.reading import read_file
+from chatllama_pipeline.data.own.rows import FileRows, Reading
 from chatllama_pipeline.data.tables import as_prompt
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.recipes import read_in_use
@@ -73,12 +74,15 @@ def score(name: str, file: Path, output: str | None) -> None:
 def read_replies(file: Path) -> list[Reply]:
     """The rows of `file`; raises DataError with every row and field that is missing or unfit."""
     errors, replies = Errors(), []
-    for number, raw in read_file(OwnFile("actor", str(file), file), errors):
+    reading = Reading("actor", str(file), errors)
+    rows = FileRows(reading)
+    for number, raw in read_file(file, reading, also=None):
         # A conversation may hold several replies: the last one is scored.
-        converted = rows_of("actor", raw, f"{file}, row {number}", errors)
+        converted = rows.rows_of(number, raw)
         if converted:
             _, row = converted[-1]
             replies.append(Reply(raw, as_prompt(row["prompt"]), row["completion"]))
+    rows.close()
     if errors.count:
         raise DataError("\n".join(errors.lines()))
     if not replies:

@@ -11,6 +11,11 @@ from chatllama_pipeline.settings.section import Positive, PositiveFloat, Section
 SourceName = Literal["shp", "hh_rlhf", "grammar"]
 # The original's names.
 SOURCE_ALIASES = {"SHP": "shp", "ARLHF": "hh_rlhf"}
+# Our fields of own rows; see data/own/shapes.py.
+OwnField = Literal[
+    "prompt", "completion", "score", "label", "chosen", "rejected", "messages", "system"
+]
+FieldName = Annotated[str, Field(min_length=1)]
 PersonalKind = Literal["email", "phone", "key", "card", "iban"]
 PERSONAL_KINDS: tuple[PersonalKind, ...] = get_args(PersonalKind)
 
@@ -38,6 +43,31 @@ class SourceChoice(Section):
         return raw
 
 
+class OwnColumns(Section):
+    """What our fields are called in a table's own files, where they aren't called so."""
+
+    actor: dict[OwnField, FieldName] = Field(
+        default={}, description="fields of actor_config.train_dataset_path's files"
+    )
+    reward: dict[OwnField, FieldName] = Field(
+        default={}, description="fields of reward_config.train_dataset_path's files"
+    )
+    rlhf: dict[OwnField, FieldName] = Field(
+        default={}, description="fields of trainer_config.examples_path's files"
+    )
+
+    def by_table(self) -> dict[str, dict[str, str]]:
+        """Table -> our field -> the files' field."""
+        return {
+            table: {str(ours): theirs for ours, theirs in columns.items()}
+            for table, columns in (
+                ("actor", self.actor),
+                ("reward", self.reward),
+                ("rlhf", self.rlhf),
+            )
+        }
+
+
 class DataSettings(Section):
     """Which rows an assistant draws on, and how they are split."""
 
@@ -60,6 +90,10 @@ class DataSettings(Section):
     )
     actor_replies: Literal["chosen", "both"] = Field(
         default="chosen", description="which replies of a pair the actor imitates"
+    )
+    columns: OwnColumns = Field(
+        default=OwnColumns(),
+        description="own fields by our names, per table: {actor: {prompt: question}}",
     )
     redact: list[PersonalKind] = Field(
         default=[],

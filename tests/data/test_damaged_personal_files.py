@@ -72,13 +72,9 @@ PAIR = {"prompt": "Sing!", "chosen": "La", "rejected": "No"}
         ),
         (
             content(".csv", b"user_input,reply\nSing!,La\n", ACTOR),
-            f"{ACTOR}.csv: the column completion is missing; "
-            "those there are: 'user_input, reply'; add it",
-        ),
-        (content(".csv", b""), f"{RLHF}.csv: the column user_input is missing"),
-        (
-            content(".csv", b"user_input;completion\nSing!;La\n", ACTOR),
-            "the column completion is missing; separate the columns by commas",
+            f"{ACTOR}.csv, row 1: the field completion is missing; those there are: reply, "
+            "user_input; add it, or say in config.yaml which field is which:\n      data:\n"
+            "        columns: {actor: {prompt: user_input, completion: reply}}",
         ),
         (
             content(".csv", b"user_input,completion\nSing!,La\nSing, please!,La\n", ACTOR),
@@ -100,19 +96,28 @@ PAIR = {"prompt": "Sing!", "chosen": "La", "rejected": "No"}
             content(".csv", b"user_input,completion\nSing!,\n", ACTOR),
             f"{ACTOR}.csv, row 1, field completion: is empty; write a text",
         ),
-        (columns(RLHF, prompts=["Sing!"]), f"{RLHF}.parquet: the column user_input is missing"),
-        (columns(RLHF, user_input=[3]), "the column user_input holds int64; write it as text"),
+        (
+            columns(RLHF, prompts=["Sing!"]),
+            f"{RLHF}.parquet, row 1: is of no format that is read; its fields are prompts; say in "
+            "config.yaml which field is which:\n      data:\n"
+            "        columns: {rlhf: {prompt: prompts}}",
+        ),
+        (
+            columns(RLHF, user_input=[3, 4, 5]),
+            f"{RLHF}.parquet, row 1, field user_input: 3 is a number and no text; write the column "
+            "as texts (and 2 more such rows)",
+        ),
         (
             columns(REWARD, user_input=["a"], completion=["b"], score=["3"]),
-            f"{REWARD}.parquet: the column score holds string; write it as a number",
+            f"{REWARD}.parquet, row 1, field score: '3' is no score; write a number from 0 to 5",
         ),
         (
             columns(ACTOR, messages=["Sing!"]),
-            "the column messages holds string; write it as a list of {role, content}",
+            "row 1, field messages: 'Sing!' is no list of turns; write [{",
         ),
         (
             columns(RLHF, user_input=["Sing!", None]),
-            f"{RLHF}.parquet, row 2, field user_input: None is no text",
+            f"{RLHF}.parquet, row 2, field user_input: is null; write a text",
         ),
         (
             not_utf8_in_parquet,
@@ -134,7 +139,7 @@ PAIR = {"prompt": "Sing!", "chosen": "La", "rejected": "No"}
         ),
         (
             content(".jsonl", jsonl([{"user_input": "Sing!"}, {"user_input": 3}])),
-            f"{RLHF}.jsonl, row 2, field user_input: 3 is no text",
+            f"{RLHF}.jsonl, row 2, field user_input: 3 is a number and no text",
         ),
         (
             content(".jsonl", jsonl([{"user_input": "\u3000 \n"}])),
@@ -157,7 +162,7 @@ PAIR = {"prompt": "Sing!", "chosen": "La", "rejected": "No"}
         (turns("user", "user"), "turn 2: the role user cannot stand here; write assistant, join"),
         (turns("user", "system"), "turn 2: the role system cannot stand here"),
         (
-            content(".jsonl", jsonl([{"messages": [{"from": "human", "value": "Hi"}]}]), ACTOR),
+            content(".jsonl", jsonl([{"messages": [{"from": "human", "text": "Hi"}]}]), ACTOR),
             "has not both role and content; add them",
         ),
         (
@@ -171,7 +176,8 @@ PAIR = {"prompt": "Sing!", "chosen": "La", "rejected": "No"}
         ),
         (
             content(".jsonl", jsonl([{"prompt": "Sing!", "chosen": "La"}]), REWARD),
-            f"{REWARD}.jsonl, row 1: the field rejected is missing; add it",
+            f"{REWARD}.jsonl, row 1: the field rejected is missing; those there are: chosen, "
+            "prompt; add it",
         ),
     ],
 )
@@ -186,7 +192,7 @@ def test_what_is_wrong_with_a_file_is_told_with_its_place_and_cure(
     ("path", "told"),
     [
         ("own/*.jsonl", "own/*.jsonl: matches no file in poet/; correct trainer_config.examples_p"),
-        ("own/rows.txt", "own/rows.txt: its ending tells of no format; name it with one of .json,"),
+        ("own/rows.txt", "own/rows.txt: its ending tells of no format that is read; write"),
         ("own", "own: this folder holds no file that ends in .json, "),
         ("own/**x/*.jsonl", "own/**x/*.jsonl: "),
         ("none.jsonl", "none.jsonl: there is no such file in poet/"),
@@ -288,7 +294,8 @@ def test_errors_of_all_files_are_told_at_once(folder: Path) -> None:
     put(folder, f"{RLHF}.jsonl", jsonl([{"user_input": ""}] * 1000))
     lines = errors_of(folder).splitlines()
     assert lines[1] == (
-        f"  {ACTOR}.csv: the column completion is missing; those there are: 'user_input'; add it"
+        f"  {ACTOR}.csv, row 1: the field completion is missing; those there are: user_input; "
+        "add it"
     )
     assert lines[-1] == "  and 981 more"
     assert len(lines) == 1 + 20 + 1

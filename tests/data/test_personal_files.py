@@ -109,10 +109,10 @@ def test_pairs_stand_among_the_rewards_with_a_text_or_turns_as_their_prompt(fold
     assert tables["pairs"] == [
         {"prompt": prompt, "chosen": chosen, **shared}
         for prompt, chosen in (
+            (user("Hum!"), "Hm"),
             (user("Sing!"), "La"),
             (turns, "La"),
             (turns, "La"),
-            (user("Hum!"), "Hm"),
             (turns, "Lo"),
         )
     ]

@@ -55,7 +55,7 @@ def test_the_errors_that_the_readme_shows_read_so(tmp_path: Path) -> None:
     [shown] = re.findall(r"```\n(the files of .*?)\n```", SECTION, re.DOTALL)
     datasets = tmp_path / "poet" / "datasets"
     datasets.mkdir(parents=True)
-    (datasets / "actor_training_data.csv").write_text("user_input\nSing!\n")
+    (datasets / "actor_training_data.csv").write_text("user_input\nSing!\nHum!\n")
     scored = '{"user_input": "Sing!", "completion": "La", "score": %d}\n'
     (datasets / "reward_training_data.jsonl").write_text("".join(scored % n for n in (4, 5, 7)))
     prompt = '{"messages": [{"role": "%s", "content": "Sing!"}]}\n'

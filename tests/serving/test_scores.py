@@ -92,14 +92,15 @@ def test_a_file_of_lines_is_read_too(place: Path) -> None:
 
 
 def test_a_missing_field_is_named_with_its_row(place: Path) -> None:
-    rows = [ROWS[0], {"user_input": "alpha"}, {"completion": "bravo"}, {"user_input": 7}]
+    rows = [ROWS[0], {"user_input": "alpha"}, {"completion": "bravo"}, {"user_input": "delta"}]
+    rows.append({"user_input": 7, "completion": "echo"})
     (place / "mine" / "holed.json").write_text(json.dumps(rows))
     result = run(place, file="holed.json")
     assert isinstance(result.exception, ChatllamaError)
     told = str(result.exception)
-    assert "holed.json, row 2: the field completion is missing" in told
+    assert "holed.json, rows 2, 4: the field completion is missing" in told
     assert "holed.json, row 3: the field user_input is missing" in told
-    assert "holed.json, row 4, field user_input: 7 is no text" in told
+    assert "holed.json, row 5, field user_input: 7 is a number and no text" in told
     assert not (place / "mine" / "holed.scored.json").exists()
 
 
