@@ -101,6 +101,7 @@ _OPTIMIZER = (
     "early_stopping keep_weights attention compile length_bucketing " + _ADAPTER
 )
 _SPLIT = _keys("data", "validation_share test_share max_length max_reply_length")
+_TELL_OF_UNREAD = ("personal_data", "data_audit")
 _DATASETS = ("preference_data", "actor_training_data", "rlhf_training_data", "reward_training_data")
 # Of who answers, all that can change an answer; speed, money and keys cannot.
 _ASKED = "provider model base_url style temperature max_tokens omit extra_body"
@@ -113,7 +114,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     "shp": (),
     "hh_rlhf": (),
     "grammar": (),
-    "personal_data": ("data.redact", "data.columns"),
+    "personal_data": _keys("data", "redact columns.actor columns.reward columns.rlhf"),
     "preference_data": (
         "seed",
         *_keys("data", "sources number_of_samples label_noise redact"),
@@ -300,10 +301,8 @@ def recipe_for(
         inputs["approved"] = is_approved(store.root, assistant.name, upstream["evaluation"])
     elif asset in _DATASETS and (lengths := lengths_identity(assistant.settings)):
         inputs["lengths"] = lengths
-    if asset in ("personal_data", "data_audit"):
-        # Both tell of files that nobody reads.
-        if unread := unread_files(assistant.folder, assistant.settings):
-            inputs["unread"] = unread
+    if asset in _TELL_OF_UNREAD and (unread := unread_files(assistant.folder, assistant.settings)):
+        inputs["unread"] = unread
     _replace_local_models(settings, inputs)
     return Recipe(asset, assistant.name, CODE_VERSION[asset], dict(upstream), settings, inputs)
 

@@ -90,7 +90,9 @@ def _personal_check(matches: Mapping[str, int], limit: int) -> Check:
 
 
 def _unread_check(unread: Sequence[str]) -> Check:
-    told = "; ".join(unread) or "every file of the assistant's folder that looks like rows is read"
+    told = "every file of the assistant's folder that looks like rows is read"
+    if unread:
+        told = f"of the files that look like rows {'; '.join(unread)}"
     return Check("unread_files", not unread, False, len(unread), 0, told)
 
 

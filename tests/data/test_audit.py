@@ -326,3 +326,17 @@ def test_the_audit_is_the_same_whatever_the_process_hashes_by(folders: Any) -> N
     here = measure(made, AssistantSettings())
     assert here.tables[1].replies == [("Reply 0", 5), ("Reply 1", 5), ("Reply 2", 5)]
     assert here.tables[0].prompts == 7
+
+
+def test_files_that_nobody_reads_are_named_on_the_page(
+    tmp_path: Path, folders: Callable[..., dict[str, Path]]
+) -> None:
+    told = "datasets/actor_dataset.json is not read: rename it"
+    output = tmp_path / "audit"
+    output.mkdir()
+    outcome = build_data_audit("poet", folders(), AssistantSettings(), output, [told])
+    found = check(outcome, "unread_files")
+    assert (found.passed, found.blocking, found.value) == (False, False, 1)
+    assert told in found.description
+    assert told in (output / AUDIT_PAGE).read_text()
+    assert check(audited(folders(), tmp_path)[0], "unread_files").passed

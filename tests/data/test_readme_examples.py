@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from chatllama_pipeline.data.personal import build_personal_data
 from chatllama_pipeline.errors import DataError
@@ -31,7 +32,7 @@ EXPECTED = {
 
 
 def test_every_format_has_an_example() -> None:
-    assert len(re.findall(r"```\w+\n", SECTION)) == len(EXAMPLES) == 6
+    assert len(re.findall(r"```(?!yaml)\w+\n", SECTION)) == len(EXAMPLES) == 6
     endings = {Path(name).suffix for name, _, _ in EXAMPLES}
     assert endings == {".json", ".jsonl", ".csv", ".parquet"}
 
@@ -49,6 +50,17 @@ def test_an_example_of_the_readme_is_read(
     build_personal_data(tmp_path / "poet", AssistantSettings(), tmp_path / "version")
     rows = {file.stem: pq.read_table(file).num_rows for file in (tmp_path / "version").iterdir()}
     assert {table: count for table, count in rows.items() if count} == EXPECTED[name, language]
+
+
+def test_the_columns_that_the_readme_shows_are_read(tmp_path: Path) -> None:
+    [shown] = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
+    datasets = tmp_path / "poet" / "datasets"
+    datasets.mkdir(parents=True)
+    (datasets / "actor_training_data.csv").write_text("question,answer\nWho?,A poet\n")
+    (datasets / "rlhf_training_data.csv").write_text("text\nSing!\n")
+    settings = AssistantSettings.model_validate(yaml.safe_load(shown))
+    outcome = build_personal_data(tmp_path / "poet", settings, tmp_path)
+    assert outcome.metrics["rows"] == {"actor": 1, "reward": 0, "rlhf": 1, "pairs": 0}
 
 
 def test_the_errors_that_the_readme_shows_read_so(tmp_path: Path) -> None:

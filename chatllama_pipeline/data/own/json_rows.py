@@ -69,7 +69,7 @@ def jsonl_rows(handle: Iterable[bytes], reading: Reading) -> Numbered:
                 return
         where = f"{reading.name}, row {number}"
         try:
-            row = json_text.read(line.decode(), unique_keys=True)
+            row = json_text.read(line.decode().rstrip(), unique_keys=True)
         except UnicodeDecodeError as error:
             place = f"byte {error.start} of the line"
             errors.add(f"{where}: {place} is not UTF-8; save the file as UTF-8")

@@ -95,6 +95,9 @@ class Recogniser:
         every = [shape for shape in self._known[present] if shape.fits(row)]
         if set(self.mapped) & _OF_OUR_SHAPES:
             every = [shape for shape in every if not shape.told]
+        best = _winners(every)
+        if self.table == "actor" and any(shape.kind in ("scored", "thumb") for shape in best):
+            return self._misplaced(best) or self._unknown(present)
         usable = _winners([shape for shape in every if shape.kind in TABLE_KINDS[self.table]])
         if len(usable) == 1:
             return self._unless_scored_elsewhere(usable[0], row, present)
@@ -104,7 +107,7 @@ class Recogniser:
                 f"may be read as {names}; its fields are {_listed(present)}; "
                 f"{_columns(self.table, _WANTED[self.table][0], present)}"
             )
-        return self._misplaced(_winners(every)) or self._unknown(present)
+        return self._misplaced(best) or self._unknown(present)
 
     def _unless_scored_elsewhere(
         self, shape: Shape, row: Row, present: frozenset[str]
@@ -171,11 +174,11 @@ def _winners(shapes: list[Shape]) -> list[Shape]:
 
 
 def _nearest(table: str, present: Collection[str]) -> Shape | None:
-    """The format that lacks least: of its needs the largest share is there, our own first."""
+    """The format that lacks least, our own first: half of what it needs is there, or more."""
     usable = [shape for shape in SHAPES if shape.kind in TABLE_KINDS[table]]
     shares = [len(set(shape.needs) & set(present)) / len(shape.needs) for shape in usable]
     best = max(shares)
-    return usable[shares.index(best)] if best > 0 else None
+    return usable[shares.index(best)] if best >= 0.5 else None
 
 
 def _wanted_like(table: str, shape: Shape) -> tuple[str, ...]:

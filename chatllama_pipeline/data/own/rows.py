@@ -12,7 +12,7 @@ import pyarrow as pa
 from chatllama_pipeline.data.own.errors import Errors, UnfitError, told_value
 from chatllama_pipeline.data.own.recognising import Misfit, Recogniser
 from chatllama_pipeline.data.own.shapes import Shape
-from chatllama_pipeline.data.own.transcripts import plain_prompt, plain_reply
+from chatllama_pipeline.data.own.transcripts import is_transcript, plain_prompt, plain_reply
 from chatllama_pipeline.data.own.values import (
     looks_like_turns,
     number_in,
@@ -154,11 +154,12 @@ class FileRows:
     def _evened(self, row: Row) -> Row:
         """A row of our fields with its values read: turns, transcripts, and numbers of texts."""
         row = dict(row)
+        in_transcript = is_transcript(row.get("prompt"))
         if "prompt" in row:
             row["prompt"] = plain_prompt(_turns_if_any(row["prompt"]))
         for name in ("completion", "chosen", "rejected"):
             if name in row:
-                row[name] = plain_reply(_turns_if_any(row[name]))
+                row[name] = plain_reply(_turns_if_any(row[name]), in_transcript)
         if "messages" in row:
             row["messages"] = _turns_if_any(row["messages"])
         score = row.get("score")

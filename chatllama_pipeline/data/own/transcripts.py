@@ -41,13 +41,15 @@ def plain_prompt(value: Any) -> Any:
     return _without_separator(value) if isinstance(value, str) else value
 
 
-def plain_reply(value: Any) -> Any:
+def plain_reply(value: Any, in_transcript: bool = False) -> Any:
     """A reply without the assistant's mark before it and the separator behind it; any other value
-    as it is."""
+    as it is. What goes on from a transcript begins behind the mark's space, and loses that."""
     if not isinstance(value, str):
         return value
     marked = _REPLY.match(value)
-    return _without_separator(value[marked.end() :].strip() if marked else value)
+    if marked or in_transcript:
+        value = value[marked.end() if marked else 0 :].strip()
+    return _without_separator(value)
 
 
 def _without_separator(text: str) -> str:
