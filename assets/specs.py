@@ -29,6 +29,7 @@ CHECK_TEXTS = {
     "alike_pairs": "Few pairs whose replies hardly differ (checks.max_alike_pairs).",
     "length_only_held_out": "On held-out pairs, lengths alone don't tell what people chose.",
     "personal_data": "Little personal data in the tables (checks.max_personal_data).",
+    "unread_files": "Every file of the assistant's folder that looks like rows is read.",
     "memory_plan": "The stage fits into the memory that is free, before weights are loaded.",
     "finite_loss": "Losses and gradients stayed finite, but for single steps.",
     "collapse": "Replies became no repetitions, didn't shrink, and went on ending.",
