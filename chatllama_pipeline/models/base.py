@@ -27,6 +27,8 @@ from chatllama_pipeline.models.gguf import as_plain_model, gguf_arguments, gguf_
 from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.loading import CODE_TRUSTED
+from chatllama_pipeline.models.manner import Manner, set_manner
+from chatllama_pipeline.models.probe.base import probe_actor, probe_reward
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.sources import (
@@ -36,6 +38,7 @@ from chatllama_pipeline.models.sources import (
     is_pickled,
     require_tokenizer,
 )
+from chatllama_pipeline.models.switches import set_switches
 from chatllama_pipeline.models.text_only import text_only
 from chatllama_pipeline.models.unembedded import without_unembedded
 from chatllama_pipeline.progress import Progress
@@ -65,15 +68,20 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     section = settings.actor_config if key == "actor_config" else settings.reward_config
     output, seed = Path(spec.output), stage_seed(settings.seed, spec.stage)
     warnings: list[str] = []
+    source = None
     if section.model == SCRATCH:
         size = scratch_size(section, key)
         texts = _training_texts(Path(spec.inputs["actor_training_data"]))
         parameters = make_scratch_model(texts, size, seed, output)
         metrics: dict[str, Any] = {"parameters": parameters, "revision": SCRATCH}
     else:
-        metrics, warnings = _copy_model(section, key, seed, output)
-    progress.say(f"{section.model}: {metrics['parameters']:,} parameters")
-    return Outcome(metrics=metrics, warnings=warnings)
+        source, metrics, warnings = _copy_model(section, key, seed, output)
+    probe = probe_actor if key == "actor_config" else probe_reward
+    probed = probe(output, key, section.model, source)
+    progress.say(f"{section.model}: {metrics['parameters']:,} parameters; {probed.told}")
+    return Outcome(
+        metrics={**metrics, "probe": probed.told}, warnings=[*warnings, *probed.warnings]
+    )
 
 
 def scratch_size(section: ActorSettings | RewardSettings, key: str) -> ScratchSize:
@@ -110,14 +118,15 @@ def _training_texts(folder: Path) -> Iterator[str]:
 
 def _copy_model(
     section: ActorSettings | RewardSettings, key: str, seed: int, output: Path
-) -> tuple[dict[str, Any], list[str]]:
-    """Save the model that a section names into `output`; its metrics, and warnings."""
+) -> tuple[Any, dict[str, Any], list[str]]:
+    """Save the model that a section names into `output`; the model, its metrics, warnings."""
     trust = section.trust_remote_code
     found = find_model(section.model, f"{key}.model", with_code=trust, gguf_file=section.gguf_file)
     load = partial(_load, name=section.model, trust_remote_code=trust)
     gguf = None if found.gguf is None else read_gguf(found.folder / found.gguf, f"{key}.model")
     tokenizers = _tokenizer_files(section, key, found)
     config = gguf_config(gguf) if gguf else load(AutoConfig, found.folder, f"{key}.model")
+    set_switches(config)
     _refuse_quantized(config, f"{key}.model", section.model)
     tokenizer = load(
         AutoTokenizer, tokenizers.folder, f"{key}.tokenizer_path", **tokenizers.arguments
@@ -142,8 +151,10 @@ def _copy_model(
     told = f"the tokenizer of {section.tokenizer_path or section.model}"
     tokenizer, plain = without_unembedded(tokenizer, rows, named, told)
     ensure_chat_template(tokenizer, model.config)
-    # A config from elsewhere may claim anything: only the setting counts.
+    # A config from elsewhere may claim anything: only the setting and the probe count.
     vars(model.config).pop(CODE_TRUSTED, None)
+    set_manner(model.config, Manner())
+    _require_start(model, f"{key}.model", section.model)
     if trust:
         setattr(model.config, CODE_TRUSTED, True)
     if model.can_generate():
@@ -162,7 +173,7 @@ def _copy_model(
             "which is plain text from here on"
         )
     metrics = {"parameters": int(model.num_parameters()), "revision": found.commit}
-    return {**metrics, **(gguf.metrics if gguf else {})}, warnings
+    return model, {**metrics, **(gguf.metrics if gguf else {})}, warnings
 
 
 def _tokenizer_files(section: ActorSettings | RewardSettings, key: str, found: Found) -> Found:
@@ -175,6 +186,25 @@ def _tokenizer_files(section: ActorSettings | RewardSettings, key: str, found: F
     if found.gguf is None:
         require_tokenizer(found.folder, f"{key}.model")
     return found
+
+
+def _require_start(model: Any, key: str, name: str) -> None:
+    """Let an encoder-decoder's config name the token that a reply is begun with.
+
+    It may stand in the generation config alone; else it is the BOS token, as in transformers.
+    """
+    config, own = model.config, getattr(model, "generation_config", None)
+    if kind_of(config) is not Kind.ENCODER_DECODER:
+        return
+    named = [(part, word) for word in ("decoder_start", "bos") for part in (config, own)]
+    found = [getattr(part, f"{word}_token_id", None) for part, word in named]
+    start = next((number for number in found if number is not None), None)
+    if start is None:
+        raise SettingsError(
+            f"{key}: {name} ({config.model_type}) doesn't say which token its decoder begins with: "
+            "set decoder_start_token_id in its config.json (T5's is the pad token's id)"
+        )
+    config.decoder_start_token_id = start
 
 
 def _refuse_quantized(config: Any, key: str, name: str) -> None:

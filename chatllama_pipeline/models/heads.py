@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -21,10 +21,17 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.adapters import load_adapter
 from chatllama_pipeline.models.chat import Example, conversation, question_and_answer
-from chatllama_pipeline.models.kinds import Kind, kind_of, plain, takes_positions
-from chatllama_pipeline.models.language import encoder_decoder_inputs, joined, positions
+from chatllama_pipeline.models.kinds import Kind, kind_of, plain
+from chatllama_pipeline.models.language import (
+    encoder_decoder_inputs,
+    joined,
+    row_inputs,
+    tokens_first,
+)
 from chatllama_pipeline.models.layout import base_folder, has_adapter
 from chatllama_pipeline.models.loading import code_arguments, load_config, load_tokenizer
+from chatllama_pipeline.models.manner import manner_of
+from chatllama_pipeline.models.switches import without_noise
 from chatllama_pipeline.records import Prompt
 
 SCORE_SHIFT = "chatllama_score_shift"
@@ -36,12 +43,12 @@ ROWS_PER_BATCH = 64
 LONGEST_ROW = 2048
 
 
-def load_actor(folder: Path | str, dtype: torch.dtype) -> Any:
-    """The language model in `folder`, every dropout off, in eval mode.
+def load_actor(folder: Path | str, dtype: torch.dtype | Literal["auto"]) -> Any:
+    """The language model in `folder`, every dropout off, in eval mode; "auto": as it was saved.
 
     Where it is an adapter, it stands in the model unmerged and frozen.
     """
-    config = _config_without_dropout(folder)
+    config = without_noise(load_config(folder))
     seq2seq = kind_of(config) is Kind.ENCODER_DECODER
     auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     arguments = {"config": config, "dtype": dtype, **code_arguments(folder)}
@@ -57,7 +64,7 @@ def has_score(config: Any) -> bool:
     return any(name.endswith(("ForSequenceClassification", SCORING_SUFFIX)) for name in names)
 
 
-def load_reward(folder: Path | str, dtype: torch.dtype) -> Any:
+def load_reward(folder: Path | str, dtype: torch.dtype | Literal["auto"]) -> Any:
     """The scoring model in `folder`: one score a row, every dropout off, in eval mode.
 
     Decoders have a head without bias on every token; an encoder scores once, by the head it came
@@ -66,7 +73,7 @@ def load_reward(folder: Path | str, dtype: torch.dtype) -> Any:
     1 / sqrt(hidden + 1). Raises SettingsError where the folder's model has several labels, or a
     head that isn't one linear layer on hidden states.
     """
-    config = _config_without_dropout(folder)
+    config = without_noise(load_config(folder))
     if has_score(config) and config.num_labels != 1:
         raise SettingsError(
             f"{folder}: {config.architectures[0]} gives {config.num_labels} labels, a reward model "
@@ -85,8 +92,8 @@ def load_reward(folder: Path | str, dtype: torch.dtype) -> Any:
 
 
 def _fill_head(model: Any, missing: Sequence[str], folder: Path | str) -> None:
-    head = getattr(model, "score", None)
-    if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
+    head: Any = getattr(model, "score", None)
+    if not _is_plain(head):
         raise SettingsError(
             f"{folder}: {type(model).__name__} has no plain linear head named score; "
             "use a decoder-only model (Llama, Qwen, Mistral, GPT-2, OPT, ...)"
@@ -109,8 +116,7 @@ def scoring_class(config: Any, folder: Path | str) -> Any:
 
     Raises SettingsError for a model of its own code in `folder` that has no AutoModel.
     """
-    known = type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-    if known and kind_of(config) is not Kind.ENCODER_DECODER:
+    if _has_own_class(config):
         return AutoModelForSequenceClassification
     # T5's own class pools with a hidden layer of its own: no value per token could come of it.
     if type(config) in MODEL_MAPPING:
@@ -125,18 +131,41 @@ def scoring_class(config: Any, folder: Path | str) -> Any:
 
 
 @functools.cache
-def _headed(backbone: type) -> Any:
+def _headed(backbone: Any) -> Any:
     """A model class of `backbone`'s family: the backbone and `score`, one linear layer on it."""
     family: Any = next(kind for kind in backbone.__mro__ if PreTrainedModel in kind.__bases__)
 
+    # Where a family sees too, only its parts have a name for the backbone (Llama 4).
+    prefix = family.base_model_prefix or backbone.base_model_prefix
+
     def init(self: Any, config: Any) -> None:
         family.__init__(self, config)
-        setattr(self, self.base_model_prefix, backbone(config))
+        setattr(self, prefix, backbone(config))
         self.score = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
         self.post_init()
 
     name = backbone.__name__.removesuffix("Model") + SCORING_SUFFIX
-    return type(name, (family,), {"__init__": init, "__module__": __name__})
+    # What lies outside of transformers is taken to draw its weights itself, and then buffers that
+    # a family fills from outside of their layer (Falcon-H1) would stay as memory was.
+    own_code = classmethod(lambda kind: backbone.is_custom_code())
+    inside = {"__init__": init, "__module__": __name__, "is_custom_code": own_code}
+    return type(name, (family,), {**inside, "base_model_prefix": prefix})
+
+
+def _has_own_class(config: Any) -> bool:
+    """Whether transformers' class for scores is to be had, with a head on every token."""
+    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if kind is None or kind_of(config) is Kind.ENCODER_DECODER:
+        return False
+    if kind_of(config) is Kind.ENCODER or kind.__name__ in (config.architectures or []):
+        return True
+    # Some put more than a plain head on their hidden states (CTRL): then ours is put on them.
+    with torch.device("meta"):
+        return _is_plain(getattr(kind(config), "score", None))
+
+
+def _is_plain(head: Any) -> bool:
+    return isinstance(head, torch.nn.Linear) and head.bias is None
 
 
 def scoring_example(
@@ -210,11 +239,16 @@ def response_values(
 def token_values(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """A decoder-only model's head on every position: `[B, L]`, `[B, L]` -> `[B, L]` float32.
 
-    Positions count the mask's tokens, so that left and right padding give equal values; padded
-    columns are 0.
+    Positions count the mask's tokens, so that left and right padding give equal values (a family
+    that padding before a row would disturb gets it behind); padded columns are 0.
     """
-    hidden = _hidden(model, input_ids, attention_mask)
-    values: torch.Tensor = plain(model).score(hidden).squeeze(-1).float()
+    if manner_of(model.config).left_padded:
+        hidden = _hidden(model, input_ids, attention_mask)
+        values: torch.Tensor = plain(model).score(hidden).squeeze(-1).float()
+    else:
+        order = tokens_first(attention_mask)
+        moved = _hidden(model, input_ids.gather(1, order), attention_mask.gather(1, order))
+        values = plain(model).score(moved).squeeze(-1).float().gather(1, order.argsort(1))
     return values.masked_fill(attention_mask == 0, 0.0)
 
 
@@ -305,18 +339,6 @@ def _backbone(model: Any) -> Any:
 
 def _hidden(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     backbone = _backbone(model)
-    arguments: dict[str, Any] = {"use_cache": False}
-    # Models with relative positions alone (BLOOM's ALiBi) take none.
-    if takes_positions(backbone):
-        arguments["position_ids"] = positions(attention_mask)
-    output = backbone(input_ids=input_ids, attention_mask=attention_mask, **arguments)
+    output = backbone(**row_inputs(backbone, input_ids, attention_mask))
     hidden: torch.Tensor = output.last_hidden_state
     return hidden
-
-
-def _config_without_dropout(folder: Path | str) -> Any:
-    config = load_config(folder)
-    for name, value in config.to_dict().items():
-        if "drop" in name and isinstance(value, float):
-            setattr(config, name, 0.0)
-    return config

@@ -37,6 +37,11 @@ def plain(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def takes(model: Any, argument: str) -> bool:
+    """Whether the model's forward names `argument` among its own."""
+    return argument in inspect.signature(plain(model).forward).parameters
+
+
 def takes_positions(model: Any) -> bool:
     """Whether the model takes `position_ids`; those with relative positions alone don't."""
-    return "position_ids" in inspect.signature(plain(model).forward).parameters
+    return takes(model, "position_ids")

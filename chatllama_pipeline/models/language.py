@@ -9,13 +9,13 @@ what comes back was computed from the prompt and the response's first t tokens.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
 
-from chatllama_pipeline.models.kinds import Kind, kind_of, takes_positions
+from chatllama_pipeline.models.kinds import Kind, kind_of, takes, takes_positions
+from chatllama_pipeline.models.manner import manner_of
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -35,9 +35,14 @@ def joined(
     return ids, torch.cat([prompt_mask, action_mask[:, :-1]], dim=1).long()
 
 
+def tokens_first(mask: Tensor) -> Tensor:
+    """The order `[B,L]` in which a row's tokens come before its padding, each as they stood."""
+    return (mask == 0).int().argsort(dim=1, stable=True)
+
+
 def padded_right(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Rows `[B,P]` with their padding moved behind their tokens: encoders count from column 0."""
-    order = (mask == 0).int().argsort(dim=1, stable=True)
+    order = tokens_first(mask)
     return ids.gather(1, order), mask.gather(1, order)
 
 
@@ -60,6 +65,27 @@ def encoder_decoder_inputs(
     }
 
 
+def row_inputs(model: Any, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """Arguments of a forward in which a decoder-only model reads whole rows `[B,L]` anew.
+
+    Positions count the mask's tokens, wherever padding stands. Models without a cache or masks
+    (their states read every token) are not told of them.
+    """
+    optional = {"attention_mask": mask, "use_cache": False}
+    inputs = {name: value for name, value in optional.items() if takes(model, name)}
+    if takes_positions(model):
+        inputs["position_ids"] = positions(mask)
+    return {"input_ids": ids, **inputs}
+
+
+def last_logits(model: Any, inputs: dict[str, Any], columns: int) -> Tensor:
+    """Logits `[B,columns,V]` of a decoder-only model's last columns; others aren't computed."""
+    # Older families compute all and take no such argument.
+    kept = {"logits_to_keep": columns} if takes(model, "logits_to_keep") else {}
+    logits: Tensor = model(**inputs, **kept).logits
+    return logits[:, -columns:]
+
+
 def response_logits(
     model: Any,
     prompt_ids: Tensor,
@@ -76,100 +102,22 @@ def response_logits(
     """
     if kind_of(model.config) is Kind.ENCODER_DECODER:
         inputs = encoder_decoder_inputs(model, prompt_ids, prompt_mask, response[:, :-1])
+        logits = model(**inputs).logits
     else:
-        ids, mask = joined(prompt_ids, prompt_mask, response, action_mask)
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "use_cache": False,
-            "logits_to_keep": response.shape[1],
-        }
-        if takes_positions(model):
-            inputs["position_ids"] = positions(mask)
-    logits: Tensor = model(**inputs).logits.float()
+        columns = joined(prompt_ids, prompt_mask, response, action_mask)
+        logits = _row_logits(model, *columns, response.shape[1])
+    found: Tensor = logits.float()
     # Divided, they would be held twice.
-    return logits if temperature == 1 else logits / temperature
+    return found if temperature == 1 else found / temperature
 
 
-class Decoding(Protocol):
-    """A batch of rows that grow token by token."""
-
-    def next_logits(self) -> Tensor:
-        """Logits `[B,V]` of each row's next token."""
-
-    def append(self, tokens: Tensor) -> None:
-        """Take `tokens[B]` as the rows' next ones."""
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone."""
-
-
-def decoding(model: Any, prompt_ids: Tensor, prompt_mask: Tensor, columns: int) -> Decoding:
-    """Begin a decoding of at most `columns` tokens behind `prompt_ids[B,P]`, left-padded."""
-    if kind_of(model.config) is Kind.ENCODER_DECODER:
-        return _EncoderDecoderDecoding(model, prompt_ids, prompt_mask)
-    return _CausalDecoding(model, prompt_ids, prompt_mask, columns)
-
-
-class _CausalDecoding:
-    def __init__(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> None:
-        rows, self.width = ids.shape
-        self.model, self.tokens, self.cache = model, ids, DynamicCache(config=model.config)
-        # Wide enough for all that may come: a mask that grows would be copied at every token.
-        self.mask = torch.ones(rows, self.width + columns, dtype=torch.long, device=ids.device)
-        self.mask[:, : self.width] = mask
-        self.positions = positions(mask) if takes_positions(model) else None
-        self.next_position = mask.sum(1, keepdim=True)
-
-    def next_logits(self) -> Tensor:
-        extra = {} if self.positions is None else {"position_ids": self.positions}
-        logits: Tensor = self.model(
-            input_ids=self.tokens,
-            attention_mask=self.mask[:, : self.width],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **extra,
-        ).logits
-        return logits[:, -1]
-
-    def append(self, tokens: Tensor) -> None:
-        self.tokens, self.width = tokens[:, None], self.width + 1
-        if self.positions is not None:
-            self.positions = self.next_position
-            self.next_position = self.next_position + 1
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.tokens, self.mask = self.tokens[rows], self.mask[rows]
-        self.next_position = self.next_position[rows]
-        if self.positions is not None:
-            self.positions = self.positions[rows]
-
-
-class _EncoderDecoderDecoding:
-    def __init__(self, model: Any, ids: Tensor, mask: Tensor) -> None:
-        ids, self.mask = padded_right(ids, mask.long())
-        self.model = model
-        self.encoded = model.get_encoder()(input_ids=ids, attention_mask=self.mask)
-        decoder = model.config.get_text_config(decoder=True)
-        self.cache = EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache(config=decoder))
-        self.tokens = start_column(model, len(ids), ids.device)
-
-    def next_logits(self) -> Tensor:
-        logits: Tensor = self.model(
-            encoder_outputs=self.encoded,
-            attention_mask=self.mask,
-            decoder_input_ids=self.tokens,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
-        return logits[:, -1]
-
-    def append(self, tokens: Tensor) -> None:
-        self.tokens = tokens[:, None]
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.encoded.last_hidden_state = self.encoded.last_hidden_state[rows]
-        self.tokens, self.mask = self.tokens[rows], self.mask[rows]
+def _row_logits(model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
+    """Logits of the last `columns` of rows `[B,L]` whose padding stands at both ends."""
+    if manner_of(model.config).left_padded:
+        return last_logits(model, row_inputs(model, ids, mask), columns)
+    order = tokens_first(mask)
+    moved = order.argsort(1)[:, -columns:]
+    first = int(moved.min())
+    inputs = row_inputs(model, ids.gather(1, order), mask.gather(1, order))
+    logits = last_logits(model, inputs, ids.shape[1] - first)
+    return logits[torch.arange(len(ids), device=ids.device)[:, None], moved - first]

@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from chatllama_pipeline.models.switches import set_switches
+
 CODE_TRUSTED = "chatllama_code_trusted"
 
 
@@ -23,8 +25,8 @@ def code_arguments(folder: Path | str) -> dict[str, bool]:
 
 
 def load_config(folder: Path | str) -> Any:
-    """The config of the model in `folder`."""
-    return AutoConfig.from_pretrained(str(folder), **code_arguments(folder))
+    """The config of the model in `folder`, its switches as our forwards expect them."""
+    return set_switches(AutoConfig.from_pretrained(str(folder), **code_arguments(folder)))
 
 
 def load_tokenizer(folder: Path | str) -> Any:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from chatllama_pipeline.models.language import decoding, response_logits
+from chatllama_pipeline.models.decoding import decoding
+from chatllama_pipeline.models.language import response_logits
 from chatllama_pipeline.training.ppo_math import token_logp
 
 # Rows that have stopped leave the batch once this share of its rows has: cutting the cache costs

@@ -1,0 +1,51 @@
+"""Whether a model that was saved is loaded with the tensors it had, all of them numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Values compared of each tensor: garbage and mix-ups show in all of them.
+SAMPLED = 256
+# Buffers are computed anew when a model is loaded.
+CLOSE = 1e-2
+
+
+def tensors(model: Any) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those too that are never saved."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+@torch.no_grad()
+def not_finite(model: Any) -> str | None:
+    """The name of a parameter with NaN or infinity among its numbers, or of a buffer with NaN."""
+    for name, tensor in model.named_parameters():
+        # A sum needs no copy of the tensor; it can also overflow, hence the second look.
+        if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
+            return str(name)
+    # Masks are kept as buffers too, and are infinite by right.
+    return next((str(name) for name, b in model.named_buffers() if bool(b.isnan().any())), None)
+
+
+def lost(source: Any, loaded: Any) -> Iterator[str]:
+    """Names of tensors of `loaded` that `source` has, and that are not what they were there."""
+    before = tensors(source)
+    for name, tensor in tensors(loaded).items():
+        if name in before and not _same(before[name], tensor):
+            yield name
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape:
+        return False
+    step = max(1, left.numel() // SAMPLED)
+    mine, other = (tensor.detach().flatten()[::step] for tensor in (left, right))
+    if not mine.is_floating_point():
+        return bool(torch.equal(mine, other))
+    return bool(torch.allclose(mine.float(), other.float(), rtol=CLOSE, atol=0.0, equal_nan=True))
