@@ -27,7 +27,7 @@ from chatllama_pipeline.models.gguf import as_plain_model, gguf_arguments, gguf_
 from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.loading import CODE_TRUSTED
-from chatllama_pipeline.models.manner import Manner, set_manner
+from chatllama_pipeline.models.manner import ORDINARY, set_manner
 from chatllama_pipeline.models.probe.base import probe_actor, probe_reward
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
@@ -153,7 +153,7 @@ def _copy_model(
     ensure_chat_template(tokenizer, model.config)
     # A config from elsewhere may claim anything: only the setting and the probe count.
     vars(model.config).pop(CODE_TRUSTED, None)
-    set_manner(model.config, Manner())
+    set_manner(model.config, ORDINARY)
     _require_start(model, f"{key}.model", section.model)
     if trust:
         setattr(model.config, CODE_TRUSTED, True)

@@ -32,11 +32,14 @@ class Manner:
 
     @property
     def ordinary(self) -> bool:
-        return self == Manner()
+        return self == ORDINARY
 
     def __str__(self) -> str:
         padded = "" if self.left_padded else "; padded on the right alone"
         return f"decodes {SAID[self.steps]}{padded}"
+
+
+ORDINARY = Manner()
 
 
 def manner_of(config: Any) -> Manner:

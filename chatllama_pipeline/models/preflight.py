@@ -18,6 +18,7 @@ from chatllama_pipeline.models.chat import (
     stop_ids,
 )
 from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.manner import ORDINARY, Manner, manner_of
 from chatllama_pipeline.records import user_prompt
 
 PROBE, ANSWER = "what is asked", "what is said"
@@ -33,11 +34,13 @@ class Preflight:
     pad: str
     context: int
     context_of: str
+    manner: Manner = ORDINARY
 
     def __str__(self) -> str:
         return (
             f"{self.template}; {self.bos}; a reply ends in {self.end}; padded with {self.pad}; "
             f"at most {self.context} tokens a row ({self.context_of})"
+            f"{'' if self.manner.ordinary else f'; {self.manner}'}"
         )
 
 
@@ -74,6 +77,7 @@ def preflight(tokenizer: Any, config: Any, section: str, max_length: int) -> Pre
         pad,
         context,
         context_of,
+        manner_of(config),
     )
 
 

@@ -18,6 +18,7 @@ from chatllama_pipeline.models.generation import as_named, end_ids
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.layout import has_adapter
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
+from chatllama_pipeline.models.manner import manner_of
 from chatllama_pipeline.models.merging import agree, outputs
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.pool import link_or_copy
@@ -94,13 +95,16 @@ def _generation_config(
     tokenizer: Any, ends: list[int], config: Any, actor: ActorSettings
 ) -> GenerationConfig:
     """Plain sampling at the temperature chosen for chatting; 0 is greedy."""
-    common = {
+    common: dict[str, Any] = {
         "max_new_tokens": actor.max_tokens,
         "eos_token_id": as_named(ends),
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "decoder_start_token_id": getattr(config, "decoder_start_token_id", None),
     }
+    if manner_of(config).steps == "whole":
+        # What its cache would make of a reply is not what was trained and judged.
+        common["use_cache"] = False
     if actor.temperature == 0:
         return GenerationConfig(do_sample=False, **common)
     return GenerationConfig(

@@ -16,8 +16,8 @@ from chatllama_pipeline.models.adapters import add_adapter, trained_share
 from chatllama_pipeline.models.chat import Example, conversation
 from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import load_actor, pad_right
-from chatllama_pipeline.models.kinds import Kind, kind_of
-from chatllama_pipeline.models.language import encoder_decoder_inputs
+from chatllama_pipeline.models.kinds import Kind, kind_of, takes
+from chatllama_pipeline.models.language import encoder_decoder_inputs, last_logits
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.preflight import preflight, rows_in_words
@@ -141,13 +141,13 @@ def completion_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     first = int(targets_mask.any(dim=0).int().argmax())
     length = targets_mask.shape[1]
     # Packed rows have positions that start anew, and then no mask: see `packing`.
-    read = {name: batch[name] for name in ("attention_mask", "position_ids") if name in batch}
-    logits = model(
-        input_ids=batch["input_ids"],
-        **read,
-        use_cache=False,
-        logits_to_keep=length - first + 1,
-    ).logits[:, :-1]
+    read: dict[str, Any] = {
+        name: batch[name] for name in ("attention_mask", "position_ids") if name in batch
+    }
+    if takes(model, "use_cache"):
+        read["use_cache"] = False
+    inputs = {"input_ids": batch["input_ids"], **read}
+    logits = last_logits(model, inputs, length - first + 1)[:, :-1]
     wanted = targets_mask[:, first:]
     return F.cross_entropy(
         logits[wanted].float(), batch["input_ids"][:, first:][wanted], reduction="sum"

@@ -62,6 +62,7 @@ def test_a_gguf_file_becomes_the_folder_that_it_was_made_from(
     talk = [{"role": "user", "content": "alpha bravo, 1234 naïve ☃"}]
     assert ours.apply_chat_template(talk) == theirs.apply_chat_template(talk)
     assert (ours.eos_token, ours.pad_token) == (theirs.eos_token, theirs.pad_token)
+    assert outcome.metrics.pop("probe").startswith("decodes as it scores")
     assert outcome.metrics == {
         "parameters": AutoModelForCausalLM.from_pretrained(tiny_base_folder).num_parameters(),
         "revision": "local",
