@@ -202,12 +202,26 @@ def _take_original_keys(raw: dict[str, Any], config: Path) -> list[str]:
             value = keys.pop(key)
             warnings.append(f"{config}: {dotted}: {value!r} is not used: {meaning}")
     actor = raw.get("actor_config")
+    if warnings and isinstance(actor, dict):
+        raw["actor_config"], told = _reply_within_row(actor)
+        warnings += [f"{config}: {text}" for text in told]
     if isinstance(actor, dict) and "temperature" in actor:
         warnings.append(
             f"{config}: actor_config.temperature: {actor['temperature']!r} is that of the released "
             "assistant's chat; rollouts are sampled at trainer_config.temperature"
         )
     return warnings
+
+
+def _reply_within_row(actor: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The original cut a reply where its row ended, and set both lengths to 2048."""
+    reply, row = actor.get("max_tokens"), actor.get("max_sequence_length")
+    if not (isinstance(reply, int) and isinstance(row, int) and 1 < row <= reply):
+        return actor, []
+    return {**actor, "max_tokens": row // 2}, [
+        f"actor_config.max_tokens: {reply} leaves no room for a prompt within max_sequence_length "
+        f"{row}: {row // 2} is used; set it to what your longest reply needs"
+    ]
 
 
 def _validate(raw: dict[str, Any], config: Path, overrides: dict[str, Any]) -> AssistantSettings:

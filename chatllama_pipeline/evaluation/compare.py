@@ -38,6 +38,7 @@ from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.models.chat import prompt_ids
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.models.preflight import prompt_room
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import (
@@ -56,7 +57,6 @@ from chatllama_pipeline.statistics import (
     mean,
     preferences,
 )
-from chatllama_pipeline.training.ppo import context
 from chatllama_pipeline.training.ppo_math import distinct_2
 from chatllama_pipeline.training.reward_report import RewardReport
 
@@ -167,7 +167,8 @@ def _answered(
     actors = {
         actor: load_actor(spec.inputs[actor], torch.float32).to(spec.device) for actor in ACTORS
     }
-    room = context(settings, actors["actor_sft"].config)
+    config = actors["actor_sft"].config
+    room = prompt_room({"actor": config}, tokenizer, settings.actor_config)
     prompts, warnings = _test_prompts(spec, settings, tokenizer, room)
     progress.say(f"both actors answer {len(prompts)} test prompts")
     sampled, kl = _sample(actors, tokenizer, settings, [row.ids for row in prompts])

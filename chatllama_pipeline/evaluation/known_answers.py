@@ -16,10 +16,10 @@ from chatllama_pipeline.evaluation.replies import answer
 from chatllama_pipeline.models.chat import prompt_ids
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.models.preflight import prompt_room
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training.ppo import context
 
 MODELS = ("actor_base", "actor_sft", "actor_ppo")
 KNOWN_FILE = "known_answers.jsonl"
@@ -63,7 +63,7 @@ def _replies(
     folder = spec.inputs[model]
     tokenizer = load_tokenizer(folder)
     actor = load_actor(folder, torch.float32).to(spec.device)
-    room = context(settings, actor.config)
+    room = prompt_room({"actor": actor.config}, tokenizer, settings.actor_config)
     prompts = [prompt_ids(tokenizer, user_prompt(known.question), room) for known in questions]
     replies = answer(
         actor,

@@ -25,6 +25,7 @@ from chatllama_pipeline.llm.requests import LlmRequest
 from chatllama_pipeline.models.chat import ensure_chat_template, prompt_ids, stop_ids
 from chatllama_pipeline.models.generation import end_ids, generate_plainly
 from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import Message
 
@@ -91,7 +92,7 @@ class LocalModel:
             ) from error
         self._chats = self._seq2seq or self._tokenizer.chat_template is not None
         ensure_chat_template(self._tokenizer, config)
-        self._context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self._context = longest_row(config, self._tokenizer) or _NO_LIMIT
         stops = stop_ids(self._tokenizer) if self._chats else []
         generate_plainly(self._model, self._tokenizer, stops)
         self._stops = end_ids([], self._model)
@@ -102,11 +103,12 @@ class LocalModel:
         for one in asked:
             prompt = self._prompt(one)
             request = prompt.request
-            room = _NO_LIMIT if self._context is None or self._seq2seq else self._context
-            if len(prompt.ids) + request.max_tokens > room:
+            read, written = len(prompt.ids), request.max_tokens
+            # The two halves of an encoder-decoder count their positions apart.
+            if (max(read, written) if self._seq2seq else read + written) > self._context:
                 told = (
-                    f"{len(prompt.ids)} tokens and {request.max_tokens} for the reply, "
-                    f"the model's context is {room}"
+                    f"{read} tokens and {written} for the reply, "
+                    f"the model's context is {self._context}"
                 )
                 yield _failure(prompt, "prompt_too_long", told)
             else:

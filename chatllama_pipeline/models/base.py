@@ -28,6 +28,7 @@ from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.loading import CODE_TRUSTED
 from chatllama_pipeline.models.manner import ORDINARY, set_manner
+from chatllama_pipeline.models.preflight import require_room
 from chatllama_pipeline.models.probe.base import probe_actor, probe_reward
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
@@ -151,6 +152,8 @@ def _copy_model(
     told = f"the tokenizer of {section.tokenizer_path or section.model}"
     tokenizer, plain = without_unembedded(tokenizer, rows, named, told)
     ensure_chat_template(tokenizer, model.config)
+    if isinstance(section, ActorSettings):
+        require_room(model.config, tokenizer, section)
     # A config from elsewhere may claim anything: only the setting and the probe count.
     vars(model.config).pop(CODE_TRUSTED, None)
     set_manner(model.config, ORDINARY)

@@ -31,6 +31,7 @@ from chatllama_pipeline.models.language import (
 from chatllama_pipeline.models.layout import base_folder, has_adapter
 from chatllama_pipeline.models.loading import code_arguments, load_config, load_tokenizer
 from chatllama_pipeline.models.manner import manner_of
+from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.switches import without_noise
 from chatllama_pipeline.records import Prompt
 
@@ -283,9 +284,8 @@ class RewardScorer:
         config = self.model.config
         self.shift = float(getattr(config, SCORE_SHIFT, 0.0))
         self.scale = float(getattr(config, SCORE_SCALE, 1.0))
-        own = getattr(config.get_text_config(), "max_position_embeddings", None)
-        limit = min(own or LONGEST_ROW, self.tokenizer.model_max_length)
-        self.max_length = int(getattr(config, MAX_LENGTH, limit))
+        limit = getattr(config, MAX_LENGTH, None) or longest_row(config, self.tokenizer)
+        self.max_length = int(limit or LONGEST_ROW)
         self.cut = 0
 
     def __call__(self, prompts: list[Prompt], replies: list[str]) -> torch.Tensor:

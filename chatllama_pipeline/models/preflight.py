@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from chatllama_pipeline.models.chat import (
 )
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.manner import ORDINARY, Manner, manner_of
+from chatllama_pipeline.models.positions import limit_of, longest_row
 from chatllama_pipeline.records import user_prompt
+from chatllama_pipeline.settings import ActorSettings
 
 PROBE, ANSWER = "what is asked", "what is said"
 
@@ -62,7 +64,7 @@ def preflight(tokenizer: Any, config: Any, section: str, max_length: int) -> Pre
             "token: make the base model again, which looks one up"
         )
     pad = _pad(tokenizer)
-    context, context_of = context_length(config, section, max_length)
+    context, context_of = context_length(config, tokenizer, section, max_length)
     if kind_of(config) is Kind.ENCODER:
         template, bos = "question and answer are read as a pair of texts", "no chat template"
         end = repr(tokenizer.sep_token)
@@ -81,14 +83,42 @@ def preflight(tokenizer: Any, config: Any, section: str, max_length: int) -> Pre
     )
 
 
-def context_length(config: Any, section: str, max_length: int) -> tuple[int, str]:
+def context_length(config: Any, tokenizer: Any, section: str, max_length: int) -> tuple[int, str]:
     """The longest row that both setting and model allow, and which of them it is."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is None or positions >= max_length:
+    limit = longest_row(config, tokenizer)
+    if limit is None or limit >= max_length:
         return max_length, f"{section}.max_sequence_length"
-    return int(positions), (
-        f"the model's positions; {section}.max_sequence_length {max_length} is more than it has"
+    return limit, (
+        f"the model's positions, or its tokenizer's limit; {section}.max_sequence_length "
+        f"{max_length} is more than it has"
     )
+
+
+def prompt_room(configs: Mapping[str, Any], tokenizer: Any, actor: ActorSettings) -> int:
+    """Tokens that a prompt may have, so that the longest reply still fits behind it.
+
+    `configs` are those of the models that read both, by their roles. Raises SettingsError where
+    there is no room.
+    """
+    lengths = {"actor_config.max_sequence_length": actor.max_sequence_length}
+    for role, config in configs.items():
+        limit = longest_row(config, tokenizer)
+        if limit is not None:
+            lengths[f"the {role}'s {limit_of(limit, config)}"] = limit
+    name, length = min(lengths.items(), key=lambda item: item[1])
+    if actor.max_tokens >= length:
+        raise SettingsError(
+            f"actor_config.max_tokens {actor.max_tokens} leaves no room for a prompt within {name} "
+            f"{length}: set actor_config.max_tokens to {length // 2} or so, or take a model that "
+            "reads more"
+        )
+    return length - actor.max_tokens
+
+
+def require_room(config: Any, tokenizer: Any, actor: ActorSettings) -> None:
+    """`prompt_room` before anything is trained, of a `max_tokens` that is set: a run sets all."""
+    if "max_tokens" in actor.model_fields_set:
+        prompt_room({"actor": config}, tokenizer, actor)
 
 
 def rows_in_words(examples: Iterable[Example], left_out: int) -> str:

@@ -17,6 +17,7 @@ from chatllama_pipeline.errors import DataError, StoreError
 from chatllama_pipeline.models.chat import prompt_ids
 from chatllama_pipeline.models.heads import LONGEST_ROW, load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import Message, Prompt
 from chatllama_pipeline.serving.release import EXAMPLES_FILE
@@ -40,8 +41,7 @@ class Assistant:
         self.model = load_actor(folder, torch.float32)
         if torch.cuda.is_available():
             self.model = self.model.cuda()
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        length = positions or min(self.tokenizer.model_max_length, LONGEST_ROW)
+        length = longest_row(self.model.config, self.tokenizer) or LONGEST_ROW
         self.room: int = length - self.model.generation_config.max_new_tokens
 
     def reply(self, history: Prompt, say: Say) -> str:

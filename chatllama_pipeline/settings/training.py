@@ -55,6 +55,16 @@ class TrainedSection(Section):
         """Rows of an optimizer step, over all processes."""
         raise NotImplementedError
 
+    @model_validator(mode="after")
+    def _micro_batches_must_fill_a_minibatch(self) -> Self:
+        micro = self.micro_batch_size
+        if micro is not None and self.minibatch_size % micro:
+            raise ValueError(
+                f"batch_size {self.minibatch_size} is not a multiple of micro_batch_size {micro}: "
+                "choose a micro_batch_size that divides it"
+            )
+        return self
+
     def rows_per_forward(self, processes: int) -> int:
         """Rows that each of `processes` reads at once."""
         share = max(1, self.minibatch_size // processes)

@@ -22,7 +22,7 @@ from chatllama_pipeline.models.kinds import kind_of
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.machine import wants_bfloat16
 from chatllama_pipeline.models.memory import require_memory, with_micro_batch
-from chatllama_pipeline.models.preflight import preflight
+from chatllama_pipeline.models.preflight import preflight, prompt_room
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.out_of_memory import tell_choice
 from chatllama_pipeline.progress import Progress
@@ -69,7 +69,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     folders = {"policy": sft, "reference": sft, "critic": critic_base, "reward": reward_model}
     limit = settings.actor_config.max_sequence_length
     before = preflight(tokenizer, config, "actor_config", limit)
-    longest_prompt = context(settings, config)
+    readers = {"actor": config, "critic": reward_config if shared else config}
+    longest_prompt = prompt_room(readers, tokenizer, settings.actor_config)
     prompts = read_prompts(
         Path(spec.inputs["rlhf_training_data"]), tokenizer, longest_prompt, settings
     )
@@ -184,22 +185,6 @@ def check_settings(ppo: PpoSettings) -> Shares:
     return Shares.of(
         ppo.minibatch_size, ppo.micro_batch_size, ranks, rank(), "trainer_config.batch_size"
     )
-
-
-def context(settings: AssistantSettings, config: Any) -> int:
-    """Tokens that a prompt may have, so that the longest reply still fits behind it."""
-    lengths = {"actor_config.max_sequence_length": settings.actor_config.max_sequence_length}
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None:
-        lengths["the model's max_position_embeddings"] = positions
-    name, length = min(lengths.items(), key=lambda item: item[1])
-    reply = settings.actor_config.max_tokens
-    if reply >= length:
-        raise SettingsError(
-            f"actor_config.max_tokens {reply} leaves no room for a prompt within {name} {length}: "
-            "lower max_tokens, or raise max_sequence_length where the model allows it"
-        )
-    return length - reply
 
 
 def read_prompts(

@@ -20,7 +20,7 @@ from chatllama_pipeline.models.kinds import Kind, kind_of, takes
 from chatllama_pipeline.models.language import encoder_decoder_inputs, last_logits
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.memory import require_memory
-from chatllama_pipeline.models.preflight import preflight, rows_in_words
+from chatllama_pipeline.models.preflight import preflight, require_room, rows_in_words
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, Split, StageSpec
@@ -47,6 +47,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     tokenizer = load_tokenizer(base)
     config = load_config(base)
     before = preflight(tokenizer, config, "actor_config", actor.max_sequence_length)
+    require_room(config, tokenizer, actor)
     rows = partial(_examples, Path(spec.inputs["actor_training_data"]), tokenizer)
     examples, dropped = rows("train", before.context)
     held_out, dropped_held_out = rows("validation", before.context)

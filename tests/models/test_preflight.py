@@ -10,10 +10,12 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.models import base
 from chatllama_pipeline.models.chat import CHAT_TEMPLATE, Example
-from chatllama_pipeline.models.preflight import preflight, rows_in_words
+from chatllama_pipeline.models.preflight import preflight, prompt_room, rows_in_words
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, PROMPT_SCHEMA, StageSpec
+from chatllama_pipeline.settings import ActorSettings
 from chatllama_pipeline.training import ppo, sft
 
 QUIET = Progress("test", lambda line: None)
@@ -48,6 +50,46 @@ def test_it_says_when_the_pad_token_is_the_end_token_and_the_template_the_models
     assert found.bos == "one BOS"
     assert found.end == "'<|pad|>' or '<|end|>'"
     assert found.pad == "'<|end|>', the end token, told apart by masks"
+
+
+@pytest.mark.parametrize(
+    ("section", "room"),
+    [
+        ({"max_sequence_length": 64, "max_tokens": 8}, 56),
+        ({"max_sequence_length": 2048, "max_tokens": 100}, 28),
+        ({"max_sequence_length": 2048, "max_tokens": 128}, None),
+    ],
+)
+def test_a_prompt_has_what_the_longest_reply_leaves_of_row_and_positions(
+    tokenizer: Any, config: Any, section: dict[str, Any], room: int | None
+) -> None:
+    actor = ActorSettings(**section)
+    if room is None:
+        said = r"max_tokens 128 leaves no room .* actor's max_position_embeddings 128: set .* 64"
+        with pytest.raises(SettingsError, match=said):
+            prompt_room({"actor": config}, tokenizer, actor)
+    else:
+        assert prompt_room({"actor": config}, tokenizer, actor) == room
+
+
+def test_a_critic_that_reads_less_than_the_actor_limits_both(tokenizer: Any, config: Any) -> None:
+    shorter = LlamaConfig(max_position_embeddings=40)
+    actor = ActorSettings(max_sequence_length=100, max_tokens=30)
+    assert prompt_room({"actor": config, "critic": shorter}, tokenizer, actor) == 10
+    actor = ActorSettings(max_sequence_length=100, max_tokens=40)
+    with pytest.raises(SettingsError, match="the critic's max_position_embeddings 40"):
+        prompt_room({"actor": config, "critic": shorter}, tokenizer, actor)
+
+
+@pytest.mark.parametrize("stage", ["actor_base", "actor_sft"])
+def test_a_reply_as_long_as_the_positions_is_refused_before_anything_is_trained(
+    make_spec: Callable[..., StageSpec], tiny_base_folder: Path, stage: str
+) -> None:
+    section = {"model": str(tiny_base_folder), "max_sequence_length": 2048, "max_tokens": 128}
+    inputs = {"actor_base": tiny_base_folder, "actor_training_data": tiny_base_folder}
+    spec = make_spec(stage, {"actor_config": section}, inputs)
+    with pytest.raises(SettingsError, match="max_tokens 128 leaves no room"):
+        {"actor_base": base, "actor_sft": sft}[stage].run(spec, QUIET)
 
 
 def test_a_row_may_have_no_more_tokens_than_the_model_has_positions(

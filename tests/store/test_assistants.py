@@ -74,7 +74,54 @@ def test_the_originals_config_is_accepted_whole_with_a_warning_for_each_taken_ke
     assert mine.settings.trainer_config.prompts_per_iteration == 32
     assert mine.settings.actor_config.froze_embeddings
     warned = {warning.split(": ")[1] for warning in mine.warnings}
-    assert warned == {*TAKEN, "actor_config.temperature"}
+    assert warned == {*TAKEN, "actor_config.temperature", "actor_config.max_tokens"}
+    # The original cut a reply where its row ended: 2048 tokens of 2048 leave a prompt none.
+    assert mine.settings.actor_config.max_tokens == 1024
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            "actor_config: {max_sequence_length: 512, max_tokens: 512}",
+            "actor_config: max_tokens 512 leaves no room for a prompt within max_sequence_length "
+            "512, which holds prompt and reply: lower max_tokens, or raise max_sequence_length",
+        ),
+        (
+            "actor_config: {batch_size: 8, micro_batch_size: 3}",
+            "actor_config: batch_size 8 is not a multiple of micro_batch_size 3: choose a "
+            "micro_batch_size that divides it",
+        ),
+        (
+            "reward_config: {batch_size: 2, micro_batch_size: 4}",
+            "reward_config: batch_size 2 is not a multiple of micro_batch_size 4: choose a "
+            "micro_batch_size that divides it",
+        ),
+        (
+            "trainer_config: {update_timesteps: 4, micro_batch_size: 3}",
+            "trainer_config: batch_size 4 is not a multiple of micro_batch_size 3: choose a "
+            "micro_batch_size that divides it",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_anything_runs(
+    tmp_path: Path, config: str, told: str
+) -> None:
+    assert refusal(tmp_path, config).endswith(f"config.yaml: {told}")
+
+
+def test_a_contradiction_that_an_override_makes_is_refused_too(tmp_path: Path) -> None:
+    config = "actor_config: {max_sequence_length: 512, max_tokens: 64}"
+    told = refusal(tmp_path, config, **{"actor_config.max_sequence_length": 64})
+    assert "max_tokens 64 leaves no room for a prompt within max_sequence_length 64" in told
+
+
+@pytest.mark.parametrize(("length", "reply"), [(2048, 256), (257, 256), (256, 128), (64, 32)])
+def test_a_reply_takes_half_of_a_short_row_unless_it_is_told(
+    tmp_path: Path, length: int, reply: int
+) -> None:
+    write(tmp_path, "mine", f"actor_config: {{max_sequence_length: {length}}}")
+    assert load_assistant("mine", root=tmp_path).settings.actor_config.max_tokens == reply
 
 
 def test_public_sources_may_have_the_originals_names(tmp_path: Path) -> None:

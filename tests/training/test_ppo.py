@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.heads import (
     SCORE_SCALE,
@@ -30,7 +30,7 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
 from chatllama_pipeline.settings import AssistantSettings, PpoSettings
 from chatllama_pipeline.training.guards import Guard
-from chatllama_pipeline.training.ppo import check_settings, context, read_prompts, run
+from chatllama_pipeline.training.ppo import read_prompts, run
 from chatllama_pipeline.training.ppo_collect import Task, prompt_rows
 from chatllama_pipeline.training.ppo_loop import Training, train
 from chatllama_pipeline.training.ppo_model import ActorCritic
@@ -358,22 +358,3 @@ def test_the_reward_sees_the_end_token_that_a_finished_reply_has(tiny_base_folde
     ended = [reply[-1] in stops for reply in seen]
     assert ended == [sample["finished"] for sample in training.log.samples]
     assert any(ended) and all(len(reply) == 8 for reply in seen if reply[-1] not in stops)
-
-
-def test_a_micro_batch_that_does_not_divide_its_minibatch_is_refused_with_both_values() -> None:
-    with pytest.raises(SettingsError, match="batch_size 2 is not a multiple of micro_batch_size 3"):
-        check_settings(PpoSettings(**(TRAINER | {"micro_batch_size": 3})))
-
-
-def test_a_context_too_short_for_the_reply_is_refused(tiny_base_folder: Path) -> None:
-    config = load_actor(tiny_base_folder, torch.float32).config
-
-    def asked(length: int, reply: int) -> AssistantSettings:
-        sizes = {"max_sequence_length": length, "max_tokens": reply}
-        return AssistantSettings.model_validate({"actor_config": sizes})
-
-    assert context(asked(64, 8), config) == 56
-    with pytest.raises(SettingsError, match=r"max_tokens 64 .*\.max_sequence_length 64"):
-        context(asked(64, 64), config)
-    with pytest.raises(SettingsError, match=r"max_tokens 200 .* max_position_embeddings 128"):
-        context(asked(1024, 200), config)

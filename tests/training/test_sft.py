@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.errors import CheckError, DataError, SettingsError
+from chatllama_pipeline.errors import CheckError, DataError
 from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
@@ -129,14 +129,6 @@ def test_frozen_embeddings_stay_and_the_rest_learns(make_spec: MakeSpec, inputs:
     before, after = load_file(inputs["actor_base"] / "model.safetensors"), weights(spec)
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert not torch.equal(before["model.norm.weight"], after["model.norm.weight"])
-
-
-def test_a_batch_that_is_no_multiple_of_its_micro_batch_is_refused(
-    make_spec: MakeSpec, inputs: Any
-) -> None:
-    settings = {"actor_config": {**TRAINING, "micro_batch_size": 3}}
-    with pytest.raises(SettingsError, match="batch_size 4 is not a multiple of micro_batch_size 3"):
-        run(make_spec("actor_sft", settings, inputs), QUIET)
 
 
 def test_a_model_that_cannot_fit_is_refused_before_training(

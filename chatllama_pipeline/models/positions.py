@@ -1,0 +1,64 @@
+"""The longest row that a model reads: what its config, its positions and its tokenizer allow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.sizes import halves_of
+
+# How configs spell the positions that a model has; 0, -1 and null are no limit.
+POSITIONS = (
+    "max_position_embeddings",
+    "max_encoder_position_embeddings",
+    "max_decoder_position_embeddings",
+    "max_target_positions",
+)
+# Tokenizers that know no limit say 10^30; a row that long wouldn't stand in memory.
+UNLIMITED = 10**8
+
+
+def longest_row(config: Any, tokenizer: Any) -> int | None:
+    """Most tokens, special ones counted, that a row may have; None where there is no limit.
+
+    Of an encoder-decoder it holds for prompt and reply alike, each of which is read apart: its
+    tokenizer's word, of one text, doesn't count.
+    """
+    limits = [
+        getattr(half, name, None) for half in halves_of(config).values() for name in POSITIONS
+    ]
+    limits.append(_positions_behind_padding(config))
+    if kind_of(config) is not Kind.ENCODER_DECODER:
+        limits.append(tokenizer.model_max_length)
+    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNLIMITED]
+    return min(known, default=None)
+
+
+def limit_of(limit: int, config: Any) -> str:
+    """Whose word a `longest_row` is, as its files spell it."""
+    positions = getattr(config.get_text_config(), POSITIONS[0], None)
+    return POSITIONS[0] if isinstance(positions, int) and positions >= limit else "model_max_length"
+
+
+def _positions_behind_padding(config: Any) -> int | None:
+    """How many positions are left where a row's begin behind that of the padding (RoBERTa).
+
+    Such a table of positions has a row for padding, as the class that the config belongs to makes
+    it; no weights are made.
+    """
+    if kind_of(config) is Kind.CAUSAL:
+        return None
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    counts = [
+        table.weight.shape[0] - table.padding_idx - 1
+        for name, table in model.named_modules()
+        if "position" in name.rpartition(".")[2]
+        and getattr(table, "padding_idx", None) is not None
+        and isinstance(getattr(table, "weight", None), nn.Parameter | torch.Tensor)
+    ]
+    return min(counts, default=None)
