@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from chatllama_pipeline.models.machine import peak_bytes
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings import PpoSettings
@@ -143,7 +144,7 @@ def time_iteration(config: Any, prompts: list[list[int]], new_tokens: int) -> No
         print(f"an iteration, {name:8s} {seconds / REPEATS:8.3f} s")
     metrics = training.stopwatch.metrics()
     print(f"sampled tokens over all phases {metrics['tokens_per_second']:.0f} tokens/s")
-    print(f"peak memory {metrics['peak_mib']:.0f} MiB")
+    print(f"peak memory {peak_bytes('cpu') / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

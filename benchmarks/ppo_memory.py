@@ -17,6 +17,7 @@ from chatllama_pipeline.models.adapters import add_adapter, save_model
 from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.efficiency import checkpoint_activations
 from chatllama_pipeline.models.heads import load_actor, load_reward, score_rows
+from chatllama_pipeline.models.machine import peak_bytes
 from chatllama_pipeline.models.memory import with_micro_batch
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
@@ -116,7 +117,7 @@ def ppo_peak(
         seed=0,
         progress=QUIET,
     )
-    return (peak_bytes() - before) / MIB
+    return (peak_bytes("cpu") - before) / MIB
 
 
 def ppo_task(reward: Any) -> Task:
@@ -142,12 +143,6 @@ def ppo_task(reward: Any) -> Task:
 def forget_peak() -> None:
     """Let Linux count this process's largest resident set anew (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_bytes() -> int:
-    """The largest resident set since `forget_peak`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from chatllama_pipeline.errors import (
     StoppedError,
 )
 from chatllama_pipeline.launch import child_environment
+from chatllama_pipeline.models.machine import peak_bytes
 from chatllama_pipeline.out_of_memory import was_refused
 from chatllama_pipeline.progress import Emit, Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
@@ -90,7 +91,9 @@ def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
             return _refuse(result, OutOfMemoryError(text))
     if _rank() == 0:
         unfinished = _beside(result)
-        outcome.write(unfinished)
+        peak = round(peak_bytes(spec.device) / 2**30, 3)
+        told = dataclasses.replace(outcome, metrics={**outcome.metrics, "peak_gib": peak})
+        told.write(unfinished)
         unfinished.replace(result)
     _leave_process_group()
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,10 @@ import torch
 from chatllama_pipeline.models.chat import stop_ids
 from chatllama_pipeline.models.generation import end_ids
 from chatllama_pipeline.models.heads import pad_right
+from chatllama_pipeline.models.loading import shape_of
+from chatllama_pipeline.models.passes import batches, writing_rows
+from chatllama_pipeline.progress import phase
 from chatllama_pipeline.training.rollout import pad_left, response_logprobs, sample_replies
-
-# Prompt and reply tokens held at once: bounds the cache that generation keeps.
-TOKENS_PER_BATCH = 2**15
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ def answer(
     rollout = sample_replies(
         model,
         prompts,
-        rollout_batch_size=_rows_at_once(len(ids) + max_new_tokens for ids in prompts),
+        rollout_batch_size=writing_rows(
+            shape_of(model), model.num_parameters(), max(map(len, prompts)), max_new_tokens
+        ),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         stop_ids=end_ids(stop_ids(tokenizer), model),
@@ -70,16 +72,13 @@ def divergences(
     """
     found: list[float] = []
     lengths = [len(ids) + len(reply.ids) for ids, reply in zip(prompts, replies, strict=True)]
-    step = _rows_at_once(lengths) if lengths else 1
-    for start in range(0, len(lengths), step):
-        ids, mask = pad_left(prompts[start : start + step], pad_id)
-        response, actions = pad_right([r.ids for r in replies[start : start + step]], pad_id)
+    counter = phase(f"compares {len(lengths):,} replies", sum(lengths), "tokens")
+    for rows in batches(lengths, shape_of(policy), logits=True):
+        ids, mask = pad_left(prompts[rows], pad_id)
+        response, actions = pad_right([reply.ids for reply in replies[rows]], pad_id)
         inputs = [tensor.to(policy.device) for tensor in (ids, mask, response, actions.bool())]
         mine = response_logprobs(policy, *inputs, temperature=temperature)
         other = response_logprobs(reference, *inputs, temperature=temperature)
         found += (mine - other).double().sum(dim=1).tolist()
+        counter.advance(sum(lengths[rows]))
     return found
-
-
-def _rows_at_once(lengths: Iterable[int]) -> int:
-    return max(1, TOKENS_PER_BATCH // max(lengths))

@@ -29,17 +29,23 @@ from chatllama_pipeline.models.language import (
     tokens_first,
 )
 from chatllama_pipeline.models.layout import base_folder, has_adapter
-from chatllama_pipeline.models.loading import code_arguments, load_config, load_tokenizer
+from chatllama_pipeline.models.loading import (
+    code_arguments,
+    load_config,
+    load_tokenizer,
+    shape_of,
+)
 from chatllama_pipeline.models.manner import manner_of
+from chatllama_pipeline.models.passes import batches
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.switches import without_noise
+from chatllama_pipeline.progress import phase
 from chatllama_pipeline.records import Prompt
 
 SCORE_SHIFT = "chatllama_score_shift"
 SCORE_SCALE = "chatllama_score_scale"
 MAX_LENGTH = "chatllama_max_length"
 
-ROWS_PER_BATCH = 64
 # What a reward model reads where neither its config nor its tokenizer has a limit (BLOOM).
 LONGEST_ROW = 2048
 
@@ -317,11 +323,14 @@ def score_rows(model: Any, rows: Sequence[Example], pad_id: int) -> torch.Tensor
     """
     found = torch.empty(len(rows))
     order = sorted(range(len(rows)), key=lambda row: (len(rows[row].ids), row))
-    for start in range(0, len(order), ROWS_PER_BATCH):
-        chosen = order[start : start + ROWS_PER_BATCH]
+    lengths = [len(rows[row].ids) for row in order]
+    counter = phase(f"scores {len(rows):,} replies", sum(lengths), "tokens")
+    for part in batches(lengths, shape_of(model)):
+        chosen = order[part]
         inputs = score_inputs(model, [rows[row] for row in chosen], pad_id)
         on_device = {name: value.to(model.device) for name, value in inputs.items()}
         found[torch.tensor(chosen)] = scores(model, on_device).cpu()
+        counter.advance(sum(lengths[part]))
     return found
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from chatllama_pipeline.models.passes import Shape
+from chatllama_pipeline.models.sizes import size_of
 from chatllama_pipeline.models.switches import set_switches
 
 CODE_TRUSTED = "chatllama_code_trusted"
@@ -27,6 +29,12 @@ def code_arguments(folder: Path | str) -> dict[str, bool]:
 def load_config(folder: Path | str) -> Any:
     """The config of the model in `folder`, its switches as our forwards expect them."""
     return set_switches(AutoConfig.from_pretrained(str(folder), **code_arguments(folder)))
+
+
+def shape_of(model: Any) -> Shape:
+    """The sizes of a loaded model."""
+    weights = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    return Shape.of(size_of(model.config, weights), model.config)
 
 
 def load_tokenizer(folder: Path | str) -> Any:

@@ -1,9 +1,14 @@
-"""What this machine has: free memory on GPU, in the container, at all; bfloat16. No torch."""
+"""Memory on the GPU, in the container, at all: what is free, what this process takes; bfloat16.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ from typing import Any
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_STATUS = Path("/proc/self/status")
 # Page cache that the kernel gives back before it kills for memory.
 RECLAIMABLE = "inactive_file"
 # The compute capability from which NVIDIA's GPUs multiply in bfloat16 (Ampere).
@@ -26,6 +32,32 @@ def free_bytes(device: str) -> int:
     container = container_free_bytes()
     machine = int(psutil.virtual_memory().available)
     return machine if container is None else min(machine, container)
+
+
+def own_bytes(device: str) -> int:
+    """Bytes that this process has in the GPU's memory (by torch), or in the main memory."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        return int(torch.cuda.memory_allocated())
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes(device: str) -> int:
+    """The most bytes that this process has had there so far."""
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None:
+        return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError, StopIteration):
+        # getrusage counts in what the process was forked from.
+        lines = OWN_STATUS.read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def processes_started() -> int:
+    """How many processes train together: torchrun's number, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def container_free_bytes(root: Path = CGROUP) -> int | None:

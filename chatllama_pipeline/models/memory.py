@@ -1,17 +1,34 @@
-"""How much memory a training stage needs, from file headers and configs alone."""
+"""How much memory a training stage needs, from file headers and configs alone.
+
+What a stage holds all the while (weights, gradients, Adam's moments) and what passes in each of its
+phases: the largest of them is the peak.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chatllama_pipeline.deepspeed_config import plan_for
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.models.layout import base_folder, has_adapter, weights_digest
-from chatllama_pipeline.models.machine import free_bytes, wants_bfloat16
+from chatllama_pipeline.models.machine import (
+    free_bytes,
+    own_bytes,
+    processes_started,
+    wants_bfloat16,
+)
+from chatllama_pipeline.models.passes import (
+    FLOAT_BYTES,
+    LOGIT_COPIES,
+    SMALL_BYTES,
+    layer_floats,
+)
+from chatllama_pipeline.models.phases import LEARNING, ROLLOUT, learning_phases, reading_phases
 from chatllama_pipeline.models.sizes import ModelSize, model_size, tensors
 from chatllama_pipeline.out_of_memory import halved
 from chatllama_pipeline.records import Check
@@ -21,35 +38,48 @@ MEMORY_PLAN = "memory_plan"
 GIB = 2**30
 # Weights are held in float32; training adds a gradient and AdamW's two moments per weight.
 FROZEN_BYTES, TRAINED_BYTES = 4, 16
-FLOAT_BYTES, HALF_BYTES = 4, 2
-# Floats kept per token and layer for the backward pass of a Llama-like block: ten of the hidden
-# size (two norms' inputs and outputs, q, k, v, attention's output, two residuals) and four of the
-# feed-forward size (gate, up, their activation and product). SDPA keeps no attention scores.
-HIDDEN_COPIES, INTERMEDIATE_COPIES = 10, 4
-# Logits, their log-softmax and its gradient.
-LOGIT_COPIES = 3
-# Activations of one model that nobody minds on a CPU.
-SMALL_BYTES = 256 * 2**20
+HALF_BYTES = 2
 # What peft targets in most families where nothing is said.
 USUAL_TARGETS = ("q_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "q", "v")
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that a stage needs at its peak, and bytes that are free; `parts` add up to the need.
+    """Bytes that a stage needs: `held` all the while, and those that pass in each of its phases.
 
+    `available_bytes` are free, `taken_bytes` this process had when the plan was made.
     `checkpointing` says whether activations are computed again: as the settings ask, and where
     they leave it open, if the stage would not fit without.
     """
 
-    needed_bytes: int
+    held: dict[str, int]
+    phases: dict[str, dict[str, int]]
     available_bytes: int
-    parts: dict[str, int]
     checkpointing: bool
+    taken_bytes: int = 0
+
+    @property
+    def phase(self) -> str:
+        """The phase of the peak."""
+        return max(self.phases, key=lambda name: sum(self.phases[name].values()))
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """What there is at the peak."""
+        return self.held | self.phases[self.phase]
+
+    @property
+    def needed_bytes(self) -> int:
+        return sum(self.parts.values())
 
     @property
     def fits(self) -> bool:
         return self.needed_bytes <= self.available_bytes
+
+    def metrics(self) -> dict[str, Any]:
+        """What stands beside the measured `peak_gib` of the process."""
+        planned = (self.taken_bytes + self.needed_bytes) / GIB
+        return {"planned_gib": round(planned, 3), "planned_peak_in": self.phase}
 
 
 def memory_plan(
@@ -73,8 +103,8 @@ def memory_plan(
     available = free_bytes(device) // here
     plan = _plan(stage, base_folders, settings, longest_row, device, available, bool(asked))
     if asked is None and not plan.fits:
-        return _plan(stage, base_folders, settings, longest_row, device, available, True)
-    return plan
+        plan = _plan(stage, base_folders, settings, longest_row, device, available, True)
+    return dataclasses.replace(plan, taken_bytes=own_bytes(device))
 
 
 def with_micro_batch(
@@ -90,23 +120,19 @@ def with_micro_batch(
     is held anyway. Free memory has no say, so a continued training adds up its gradients alike.
     """
     ppo = settings.trainer_config
-    share = max(1, ppo.minibatch_size // _processes())
+    share = max(1, ppo.minibatch_size // processes_started())
     if ppo.micro_batch_size is not None or device != "cpu":
         return settings
     rows = share
     while rows > 1:
         chosen = ppo.model_copy(update={"micro_batch_size": rows})
         tried = settings.model_copy(update={"trainer_config": chosen})
-        parts = _plan(
-            "actor_ppo", base_folders, tried, longest_row, device, 0,
+        held, learning = _held_and_learning(
+            "actor_ppo", base_folders, tried, longest_row, device,
             bool(ppo.activation_checkpointing),
-        ).parts  # fmt: skip
-        passing = {
-            role: parts.get(f"{role} activations", 0) + parts.get(f"{role} logits", 0)
-            for role in _TRAINED["actor_ppo"]
-        }
-        held = sum(parts.values()) - sum(passing.values())
-        if max(passing.values()) <= max(SMALL_BYTES, held):
+        )  # fmt: skip
+        passing = max(sum(parts.values()) for parts in learning.values())
+        if passing <= max(SMALL_BYTES, sum(held.values())):
             break
         rows = halved(rows, share)
     if rows == share:
@@ -125,9 +151,28 @@ def _plan(
     checkpointing: bool,
 ) -> MemoryPlan:
     limit = int(settings.at(f"{_length_section(stage)}.max_sequence_length"))
-    tokens = _conversations_per_forward(stage, settings) * min(longest_row or limit, limit)
+    longest = min(longest_row or limit, limit)
+    held, learning = _held_and_learning(
+        stage, base_folders, settings, longest, device, checkpointing
+    )
+    phases = learning_phases(stage, learning)
+    phases |= reading_phases(stage, base_folders, settings, longest)
+    return MemoryPlan(held, phases, available, checkpointing)
+
+
+def _held_and_learning(
+    stage: str,
+    base_folders: Mapping[str, Path | str],
+    settings: AssistantSettings,
+    longest: int,
+    device: str,
+    checkpointing: bool,
+) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Parts that stand all the while, and of each trained role those that a step passes through."""
+    tokens = _conversations_per_forward(stage, settings) * longest
     half = wants_bfloat16(settings.at(f"{SECTION_OF[stage]}.precision"), device)
-    parts: dict[str, int] = {}
+    held: dict[str, int] = {}
+    learning: dict[str, dict[str, int]] = {}
     shared: set[str] = set()
     for role, name in base_folders.items():
         folder, size = Path(name), model_size(Path(name))
@@ -135,22 +180,23 @@ def _plan(
         adapted = trained and _has_adapter(role, stage, settings)
         if trained and not adapted:
             share = _held_of_a_weight(stage, settings, device)
-            parts[f"{role} weights"] = round(size.weights * share.weight)
-            parts[f"{role} gradients and Adam"] = round(size.weights * share.gradient_and_adam)
+            held[f"{role} weights"] = round(size.weights * share.weight)
+            held[f"{role} gradients and Adam"] = round(size.weights * share.gradient_and_adam)
         elif (base := weights_digest(base_folder(folder))) not in shared:
             shared.add(base)
-            parts[f"{role} weights"] = size.weights * FROZEN_BYTES
+            held[f"{role} weights"] = size.weights * FROZEN_BYTES
         if adapted or has_adapter(folder):
             lora = _lora(role, settings)
-            held = TRAINED_BYTES if adapted else FROZEN_BYTES
-            parts[f"{role} adapter"] = adapter_weights(folder, lora) * held
+            of_a_weight = TRAINED_BYTES if adapted else FROZEN_BYTES
+            held[f"{role} adapter"] = adapter_weights(folder, lora) * of_a_weight
         if trained:
             width = HALF_BYTES if half else FLOAT_BYTES
-            parts[f"{role} activations"] = _activation_bytes(size, tokens, checkpointing, width)
+            passing = {f"{role} activations": _activation_bytes(size, tokens, checkpointing, width)}
             if role in _WITH_LOGITS:
                 logits = tokens * LOGIT_COPIES * size.vocabulary * FLOAT_BYTES
-                parts[f"{role} logits"] = logits
-    return MemoryPlan(sum(parts.values()), available, parts, checkpointing)
+                passing[f"{role} logits"] = logits
+            learning[role] = passing
+    return held, learning
 
 
 def memory_check(
@@ -170,21 +216,29 @@ def as_check(stage: str, plan: MemoryPlan) -> Check:
     shares = ", ".join(f"{name} {size / GIB:.2f}" for name, size in largest)
     section = SECTION_OF[stage]
     text = (
-        f"{stage} needs about {plan.needed_bytes / GIB:.2f} GiB ({shares}), "
+        f"{stage} needs about {plan.needed_bytes / GIB:.2f} GiB, most in {plan.phase} ({shares}), "
         f"{plan.available_bytes / GIB:.2f} GiB are free"
     )
     if plan.checkpointing:
         text += ", with activation checkpointing"
     if not plan.fits:
-        again = "" if plan.checkpointing else f", set {section}.activation_checkpointing: true"
         text += (
-            f": lower {section}.micro_batch_size{again}, then "
-            f"{_length_section(stage)}.max_sequence_length, train a LoRA adapter "
-            "(peft_enable: true), or take a smaller model"
+            f": {_cure(plan, section)}lower {_length_section(stage)}.max_sequence_length, "
+            "train a LoRA adapter (peft_enable: true), or take a smaller model"
         )
     return Check(
         MEMORY_PLAN, plan.fits, True, plan.needed_bytes / GIB, plan.available_bytes / GIB, text
     )
+
+
+def _cure(plan: MemoryPlan, section: str) -> str:
+    """What helps first where `plan` has its peak."""
+    if plan.phase == ROLLOUT:
+        return f"lower {section}.rollout_batch_size, then "
+    if plan.phase not in LEARNING:
+        return ""  # as few rows as may be are read at once
+    again = "" if plan.checkpointing else f", set {section}.activation_checkpointing: true"
+    return f"lower {section}.micro_batch_size{again}, then "
 
 
 def require_memory(
@@ -193,8 +247,8 @@ def require_memory(
     settings: AssistantSettings,
     longest_row: int | None = None,
     device: str = "cpu",
-) -> tuple[Check, bool]:
-    """`memory_check`, and whether activations are to be computed again.
+) -> tuple[Check, MemoryPlan]:
+    """`memory_check`, and the plan behind it.
 
     Raises CheckError where the check fails: before any weights are loaded.
     """
@@ -202,7 +256,7 @@ def require_memory(
     check = as_check(stage, plan)
     if not check.passed:
         raise CheckError(check.description, [check])
-    return check, plan.checkpointing
+    return check, plan
 
 
 _TRAINED = {
@@ -225,7 +279,7 @@ def _held_of_a_weight(stage: str, settings: AssistantSettings, device: str) -> H
 
     PPO has whole weights all the same, while it samples.
     """
-    ranks = _processes()
+    ranks = processes_started()
     plan = plan_for(stage, settings, device, ranks)
     level = plan.stage if plan else 0
     weight = FROZEN_BYTES / (ranks if level == 3 and stage != "actor_ppo" else 1)
@@ -236,18 +290,13 @@ def _held_of_a_weight(stage: str, settings: AssistantSettings, device: str) -> H
     return Held(weight, gradient + moments)
 
 
-def _processes() -> int:
-    """How many train together: torchrun's number."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def _length_section(stage: str) -> str:
     return "reward_config" if stage == "reward_model" else "actor_config"
 
 
 def _conversations_per_forward(stage: str, settings: AssistantSettings) -> int:
     both_replies = 2 if stage == "reward_model" else 1
-    return both_replies * settings.training(stage).rows_per_forward(_processes())
+    return both_replies * settings.training(stage).rows_per_forward(processes_started())
 
 
 def _is_trained(role: str, stage: str, settings: AssistantSettings) -> bool:
@@ -282,7 +331,7 @@ def adapter_weights(folder: Path, lora: LoraSettings) -> int:
 
 
 def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool, width: int) -> int:
-    a_layer = HIDDEN_COPIES * size.hidden + INTERMEDIATE_COPIES * size.intermediate
+    a_layer = layer_floats(size.hidden, size.intermediate)
     if checkpointing:
         # Each layer's input, and one layer that is being computed again.
         return tokens * (size.layers * size.hidden + a_layer) * width

@@ -74,6 +74,19 @@ def size_of(config: Any, shapes: Shapes) -> ModelSize:
     )
 
 
+def cached_floats(config: Any, layers: int) -> int:
+    """Keys and values that `layers` layers of a transformers config keep of each token read."""
+    half = halves_of(config)["decoder"]
+    heads = _first(half, ("num_attention_heads", "num_heads")) or 1
+    head = _first(half, ("head_dim", "d_kv")) or (_first(half, HIDDEN) or 0) // heads
+    return layers * 2 * head * (_first(half, ("num_key_value_heads",)) or heads)
+
+
+def config_of(folder: Path) -> Any:
+    """The config of the model in `folder`; of an adapter the base beneath it counts."""
+    return _config(base_folder(folder))
+
+
 def tensors(folder: Path) -> Iterator[tuple[str, list[int]]]:
     """Names and shapes in a folder's safetensors: 8 bytes of header length, the header as JSON."""
     for path in sorted(folder.glob("*.safetensors")):

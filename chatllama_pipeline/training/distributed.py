@@ -23,11 +23,6 @@ from chatllama_pipeline.training.batches import Shares
 LOOPBACK = "127.0.0.1"
 
 
-def processes_started() -> int:
-    """How many processes train together: torchrun's number, 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def rank() -> int:
     """This process's number among them."""
     return int(os.environ.get("RANK", "0"))

@@ -20,8 +20,8 @@ from chatllama_pipeline.models.generation import end_ids, generate_plainly
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.kinds import kind_of
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
-from chatllama_pipeline.models.machine import wants_bfloat16
-from chatllama_pipeline.models.memory import require_memory, with_micro_batch
+from chatllama_pipeline.models.machine import processes_started, wants_bfloat16
+from chatllama_pipeline.models.memory import MemoryPlan, require_memory, with_micro_batch
 from chatllama_pipeline.models.preflight import preflight, prompt_room
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.out_of_memory import tell_choice
@@ -33,7 +33,6 @@ from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.distributed import (
     deepspeed_settings,
     prepare_processes,
-    processes_started,
     rank,
 )
 from chatllama_pipeline.training.ppo_collect import Task
@@ -78,7 +77,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     settings = with_micro_batch(folders, settings, longest, spec.device)
     ppo = settings.trainer_config
     tell_choice(spec, rows := check_settings(ppo).micro_batch_size)
-    memory, checkpointing = require_memory(STAGE, folders, settings, longest, spec.device)
+    memory, need = require_memory(STAGE, folders, settings, longest, spec.device)
     progress.say(f"{before}; {prompts.in_words}")
     progress.say(
         f"longest prompt {prompts.longest} tokens; {ppo.iterations} iterations of "
@@ -94,7 +93,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     if any(len(group) > 1 for group in roles.sharing):
         progress.say(roles.in_words)
     for model in (roles.policy, roles.critic):
-        make_efficient(model, ppo, "trainer_config", checkpointing)
+        make_efficient(model, ppo, "trainer_config", need.checkpointing)
     module = ActorCritic(roles.policy, roles.critic)
     scorer = RewardScorer(reward_model, model=roles.reward)
     stops = end_ids(stop_ids(tokenizer), roles.policy)
@@ -109,7 +108,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         *(plan.warnings if plan else []),
         *_warnings(shared, roles, prompts, settings, sharded),
     ]
-    return _outcome(prompts, training, checks, [*warnings, *training.warnings])
+    return _outcome(prompts, training, need, checks, [*warnings, *training.warnings])
 
 
 def _task(
@@ -285,7 +284,11 @@ def _warnings(
 
 
 def _outcome(
-    prompts: Prompts, training: Training, checks: list[Check], warnings: list[str]
+    prompts: Prompts,
+    training: Training,
+    need: MemoryPlan,
+    checks: list[Check],
+    warnings: list[str],
 ) -> Outcome:
     return Outcome(
         rows=len(prompts.ids),
@@ -293,6 +296,7 @@ def _outcome(
             "dropped_too_long": prompts.dropped,
             "iterations": training.iterations_done,
             "optimizer_steps_skipped": training.guard.skipped,
+            **need.metrics(),
             **training.stopwatch.metrics(),
             **training.log.newest(),
         },

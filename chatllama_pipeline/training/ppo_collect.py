@@ -158,7 +158,8 @@ def score_pass(loop: Loop, prompt_ids: Tensor, prompt_mask: Tensor, rollout: Rol
     response, temperature = rollout.response, loop.settings.temperature
     columns = (prompt_ids, prompt_mask, response, rollout.action_mask)
     parts: list[tuple[Any, ...]] = []
-    for rows in row_chunks(loop.models.actor, response, loop.settings.micro_batch_size):
+    most = loop.settings.micro_batch_size
+    for rows in row_chunks(loop.models.actor, prompt_ids, response, most):
         with loop.accelerator.autocast():
             chunk = [column[rows] for column in columns]
             scores = loop.models(*chunk, temperature, True)

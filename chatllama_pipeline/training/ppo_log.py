@@ -1,10 +1,9 @@
-"""What a PPO training writes down: curves and samples (payload), seconds and memory (metrics)."""
+"""What a PPO training writes down: curves and samples (payload), seconds (metrics)."""
 
 from __future__ import annotations
 
 import json
 import math
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from chatllama_pipeline.training import ppo_math
 
 # Rollouts kept of each iteration: enough for a judge's mean over time to be worth drawing.
 SAMPLES_PER_ITERATION = 64
-MEBIBYTE = 2**20
 
 
 @dataclass
@@ -106,7 +104,7 @@ def rollout_figures(
 
 @dataclass
 class Stopwatch:
-    """Seconds by phase, tokens sampled, and the peak of memory: what differs from run to run."""
+    """Seconds by phase, and tokens sampled: what differs from run to run."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
@@ -118,13 +116,8 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def metrics(self) -> dict[str, float]:
-        """`seconds_<phase>`, `tokens_per_second` (sampled tokens over all phases), `peak_mib`."""
+        """`seconds_<phase>` and `tokens_per_second` (sampled tokens over all phases)."""
         found = {f"seconds_{name}": seconds for name, seconds in self.seconds.items()}
         total = sum(self.seconds.values())
         found["tokens_per_second"] = self.tokens / total if total else 0.0
-        if torch.cuda.is_available():
-            found["peak_mib"] = torch.cuda.max_memory_allocated() / MEBIBYTE
-        else:
-            # Linux counts the largest resident set in KiB.
-            found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return found

@@ -68,7 +68,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     held_out = read_items(spec, encode, reward, before.context, "validation")
     chosen, warnings = _learned_from(items, reward, spec)
     longest = max(len(row.ids) for row in rows_of(chosen))
-    memory, checkpointing = require_memory(STAGE, {"reward": base}, settings, longest, spec.device)
+    memory, plan = require_memory(STAGE, {"reward": base}, settings, longest, spec.device)
     told = f"{before}; {rows_in_words(rows_of(chosen), items.too_long)}"
     progress.say(told)
     progress.say(
@@ -81,7 +81,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     model = load_reward(base, torch.float32)
     model.config.pad_token_id = pad_id
     if reward.train:
-        _set_up(model, base, settings, checkpointing, progress)
+        _set_up(model, base, settings, plan.checkpointing, progress)
         training = _train(model, chosen, held_out, settings, pad_id, spec, progress)
     else:
         training = _as_it_is(model.to(spec.device), held_out, pad_id)
@@ -104,6 +104,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
             "dropped_too_long": too_long,
             "steps": training.steps,
             "train_seconds": training.seconds,
+            **plan.metrics(),
             **training.last_figures,
             **(report.metrics() if report else {}),
         },

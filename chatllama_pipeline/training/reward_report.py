@@ -11,7 +11,7 @@ import torch
 
 from chatllama_pipeline.models.heads import score_rows
 from chatllama_pipeline.statistics import wilson_interval
-from chatllama_pipeline.training.reward_items import Item, Items, rows_of
+from chatllama_pipeline.training.reward_items import Items, rows_of
 from chatllama_pipeline.training.reward_math import (
     CalibrationBin,
     calibration,
@@ -106,29 +106,30 @@ class _Read:
 def reward_report(model: Any, held_out: Items, pad_id: int, split: str) -> RewardReport:
     """Score the held-out rows with `model` and report on each source of theirs."""
     names = sorted({item.source for item in held_out.pairs})
-    read = {name: _read(model, held_out, pad_id, name) for name in [ALL, *names]}
     if not names:
         return RewardReport(split, {}, [], None)
+    rows = rows_of([*held_out.pairs, *held_out.scored])
+    found = score_rows(model, rows, pad_id)
+    tokens = torch.tensor([float(len(row.ids) - row.prompt_length) for row in rows])
+    read = {name: _read(held_out, found, tokens, name) for name in [ALL, *names]}
     difference = read[ALL].chosen - read[ALL].rejected
     bins = calibration(difference)
     sources = {name: _source_report(each) for name, each in read.items()}
     return RewardReport(split, sources, bins, calibration_error(bins))
 
 
-def _read(model: Any, held_out: Items, pad_id: int, name: str) -> _Read:
-    pairs = [pair for pair in held_out.pairs if name in (ALL, pair.source)]
-    scored = [item for item in held_out.scored if name in (ALL, item.source)]
-    items: list[Item] = [*pairs, *scored]
-    found = score_rows(model, rows_of(items), pad_id) if items else torch.empty(0)
-    tokens = torch.tensor([float(len(row.ids) - row.prompt_length) for row in rows_of(items)])
-    count = len(pairs)
+def _read(held_out: Items, found: torch.Tensor, tokens: torch.Tensor, name: str) -> _Read:
+    """One source's part of the scores and lengths of all rows, which stand as in `rows_of`."""
+    pairs = [number for number, item in enumerate(held_out.pairs) if name in (ALL, item.source)]
+    scored = [number for number, item in enumerate(held_out.scored) if name in (ALL, item.source)]
+    count = len(held_out.pairs)
     return _Read(
-        found[:count],
-        found[count : 2 * count],
-        tokens[:count],
-        tokens[count : 2 * count],
-        found[2 * count :],
-        torch.tensor([item.score for item in scored]),
+        found[:count][pairs],
+        found[count : 2 * count][pairs],
+        tokens[:count][pairs],
+        tokens[count : 2 * count][pairs],
+        found[2 * count :][scored],
+        torch.tensor([held_out.scored[number].score for number in scored]),
     )
 
 

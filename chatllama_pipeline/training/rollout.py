@@ -15,13 +15,13 @@ from torch import Tensor
 
 from chatllama_pipeline.models.decoding import decoding
 from chatllama_pipeline.models.language import response_logits
+from chatllama_pipeline.models.loading import shape_of
+from chatllama_pipeline.models.passes import rows_at_once
 from chatllama_pipeline.training.ppo_math import token_logp
 
 # Rows that have stopped leave the batch once this share of its rows has: cutting the cache costs
 # a copy of it, which a single row doesn't repay.
 STOPPED_SHARE = 0.25
-# Logits held at once while replies are scored: 256 MB in float32.
-LOGITS_PER_CHUNK = 2**26
 
 
 class Rollout(NamedTuple):
@@ -164,14 +164,16 @@ def _widened(columns: Tensor, width: int, fill: int | bool) -> Tensor:
     return torch.nn.functional.pad(columns, (0, width - columns.shape[1]), value=fill)
 
 
-def row_chunks(model: Any, response: Tensor, rows_at_once: int | None = None) -> list[slice]:
+def row_chunks(
+    model: Any, input_ids: Tensor, response: Tensor, most: int | None = None
+) -> list[slice]:
     """Slices of rows so small that their logits `[rows,T,V]` may be held at once.
 
-    `rows_at_once` caps them further.
+    `most` caps them further.
     """
     total, columns = response.shape
-    rows = max(1, LOGITS_PER_CHUNK // (columns * model.config.get_text_config().vocab_size))
-    rows = min(rows, rows_at_once or rows)
+    row = shape_of(model).reading(input_ids.shape[1] + columns, columns)
+    rows = rows_at_once(row, most)
     return [slice(start, min(start + rows, total)) for start in range(0, total, rows)]
 
 
@@ -190,7 +192,7 @@ def response_logprobs(
     `input_ids[B,P]`, `attention_mask[B,P]`: the prompts, left-padded.
     """
     logp = []
-    for rows in row_chunks(model, response):
+    for rows in row_chunks(model, input_ids, response):
         columns = (input_ids, attention_mask, response, action_mask)
         logits = response_logits(model, *(c[rows] for c in columns), temperature=temperature)
         logp.append(token_logp(logits, response[rows]))

@@ -18,11 +18,12 @@ from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import load_actor, pad_right
 from chatllama_pipeline.models.kinds import Kind, kind_of, takes
 from chatllama_pipeline.models.language import encoder_decoder_inputs, last_logits
-from chatllama_pipeline.models.loading import load_config, load_tokenizer
+from chatllama_pipeline.models.loading import load_config, load_tokenizer, shape_of
 from chatllama_pipeline.models.memory import require_memory
+from chatllama_pipeline.models.passes import batches
 from chatllama_pipeline.models.preflight import preflight, require_room, rows_in_words
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.progress import Progress, phase
 from chatllama_pipeline.records import Outcome, Split, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings
@@ -54,11 +55,11 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     told = f"{before}; {rows_in_words(examples, dropped)}"
     progress.say(told)
     longest = max(len(example.ids) for example in examples + held_out)
-    memory, checkpointing = require_memory(STAGE, {"actor": base}, settings, longest, spec.device)
+    memory, plan = require_memory(STAGE, {"actor": base}, settings, longest, spec.device)
     progress.say(f"{len(examples)} conversations, longest {longest} tokens; {memory.description}")
 
     model = _load(base, settings, progress)
-    make_efficient(model, actor, "actor_config", checkpointing)
+    make_efficient(model, actor, "actor_config", plan.checkpointing)
     pad_id = tokenizer.pad_token_id
     collate = partial(collate_completions, pad_id=pad_id)
     packed, unpacked = _packing(model, actor, examples, pad_id)
@@ -66,9 +67,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         rows=examples,
         collate=packed or collate,
         loss_sum=completion_loss_sum,
-        validate=partial(
-            _validate, [collate(held_out[i : i + 64]) for i in range(0, len(held_out), 64)]
-        ),
+        validate=partial(_validate, held_out, pad_id),
         judged_by=("validation_loss", False),
         length=lambda example: len(example.ids),
     )
@@ -84,6 +83,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
             "dropped_too_long": dropped,
             "steps": training.steps,
             "train_seconds": training.seconds,
+            **plan.metrics(),
             **training.last_figures,
         },
         checks=[memory, training.finite_loss],
@@ -187,14 +187,16 @@ def collate_completions(examples: list[Example], pad_id: int) -> dict[str, Any]:
     }
 
 
-def _validate(batches: list[dict[str, Any]], model: Any) -> dict[str, float]:
+def _validate(held_out: list[Example], pad_id: int, model: Any) -> dict[str, float]:
     total, tokens = 0.0, 0
-    for batch in batches:
-        on_device = {
-            name: value.to(model.device) for name, value in batch.items() if name != WEIGHT
-        }
+    lengths = [len(example.ids) for example in held_out]
+    counter = phase(f"validates on {len(held_out):,} rows", sum(lengths), "tokens")
+    for rows in batches(lengths, shape_of(model), logits=True):
+        batch = collate_completions(held_out[rows], pad_id)
+        tokens += batch.pop(WEIGHT)
+        on_device = {name: value.to(model.device) for name, value in batch.items()}
         total += float(completion_loss_sum(model, on_device))
-        tokens += batch[WEIGHT]
+        counter.advance(sum(lengths[rows]))
     return {"validation_loss": total / tokens} if tokens else {}
 
 

@@ -19,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from chatllama_pipeline.deepspeed_config import DeepSpeedPlan, plan_for
 from chatllama_pipeline.models.adapters import save_model
-from chatllama_pipeline.models.machine import wants_bfloat16
+from chatllama_pipeline.models.machine import processes_started, wants_bfloat16
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import CURVES_FILE, Check, Curve, StageSpec
 from chatllama_pipeline.seeds import stage_seed
@@ -38,7 +38,6 @@ from chatllama_pipeline.training.distributed import (
     load_whole,
     place_trained,
     prepare_processes,
-    processes_started,
     rank,
     whole_weights,
 )

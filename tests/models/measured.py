@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from chatllama_pipeline.models.adapters import add_adapter, save_model
 from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.models.machine import peak_bytes
 from chatllama_pipeline.models.memory import memory_plan
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import user_prompt
@@ -91,9 +92,7 @@ def main(folder: Path, adapted: bool) -> None:
         seed=0,
         progress=Progress("measured", lambda line: None),
     )
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
-    print(plan.needed_bytes, peak - before)
+    print(plan.needed_bytes, peak_bytes("cpu") - before)
 
 
 if __name__ == "__main__":

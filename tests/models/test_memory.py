@@ -14,6 +14,7 @@ import pytest
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.models.machine import container_free_bytes
 from chatllama_pipeline.models.memory import (
+    as_check,
     memory_check,
     memory_plan,
     require_memory,
@@ -53,16 +54,74 @@ def free_bytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 def test_sft_needs_sixteen_bytes_a_weight_and_its_activations(folder: Path) -> None:
     plan = memory_plan("actor_sft", {"actor": folder}, SETTINGS)
+    assert sum(plan.held.values()) == 16 * 1000
     # 2 rows x 10 tokens; a token keeps 3 layers x (10 x 6 + 4 x 10) + 3 x 50 logits = 450 floats.
-    assert plan.needed_bytes == 16 * 1000 + 20 * 450 * 4
+    assert sum(plan.phases["training"].values()) == 20 * 450 * 4
+
+
+def test_the_largest_phase_is_the_peak_and_is_named(folder: Path) -> None:
+    plan = memory_plan("actor_sft", {"actor": folder}, SETTINGS)
+    # Validation reads 64 rows x 10 tokens at once: one layer's 100 floats, and 150 of logits.
+    assert sum(plan.phases["validation"].values()) == 640 * 250 * 4
+    assert plan.phase == "validation"
+    assert plan.needed_bytes == sum(plan.parts.values()) == 16 * 1000 + 640 * 250 * 4
+    whole = SETTINGS.actor_config.model_copy(update={"batch_size": 64, "micro_batch_size": 64})
+    larger = SETTINGS.model_copy(update={"actor_config": whole})
+    plan = memory_plan("actor_sft", {"actor": folder}, larger)
+    assert plan.phase == "training"
+    assert "most in training (actor activations" in as_check("actor_sft", plan).description
+
+
+def test_a_model_with_many_words_validates_on_few_rows_at_once(tmp_path: Path) -> None:
+    config = {"hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 3}
+    make_folder(tmp_path, {"a": [50, 10]})
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 50_000}))
+    settings = AssistantSettings.model_validate({"actor_config": {"max_sequence_length": 256}})
+    plan = memory_plan("actor_sft", {"actor": tmp_path}, settings)
+    # A row's logits alone are 256 x 3 x 50,000 floats = 154 MB: one row is all that is small.
+    assert sum(plan.phases["validation"].values()) == 256 * (100 + 3 * 50_000) * 4
+
+
+def test_a_rollout_s_caches_count_and_the_cure_names_their_setting(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = AssistantSettings.model_validate(
+        {
+            "actor_config": {"max_sequence_length": 10, "max_tokens": 4},
+            "trainer_config": {
+                **{"num_examples": 1000, "update_timesteps": 10, "max_timesteps": 10},
+                **{"batch_size": 1, "micro_batch_size": 1},
+            },
+        }
+    )
+    roles = dict.fromkeys(("policy", "reference", "critic", "reward"), folder)
+    plan = memory_plan("actor_ppo", roles, settings)
+    # 10,000 replies: 10 tokens x 3 layers x 2 x 6 in the cache, 6 x 100 of a layer that reads the
+    # prompt, and 6 x 50 for the next token.
+    assert plan.phases["rollout"] == {"caches and logits": 10_000 * (360 + 600 + 300) * 4}
+    assert plan.phase == "rollout"
+    free_bytes(monkeypatch, 10**6)
+    with pytest.raises(CheckError, match=r"lower trainer_config\.rollout_batch_size"):
+        require_memory("actor_ppo", roles, settings)
+    settings = settings.model_copy(
+        update={
+            "trainer_config": settings.trainer_config.model_copy(update={"rollout_batch_size": 4})
+        }
+    )
+    plan = memory_plan("actor_ppo", roles, settings)
+    assert plan.phases["rollout"] == {"caches and logits": 4 * (360 + 600 + 300) * 4}
 
 
 def test_a_pair_is_two_rows_and_a_reward_model_has_no_logits(folder: Path) -> None:
     plan = memory_plan("reward_model", {"reward": folder}, SETTINGS)
-    assert plan.needed_bytes == 16 * 1000 + 2 * 2 * 10 * 300 * 4
+    assert sum(plan.held.values()) == 16 * 1000
+    assert plan.phases["training"] == {"reward activations": 2 * 2 * 10 * 300 * 4}
+    assert plan.phases["scoring"] == {"layers": 64 * 10 * 100 * 4}
 
 
-def test_ppo_trains_two_roles_and_holds_two_frozen_ones(folder: Path, tmp_path: Path) -> None:
+def test_ppo_trains_two_roles_and_holds_two_frozen_ones(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     roles = dict.fromkeys(("policy", "reference"), folder)
     other = tmp_path / "other"
     shutil.copytree(folder, other, ignore=shutil.ignore_patterns("other"))
@@ -70,7 +129,13 @@ def test_ppo_trains_two_roles_and_holds_two_frozen_ones(folder: Path, tmp_path: 
         file.write(b"other weights")
     roles |= dict.fromkeys(("critic", "reward"), other)
     plan = memory_plan("actor_ppo", roles, SETTINGS)
-    assert plan.needed_bytes == (16 + 16 + 4 + 4) * 1000 + 4 * 10 * (450 + 300) * 4
+    assert sum(plan.held.values()) == (16 + 16 + 4 + 4) * 1000
+    # One after the other in one process, both at once in several.
+    assert sum(plan.phases["the policy's update"].values()) == 4 * 10 * 450 * 4
+    assert sum(plan.phases["the critic's update"].values()) == 4 * 10 * 300 * 4
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    plan = memory_plan("actor_ppo", roles, SETTINGS)
+    assert sum(plan.phases["training"].values()) == 4 * 10 * (450 + 300) * 4
 
 
 def test_with_adapters_ppo_holds_one_base_and_trains_little(tmp_path: Path) -> None:
@@ -125,8 +190,9 @@ def test_checkpointing_keeps_a_layer_s_input_and_one_layer(folder: Path) -> None
     settings = with_checkpointing(True)
     plan = memory_plan("actor_sft", {"actor": folder}, settings)
     # 20 tokens x (3 layers x 6 + one layer's 10 x 6 + 4 x 10) and 20 x 3 x 50 logits.
-    assert plan.parts["actor activations"] == 20 * (18 + 100) * 4
-    assert plan.parts["actor logits"] == 20 * 150 * 4
+    training = plan.phases["training"]
+    assert training["actor activations"] == 20 * (18 + 100) * 4
+    assert training["actor logits"] == 20 * 150 * 4
 
 
 @pytest.mark.parametrize(
@@ -174,13 +240,14 @@ def test_the_plan_of_ppo_is_within_half_and_twice_the_measured_peak(
 
 def test_rows_shorter_than_allowed_need_less(folder: Path) -> None:
     plan = memory_plan("actor_sft", {"actor": folder}, SETTINGS, longest_row=5)
-    assert plan.needed_bytes == 16 * 1000 + 10 * 450 * 4
+    assert sum(plan.phases["training"].values()) == 10 * 450 * 4
+    assert sum(plan.phases["validation"].values()) == 64 * 5 * 250 * 4
 
 
 def test_a_plan_that_fits_passes_as_a_blocking_check(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free_bytes(monkeypatch, 52_000)
+    free_bytes(monkeypatch, 16 * 1000 + 640 * 250 * 4)
     check = memory_check("actor_sft", {"actor": folder}, SETTINGS)
     assert (check.name, check.passed, check.blocking) == ("memory_plan", True, True)
 
@@ -188,13 +255,15 @@ def test_a_plan_that_fits_passes_as_a_blocking_check(
 def test_a_plan_that_does_not_fit_says_what_to_lower(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 16,000 of weights, gradients and Adam, 2,400 of logits, and with checkpointing
-    # 20 tokens x (3 layers' inputs of 6 + one layer's 100) x 4 bytes = 9,440; one byte is missing.
-    free_bytes(monkeypatch, 27_839)
+    # 16,000 of weights, gradients and Adam, and at 64 rows of 10 tokens 3 x 50 logits a token, and
+    # with checkpointing 3 layers' inputs of 6 and one layer's 100 floats; one byte is missing.
+    free_bytes(monkeypatch, 16_000 + 640 * (150 + 18 + 100) * 4 - 1)
+    rows = SETTINGS.actor_config.model_copy(update={"batch_size": 64, "micro_batch_size": 64})
+    settings = SETTINGS.model_copy(update={"actor_config": rows})
     with pytest.raises(
-        CheckError, match=r"actor_sft needs about .* GiB .*lower actor_config.micro_batch_size"
+        CheckError, match=r"actor_sft needs about .* GiB.*lower actor_config.micro_batch_size"
     ):
-        require_memory("actor_sft", {"actor": folder}, SETTINGS)
+        require_memory("actor_sft", {"actor": folder}, settings)
 
 
 def test_the_plan_and_the_names_of_checks_need_no_torch() -> None:
@@ -230,4 +299,5 @@ def test_processes_on_a_cpu_share_what_is_free_and_the_rows(
         monkeypatch.setenv(name, "2")
     shared = memory_plan("actor_sft", {"actor": folder}, settings, 10)
     assert shared.available_bytes == alone.available_bytes // 2
-    assert shared.parts["actor activations"] == alone.parts["actor activations"] // 2
+    half = alone.phases["training"]["actor activations"] // 2
+    assert shared.phases["training"]["actor activations"] == half

@@ -159,11 +159,11 @@ def test_a_reply_depends_on_no_other_row(llama: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-@pytest.mark.parametrize("chunk_logits", [1, 2**26])
+@pytest.mark.parametrize("bound", [1, 2**26])
 def test_log_probabilities_in_a_padded_batch_are_those_of_single_rows(
-    name: str, chunk_logits: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    name: str, bound: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.training.rollout.LOGITS_PER_CHUNK", chunk_logits)
+    monkeypatch.setattr("chatllama_pipeline.models.passes.SMALL_BYTES", bound)
     model = request.getfixturevalue(name)
     found = sampled(model, PROMPTS)
     logp = response_logprobs(

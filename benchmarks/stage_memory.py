@@ -1,0 +1,193 @@
+"""Does each training stage take the memory that its plan says?
+
+    python benchmarks/stage_memory.py                    # 24 M weights, whole and with adapters
+    python benchmarks/stage_memory.py --shape smollm     # SmolLM2-135M's shape, with adapters
+
+Every stage runs as the pipeline runs it, in a process of its own, on random weights and rows of
+`--length` tokens; the plan counts what the process had when it was made. Its ratio to the peak says
+how far it can be trusted: over 1 it asks for more than is needed, under 1 for less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from chatllama_pipeline.launch import child_environment
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.models.scratch import train_tokenizer
+from chatllama_pipeline.records import (
+    ACTOR_SCHEMA,
+    PREFERENCE_SCHEMA,
+    PROMPT_SCHEMA,
+    REWARD_SCHEMA,
+    Outcome,
+    StageSpec,
+)
+
+# Hidden size, feed-forward size, layers, heads, heads of keys and values, vocabulary.
+SHAPES = {
+    "small": (384, 1024, 8, 6, 6, 16384),
+    "smollm": (576, 1536, 30, 9, 3, 49152),
+}
+WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india"]
+USED = {
+    "reward_model": ("reward_base", "preference_data", "reward_training_data"),
+    "actor_sft": ("actor_base", "actor_training_data"),
+    "actor_ppo": ("actor_sft", "reward_model", "rlhf_training_data"),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is trained, in a folder; `adapted` trains LoRA adapters in every role."""
+
+    folder: Path
+    length: int
+    rows: int
+    adapted: bool
+
+    def settings(self) -> dict[str, Any]:
+        section = {
+            "model": "local",
+            "max_sequence_length": self.length,
+            "batch_size": self.rows,
+            "max_steps": 2,
+            "evaluations": 1,
+            "peft_enable": self.adapted,
+        }
+        return {
+            "actor_config": {**section, "max_tokens": self.length // 2},
+            "reward_config": section,
+            "trainer_config": {
+                "update_timesteps": self.rows,
+                "max_timesteps": self.rows,
+                "num_episodes": 1,
+                "update_kl_limit": 100.0,
+            },
+        }
+
+    def run(self, stage: str, **changes: dict[str, Any]) -> Outcome:
+        """The outcome of one stage, its peak among the metrics; its output serves the next."""
+        name = f"{stage}_{'lora' if self.adapted else 'whole'}"
+        output = self.folder / name
+        output.mkdir()
+        settings = self.settings()
+        for section, keys in changes.items():
+            settings[section] = {**settings[section], **keys}
+        spec = StageSpec(
+            stage=stage,
+            assistant="measured",
+            settings=settings,
+            inputs={each: str(self.input(each)) for each in USED[stage]},
+            output=str(output),
+            run_folder=str(self.folder / f"{name}_run"),
+            result=str(self.folder / f"{name}.json"),
+        )
+        spec.write(self.folder / f"{name}_spec.json")
+        subprocess.run(
+            [sys.executable, "-m", "chatllama_pipeline.stages", f"{output}_spec.json"],
+            env=child_environment(spec.threads),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        return Outcome.read(Path(spec.result))
+
+    def input(self, asset: str) -> Path:
+        """A table, the base, or what an earlier stage of this bench made."""
+        made = self.folder / f"{asset}_{'lora' if self.adapted else 'whole'}"
+        return made if asset in USED else self.folder / asset.replace("reward_base", "actor_base")
+
+
+def make_inputs(folder: Path, shape: str, length: int, rows: int) -> int:
+    """A random base of that shape, and tables whose rows are about `length` tokens; its weights."""
+    hidden, intermediate, layers, heads, kv_heads, vocabulary = SHAPES[shape]
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 8, 400, length)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=intermediate,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            max_position_embeddings=length,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder / "actor_base")
+    tokenizer.save_pretrained(folder / "actor_base")
+    draw = random.Random(0)
+
+    def words() -> str:
+        return " ".join(draw.choices(WORDS, k=length // 2 - 16))
+
+    splits = ["train"] * 2 * rows + ["validation"] * rows
+    said = [
+        {"prompt": [{"role": "user", "content": words()}], "source": "test", "split": split}
+        for split in splits
+    ]
+    tables: dict[str, tuple[list[dict[str, Any]], pa.Schema]] = {
+        "actor_training_data": ([{**r, "completion": words()} for r in said], ACTOR_SCHEMA),
+        "reward_training_data": (
+            [{**r, "completion": words(), "score": float(n % 6)} for n, r in enumerate(said)],
+            REWARD_SCHEMA,
+        ),
+        "preference_data": (
+            [
+                {**r, "chosen": words(), "rejected": words(), "strength": 1.0, "domain": ""}
+                for r in said
+            ],
+            PREFERENCE_SCHEMA,
+        ),
+        "rlhf_training_data": (said, PROMPT_SCHEMA),
+    }
+    for name, (listed, schema) in tables.items():
+        (folder / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(listed, schema=schema), folder / name / "data.parquet")
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument(
+        "--stages", nargs="+", choices=USED, default=["actor_sft", "reward_model", "actor_ppo"]
+    )
+    options = parser.parse_args()
+    quiet_transformers()
+    with tempfile.TemporaryDirectory() as place:
+        weights = make_inputs(Path(place), options.shape, options.length, options.rows)
+        print(f"{weights / 1e6:.0f} M weights, {options.rows} rows of {options.length} tokens")
+        for adapted in (False, True) if options.shape == "small" else (True,):
+            bench = Bench(Path(place), options.length, options.rows, adapted)
+            for stage in options.stages:
+                found = bench.run(stage).metrics
+                planned, peak = found["planned_gib"], found["peak_gib"]
+                print(
+                    f"{stage:13} {'LoRA' if adapted else 'whole':6} planned {planned:.2f} GiB "
+                    f"(most in {found['planned_peak_in']}), peak {peak:.2f} GiB, "
+                    f"ratio {planned / peak:.2f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
