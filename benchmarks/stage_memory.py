@@ -168,9 +168,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rows", type=int, default=4)
-    parser.add_argument(
-        "--stages", nargs="+", choices=USED, default=["actor_sft", "reward_model", "actor_ppo"]
-    )
+    parser.add_argument("--stages", nargs="+", choices=USED, default=list(USED))
     options = parser.parse_args()
     quiet_transformers()
     with tempfile.TemporaryDirectory() as place:

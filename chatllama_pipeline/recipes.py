@@ -39,9 +39,9 @@ CODE_VERSION: dict[str, str] = {
     "data_audit": "2",
     "actor_base": "3",
     "reward_base": "3",
-    "reward_model": "3",
-    "actor_sft": "2",
-    "actor_ppo": "4",
+    "reward_model": "4",
+    "actor_sft": "3",
+    "actor_ppo": "5",
     "evaluation": "7",
     "release": "2",
 }

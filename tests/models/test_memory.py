@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.stage_memory import USED, Bench, make_inputs
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.models.machine import container_free_bytes
 from chatllama_pipeline.models.memory import (
@@ -223,19 +224,15 @@ def test_a_container_s_limit_counts_with_the_cache_it_can_give_back(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["whole", "lora"])
-def test_the_plan_of_ppo_is_within_half_and_twice_the_measured_peak(
-    tmp_path: Path, kind: str
+@pytest.mark.parametrize("adapted", [False, True])
+def test_each_stage_s_plan_is_within_a_quarter_of_its_measured_peak(
+    tmp_path: Path, adapted: bool
 ) -> None:
-    found = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("measured.py")), str(tmp_path), kind],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    planned, measured = map(int, found.stdout.split()[-2:])
-    assert 0.5 < planned / measured < 2, (planned, measured)
+    make_inputs(tmp_path, "small", length=256, rows=4)
+    bench = Bench(tmp_path, 256, 4, adapted)
+    for stage in USED:
+        found = bench.run(stage).metrics
+        assert 0.75 < found["planned_gib"] / found["peak_gib"] < 1.25, (stage, found)
 
 
 def test_rows_shorter_than_allowed_need_less(folder: Path) -> None:
