@@ -9,6 +9,7 @@ so that a killed run asks the same again and is answered from the cache.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -28,6 +29,7 @@ from chatllama_pipeline.llm.writer_requests import (
 from chatllama_pipeline.llm.writer_texts import QUALITIES, Example
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Message, Prompt, user_prompt
+from chatllama_pipeline.thoughts import spoken
 
 _FIRST_ROUND, _LARGEST_ROUND, _SMALLEST_ROUND = 8, 256, 4
 # A round is barren below this share of the rows that its calls could give; two end it all.
@@ -239,12 +241,16 @@ class _Desk:
         self._replies_to: dict[str, Pool] = {}
 
     def hear(self, answer: Answer) -> LlmReply | None:
+        """What was answered without its thoughts, if it came to an answer."""
         if isinstance(answer, LlmFailure):
             self.batch.refuse(answer.reason, answer.detail)
         elif answer.finish_reason in ("content_filter", "refusal"):
             self.batch.refuse(REFUSED, answer.text)
         else:
-            return answer
+            found = spoken(answer.text)
+            if found.finished:
+                return dataclasses.replace(answer, text=found.reply)
+            self.batch.refuse(CUT_OFF, answer.text)
         return None
 
     def items(self, reply: LlmReply | None, fields: tuple[str, ...]) -> list[dict[str, str]]:

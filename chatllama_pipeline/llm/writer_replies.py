@@ -7,21 +7,27 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _NUMBERING = re.compile(r"^\s*(?:[-*\u2022\u00b7]\s+|\(?\d{1,3}[.):\u3001]\s*|#+\s+)")
 _QUOTES = "\"'\u201c\u201d\u00ab\u00bb\u300c\u300d"
 _COLONS = (":", "\uff1a")
 _OBJECT = re.compile(r'\{\s*"')
+_BEGINS_WITH_JSON = re.compile(r"\s*(?:```\w*\s*)?[\[{]")
 _DECODER = json.JSONDecoder()
 
 
 def read_items(reply: str, fields: tuple[str, ...], cut_off: bool) -> list[dict[str, str]]:
     """The rows of a reply that have all `fields` as texts, in their order.
 
-    Rows are JSON objects, wherever they stand in the reply; of a reply that was cut off those
-    that are whole. Where one field is asked for and there is no JSON, each line is a row.
+    Rows are JSON objects, wherever they stand in the reply. Where one field is asked for and there
+    is no JSON, each line is a row. Of a reply that was cut off those count that are whole, if it
+    begins with JSON or numbers its lines: else it may be thoughts, with drafts among them.
     """
-    text = _THINKING.sub("", reply).strip()
+    text = reply.strip()
+    if cut_off and not _BEGINS_WITH_JSON.match(text):
+        numbered = [line for line in text.splitlines()[:-1] if _NUMBERING.match(line)]
+        text = "" if "{" in text else "\n".join(numbered)
+    elif cut_off and "{" not in text:
+        text = text.rpartition("\n")[0]
     found = [
         {field: row[field].strip() for field in fields}
         for row in _objects(text)
@@ -30,8 +36,6 @@ def read_items(reply: str, fields: tuple[str, ...], cut_off: bool) -> list[dict[
     if found or len(fields) > 1 or "{" in text:
         return found
     lines = [line for line in text.splitlines() if line.strip()]
-    if cut_off:
-        lines = lines[:-1]
     # "Here are eight of them:" is no row.
     plain = [
         _NUMBERING.sub("", line).strip() for line in lines if not line.rstrip().endswith(_COLONS)
@@ -40,8 +44,8 @@ def read_items(reply: str, fields: tuple[str, ...], cut_off: bool) -> list[dict[
 
 
 def read_text(reply: str) -> str:
-    """A reply that is one text, without a reasoning model's thoughts and quotes around it all."""
-    return _unquoted(_THINKING.sub("", reply).strip())
+    """A reply that is one text, without quotes around it all."""
+    return _unquoted(reply.strip())
 
 
 def _unquoted(text: str) -> str:

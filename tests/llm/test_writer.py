@@ -234,8 +234,6 @@ PAIR = ("user_input", "completion")
         '{"rows": [{"user_input": "Why?", "completion": "So {x}."}]}',
         '[{"user_input": "Why?", "completion": "So {x}."}]',
         'Here you are:\n```json\n{"user_input": "Why?", "completion": "So {x}."}\n```',
-        '<think>{"user_input": "a", "completion": "b"}</think>'
-        '{"user_input": "Why?", "completion": "So {x}."}',
         '{"rows": [{"user_input": "Why?", "completion": "So {x}."}, {"user_input": "Wh',
         '{"user_input": 1, "completion": "a"} { {"user_input": "Why?", "completion": "So {x}."}',
     ],
@@ -251,10 +249,56 @@ def test_lines_are_read_where_one_text_a_row_is_asked_for_and_no_json_came() -> 
         {"user_input": text} for text in ("Why is it?", "How so?", "Wh")
     ]
     assert len(read_items(reply, fields, cut_off=True)) == 2
+    # Lines without numbers that were cut off may be thoughts.
+    assert read_items("Okay, they want questions.\nHow about tea?\nOr", fields, True) == []
     assert read_items(reply, PAIR, False) == []
     assert read_items("[" * 100_000 + "{" * 100_000, fields, False) == []
 
 
-def test_a_text_loses_its_quotes_and_thoughts_and_nothing_else() -> None:
-    assert read_text('<think>Hm.</think>\n"Well, yes."\n') == "Well, yes."
+def test_drafts_in_thoughts_that_were_cut_off_are_no_rows() -> None:
+    draft = '{"user_input": "DRAFT?", "completion": "DRAFT."}'
+    assert read_items(f"A draft: {draft}. Better would be", PAIR, cut_off=True) == []
+    assert len(read_items(f"[{draft}, {draft[:20]}", PAIR, cut_off=True)) == 1
+
+
+THOUGHT = (
+    'Okay, they want new ones. A draft:\n{"user_input": "DRAFT?", "completion": "DRAFT bad"}\n'
+)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "<think>\n{thought}</think>\n\n{reply}",
+        "{thought}</think>\n\n{reply}",
+        "<thought>{thought}</thought>{reply}",
+        "[THINK]{thought}[/THINK]{reply}",
+        "<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final"
+        "<|message|>{reply}<|return|>",
+        "{reply}<|im_end|>",
+        "assistant\n{reply}</s>",
+    ],
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_thoughts_and_marks_of_turns_are_in_no_row(way: str, around: str, tmp_path: Path) -> None:
+    def thinks(request: LlmRequest) -> str:
+        return around.replace("{thought}", THOUGHT).replace("{reply}", writes(request))
+
+    batch = writer(Answering(thinks), tmp_path).conversations(12, way, turns=2)
+    plain = writer(Answering(writes), tmp_path).conversations(12, way, turns=2)
+    assert [(row.prompt, row.completion) for row in batch.rows] == [
+        (row.prompt, row.completion) for row in plain.rows
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_thought_that_never_ends_is_no_row(way: str, tmp_path: Path) -> None:
+    client = Answering(lambda request: f"<think>\n{THOUGHT}{writes(request)}")
+    batch = writer(client, tmp_path).conversations(12, way, turns=2)
+    assert batch.rows == []
+    assert list(batch.refused) == ["cut_off"]
+
+
+def test_a_text_loses_its_quotes_and_nothing_else() -> None:
+    assert read_text('"Well, yes."\n') == "Well, yes."
     assert read_text('"A" and "B"') == '"A" and "B"'
