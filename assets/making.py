@@ -11,7 +11,7 @@ from assets.metadata import version_metadata
 from chatllama_pipeline.artifacts import Made, Workbench
 from chatllama_pipeline.assistants import Assistant, load_assistant
 from chatllama_pipeline.errors import CheckError
-from chatllama_pipeline.llm.openai_calls import read_key
+from chatllama_pipeline.llm.sdk import read_key
 from chatllama_pipeline.manifests import Version
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.recipes import (

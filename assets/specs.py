@@ -24,6 +24,8 @@ CHECK_TEXTS = {
     "(checks.max_length_only_accuracy): else a reward model learns length.",
     "enough_rows": "Enough scored replies for a reward model (checks.min_reward_rows).",
     "judge_agreement": "The judge prefers what people chose (checks.min_judge_agreement).",
+    "judge_readable": "Few of the judge's verdicts could not be read (checks.max_judge_unread); "
+    "where most could not, it blocks.",
     "split_overlap": "No training row's prompt is held out for validation or test, in any table.",
     "near_duplicates": "Few prompts that are nearly the same (checks.max_near_duplicates).",
     "alike_pairs": "Few pairs whose replies hardly differ (checks.max_alike_pairs).",

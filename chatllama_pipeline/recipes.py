@@ -148,7 +148,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
         *_JUDGE,
         *_keys("llm", "scored_pairs judge_samples agreement_by"),
         *_SPLIT,
-        *_keys("checks", "min_reward_rows min_judge_agreement"),
+        *_keys("checks", "min_reward_rows min_judge_agreement max_judge_unread"),
         "reward_config.objective",
     ),
     "data_audit": (
@@ -195,6 +195,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
         *_keys("evaluation", "prompts temperature known_answers bootstrap_samples table_rows"),
         *_keys("release", "stage min_win_rate max_kl max_length_ratio"),
         *_keys("checks", "min_reward_accuracy max_kl max_length_ratio max_known_answers_lost"),
+        "checks.max_judge_unread",
     ),
     "release": ("release.stage", "actor_config.temperature", "actor_config.max_tokens"),
 }

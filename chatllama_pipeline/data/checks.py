@@ -35,7 +35,13 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
     "synthetic_completions": [],
     "actor_training_data": _DATASET,
     "rlhf_training_data": _DATASET,
-    "reward_training_data": [_SCHEMA, ("enough_rows", True), _LEAK, ("judge_agreement", False)],
+    "reward_training_data": [
+        _SCHEMA,
+        ("enough_rows", True),
+        _LEAK,
+        ("judge_agreement", False),
+        ("judge_readable", True),
+    ],
     "data_audit": [
         ("split_overlap", False),
         ("near_duplicates", False),

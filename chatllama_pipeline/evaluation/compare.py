@@ -153,7 +153,10 @@ def _compare(
             **judged.ledger,
             "seconds": round(time.monotonic() - started, 2),
         },
-        checks=gate.checks(figures, verdict, settings.release, settings.checks),
+        checks=[
+            *gate.checks(figures, verdict, settings.release, settings.checks),
+            judged.readable(settings.checks.max_judge_unread),
+        ],
         curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
         warnings=[*warnings, *judged.warnings()],
     )

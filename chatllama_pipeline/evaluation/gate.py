@@ -17,6 +17,7 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
         ("kl_per_reply", False),
         ("reply_length", False),
         ("known_answers", False),
+        ("judge_readable", True),
     ]
 }
 
@@ -73,7 +74,7 @@ def decide(
 def checks(
     figures: Figures, verdict: Verdict, release: ReleaseSettings, limits: CheckSettings
 ) -> list[Check]:
-    """The checks of `CHECK_NAMES`; a figure that was not measured counts as 0 and fails."""
+    """The checks that the figures give; a figure that was not measured counts as 0 and fails."""
     accuracy, kl, ratio = figures.reward_model_accuracy, figures.kl, figures.length_ratio
     pairs = figures.reward_model_pairs
     return [

@@ -17,9 +17,10 @@ from typing import Any
 from chatllama_pipeline.llm.judge import LlmJudge
 from chatllama_pipeline.llm.plans import Plan, estimate_lines
 from chatllama_pipeline.llm.providers import Judge
+from chatllama_pipeline.llm.readable import cures, listed_reasons, readable_check
 from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import Prompt
+from chatllama_pipeline.records import Check, Prompt
 from chatllama_pipeline.settings import RoleSettings
 from chatllama_pipeline.statistics import mean, preferences
 
@@ -35,6 +36,8 @@ class Judged:
     flip_rate: float | None = None
     unread: dict[str, int] = field(default_factory=dict)
     ledger: dict[str, Any] = field(default_factory=dict)
+    asked: int = 0
+    told: list[str] = field(default_factory=list)
 
     @property
     def wins(self) -> list[float]:
@@ -43,12 +46,17 @@ class Judged:
 
     def warnings(self) -> list[str]:
         if not self.unread:
-            return []
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self.unread.items())
+            return self.told
         return [
+            *self.told,
             f"{sum(self.unread.values())} of {len(self.after_wins)} comparisons by the judge were "
-            f"unreadable and count for neither side: {reasons}"
+            f"unreadable and count for neither side: {listed_reasons(self.unread)}"
+            f"{cures(self.unread, 'evaluation.judge')}",
         ]
+
+    def readable(self, limit: float) -> Check:
+        """Whether enough of an LLM's comparisons could be read."""
+        return readable_check(self.asked, self.unread, limit, "evaluation.judge")
 
 
 def judge_replies(
@@ -95,6 +103,8 @@ def _compared(
         mean(one.flipped for one in read),
         dict(unread.most_common()),
         judge.client.ledger().metrics(),
+        len(asked),
+        judge.client.warnings(),
     )
 
 

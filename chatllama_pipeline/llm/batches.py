@@ -20,9 +20,11 @@ from chatllama_pipeline.llm.cache import AnswerCache, Asked, SentBatch
 from chatllama_pipeline.llm.client import Keeper, tariff
 from chatllama_pipeline.llm.dispatch import no_budget
 from chatllama_pipeline.llm.money import Budget, likely_prompt_tokens
-from chatllama_pipeline.llm.openai_calls import CHAT, COMPLETIONS, read_key, request_body
+from chatllama_pipeline.llm.openai_calls import CHAT, COMPLETIONS, request_body
+from chatllama_pipeline.llm.refusals import CallError, refusal, told_of_parameter
 from chatllama_pipeline.llm.replies import clean, read_reply, redact
-from chatllama_pipeline.llm.requests import LlmFailure
+from chatllama_pipeline.llm.requests import LlmFailure, LlmReply
+from chatllama_pipeline.llm.sdk import open_sdk, read_key
 from chatllama_pipeline.settings import RoleSettings
 
 POLL_SECONDS = 20.0
@@ -43,19 +45,16 @@ class BatchBackend:
         self._tariff = tariff(role)
         self._open: dict[str, tuple[SentBatch, int]] = {}
         self._key = ""
+        self._refused: CallError | None = None
 
     def close(self) -> None:
         """Batches under way stay: the next run collects them."""
 
     def run(self, work: Sequence[Asked], keep: Keeper) -> None:
         """See `client.Backend`."""
-        import openai
-
         self._key = read_key(self._role)
         wanted = {asked.key: asked for asked in work}
-        with openai.OpenAI(
-            api_key=self._key or "none", base_url=self._role.base_url, timeout=self._role.timeout
-        ) as client:
+        with open_sdk(self._role, self._key, asynchronous=False) as client:
             self._resume(client, wanted)
             sent = {key for batch, _ in self._open.values() for key in batch.keys}
             waiting = deque(asked for key, asked in wanted.items() if key not in sent)
@@ -137,6 +136,8 @@ class BatchBackend:
                     del self._open[token]
                     if state.status == "failed":
                         raise ProviderError(self._why(state))
+                    if self._refused is not None:
+                        raise ProviderError(self._refused.detail)
                     return
             time.sleep(POLL_SECONDS)
 
@@ -151,26 +152,42 @@ class BatchBackend:
             if asked is None:
                 continue
             told.add(asked.key)
-            response = line.get("response") or {}
-            body = response.get("body")
-            try:
-                if response.get("status_code") != 200:
-                    raise ValueError(f"refused: {json.dumps(line.get('error') or body)}")
-                likely = likely_prompt_tokens(asked.request)
-                reply = read_reply(body, self._role.style, self._role.model, likely)
-            except ValueError as error:
-                detail = self._redacted(str(error))
-                keep.failure(asked, LlmFailure("batch_failed", detail, retryable=True))
+            answer = self._answer(asked, line)
+            if isinstance(answer, LlmFailure):
+                keep.failure(asked, answer)
                 continue
-            usd = self._tariff.usd(reply.prompt_tokens, reply.completion_tokens)
-            keep.reply(asked, reply, usd)
+            usd = self._tariff.usd(answer.prompt_tokens, answer.completion_tokens)
+            keep.reply(asked, answer, usd)
             paid += usd or 0.0
         if state.status != "failed":
             for key in batch.keys:
                 if key in wanted and key not in told:
                     detail = f"the batch {batch.id} ended without it: {state.status}"
-                    keep.failure(wanted[key], LlmFailure("batch_failed", detail, retryable=True))
+                    keep.failure(wanted[key], LlmFailure("batch_expired", detail, retryable=True))
         return paid
+
+    def _answer(self, asked: Asked, line: dict[str, Any]) -> LlmReply | LlmFailure:
+        """What a line says; a refusal that concerns all lines is told once all are kept."""
+        response = line.get("response")
+        if not isinstance(response, dict):
+            detail = self._redacted(json.dumps(line.get("error")))
+            return LlmFailure("batch_expired", detail, retryable=True)
+        body, status = response.get("body"), int(response.get("status_code") or 500)
+        if status == 200:
+            try:
+                likely = likely_prompt_tokens(asked.request)
+                return read_reply(body, self._role.style, self._role.model, likely)
+            except ValueError as error:
+                detail = self._redacted(f"{error}: {json.dumps(body)}")
+                return LlmFailure("malformed_reply", detail, retryable=True)
+        text = json.dumps(line.get("error") or body)
+        detail = self._redacted(f"{status} {text}")
+        refused = refusal(status, text, detail, self._role, request_body(asked.request, self._role))
+        if refused.scope == "parameter":
+            refused = told_of_parameter(refused.parameter, detail, self._role)
+        if refused.scope == "provider":
+            self._refused = self._refused or refused
+        return LlmFailure(refused.reason, detail, retryable=refused.scope != "request")
 
     def _lines(self, client: Any, state: Any) -> Iterator[dict[str, Any]]:
         for file in (state.output_file_id, state.error_file_id):

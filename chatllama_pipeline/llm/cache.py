@@ -4,6 +4,7 @@
 
     answers     one row per request ever answered: the request in full, the reply, tokens, money
     payments    what each making of an asset (its scope) has paid
+    unanswered  in how many runs a request failed for a reason that might pass
     batches     batches of the Batch API that were submitted and not yet collected
 
 Any number of processes may read and write it (WAL, short transactions). An answer is committed the
@@ -39,6 +40,9 @@ CREATE TABLE IF NOT EXISTS payments (
     scope TEXT NOT NULL, usd REAL NOT NULL, what TEXT NOT NULL, at REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS payments_by_scope ON payments (scope);
+CREATE TABLE IF NOT EXISTS unanswered (
+    key TEXT PRIMARY KEY, runs INTEGER NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (
     token TEXT PRIMARY KEY, scope TEXT NOT NULL, place TEXT NOT NULL, id TEXT,
     keys TEXT NOT NULL, reserved_usd REAL NOT NULL, submitted REAL NOT NULL
@@ -161,6 +165,19 @@ class AnswerCache:
             row = self._db.execute("SELECT SUM(usd) FROM payments WHERE scope = ?", (scope,))
             return float(row.fetchone()[0] or 0.0)
 
+    def count_unanswered(self, keys: Sequence[str]) -> dict[str, int]:
+        """Count one more run that ended without an answer to `keys`; in how many each did."""
+        found = {}
+        with self._told(), self._transaction():
+            for key in keys:
+                row = self._db.execute(
+                    "INSERT INTO unanswered VALUES (?, 1, ?) ON CONFLICT (key) "
+                    "DO UPDATE SET runs = runs + 1, at = excluded.at RETURNING runs",
+                    (key, time.time()),
+                )
+                found[key] = int(row.fetchone()[0])
+        return found
+
     def put_batch(self, batch: SentBatch, scope: str, place: str) -> None:
         """Remember a batch before it is submitted, and its id after."""
         row = (batch.token, scope, place, batch.id, json.dumps(batch.keys), batch.reserved_usd)
@@ -215,6 +232,7 @@ class AnswerCache:
             self._db.execute(
                 "DELETE FROM batches WHERE submitted < ?", (time.time() - _BATCH_SECONDS,)
             )
+            self._db.execute("DELETE FROM unanswered WHERE at < ?", (unused_since,))
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.execute("VACUUM")
         return removed

@@ -6,9 +6,11 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol, Self
 
+from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.cache import AnswerCache, Asked
 from chatllama_pipeline.llm.dispatch import Dispatcher
 from chatllama_pipeline.llm.money import (
@@ -18,7 +20,7 @@ from chatllama_pipeline.llm.money import (
     Tariff,
     likely_prompt_tokens,
 )
-from chatllama_pipeline.llm.openai_calls import OpenAiCaller
+from chatllama_pipeline.llm.openai_calls import Changes, OpenAiCaller
 from chatllama_pipeline.llm.replies import clean
 from chatllama_pipeline.llm.requests import (
     Answer,
@@ -31,6 +33,8 @@ from chatllama_pipeline.llm.requests import (
 )
 from chatllama_pipeline.settings import RoleSettings
 
+# A row whose failures might pass is asked in so many runs before it is set aside.
+RUNS_TO_SET_ASIDE = 3
 # Raised when the same request would be put to a provider in another way.
 _KEY_VERSION = 1
 
@@ -52,6 +56,7 @@ class Keeper:
         self.cache, self.scope = cache, scope
         self.ledger = ledger
         self.answers: dict[str, Answer] = {}
+        self.warnings: list[str] = []
         self.on_answer: Callable[[], None] = lambda: None
 
     def reply(self, asked: Asked, reply: LlmReply, usd: float | None) -> None:
@@ -63,6 +68,11 @@ class Keeper:
             usd=usd,
         )
         self.answers[asked.key] = reply
+        if not _is_named(reply.model, asked.model):
+            self.warn(
+                f"{asked.place} answers as {reply.model!r}, and {asked.model!r} was asked: the "
+                "server decides which model answers"
+            )
         self.on_answer()
 
     def failure(self, asked: Asked, failure: LlmFailure) -> None:
@@ -73,6 +83,11 @@ class Keeper:
     def charge(self, usd: float, why: str) -> None:
         self.cache.charge(self.scope, usd, why)
         self._count(usd=usd)
+
+    def warn(self, told: str) -> None:
+        """Tell a person once."""
+        if told not in self.warnings:
+            self.warnings.append(told)
 
     def retry(self) -> None:
         self._count(retried=1)
@@ -148,8 +163,37 @@ class CachedClient:
                 self._backend.run(missing, keeper)
         finally:
             keeper.on_answer = lambda: None
+        self._finish(list(unique))
         answers = [keeper.answers[one.key] for one in asked]
         return _repeats_marked(asked, answers)
+
+    def warnings(self) -> list[str]:
+        """See `LlmClient.warnings`."""
+        return list(self._keeper.warnings)
+
+    def _finish(self, keys: Sequence[str]) -> None:
+        """Raise where failures may pass; those of many runs are as good as the row's own."""
+        answers = self._keeper.answers
+        failed = {
+            key: failure
+            for key in keys
+            if isinstance(failure := answers[key], LlmFailure) and failure.retryable
+        }
+        runs = self._cache.count_unanswered(list(failed))
+        for key, count in runs.items():
+            if count >= RUNS_TO_SET_ASIDE:
+                answers[key] = dataclasses.replace(failed.pop(key), retryable=False)
+        if not failed:
+            return
+        counts = Counter(failure.reason for failure in failed.values())
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+        first = next(iter(failed.values()))
+        raise ProviderError(
+            f"{self.role.key}: {len(failed)} of {len(keys)} rows are still to ask ({reasons}): run "
+            "again, which asks for them alone, since all other answers are kept. A row that gets "
+            f"none in {RUNS_TO_SET_ASIDE} runs is set aside. Of the first it was said: "
+            f"{first.detail}"
+        )
 
     def estimate(self, requests: Sequence[LlmRequest]) -> Estimate:
         """See `LlmClient.estimate`."""
@@ -197,6 +241,16 @@ def _repeats_marked(asked: Sequence[Asked], answers: list[Answer]) -> list[Answe
     return answers
 
 
+def _is_named(answered: str, asked: str) -> bool:
+    """Whether a server's name for its model may mean the one that was asked: with another prefix,
+    a date, or a tag."""
+    told, wanted = (
+        name.lower().replace("\\", "/").rpartition("/")[2].partition(":")[0]
+        for name in (answered, asked)
+    )
+    return told.startswith(wanted) or wanted.startswith(told)
+
+
 def tariff(role: RoleSettings) -> Tariff:
     """What a role's calls cost."""
     return Tariff(role.price or "unknown", BATCH_DISCOUNT if role.batch else 1.0)
@@ -220,12 +274,14 @@ class OpenAiBackend:
     def __init__(self, role: RoleSettings, paid: float) -> None:
         self._role = role
         self._budget = Budget(role.max_usd, paid)
+        self._changes = Changes()
 
     def run(self, work: Sequence[Asked], keep: Keeper) -> None:
+        self._changes.tell = keep.warn
         asyncio.run(self._run(work, keep))
 
     async def _run(self, work: Sequence[Asked], keep: Keeper) -> None:
-        async with OpenAiCaller(self._role) as call:
+        async with OpenAiCaller(self._role, self._changes) as call:
             dispatcher = Dispatcher(
                 call,
                 self._role,

@@ -10,8 +10,8 @@ from chatllama_pipeline.llm.batches import BatchBackend
 from chatllama_pipeline.llm.cache import AnswerCache, cache_file
 from chatllama_pipeline.llm.client import Backend, CachedClient, OpenAiBackend
 from chatllama_pipeline.llm.local import LocalBackend, Machine, place_of
-from chatllama_pipeline.llm.openai_calls import read_key
 from chatllama_pipeline.llm.requests import LlmClient
+from chatllama_pipeline.llm.sdk import read_key
 from chatllama_pipeline.settings import RoleSettings
 
 

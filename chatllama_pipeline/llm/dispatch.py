@@ -12,6 +12,7 @@ import contextlib
 import heapq
 import itertools
 import random
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from chatllama_pipeline.errors import BudgetError, ProviderError
 from chatllama_pipeline.llm.cache import Asked
 from chatllama_pipeline.llm.limits import Breaker, RateLimiter
 from chatllama_pipeline.llm.money import Budget, Tariff, likely_prompt_tokens
-from chatllama_pipeline.llm.openai_calls import CallError
+from chatllama_pipeline.llm.refusals import CallError
 from chatllama_pipeline.llm.requests import LlmFailure, LlmReply, LlmRequest
 from chatllama_pipeline.settings import RoleSettings
 
@@ -29,8 +30,9 @@ MOST_ATTEMPTS = 8
 _FIRST_ATTEMPTS = 3
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 LONGEST_RETRY_AFTER = 120.0
-# So many refused in a row, and never one answered: no other would be.
+# So many refused in a row with the same words: no other would be answered.
 _REFUSED_IN_A_ROW = 20
+_NUMBERS = re.compile(r"[0-9a-f]*\d[0-9a-f-]*")
 _FEWEST_FAILURES_TO_REST = 8
 # Workers that start together stay together: each of their calls then waits for the CPU time of all
 # the others'. Apart from one another they find it free.
@@ -69,7 +71,8 @@ class Dispatcher:
         self._order = itertools.count()
         self._under_way = 0
         self._reached = self._answered = False
-        self._refused_in_a_row = 0
+        self._refused_in_a_row, self._refused_with = 0, ""
+        self._last = ""
         self._stop: Exception | None = None
         self._changed = asyncio.Event()
 
@@ -120,7 +123,9 @@ class Dispatcher:
         expected = likely_prompt_tokens(request) + request.max_tokens
         await self._breaker.turn()
         if self._breaker.given_up:
-            self._halt(ProviderError(f"{self._role.key}: {self._where()} stays out of order"))
+            self._halt(
+                ProviderError(f"{self._role.key}: {self._where()} stays out of order{self._last}")
+            )
         if self._stop is None:
             await self._limiter.turn(expected)
         most = self._tariff.most_usd(request)
@@ -167,18 +172,16 @@ class Dispatcher:
         self._reached |= error.reached
         if charged:
             self._on_charge(charged, error.reason)
-        if error.scope == "provider":
+        if error.scope == "provider" or (error.scope == "protocol" and not self._answered):
             self._halt(ProviderError(error.detail))
             # The row wasn't refused for its own sake: it is asked again in the next run.
             return
         if error.scope == "request":
             self._breaker.succeeded()
             self._on_failure(job.asked, LlmFailure(error.reason, error.detail, retryable=False))
-            self._refused_in_a_row += error.reason == "bad_request"
-            if self._refused_in_a_row >= _REFUSED_IN_A_ROW and not self._answered:
-                told = f"{self._where()} refuses every request: {error.detail}"
-                self._halt(ProviderError(f"{self._role.key}: {told}"))
+            self._count_refused(error)
             return
+        self._last = f" ({error.reason}). It said: {error.detail}"
         wait = error.retry_after or 0.0
         self._breaker.failed(wait)
         if wait > LONGEST_RETRY_AFTER:
@@ -191,6 +194,17 @@ class Dispatcher:
             self._on_failure(job.asked, LlmFailure(error.reason, error.detail, retryable=True))
         else:
             self._again(job, wait)
+
+    def _count_refused(self, error: CallError) -> None:
+        """Stop after many in a row that were refused with the same words, but for their numbers."""
+        if error.reason != "bad_request":
+            return
+        same = _NUMBERS.sub("", error.detail)
+        self._refused_in_a_row = self._refused_in_a_row + 1 if same == self._refused_with else 1
+        self._refused_with = same
+        if self._refused_in_a_row >= _REFUSED_IN_A_ROW:
+            told = f"{self._where()} refuses every request. It said: {error.detail}"
+            self._halt(ProviderError(f"{self._role.key}: {told}"))
 
     def _again(self, job: _Job, wait: float) -> None:
         """Back into the queue, after what the server asked for or else a growing, random wait."""

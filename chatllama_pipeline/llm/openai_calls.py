@@ -9,54 +9,59 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
-import os
-import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
-from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.money import likely_prompt_tokens
+from chatllama_pipeline.llm.refusals import CallError, error_status, refusal, told_of_parameter
 from chatllama_pipeline.llm.replies import clean, read_reply, redact
 from chatllama_pipeline.llm.requests import LlmReply, LlmRequest
+from chatllama_pipeline.llm.sdk import open_sdk, read_key
 from chatllama_pipeline.settings import RoleSettings
 
-RETRIED_STATUSES = (408, 409, 429)
 CHAT, COMPLETIONS = "/chat/completions", "/completions"
 
 _DETAIL_CHARACTERS = 2000
-_TOO_LONG = re.compile(
-    r"context.?(length|window|size)|maximum.{0,20}length|too (long|many tokens)|"
-    r"exceeds?.{0,40}token",
-    re.IGNORECASE,
-)
-# What a 400 about one of these says holds for every request.
-_PARAMETERS = ("model", "temperature", "max_tokens", "max_completion_tokens", "seed")
-_OMITTED_BY = {"max_completion_tokens": "max_tokens", "response_format": "json_schema"}
+# By name: the SDK changes the library below it between versions. Such calls were never sent.
+_UNSENT = {
+    *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "LocalProtocolError"),
+    *("UnsupportedProtocol", "InvalidURL", "UnicodeEncodeError", "OverflowError", "ImportError"),
+    *("ExceptionGroup", "TooManyRedirects"),
+}
+_OTHER_MAX = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 
-@dataclass
-class CallError(Exception):
-    """A call without a reply.
+class Changes:
+    """What a client found out that its server refuses, and goes on without; `tell` hears of each
+    once."""
 
-    `scope` is whom it concerns: `call` (ask again), `request` (asking again gives the same) or
-    `provider` (every request meets it). `reached` says whether a server answered at all, `charged`
-    whether the provider may have charged it nevertheless.
-    """
+    def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
+        self.refused: set[str] = set()
+        self.tell = tell
 
-    scope: str
-    reason: str
-    detail: str
-    reached: bool = True
-    charged: bool = False
-    retry_after: float | None = None
+    def go_without(self, parameter: str, detail: str, role: RoleSettings) -> None:
+        if parameter in self.refused:
+            return
+        self.refused.add(parameter)
+        instead = f" {_OTHER_MAX[parameter]} is sent instead" if parameter in _OTHER_MAX else ""
+        cure = "" if instead else f"; {role.key}.omit: [{parameter}] sends none from the start"
+        self.tell(
+            f"{role.key}: {role.base_url} refuses {parameter} for {role.model}, and is asked "
+            f"without:{instead or ' it is left out'}{cure}. It said: {detail[:200]}"
+        )
 
 
-def request_body(request: LlmRequest, role: RoleSettings) -> dict[str, Any]:
-    """The JSON body of a request, in the role's style and without what it omits."""
+def request_body(
+    request: LlmRequest, role: RoleSettings, refused: Collection[str] = ()
+) -> dict[str, Any]:
+    """The JSON body of a request, in the role's style, without what it omits or was `refused`."""
+    without = {*role.omit, *refused}
     # OpenAI's newer models refuse max_tokens, many other servers know nothing else.
     longest = "max_completion_tokens" if role.is_openai and role.style == "chat" else "max_tokens"
+    if longest in without and longest not in role.omit:
+        longest = _OTHER_MAX[longest]
     body: dict[str, Any] = {"model": role.model}
     if role.style == "completion":
         body["prompt"] = completion_prompt(request)
@@ -65,13 +70,13 @@ def request_body(request: LlmRequest, role: RoleSettings) -> dict[str, Any]:
             {"role": message.role, "content": clean(message.content)}
             for message in request.messages
         ]
-    if "temperature" not in role.omit:
+    if "temperature" not in without:
         body["temperature"] = request.temperature
     if "max_tokens" not in role.omit:
         body[longest] = request.max_tokens
-    if request.seed is not None and "seed" not in role.omit:
+    if request.seed is not None and "seed" not in without:
         body["seed"] = request.seed
-    if request.json_schema is not None and role.style == "chat" and "json_schema" not in role.omit:
+    if request.json_schema is not None and role.style == "chat" and "json_schema" not in without:
         schema = {"name": "reply", "strict": True, "schema": json.loads(request.json_schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body | dict(role.extra_body)
@@ -88,39 +93,17 @@ def completion_prompt(request: LlmRequest) -> str:
     return "\n\n".join([*parts, *spoken, "Assistant:"])
 
 
-def read_key(role: RoleSettings) -> str:
-    """The key of a role from its environment variable; "" where nobody wants one."""
-    if role.provider != "openai" or role.api_key_env is None:
-        return ""
-    key = os.environ.get(role.api_key_env, "").strip()
-    if not key:
-        raise ProviderError(
-            f"{role.key}: the environment variable {role.api_key_env} holds no key for "
-            f"{role.base_url}: set it where the pipeline runs (for `make ui`, before it starts), "
-            f"or name another with {role.key}.api_key_env"
-        )
-    return key
-
-
 class OpenAiCaller:
     """Makes calls for a role. Use it within one event loop, as an async context manager."""
 
-    def __init__(self, role: RoleSettings) -> None:
+    def __init__(self, role: RoleSettings, changes: Changes | None = None) -> None:
         import openai
 
         self.role = role
         self._key = read_key(role)
         self._openai = openai
-        # The SDK wants some key; servers without one ignore it.
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key or "none",
-            base_url=role.base_url,
-            max_retries=0,
-            timeout=role.timeout,
-        )
-        if not role.is_openai:
-            # The SDK reads them from the environment; they are nobody else's business.
-            self._client.organization = self._client.project = None
+        self._changes = changes or Changes()
+        self._client = open_sdk(role, self._key)
         self._path = CHAT if role.style == "chat" else COMPLETIONS
 
     async def __aenter__(self) -> OpenAiCaller:
@@ -130,8 +113,19 @@ class OpenAiCaller:
         await self._client.close()
 
     async def __call__(self, request: LlmRequest) -> LlmReply:
-        """Raises CallError."""
-        body = request_body(request, self.role)
+        """Raises CallError; what the server refuses and nothing depends on is left out."""
+        while True:
+            body = request_body(request, self.role, self._changes.refused)
+            try:
+                return await self._ask(request, body)
+            except CallError as error:
+                if error.scope != "parameter":
+                    raise
+                self._changes.go_without(error.parameter, error.detail, self.role)
+                if request_body(request, self.role, self._changes.refused) == body:
+                    raise told_of_parameter(error.parameter, error.detail, self.role) from None
+
+    async def _ask(self, request: LlmRequest, body: dict[str, Any]) -> LlmReply:
         data: Any = None
         try:
             # The SDK's timeout is for each read; a server that drips would hold a call for ever.
@@ -139,73 +133,74 @@ class OpenAiCaller:
                 # `create` would transform each message and build its own records of the reply, at
                 # a quarter of a call's CPU time.
                 data = await self._client.post(self._path, cast_to=object, body=body)
+            if isinstance(data, str):
+                data = self._from_text(data)
+            if isinstance(data, dict) and data.get("error") and not data.get("choices"):
+                raise self._refused(error_status(data), json.dumps(data), {}, body)
             likely = likely_prompt_tokens(request)
             return read_reply(data, self.role.style, self.role.model, likely)
+        except CallError:
+            raise
         except (TimeoutError, self._openai.APITimeoutError):
             detail = f"no reply within {self.role.timeout:g} s ({self.role.key}.timeout)"
             raise CallError("call", "timeout", detail, reached=False, charged=True) from None
         except self._openai.APIStatusError as error:
-            raise self._refused(error) from None
+            text, headers = error.response.text, error.response.headers
+            raise self._refused(int(error.status_code), text, headers, body) from None
         except self._openai.APIConnectionError as error:
-            raise self._dropped(error) from None
+            raise self._dropped(error.__cause__ or error) from None
         except json.JSONDecodeError as error:
             raise self._malformed(error, error.doc) from None
         except ValueError as error:
             raise self._malformed(error, json.dumps(data)) from None
+        except RecursionError:
+            raise self._malformed("its JSON is nested too deeply", "") from None
+        except Exception as error:
+            # Nothing that a server or an environment does may end a run without a word on it.
+            told = self._redacted(f"{type(error).__name__}: {error}")
+            why = f"{self.role.key}: the call to {self.role.base_url} could not be made ({told})"
+            raise CallError("provider", "refused", why) from error
 
-    def _malformed(self, error: ValueError, told: str) -> CallError:
+    def _from_text(self, text: str) -> Any:
+        """The JSON of a body whose content type doesn't say so."""
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+        if text.lstrip().startswith(("data:", "event:", ":")):
+            what = "sends a stream of events where one reply was asked for"
+            cure = f"set {self.role.key}.extra_body: {{stream: false}}, or turn its streaming off"
+        elif text.strip():
+            what = "does not speak the OpenAI API"
+            cure = "is base_url right (it usually ends in /v1), and no login page before it?"
+        else:
+            raise ValueError("the body is empty")
+        said = self._redacted(f"{self.role.base_url} {what}: {cure} It said: {text}")
+        raise CallError("protocol", "malformed_reply", said, charged=True)
+
+    def _malformed(self, error: object, told: str) -> CallError:
+        if told.lstrip().startswith(("<", "data:", "event:")):
+            try:
+                self._from_text(told)
+            except CallError as told_of:
+                return told_of
         detail = self._redacted(f"{error}: {told}")
         return CallError("call", "malformed_reply", detail, charged=True)
 
     def _redacted(self, text: str) -> str:
         return redact(clean(text), self._key)[:_DETAIL_CHARACTERS]
 
-    def _dropped(self, error: Exception) -> CallError:
-        cause = error.__cause__
-        # By name: the SDK changes the library below it between versions.
-        unconnected = type(cause).__name__ in ("ConnectError", "ConnectTimeout")
-        detail = self._redacted(f"{type(cause).__name__}: {cause}" if cause else str(error))
-        return CallError(
-            "call", "dropped", detail, reached=not unconnected, charged=not unconnected
-        )
+    def _dropped(self, cause: BaseException) -> CallError:
+        sent = type(cause).__name__ not in _UNSENT
+        detail = self._redacted(f"{type(cause).__name__}: {cause}")
+        return CallError("call", "dropped", detail, reached=sent, charged=sent)
 
-    def _refused(self, error: Any) -> CallError:
-        """What a 4xx or 5xx means."""
-        status, code = int(error.status_code), str(error.code or "")
-        detail = self._redacted(f"{status} {error.response.text}")
-        if status in RETRIED_STATUSES or status >= 500:
-            if code == "insufficient_quota":
-                why = f"{self.role.base_url} says that your quota is used up: {detail}"
-                return CallError("provider", "quota", f"{self.role.key}: {why}")
-            reason = "rate_limited" if status == 429 else "server_error"
-            wait = retry_after(error.response.headers)
-            return CallError("call", reason, detail, retry_after=wait)
-        if status in (401, 403, 404):
-            return CallError("provider", "refused", self._refused_for_all(status, detail))
-        if status == 413 or code == "context_length_exceeded" or _TOO_LONG.search(detail):
-            return CallError("request", "prompt_too_long", detail)
-        parameter = str(error.param or "")
-        if parameter in _PARAMETERS or parameter.startswith("response_format"):
-            parameter = parameter.partition(".")[0]
-            omit = _OMITTED_BY.get(parameter, parameter)
-            cure = f"set {self.role.key}.omit: [{omit}] to send none"
-            why = f"{self.role.model} refuses {parameter}: {cure}. It said: {detail}"
-            return CallError("provider", "refused", f"{self.role.key}: {why}")
-        return CallError("request", "bad_request", detail)
-
-    def _refused_for_all(self, status: int, detail: str) -> str:
-        role = self.role
-        if status == 404:
-            cure = (
-                f"{role.base_url} doesn't know the model {role.model!r} ({role.key}.model), or the "
-                f"path of {role.style} calls: {role.base_url}/models lists its models, and "
-                "base_url usually ends in /v1"
-            )
-        elif role.api_key_env is None:
-            cure = f"{role.base_url} wants a key: name its variable with {role.key}.api_key_env"
-        else:
-            cure = f"{role.base_url} refuses the key in {role.api_key_env}, or the model to it"
-        return f"{role.key}: {cure}. It said: {detail}"
+    def _refused(
+        self, status: int, text: str, headers: Mapping[str, str], sent: Mapping[str, Any]
+    ) -> CallError:
+        detail = self._redacted(f"{status} {text}")
+        found = refusal(status, text, detail, self.role, sent)
+        return replace(found, retry_after=retry_after(headers)) if found.scope == "call" else found
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:

@@ -9,6 +9,8 @@ from chatllama_pipeline.llm.requests import LlmReply
 
 # C0 and C1 but tab and line feed: a terminal obeys them, and files that hold them are no text.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# No context is that long.
+_MOST_TOKENS = 10**9
 _SECRETS = re.compile(r"\b(sk|key)-[\w*.…-]{3,}")
 
 
@@ -39,6 +41,8 @@ def read_reply(body: Any, style: str, model: str, likely_tokens: int) -> LlmRepl
         raise ValueError("the body is no completion: it has no first choice")
     choice = body["choices"][0]
     finish = str(choice.get("finish_reason") or "stop")
+    if isinstance(choice.get("error"), dict):
+        raise ValueError("the first choice is an error")
     text, refused = _text(choice, style)
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -68,10 +72,29 @@ def _text(choice: dict[str, Any], style: str) -> tuple[str, bool]:
     # A model that spent all its tokens on thinking has no content.
     if text is None:
         text = ""
+    if isinstance(text, list):
+        text, parted = _joined(text)
+        if parted:
+            return parted, True
     if not isinstance(text, str):
         raise ValueError(f"the first choice's text is a {type(text).__name__}")
     return text, False
 
 
+def _joined(parts: list[Any]) -> tuple[str, str]:
+    """The texts of a reply that comes in parts, and its refusal; thoughts are none of either."""
+    texts: dict[str, list[str]] = {"text": [], "refusal": []}
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else None
+        said = part if isinstance(part, str) else part.get(kind) if kind in texts else ""
+        if not isinstance(said, str):
+            raise ValueError("a part of the first choice's text is none")
+        texts["refusal" if kind == "refusal" else "text"].append(said)
+    text = "".join(texts["text"])
+    return text, "" if text else "".join(texts["refusal"])
+
+
 def _tokens(told: Any, otherwise: int) -> int:
-    return told if isinstance(told, int) and told >= 0 else otherwise
+    """A server's count, where it is one."""
+    is_count = isinstance(told, int) and not isinstance(told, bool) and 0 <= told <= _MOST_TOKENS
+    return told if is_count else otherwise

@@ -53,9 +53,9 @@ class LlmReply:
 class LlmFailure:
     """A request without an answer: a short stable reason, and all that was said of it.
 
-    Reasons: `prompt_too_long`, `bad_request`, `malformed_reply`, `timeout`, `dropped`,
-    `rate_limited`, `server_error`, `batch_failed`, `out_of_memory`. Where `retryable`, the same
-    request may succeed in a later run.
+    Reasons: `prompt_too_long`, `content_filter`, `bad_request`, `malformed_reply`, `timeout`,
+    `dropped`, `rate_limited`, `server_error`, `batch_expired`, `out_of_memory`. Where `retryable`,
+    the same request may succeed in a later run.
     """
 
     reason: str
@@ -129,7 +129,9 @@ class LlmClient(Protocol):
         Ask much at once: a list is answered concurrently (a local model loads once and batches),
         and each answer is kept the moment it arrives. Raises ProviderError for what would hit
         every request (a wrong key, an unknown model, nobody at base_url) and BudgetError before
-        max_usd would be passed; what was paid for until then is cached.
+        max_usd would be passed; what was paid for until then is cached. Raises ProviderError, too,
+        once all else is answered, where some failed for a reason that may pass: the next run asks
+        for those alone, and gets their failures where none of a few runs had an answer.
         """
         ...
 
@@ -139,6 +141,10 @@ class LlmClient(Protocol):
 
     def ledger(self) -> Ledger:
         """All that this client did since it was opened."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """What a person should know of how the server took the calls, each told once."""
         ...
 
     def close(self) -> None:

@@ -22,11 +22,11 @@ from chatllama_pipeline.llm.agreement import (
     agreement_by_scores,
     agreement_check,
 )
-from chatllama_pipeline.llm.judge import Judgement, LlmJudge
+from chatllama_pipeline.llm.judge import Judgement, LlmJudge, Preference
 from chatllama_pipeline.llm.local import Machine
 from chatllama_pipeline.llm.plans import estimate_lines, plan_judging
 from chatllama_pipeline.llm.providers import Judge, open_judge
-from chatllama_pipeline.llm.score_parsing import CUT_OFF
+from chatllama_pipeline.llm.readable import cures, listed_reasons, readable_check
 from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import REWARD_SCHEMA, Check, Outcome
@@ -39,11 +39,6 @@ JUDGEMENTS_FILE = "judgements.jsonl"
 _SCORED = pa.schema([field for field in REWARD_SCHEMA if field.name != "split"])
 NO_JUDGE = "no_judge"
 _TOLD_CHARACTERS = 120
-# What a person can do about a reason that settings have a part in.
-_CURES = {
-    CUT_OFF: "raise llm.judge.max_tokens",
-    "prompt_too_long": "shorten the reply or the template, or judge by a model with more context",
-}
 
 
 @dataclass
@@ -55,6 +50,20 @@ class _Scored:
     judged: list[tuple[Row, Judgement]] = field(default_factory=list)
     agreement: Agreement | None = None
     ledger: dict[str, Any] = field(default_factory=dict)
+    compared: list[Preference] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def verdicts(self) -> int:
+        """How many the judge was asked for: scores and comparisons."""
+        return len(self.judged) + len(self.compared)
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """How many of them could not be read, by reason."""
+        scores = [one.reason for _, one in self.judged if one.score is None]
+        choices = [one.reason for one in self.compared if one.second_wins is None]
+        return dict(Counter([*scores, *choices]).most_common())
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -97,7 +106,9 @@ def _score(
     found.agreement = agreement_by_scores(judgements[len(unscored) :], settings.seed)
     if isinstance(judge, LlmJudge):
         if compares:
-            found.agreement = agreement_by_comparison(judge.compare(trios, step), settings.seed)
+            found.compared = judge.compare(trios, step)
+            found.agreement = agreement_by_comparison(found.compared, settings.seed)
+        found.told = judge.client.warnings()
         found.ledger = judge.client.ledger().metrics()
     return found
 
@@ -132,10 +143,11 @@ def _told_aside(found: _Scored) -> str:
     count, (_, first) = len(found.aside), found.aside[0]
     if first.reason == NO_JUDGE:
         return f"{count} rows without a score were set aside, since nobody judges (llm.provider)"
-    reasons = ", ".join(f"{reason} {number}" for reason, number in found.reasons.items())
     said = first.raw.strip()[:_TOLD_CHARACTERS]
-    cures = "".join(f"; {reason}: {_CURES[reason]}" for reason in found.reasons if reason in _CURES)
-    return f"{count} rows were set aside ({reasons}); of the first it was said: {said!r}{cures}"
+    return (
+        f"{count} rows were set aside ({listed_reasons(found.reasons)}); of the first it was said: "
+        f"{said!r}{cures(found.reasons, 'llm.judge')}"
+    )
 
 
 def build_reward_training_data(
@@ -180,6 +192,12 @@ def build_reward_training_data(
         _enough_rows(written.rows, found, settings),
         leak_check(written.prepared.leaked()),
         agreement_check(found.agreement, settings.checks.min_judge_agreement),
+        readable_check(
+            found.verdicts if by_llm else 0,
+            found.unread if by_llm else {},
+            settings.checks.max_judge_unread,
+            "llm.judge",
+        ),
     ]
     metrics = {
         **written.metrics(),
@@ -195,7 +213,7 @@ def build_reward_training_data(
 def _warnings(
     found: _Scored, by_llm: bool, settings: AssistantSettings, template: Template
 ) -> list[str]:
-    told = []
+    told = [*found.told]
     if by_llm and found.aside:
         told.append(
             f"{_told_aside(found)}; {SET_ASIDE_FILE} lists them. force: [reward_training_data] in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,9 @@ def build_synthetic(
             known = known_examples(asset, personal)
             writer = LlmWriter(client, requests, known, progress, one_round=role.batch)
             batch = _write(asset, writer, count, settings)
-            ledger = client.ledger().metrics()
-        return _outcome(asset, batch, writer.name, output, role.provider, ledger)
+            ledger, told = client.ledger().metrics(), client.warnings()
+        found = _outcome(asset, batch, writer.name, output, role.provider, ledger)
+        return dataclasses.replace(found, warnings=[*told, *found.warnings])
     rows: list[Row] = []
     warnings = []
     if role.provider == "rules":

@@ -52,6 +52,9 @@ class CheckSettings(Section):
     max_alike_pairs: Share = 0.05
     max_personal_data: Count = 0
     min_judge_agreement: Share = 0.6
+    max_judge_unread: Share = Field(
+        default=0.05, description="of a judge's verdicts; where most can't be read, it blocks"
+    )
     min_reward_accuracy: Share = 0.6
     max_known_answers_lost: Share = 0.1
     max_kl: PositiveFloat = 10.0

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from chatllama_pipeline.settings.llm import (
     CallSettings,
@@ -72,6 +72,12 @@ class RoleSettings:
         """Whether OpenAI itself answers, whose terms and parameter names then hold."""
         return self.provider == "openai" and _is_openai(self.base_url)
 
+    @property
+    def models_url(self) -> str:
+        """Where a server lists its models."""
+        parts = urlsplit(self.base_url)
+        return urlunsplit(parts._replace(path=f"{parts.path}/models"))
+
     def faults(self) -> list[str]:
         """What is missing or contradicts itself; each names its key and the cure."""
         if self.provider == "rubric" and not self.rubric:
@@ -84,6 +90,8 @@ class RoleSettings:
         if not self.model:
             return [f"{self.key}.model is missing: name the model that {self.provider} shall ask"]
         found = []
+        if self.provider == "openai" and (unfit := _unfit_url(self.base_url)):
+            found.append(f"{self.key}.base_url: {self.base_url!r} {unfit}")
         if self.provider == "openai" and self.price is None:
             found.append(
                 f"llm.prices has no price for {self.model!r} ({self.key}.model): set {self.key}."
@@ -101,7 +109,7 @@ class RoleSettings:
         if self.provider == "openai" and self.model in _ORIGINAL_MODELS:
             told.append(
                 f"{self.key}.model: {self.model!r} is sent as it is, but {_ENDED[self.model]}; "
-                f"choose a chat model that {self.base_url}/models lists, and style: chat"
+                f"choose a chat model that {self.models_url} lists, and style: chat"
             )
         return told
 
@@ -128,8 +136,35 @@ def resolve(
 
 
 def _is_openai(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
+    try:
+        host = urlsplit(base_url).hostname or ""
+    except ValueError:
+        return False
     return host == "openai.com" or host.endswith(".openai.com")
+
+
+def _plain_url(base_url: str) -> str:
+    """A base URL without the paths of calls, as consoles show it, or a slash at the end."""
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:
+        return base_url
+    path = parts.path.rstrip("/")
+    for call in ("/chat/completions", "/completions"):
+        path = path.removesuffix(call)
+    return urlunsplit(parts._replace(path=path))
+
+
+def _unfit_url(base_url: str) -> str:
+    """Why no server can be reached by a URL; "" where one may be."""
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError as error:
+        return f"is no URL ({error}): ports go up to 65535, and an IPv6 address stands in brackets"
+    if not parts.hostname or port == 0:
+        return "names no server: write http://HOST:PORT/v1"
+    return ""
 
 
 def _taken_over(chain: Sequence[tuple[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -155,7 +190,7 @@ def _decided(
     price: ModelPrice | None = given.get("price") or llm.prices.get(model)
     if provider == "transformers":
         price = Price(input=0, output=0)
-    base_url = (given.get("base_url") or OPENAI_URL).rstrip("/")
+    base_url = _plain_url(given.get("base_url") or OPENAI_URL)
     temperature = WRITER_TEMPERATURE if role == "writer" else JUDGE_TEMPERATURE
     return RoleSettings(
         key=key,

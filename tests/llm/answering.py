@@ -44,6 +44,9 @@ class Answering:
     def ledger(self) -> Ledger:
         return Ledger(calls=len(self.seen))
 
+    def warnings(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         pass
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+JSON = "application/json"
 KEY = "sk-loopback-0123456789"
 MODEL = "loopback-1"
 FAULTS = (
@@ -50,6 +51,16 @@ class Behaviour:
     quota_left: bool = True
     batch_polls: int = 1  # polls until a batch is complete
     batch_fails: set[str] = field(default_factory=set)  # texts whose line ends in an error
+    batch_status: int = 400
+    batch_error: Body = field(
+        default_factory=lambda: {"message": "Could not be answered.", "code": "broken"}
+    )
+    batch_expires: set[str] = field(
+        default_factory=set
+    )  # texts whose line was not answered in time
+    root: str = "/v1"  # the path that calls stand under
+    # Answers as another product does: status, body, Retry-After, content type; None for the usual.
+    product: Callable[[Body], tuple[int, bytes, str | None, str] | None] | None = None
     drops: dict[str, int] = field(default_factory=dict)  # "GET" or "POST": batch calls to drop
 
 

@@ -21,6 +21,7 @@ import httptools
 
 from tests.llm.openai_replies import (
     FAULTS,
+    JSON,
     KEY,
     MODEL,
     Behaviour,
@@ -44,6 +45,7 @@ class Seen:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     headers: dict[bytes, bytes] = field(default_factory=dict)
+    url: str = ""
 
 
 class OpenAiServer:
@@ -165,12 +167,13 @@ class _Connection(asyncio.Protocol):
     async def _handle(
         self, method: str, url: str, headers: dict[bytes, bytes], body: bytes
     ) -> None:
-        path = url.partition("?")[0].removeprefix("/v1")
-        key = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
+        path = url.partition("?")[0].removeprefix(self.server.behaviour.root)
+        bearer = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
+        key = headers.get(b"api-key", b"").decode() or bearer
         if key != KEY:
             self.error(401, "Incorrect API key provided: sk-xx***yz.", "invalid_api_key")
         elif path in ("/chat/completions", "/completions"):
-            await self._complete(path, json.loads(body), key)
+            await self._complete(path, json.loads(body), key, url)
         elif path == "/models":
             listed = [{"id": name, "object": "model"} for name in self.server.behaviour.models]
             self.json(200, {"object": "list", "data": listed})
@@ -179,15 +182,20 @@ class _Connection(asyncio.Protocol):
         else:
             self.error(404, f"Invalid URL ({method} {path})", None)
 
-    async def _complete(self, path: str, body: Body, key: str) -> None:
+    async def _complete(self, path: str, body: Body, key: str, url: str) -> None:
         server, behaviour = self.server, self.server.behaviour
+        if behaviour.product is not None and (told := behaviour.product(body)) is not None:
+            server.seen.append(Seen(time.monotonic(), body, key, "product", headers=self.headers))
+            server.seen[-1].url = url
+            self.raw(*told)
+            return
         refusal = refusal_of(body, behaviour)
         if refusal is not None:
             server.seen.append(Seen(time.monotonic(), body, key, "refused"))
             self.json(*refusal)
             return
         fault = server.draw_fault()
-        seen = Seen(time.monotonic(), body, key, fault, headers=self.headers)
+        seen = Seen(time.monotonic(), body, key, fault, headers=self.headers, url=url)
         server.seen.append(seen)
         server.in_flight += 1
         server.most_in_flight = max(server.most_in_flight, server.in_flight)
@@ -275,15 +283,16 @@ class _Connection(asyncio.Protocol):
     def json(self, status: int, body: Body, retry_after: str | None = None) -> None:
         self.raw(status, json.dumps(body).encode(), retry_after)
 
-    def raw(self, status: int, body: bytes, retry_after: str | None = None) -> None:
-        self.transport.write(_head(status, len(body), retry_after) + body)
+    def raw(
+        self, status: int, body: bytes, retry_after: str | None = None, kind: str = JSON
+    ) -> None:
+        self.transport.write(_head(status, len(body), retry_after, kind) + body)
 
 
-def _head(status: int, length: int, retry_after: str | None = None) -> bytes:
+def _head(status: int, length: int, retry_after: str | None = None, kind: str = JSON) -> bytes:
     extra = f"Retry-After: {retry_after}\r\n" if retry_after is not None else ""
     return (
-        f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
-        f"{extra}Content-Length: {length}\r\n\r\n"
+        f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\n{extra}Content-Length: {length}\r\n\r\n"
     ).encode()
 
 
@@ -300,18 +309,25 @@ def complete_batch(batch: Body, server: OpenAiServer) -> None:
     failed: list[str] = []
     for line in server.files[batch["input_file_id"]].decode().splitlines():
         asked = json.loads(line)
-        bad = prompt_text(asked["body"]) in server.behaviour.batch_fails
+        said = prompt_text(asked["body"])
+        if said in server.behaviour.batch_expires:
+            error = {"code": "batch_expired", "message": "This request could not be executed."}
+            row = {"id": "b", "custom_id": asked["custom_id"], "response": None, "error": error}
+            failed.append(json.dumps(row))
+            continue
+        bad = said in server.behaviour.batch_fails
         seen = Seen(time.monotonic(), asked["body"], KEY, "batch_failed" if bad else "batch")
         server.seen.append(seen)
         if bad:
-            body: Body = {"error": {"message": "Could not be answered.", "code": "broken"}}
+            body: Body = {"error": server.behaviour.batch_error}
         else:
             body = completion(
                 batch["endpoint"].removeprefix("/v1"), asked["body"], server.behaviour
             )
             seen.prompt_tokens = body["usage"]["prompt_tokens"]
             seen.completion_tokens = body["usage"]["completion_tokens"]
-        response = {"status_code": 400 if bad else 200, "request_id": "r", "body": body}
+        status = server.behaviour.batch_status if bad else 200
+        response = {"status_code": status, "request_id": "r", "body": body}
         row = {"id": "b", "custom_id": asked["custom_id"], "response": response, "error": None}
         (failed if bad else done).append(json.dumps(row))
     name = batch["id"]

@@ -58,9 +58,41 @@ def test_a_line_that_failed_fails_alone(
     openai_server.behaviour.batch_fails = {"row 1"}
     _, failed, last = make_client(batch=True).answer(asks(3))
     assert isinstance(failed, LlmFailure)
-    assert (failed.reason, failed.retryable) == ("batch_failed", True)
+    assert (failed.reason, failed.retryable) == ("bad_request", False)
     assert "Could not be answered." in failed.detail
     assert last.text == "row 2"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("way", ["expired", "429"])
+def test_lines_that_were_not_answered_in_time_are_asked_by_the_next_run(
+    make_client: MakeClient, openai_server: OpenAiServer, way: str
+) -> None:
+    half = {f"row {n}" for n in range(1, 6)}
+    if way == "expired":
+        openai_server.behaviour.batch_expires = half
+    else:
+        openai_server.behaviour.batch_fails = half
+        openai_server.behaviour.batch_status = 429
+    with pytest.raises(ProviderError, match="5 of 10 rows are still to ask") as left:
+        make_client(batch=True).answer(asks(10))
+    assert ("could not be executed" in str(left.value)) == (way == "expired")
+    openai_server.behaviour.batch_expires = openai_server.behaviour.batch_fails = set()
+    answers = make_client(batch=True).answer(asks(10))
+    assert [answer.cached for answer in answers] == [True] + [False] * 5 + [True] * 4  # type: ignore[union-attr]
+    sent = [content for name, content in openai_server.files.items() if name.startswith("file-")]
+    assert [len(content.splitlines()) for content in sent] == [10, 5]
+
+
+def test_lines_that_concern_all_stop_the_run_once_the_others_are_kept(
+    make_client: MakeClient, openai_server: OpenAiServer
+) -> None:
+    openai_server.behaviour.batch_fails = {"row 1", "row 2"}
+    openai_server.behaviour.batch_error = {"message": "No money.", "code": "insufficient_quota"}
+    with pytest.raises(ProviderError, match="wants to be paid"):
+        make_client(batch=True).answer(asks(4))
+    openai_server.behaviour.batch_fails = set()
+    answers = make_client(batch=True).answer(asks(4))
+    assert [answer.cached for answer in answers] == [True, False, False, True]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("lost", ["GET", "POST"])

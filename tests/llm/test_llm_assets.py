@@ -161,6 +161,42 @@ def test_rows_that_can_not_be_scored_are_listed_with_what_was_said_and_train_not
     assert "set_aside.jsonl lists them" in outcome.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("unread", "passed", "blocking"), [(0, True, True), (1, False, False), (6, False, True)]
+)
+def test_a_judge_that_is_seldom_read_is_warned_of_and_one_mostly_unread_blocks(
+    desk: Desk, unread: int, passed: bool, blocking: bool
+) -> None:
+    desk.server.behaviour.reply = answering(
+        {f"taboo {n}": "It names 3 tips." for n in range(unread)}
+    )
+    desk.own("reward", [row(f"taboo {n}") for n in range(10)])
+    outcome, _ = desk.score(omit=["json_schema"])
+    found = check(outcome, "judge_readable")
+    assert (found.passed, found.blocking, found.value) == (passed, blocking, unread / 10)
+    assert found.limit == 0.05
+    if unread:
+        assert f"{unread} of 10 verdicts could not be read: no score {unread}" in found.description
+
+
+def test_a_judge_that_thinks_too_long_is_told_the_cure(desk: Desk) -> None:
+    desk.server.behaviour.reply = lambda body: "<think>\nI can't say. It would be a 3 perhaps"
+    desk.own("reward", [row("q")])
+    outcome, output = desk.score()
+    assert scores(output) == {}
+    assert "cut off 1; cut off: raise llm.judge.max_tokens" in (
+        check(outcome, "judge_readable").description
+    )
+
+
+def test_what_the_server_refuses_is_left_out_and_told_with_the_asset(desk: Desk) -> None:
+    desk.server.behaviour.refuses = {"response_format": "Not supported."}
+    desk.own("reward", [row("q", " ".join(WORDS[:12]))])
+    outcome, output = desk.score()
+    assert scores(output) == {"q": 4.0}
+    assert "refuses json_schema" in outcome.warnings[0]
+
+
 def test_a_reply_longer_than_the_judges_context_is_set_aside_with_its_reason(desk: Desk) -> None:
     desk.server.behaviour.context_tokens = 1500
     desk.own("reward", [row("long", "word " * 3000), row("short", " ".join(WORDS[:9]))])

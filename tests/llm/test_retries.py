@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -10,12 +11,11 @@ import pytest
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.dispatch import MOST_ATTEMPTS
 from chatllama_pipeline.llm.openai_calls import retry_after
-from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmReply
+from chatllama_pipeline.llm.requests import LlmClient, LlmReply
 from tests.llm.asking import ask, asks, texts
 from tests.llm.openai_server import FAULTS, Behaviour, OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
-REASONS = ("malformed_reply", "timeout", "dropped", "rate_limited", "server_error")
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "status_408", "status_409", "status_503"])
@@ -90,7 +90,9 @@ def test_a_request_that_every_row_is_refused_for_stops_all(
     make_client: MakeClient, openai_server: OpenAiServer
 ) -> None:
     openai_server.behaviour.refuses = {"messages": "No system messages, please."}
-    with pytest.raises(ProviderError, match=r"refuses every request: 400 .*No system messages"):
+    with pytest.raises(
+        ProviderError, match=r"refuses every request\. It said: 400 .*No system messages"
+    ):
         make_client(concurrency=2).answer(asks(100))
     assert len(openai_server.seen) <= 22
 
@@ -106,16 +108,17 @@ def test_a_server_that_asks_to_wait_is_left_alone_so_long_by_every_call(
     assert all(at - first >= 0.4 for at in others)
 
 
-def test_what_never_comes_right_fails_alone_with_its_reason(
+def test_what_never_comes_right_is_left_for_the_next_run_with_its_reason(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.001)
     client = make_client()
     openai_server.behaviour.script.extend(["malformed"] * MOST_ATTEMPTS)
-    (failed,) = client.answer([ask("a")])
-    assert isinstance(failed, LlmFailure)
-    assert (failed.reason, failed.retryable) == ("malformed_reply", True)
-    assert '{"id": "cmpl-1"' in failed.detail
+    with pytest.raises(
+        ProviderError, match=r"1 of 1 rows are still to ask \(malformed_reply 1\)"
+    ) as left:
+        client.answer([ask("a")])
+    assert '{"id": "cmpl-1"' in str(left.value)
     assert client.ledger().failed == 1
     # A failure is no answer: it is asked again in the next run.
     assert texts(make_client().answer([ask("a")])) == ["a"]
@@ -128,16 +131,12 @@ def test_with_faults_in_a_fifth_of_all_calls_every_row_is_answered_or_has_its_re
     openai_server.behaviour = Behaviour(faults=dict.fromkeys(FAULTS, 0.2 / len(FAULTS)))
     openai_server.behaviour.retry_after = "0.02"
     client = make_client(concurrency=32, timeout=1.5)
-    answers = client.answer(asks(200))
-    failed = 0
-    for number, answer in enumerate(answers):
-        if isinstance(answer, LlmReply):
-            assert answer.text == f"row {number}"
-        else:
-            assert answer.reason in REASONS and answer.detail
-            failed += 1
-    # Eight attempts fail once in .2 ** -8 = 390,625 rows; a busy machine's timeouts come on top.
-    assert failed <= 5
+    # Eight attempts fail once in .2 ** -8 = 390,625 rows; a busy machine's timeouts come on top,
+    # and are asked again by the next run.
+    with contextlib.suppress(ProviderError):
+        client.answer(asks(200))
+    assert texts(make_client(timeout=5).answer(asks(200))) == [f"row {n}" for n in range(200)]
+    assert client.ledger().failed <= 5
     met = [seen.outcome for seen in openai_server.seen]
     assert set(met) == {*FAULTS, "ok"}
     # A connection that closes under a call may be retried before the server saw it.

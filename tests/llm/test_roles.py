@@ -134,3 +134,31 @@ def test_a_local_model_is_found_beside_the_config_and_counts_by_its_files(tmp_pa
         "llm: {writer: {provider: transformers, model: ./flan}}\nevaluation: {judge: none}",
     )
     assert loaded.settings.role("writer").model == str(tmp_path / "mine" / "flan")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://127.0.0.1:99999/v1", "is no URL"),
+        ("http://127.0.0.1:0/v1", "names no server"),
+        ("http:///v1", "names no server"),
+        ("http://[::1/v1", "is no URL"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_told_before_anything_runs(url: str, told: str) -> None:
+    with pytest.raises(ValueError, match="llm") as refusal:
+        settings({**OPENAI, "base_url": url})
+    assert f"llm.base_url: {url!r} {told}" in str(refusal.value)
+
+
+def test_a_url_as_consoles_show_it_becomes_a_base_url() -> None:
+    for given, plain in {
+        "http://h/v1/": "http://h/v1",
+        "http://h/v1/chat/completions": "http://h/v1",
+        "https://h/openai/deployments/d/chat/completions?api-version=1": (
+            "https://h/openai/deployments/d?api-version=1"
+        ),
+    }.items():
+        role = settings({**OPENAI, "base_url": given}).role("judge")
+        assert role.base_url == plain
+    assert role.models_url == "https://h/openai/deployments/d/models?api-version=1"
