@@ -75,7 +75,7 @@ class Place:
         ]
 
     def materialize(
-        self, name: str, select: str = "*", **run_options: Any
+        self, name: str, select: str = "*", timeout: float = 280, **run_options: Any
     ) -> subprocess.CompletedProcess[str]:
         """The real command; `stderr` holds what a person reads."""
         return subprocess.run(
@@ -84,7 +84,7 @@ class Place:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=timeout,
         )
 
     def versions(self, name: str) -> dict[str, str]:
