@@ -61,7 +61,9 @@ def test_a_published_model_goes_through_the_whole_chain(
     assert "model.gguf (Q4" in base.manifest.warnings[0]
     assert "reference and policy and critic and reward share one set" in finished.stderr
     ppo = place.store.read("actor_ppo", "published").manifest
-    curves = json.loads((place.store.read("actor_ppo", "published").path / "curves.json").read_text())
+    curves = json.loads(
+        (place.store.read("actor_ppo", "published").path / "curves.json").read_text()
+    )
     assert curves["kl"][0][1] == pytest.approx(0, abs=1e-3)
     assert ppo.metrics["iterations"] == 1
     known = json.loads(

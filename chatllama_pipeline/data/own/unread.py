@@ -52,6 +52,8 @@ def _told_apart(folder: Path, settings: AssistantSettings) -> Collection[str]:
         if section.deepspeed_config_path
     ]
     named.append(settings.actor_config.peft_config_path)
+    if settings.evaluation.known_answers is not None:
+        named.append(settings.evaluation.known_answers)
     return {os.path.realpath(folder / name) for name in named}
 
 
