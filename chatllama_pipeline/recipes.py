@@ -43,7 +43,7 @@ CODE_VERSION: dict[str, str] = {
     "actor_sft": "3",
     "actor_ppo": "5",
     "evaluation": "7",
-    "release": "2",
+    "release": "3",
 }
 
 UPSTREAM: dict[str, tuple[str, ...]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from chatllama_pipeline.evaluation.figures import ActorFigures, Evaluation
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 
@@ -62,7 +64,7 @@ def _what(settings: AssistantSettings) -> str:
     made = (
         f"a Llama of {actor.scratch_layers} layers, made from scratch"
         if actor.model == SCRATCH
-        else f"made from `{actor.model}`"
+        else f"made from `{_called(actor.model)}`"
     )
     stages = "fine-tuned on conversations (SFT)"
     if settings.release.stage == "actor_ppo":
@@ -71,6 +73,11 @@ def _what(settings: AssistantSettings) -> str:
             f"{ppo.prompts_per_iteration} prompts) against a reward model"
         )
     return f"A personal assistant, {made}; {stages}. Seed {settings.seed}."
+
+
+def _called(model: str) -> str:
+    """A hub id, or the name of a folder or file: where it stands is nobody's business."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _data(settings: AssistantSettings) -> str:

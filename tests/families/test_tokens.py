@@ -24,15 +24,14 @@ from chatllama_pipeline.records import Message, user_prompt
 from chatllama_pipeline.training.sft import collate_completions
 from tests.families import tokenizer_kinds
 from tests.families.kit import ACTORS
+from tests.families.token_properties import (
+    a_reply_ends_in_a_token_that_stops,
+    begins_with_one_bos_or_none,
+    every_turn_is_read_the_systems_too,
+)
 from tests.families.tokenizer_kinds import GEMMA_EMBEDDINGS, GEMMA_IMAGE
 
 FolderOf = Callable[[str], Path]
-TALK = [
-    Message("system", "alpha"),
-    Message("user", "bravo"),
-    Message("assistant", "charlie"),
-    Message("user", "delta"),
-]
 # What each family's prompt of one turn begins with, and what ends its reply.
 BEGINS = {
     "llama": "<s>",
@@ -74,6 +73,8 @@ def test_a_conversation_has_one_bos_or_none_and_ends_in_a_token_that_stops(
     name: str, tokenizer_of: Callable[[str], Any], family_folder: FolderOf
 ) -> None:
     tokenizer = tokenizer_of(name)
+    begins_with_one_bos_or_none(tokenizer)
+    a_reply_ends_in_a_token_that_stops(tokenizer)
     example = conversation(tokenizer, user_prompt("alpha"), "bravo", 64)
     tokens = tokenizer.convert_ids_to_tokens(example.ids)
     if name in BEGINS:
@@ -90,10 +91,7 @@ def test_a_conversation_has_one_bos_or_none_and_ends_in_a_token_that_stops(
 
 @pytest.mark.parametrize("name", [family.name for family in ACTORS])
 def test_every_turn_is_read_the_systems_too(name: str, tokenizer_of: Callable[[str], Any]) -> None:
-    tokenizer = tokenizer_of(name)
-    text = tokenizer.decode(prompt_ids(tokenizer, TALK, 200))
-    positions = [text.index(turn.content) for turn in TALK]
-    assert positions == sorted(positions)
+    every_turn_is_read_the_systems_too(tokenizer_of(name))
 
 
 def test_the_day_that_a_template_names_is_the_same_in_every_training_and_todays_in_a_chat(

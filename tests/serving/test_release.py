@@ -129,6 +129,12 @@ def test_the_card_of_a_model_of_the_hub_is_no_toys(release: Callable[..., Path])
     assert "toy" not in card
 
 
+def test_the_card_names_a_local_base_and_not_where_it_stands(release: Callable[..., Path]) -> None:
+    folder = release(data={"sources": ["SHP"]}, actor_config={"model": "/home/anna/tiny.gguf"})
+    card = (folder / "README.md").read_text()
+    assert "made from `tiny.gguf`" in card and "anna" not in card
+
+
 def test_the_card_of_an_approved_release_tells_what_the_gate_said(
     release: Callable[..., Path],
 ) -> None:
