@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -27,6 +28,19 @@ class LoraSettings(Section):
     inference_mode: Literal[False] = False
     peft_type: Literal["LORA"] = "LORA"
     task_type: str | None = Field(default=None, description="not used: the role says it")
+
+    @field_validator("target_modules")
+    @classmethod
+    def _must_be_a_regex(cls, value: list[str] | str | None) -> list[str] | str | None:
+        if isinstance(value, str):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(
+                    f"target_modules: {value!r} is no regex ({error}); write one that fits whole "
+                    "names of layers, or a list of last names"
+                ) from None
+        return value
 
     @field_validator("inference_mode", mode="before")
     @classmethod

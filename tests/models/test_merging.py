@@ -30,6 +30,8 @@ from transformers import (
     PhimoeForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -281,3 +283,24 @@ def test_an_adapter_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
     other = LlamaForCausalLM(LlamaConfig(**{**HEADS, "num_hidden_layers": 3}))
     with pytest.raises(StoreError, match="is no adapter of a LlamaForCausalLM"):
         load_adapter(other, tmp_path / "version")
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear", ["dense"]])
+def test_an_encoder_s_adapter_is_saved_with_its_head_and_loaded_again(
+    tmp_path: Path, targets: list[str] | str | None
+) -> None:
+    config = RobertaConfig(
+        **SIZE, num_attention_heads=4, intermediate_size=48, num_labels=1, pad_token_id=1
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    model = load_reward(tmp_path / "base", torch.float32)
+    lora = LoraSettings(target_modules=targets)
+    add_adapter(model, lora, "reward_config", tmp_path / "base", seed=0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.normal_(0.0, 0.1)
+    expected = outputs(model)
+    save_model(model, tmp_path / "version")
+    assert torch.equal(outputs(load_reward(tmp_path / "version", torch.float32)), expected)

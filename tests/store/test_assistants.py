@@ -88,6 +88,12 @@ def test_the_originals_config_is_accepted_whole_with_a_warning_for_each_taken_ke
             "512, which holds prompt and reply: lower max_tokens, or raise max_sequence_length",
         ),
         (
+            "actor_config: {lora: {target_modules: '.*(q_proj'}}",
+            "actor_config.lora.target_modules: target_modules: '.*(q_proj' is no regex (missing ), "
+            "unterminated subpattern at position 2); write one that fits whole names of layers, or "
+            "a list of last names",
+        ),
+        (
             "actor_config: {batch_size: 8, micro_batch_size: 3}",
             "actor_config: batch_size 8 is not a multiple of micro_batch_size 3: choose a "
             "micro_batch_size that divides it",
