@@ -12,10 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TypeVar
 
 Emit = Callable[[str], None]
 MEGABYTE = 10**6
+# Seconds between two looks, at least.
+SHORTEST_PAUSE = 0.005
 Item = TypeVar("Item")
 
 
@@ -98,11 +101,14 @@ class Phase:
             self._progress.say(self._line(now - self._started))
 
     def _line(self, seconds: float) -> str:
-        if not 0 < self.done <= self.total:  # what is left cannot be told from that
+        if self.done <= 0:
             return f"{self.name}: {_duration(seconds)} so far"
-        counted = f"{self.done:,.0f} of {self.total:,.0f} {self.unit}".rstrip()
+        if self.done > self.total:  # nobody knows how much there is
+            shown = f"{self.done:,.0f} {self.unit}".rstrip()
+            return f"{self.name}: {shown} in {_duration(seconds)}"
+        shown = f"{self.done:,.0f} of {self.total:,.0f} {self.unit}".rstrip()
         left = seconds * (self.total - self.done) / self.done
-        return f"{self.name}: {counted}, {_duration(left)} left"
+        return f"{self.name}: {shown}, {_duration(left)} left"
 
 
 def phase(name: str, total: float, unit: str = "") -> Phase:
@@ -110,12 +116,18 @@ def phase(name: str, total: float, unit: str = "") -> Phase:
     return Phase(name, total, unit, _LISTENER.get())
 
 
-def told(name: str, items: Iterable[Item], total: int, unit: str = "") -> Iterator[Item]:
-    """`items`, of which there are `total`, as a phase."""
+def counted(
+    name: str,
+    items: Iterable[Item],
+    total: float,
+    unit: str = "",
+    size: Callable[[Item], float] = lambda item: 1,
+) -> Iterator[Item]:
+    """`items` as a phase; their sizes, 1 each if nothing is said, add up to `total`."""
     counter = phase(name, total, unit)
     for item in items:
         yield item
-        counter.advance()
+        counter.advance(size(item))
 
 
 @contextlib.contextmanager
@@ -132,7 +144,7 @@ def watching(
 
     def look() -> None:
         pause = progress.first_seconds
-        while not over.wait(pause):
+        while not over.wait(max(pause, SHORTEST_PAUSE)):
             # A folder that is looked at changes meanwhile.
             with contextlib.suppress(OSError):
                 counter.reach(max(0.0, measure() - before))
@@ -145,6 +157,11 @@ def watching(
     finally:
         over.set()
         watcher.join()
+
+
+def growing(folder: Path) -> Callable[[], float]:
+    """A measure for `watching`: the megabytes that stand under `folder`."""
+    return lambda: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / MEGABYTE
 
 
 def _duration(seconds: float) -> str:

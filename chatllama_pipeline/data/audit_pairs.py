@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from chatllama_pipeline.data.tables import told_batches
 from chatllama_pipeline.records import TABLE_FILE
 
 # Quarter octaves of characters + 1: the last bin begins at 2^24.
@@ -129,8 +130,10 @@ def measure_pairs(version: Path, cut: int) -> PairFigures:
     alike: Counter[str] = Counter()
     longer = 0.0
     columns = ["chosen", "rejected", "split"]
-    with pq.ParquetFile(version / TABLE_FILE) as table:
-        for batch in table.iter_batches(_ROWS_PER_BATCH, columns=columns):
+    path = version / TABLE_FILE
+    with pq.ParquetFile(path) as table:
+        batches = table.iter_batches(_ROWS_PER_BATCH, columns=columns)
+        for batch in told_batches(path, batches, table):
             chosen, rejected = (batch.column(name).to_pylist() for name in columns[:2])
             alike.update(map(_likeness, chosen, rejected, repeat(cut)))
             first, second = (np.array([*map(len, texts)], np.int64) for texts in (chosen, rejected))

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.hashes import text_hash
 from chatllama_pipeline.data.patterns import find, mask, suspects
+from chatllama_pipeline.data.tables import told_batches
 from chatllama_pipeline.data.texts import TextIndex
 from chatllama_pipeline.records import SPLITS, TABLE_FILE
 
@@ -85,7 +86,7 @@ def scan_table(name: str, version: Path, personal: PersonalData, turns: TextInde
     columns: dict[str, list[Numbers]] = {}
     sources: Counter[str] = Counter()
     with pq.ParquetFile(path) as table:
-        for batch in table.iter_batches(_ROWS_PER_BATCH):
+        for batch in told_batches(path, table.iter_batches(_ROWS_PER_BATCH), table):
             measured, hashed, texts = _measure(batch, turns)
             for part, lengths in measured.items():
                 characters.setdefault(part, []).append(lengths)

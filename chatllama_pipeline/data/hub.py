@@ -12,6 +12,7 @@ from typing import Any
 
 from chatllama_pipeline.data.local_files import SUFFIXES
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.progress import growing, watching
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PAPERS = ["README.md", "LICENSE*"]
@@ -76,8 +77,12 @@ def download(
 def _snapshot(
     location: str, revision: str, leave_out: tuple[str, ...], offline: bool, variable: str
 ) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.file_download import repo_folder_name
 
+    hub_id = split_id(location)[0]
+    name = repo_folder_name(repo_id=hub_id, repo_type="dataset")
+    cached = Path(constants.HF_HUB_CACHE) / name
     options: dict[str, Any] = {
         "repo_type": "dataset",
         "revision": revision,
@@ -86,7 +91,9 @@ def _snapshot(
         "ignore_patterns": [f"{folder}/*" for folder in leave_out],
     }
     try:
-        return Path(snapshot_download(split_id(location)[0], **options))
+        # How much will come isn't known; what came by now shows in the cache.
+        with watching("downloads", 0, growing(cached / "blobs"), "MB"):
+            return Path(snapshot_download(hub_id, **options))
     except Exception as error:
         raise _unreachable(location, variable, error) from error
 

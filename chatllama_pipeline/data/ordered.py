@@ -18,6 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chatllama_pipeline.progress import phase
+
 ROWS_PER_GROUP = 10_000
 Keys = npt.NDArray[np.uint64]
 
@@ -110,6 +112,7 @@ class OrderedTable:
 
     def _write(self) -> None:
         rest: pa.Table = self._schema.empty_table()
+        counter = phase(f"writes {self._path.name}", self.rows, "rows")
         with pq.ParquetWriter(self._path, self._schema) as writer:
             for part in self._sorted_parts():
                 rest = pa.concat_tables([rest, part.drop_columns([_KEY])])
@@ -117,6 +120,7 @@ class OrderedTable:
                 for start in range(0, full, ROWS_PER_GROUP):
                     self._write_group(writer, rest.slice(start, ROWS_PER_GROUP))
                 rest = rest.slice(full)
+                counter.advance(part.num_rows)
             if rest.num_rows:
                 self._write_group(writer, rest)
 

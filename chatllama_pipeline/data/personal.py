@@ -28,6 +28,7 @@ from chatllama_pipeline.data.patterns import redact_table
 from chatllama_pipeline.data.splits import Row
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.manifests import hash_file
+from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -115,7 +116,8 @@ def _add_rows(
     rows = FileRows(reading, columns)
     identical: list[int] = []
     before = errors.count
-    for number, raw in read_file(file.path, reading, columns.values()):
+    read = read_file(file.path, reading, columns.values())
+    for number, raw in counted(f"reads {file.name}", read, 0, "rows"):
         for table, row in rows.rows_of(number, raw):
             if table == "pairs" and row["chosen"].strip() == row["rejected"].strip():
                 identical.append(number)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.progress import MEGABYTE, counted, phase
 
 RawRow = dict[str, Any] | str
 ROWS_PER_BATCH = 2_000
@@ -31,7 +32,12 @@ def read_file(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Ite
             return
         with _open(path) as lines:
             rows = _json_list(lines) if _is_list(lines) else _json_lines(lines)
-            yield from _batches(rows)
+            counter = phase(f"reads {path.name}", path.stat().st_size / MEGABYTE, "MB")
+            # Of a compressed file, what was read of it as it stands.
+            stored = getattr(lines, "fileobj", lines)
+            for batch in _batches(rows):
+                yield batch
+                counter.reach(stored.tell() / MEGABYTE)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{path} is damaged: its gzip stream breaks off ({error}); fetch it again"
@@ -104,7 +110,9 @@ def _parquet(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iter
                 f"{path} has no column {', '.join(missing)}; those it has: {', '.join(have)}"
             )
         columns = [name for name in used if name in have]
-        for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False):
+        batches = file.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False)
+        rows = file.metadata.num_rows
+        for batch in counted(f"reads {path.name}", batches, rows, "rows", lambda one: one.num_rows):
             yield _plain(batch)
 
 

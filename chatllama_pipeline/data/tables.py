@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.splits import Messages, Row
+from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import TABLE_FILE, Message, Prompt, Split
 
 _ROWS_PER_BATCH = 4_096
@@ -90,8 +91,19 @@ class OriginalFile:
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """A table's rows, some thousand at a time, in its order."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns, use_threads=False):
+        batches = file.iter_batches(_ROWS_PER_BATCH, columns=columns, use_threads=False)
+        for batch in told_batches(path, batches, file):
             yield pa.Table.from_batches([batch])
+
+
+def told_batches(
+    path: Path, batches: Iterable[pa.RecordBatch], file: pq.ParquetFile
+) -> Iterator[pa.RecordBatch]:
+    """The batches of a version's table, as a phase: what is done with each counts in."""
+    # <asset>/<assistant>/versions/<version>/<file>
+    asset = path.parts[-5] if path.parts[-3:-2] == ("versions",) else path.parent.name
+    rows = file.metadata.num_rows
+    return counted(f"reads {asset}", batches, rows, "rows", lambda batch: batch.num_rows)
 
 
 def read_first(version: Path, split: Split, count: int) -> list[Row]:

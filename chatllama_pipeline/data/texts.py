@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash
+from chatllama_pipeline.progress import counted
 
 SIMILAR = 0.8
 Indices = npt.NDArray[np.int64]
@@ -127,7 +128,7 @@ class TextIndex:
         signatures = np.concatenate(self._signatures)[order]
         left, right = _chained(np.array(self._word_sets, np.uint64)[order])
         edges = [(left, right)]
-        for band in range(_BANDS):
+        for band in counted("looks for near repeats", range(_BANDS), _BANDS, "bands"):
             rows = signatures[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
             left, right = _chained(mixed(*(rows[:, i].astype(np.uint64) for i in range(4))))
             alike = _similarity(signatures, left, right) >= SIMILAR

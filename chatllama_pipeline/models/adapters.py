@@ -42,6 +42,7 @@ from chatllama_pipeline.models.merging import (
 )
 from chatllama_pipeline.models.targets import head_names, in_words, refuse_dropout, targets
 from chatllama_pipeline.pool import link_or_copy
+from chatllama_pipeline.progress import MEGABYTE, growing, watching
 from chatllama_pipeline.settings import LoraSettings
 
 # peft's own prefix of the names in an adapter's file, and its word for a scoring model.
@@ -192,11 +193,19 @@ def switch_adapter(model: Any, on: bool) -> None:
             module.enable_adapters(on)
 
 
+def save_whole(model: Any, folder: Path | str) -> None:
+    """`model.save_pretrained`, telling how far it is where that takes long."""
+    tensors = {t.data_ptr(): t.nbytes for t in model.state_dict().values()}
+    size = sum(tensors.values()) / MEGABYTE
+    with watching("writes weights", size, growing(Path(folder)), "MB"):
+        model.save_pretrained(folder)
+
+
 def save_model(model: Any, folder: Path | str) -> None:
     """Write `model` as a whole version folder: plain, or adapter with its base beside it."""
     folder = Path(folder)
     if not is_adapted(model):
-        model.save_pretrained(folder)
+        save_whole(model, folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     parameters = dict(model.named_parameters())

@@ -21,12 +21,13 @@ from transformers import (
 )
 
 from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.models.adapters import save_whole
 from chatllama_pipeline.models.chat import ensure_chat_template, stop_ids
 from chatllama_pipeline.models.generation import generate_plainly
 from chatllama_pipeline.models.gguf import as_plain_model, gguf_arguments, gguf_config, read_gguf
 from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.kinds import Kind, kind_of
-from chatllama_pipeline.models.loading import CODE_TRUSTED
+from chatllama_pipeline.models.loading import CODE_TRUSTED, loading
 from chatllama_pipeline.models.manner import ORDINARY, set_manner
 from chatllama_pipeline.models.preflight import require_room
 from chatllama_pipeline.models.probe.base import probe_actor, probe_reward
@@ -42,7 +43,7 @@ from chatllama_pipeline.models.sources import (
 from chatllama_pipeline.models.switches import set_switches
 from chatllama_pipeline.models.text_only import text_only
 from chatllama_pipeline.models.unembedded import without_unembedded
-from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.progress import Progress, counted
 from chatllama_pipeline.records import TABLE_FILE, Outcome, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import (
@@ -112,7 +113,7 @@ def _training_texts(folder: Path) -> Iterator[str]:
     table = pq.read_table(folder / TABLE_FILE, filters=pc.field("split") == "train")
     if table.num_rows == 0:
         raise DataError(f"{folder}: no training rows to train a tokenizer on")
-    for row in table.to_pylist():
+    for row in counted("reads texts for the tokenizer", table.to_pylist(), table.num_rows, "rows"):
         yield from (turn["content"] for turn in row["prompt"])
         yield row["completion"]
 
@@ -135,9 +136,10 @@ def _copy_model(
     torch.manual_seed(seed)  # an encoder's checkpoint may lack its pooling layer
     kind = _class_of(config, found.folder, section, key)
     arguments = gguf_arguments(gguf) if gguf else {"dtype": "auto"}
-    model, info = load(
-        kind, found.folder, f"{key}.model", config=config, output_loading_info=True, **arguments
-    )
+    with loading(found.folder):
+        model, info = load(
+            kind, found.folder, f"{key}.model", config=config, output_loading_info=True, **arguments
+        )
     if info["missing_keys"] and kind is not AutoModel:
         lost = sorted(info["missing_keys"])
         raise SettingsError(
@@ -162,7 +164,7 @@ def _copy_model(
         setattr(model.config, CODE_TRUSTED, True)
     if model.can_generate():
         generate_plainly(model, tokenizer, stop_ids(tokenizer))
-    model.save_pretrained(output)
+    save_whole(model, output)
     tokenizer.save_pretrained(output)
     warnings = [gguf.warning] if gguf else _pickle_warnings(found.folder, key, section)
     if model is not whole:

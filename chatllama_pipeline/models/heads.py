@@ -33,13 +33,14 @@ from chatllama_pipeline.models.loading import (
     code_arguments,
     load_config,
     load_tokenizer,
+    loading,
     shape_of,
 )
 from chatllama_pipeline.models.manner import manner_of
 from chatllama_pipeline.models.passes import batches
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.switches import without_noise
-from chatllama_pipeline.progress import phase
+from chatllama_pipeline.progress import counted, phase
 from chatllama_pipeline.records import Prompt
 
 SCORE_SHIFT = "chatllama_score_shift"
@@ -59,7 +60,8 @@ def load_actor(folder: Path | str, dtype: torch.dtype | Literal["auto"]) -> Any:
     seq2seq = kind_of(config) is Kind.ENCODER_DECODER
     auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     arguments = {"config": config, "dtype": dtype, **code_arguments(folder)}
-    model = auto.from_pretrained(str(base_folder(folder)), **arguments)
+    with loading(folder):
+        model = auto.from_pretrained(str(base_folder(folder)), **arguments)
     if has_adapter(folder):
         load_adapter(model, folder)
     return model.eval()
@@ -88,9 +90,10 @@ def load_reward(folder: Path | str, dtype: torch.dtype | Literal["auto"]) -> Any
         )
     config.num_labels = 1
     arguments = {"config": config, "dtype": dtype, **code_arguments(folder)}
-    model, info = scoring_class(config, base_folder(folder)).from_pretrained(
-        str(base_folder(folder)), output_loading_info=True, **arguments
-    )
+    with loading(folder):
+        model, info = scoring_class(config, base_folder(folder)).from_pretrained(
+            str(base_folder(folder)), output_loading_info=True, **arguments
+        )
     if kind_of(config) is not Kind.ENCODER:
         _fill_head(model, info["missing_keys"], folder)
     if has_adapter(folder):
@@ -296,9 +299,8 @@ class RewardScorer:
 
     def __call__(self, prompts: list[Prompt], replies: list[str]) -> torch.Tensor:
         """`prompts[B]`, `replies[B]` -> normalised scores `[B]`, float32 on the CPU."""
-        rows = [
-            self._example(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)
-        ]
+        asked = counted("tokenizes replies", prompts, len(prompts), "replies")
+        rows = [self._example(prompt, reply) for prompt, reply in zip(asked, replies, strict=True)]
         raw = score_rows(self.model, rows, self.tokenizer.pad_token_id)
         return (raw - self.shift) / self.scale
 
@@ -316,15 +318,18 @@ class RewardScorer:
 
 
 @torch.no_grad()
-def score_rows(model: Any, rows: Sequence[Example], pad_id: int) -> torch.Tensor:
+def score_rows(
+    model: Any, rows: Sequence[Example], pad_id: int, what: str = "scores"
+) -> torch.Tensor:
     """B conversations -> raw scores `[B]` on the CPU.
 
-    Batches hold rows of like length, so that little is computed on padding.
+    Batches hold rows of like length, so that little is computed on padding. `what` this is for is
+    told where it takes long.
     """
     found = torch.empty(len(rows))
     order = sorted(range(len(rows)), key=lambda row: (len(rows[row].ids), row))
     lengths = [len(rows[row].ids) for row in order]
-    counter = phase(f"scores {len(rows):,} replies", sum(lengths), "tokens")
+    counter = phase(f"{what} {len(rows):,} replies", sum(lengths), "tokens")
     for part in batches(lengths, shape_of(model)):
         chosen = order[part]
         inputs = score_inputs(model, [rows[row] for row in chosen], pad_id)

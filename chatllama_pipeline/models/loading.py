@@ -6,15 +6,20 @@ config of the folder they publish, whatever the model's own config says, and lat
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from chatllama_pipeline.models.layout import base_folder
+from chatllama_pipeline.models.machine import own_bytes
 from chatllama_pipeline.models.passes import Shape
 from chatllama_pipeline.models.sizes import size_of
 from chatllama_pipeline.models.switches import set_switches
+from chatllama_pipeline.progress import MEGABYTE, watching
 
 CODE_TRUSTED = "chatllama_code_trusted"
 
@@ -29,6 +34,15 @@ def code_arguments(folder: Path | str) -> dict[str, bool]:
 def load_config(folder: Path | str) -> Any:
     """The config of the model in `folder`, its switches as our forwards expect them."""
     return set_switches(AutoConfig.from_pretrained(str(folder), **code_arguments(folder)))
+
+
+@contextlib.contextmanager
+def loading(folder: Path | str) -> Iterator[None]:
+    """Tell how far the weights beneath `folder` are loaded, where that takes long."""
+    files = base_folder(folder).glob("*.safetensors")
+    size = sum(path.stat().st_size for path in files) / MEGABYTE
+    with watching("loads weights", size, lambda: own_bytes("cpu") / MEGABYTE, "MB"):
+        yield
 
 
 def shape_of(model: Any) -> Shape:

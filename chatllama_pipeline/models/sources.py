@@ -17,8 +17,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.progress import MEGABYTE, growing, watching
 from chatllama_pipeline.settings.base_model import GGUF_SUFFIX
 
 # Of whichever HTTP library this version of the hub's client is built on.
@@ -134,7 +138,7 @@ def _download(
     # Other formats of the same weights stand in subfolders.
     others = [] if gguf else ["*/*"]
     try:
-        info = HfApi().model_info(hub_id, revision=revision)
+        info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
     except OfflineModeIsEnabled:
         # Offline, what an earlier run fetched will do; without it there is no commit to name.
         folder = snapshot_download(
@@ -151,12 +155,13 @@ def _download(
     ggufs = sorted(name for name in names if name.endswith(GGUF_SUFFIX))
     if weights and ggufs and not chosen:
         raise _no_gguf(hub_id, key, gguf, ggufs)
-    folder = snapshot_download(
-        hub_id,
-        revision=revision,
-        allow_patterns=gguf or [*wanted, *chosen],
-        ignore_patterns=others,
-    )
+    patterns = gguf or [*wanted, *chosen]
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type="model")
+    size = _megabytes(info.siblings or [], patterns, others)
+    with watching("downloads", size, growing(cached / "blobs"), "MB"):
+        folder = snapshot_download(
+            hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=others
+        )
     return Found(Path(folder), Path(folder).name)
 
 
@@ -167,6 +172,12 @@ def _no_gguf(name: str, key: str, asked: list[str], there: list[str]) -> Setting
         f"{key}: {name} has no {lacks}: set gguf_file in the same section to the GGUF file that "
         f"shall be read, as its repository lists it{listed}"
     )
+
+
+def _megabytes(files: list[RepoSibling], patterns: list[str], others: list[str]) -> float:
+    sizes = {file.rfilename: file.size or 0 for file in files}
+    wanted = filter_repo_objects(sizes, allow_patterns=patterns, ignore_patterns=others)
+    return sum(sizes[name] for name in wanted) / MEGABYTE
 
 
 def _not_found(hub_id: str, revision: str, key: str, error: Exception) -> SettingsError:

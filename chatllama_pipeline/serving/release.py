@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from chatllama_pipeline.errors import CheckError, StoreError
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
-from chatllama_pipeline.models.adapters import merge_adapter
+from chatllama_pipeline.models.adapters import merge_adapter, save_whole
 from chatllama_pipeline.models.chat import stop_ids
 from chatllama_pipeline.models.generation import as_named, end_ids
 from chatllama_pipeline.models.heads import load_actor
@@ -71,7 +71,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
 def _write_merged(source: Path, output: Path) -> None:
     """The model in `source` with its adapter merged; CheckError if it reads back as another."""
     model = merge_adapter(load_actor(source, torch.float32))
-    model.save_pretrained(output)
+    save_whole(model, output)
     said = outputs(model)
     del model
     if not agree(said, outputs(load_actor(output, torch.float32))):

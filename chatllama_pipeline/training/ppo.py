@@ -25,7 +25,7 @@ from chatllama_pipeline.models.memory import MemoryPlan, require_memory, with_mi
 from chatllama_pipeline.models.preflight import preflight, prompt_room
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.out_of_memory import tell_choice
-from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.progress import Progress, counted
 from chatllama_pipeline.records import Check, Outcome, Prompt, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings, PpoSettings
@@ -194,7 +194,7 @@ def read_prompts(
     ids: list[list[int]] = []
     shortened = 0
     rows = read_split(folder, "train")
-    for row in rows:
+    for row in counted("tokenizes prompts", rows, len(rows), "prompts"):
         prompt = as_prompt(row["prompt"])
         prompt_tokens, cut_turns = shortened_prompt(tokenizer, prompt, longest_prompt)
         if len(prompt_tokens) <= longest_prompt:

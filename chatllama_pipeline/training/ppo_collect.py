@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from chatllama_pipeline.models.language import response_logits
+from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Prompt
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
@@ -159,7 +160,8 @@ def score_pass(loop: Loop, prompt_ids: Tensor, prompt_mask: Tensor, rollout: Rol
     columns = (prompt_ids, prompt_mask, response, rollout.action_mask)
     parts: list[tuple[Any, ...]] = []
     most = loop.settings.micro_batch_size
-    for rows in row_chunks(loop.models.actor, prompt_ids, response, most):
+    chunks = row_chunks(loop.models.actor, prompt_ids, response, most)
+    for rows in counted("reads what was written", chunks, len(chunks), "parts"):
         with loop.accelerator.autocast():
             chunk = [column[rows] for column in columns]
             scores = loop.models(*chunk, temperature, True)

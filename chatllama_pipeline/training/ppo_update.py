@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from chatllama_pipeline.progress import phase
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training import ppo_math
@@ -68,6 +69,7 @@ def minibatch_gradients(
     minibatch: Experience,
     settings: PpoSettings,
     tokens: Tensor | None = None,
+    on_part: Callable[[float], None] = lambda share: None,
 ) -> MinibatchFigures:
     """Add the gradient of the minibatch's loss to the parameters' `.grad`.
 
@@ -75,7 +77,7 @@ def minibatch_gradients(
     size of a micro-batch costs memory and changes nothing else. With several processes,
     `minibatch` holds this one's rows and `tokens` counts those of all; the figures are of all.
     Under DeepSpeed the last backward is the optimizer's step as well; it is skipped where the
-    policy has moved further than `update_kl_limit`.
+    policy has moved further than `update_kl_limit`. `on_part` hears what share is done.
     """
     rows, ranks = minibatch.response.shape[0], accelerator.num_processes
     tokens = minibatch.action_mask.sum() if tokens is None else tokens
@@ -85,6 +87,7 @@ def minibatch_gradients(
         torch.arange(rows, device=tokens.device), min(settings.micro_batch_size or rows, rows)
     )
     for number, index in enumerate(parts, 1):
+        on_part(1 / len(parts) if number > 1 else 0.0)
         last = number == len(parts)
         # Wrapped for several processes, a module has one forward and one backward.
         alone = accelerator.backward if ranks == 1 and not by_deepspeed(accelerator) else None
@@ -173,12 +176,18 @@ def update(
     seen: list[MinibatchFigures] = []
     norms: list[float] = []
     rows = experience.response.shape[0]
-    for index in minibatches(rows, settings.minibatch_size, settings.epochs, seed):
+    steps = settings.epochs * math.ceil(rows / settings.minibatch_size)
+    counter = phase("learns from it", steps, "steps")
+    chosen = minibatches(rows, settings.minibatch_size, settings.epochs, seed)
+    for number, index in enumerate(chosen, 1):
         optimizer.zero_grad()
         index = index.to(experience.response.device)
         tokens = experience.action_mask[index].sum()
         minibatch = experience.rows(index[share_of(accelerator, len(index))])
-        figures = minibatch_gradients(module, accelerator, minibatch, settings, tokens)
+        figures = minibatch_gradients(
+            module, accelerator, minibatch, settings, tokens, on_part=counter.advance
+        )
+        counter.reach(number)
         if figures.update_kl > settings.update_kl_limit:
             break
         norm = float(accelerator.clip_grad_norm_(module.parameters(), settings.max_grad_norm))

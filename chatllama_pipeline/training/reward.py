@@ -219,13 +219,14 @@ def _validate(held_out: Items, pad_id: int, model: Any) -> dict[str, float]:
     pairs = len(held_out.pairs)
     if pairs == 0:
         return {}
-    found = score_rows(model, rows_of(held_out.pairs), pad_id)
+    found = score_rows(model, rows_of(held_out.pairs), pad_id, "validates on")
     return {"validation_accuracy": win_share(found[:pairs], found[pairs:])}
 
 
 def _normalise(model: Any, rows: list[Example], pad_id: int) -> None:
     """Put shift and scale of the raw scores on training replies into the model's config."""
     stride = -(-len(rows) // NORMALISATION_REPLIES)
-    shift, scale = shift_and_scale(score_rows(model, rows[::stride], pad_id))
+    found = score_rows(model, rows[::stride], pad_id, "normalises on")
+    shift, scale = shift_and_scale(found)
     setattr(model.config, SCORE_SHIFT, shift)
     setattr(model.config, SCORE_SCALE, scale)

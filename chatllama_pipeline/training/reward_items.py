@@ -10,6 +10,7 @@ import torch
 
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Prompt, Split, StageSpec
 from chatllama_pipeline.settings import RewardSettings
 from chatllama_pipeline.training.reward_math import shift_and_scale, strength_margin
@@ -54,14 +55,16 @@ def read_items(
     """One split's pairs and scored replies of at most `limit` tokens."""
     too_long = 0
     pairs: list[Pair] = []
-    for row in read_split(spec.inputs["preference_data"], split):
+    rows = read_split(spec.inputs["preference_data"], split)
+    for row in counted(f"tokenizes {split} pairs", rows, len(rows), "pairs"):
         pair = read_pair(encode, row, limit, with_margin=reward.margin == "strength")
         if max(len(pair.chosen.ids), len(pair.rejected.ids)) > limit:
             too_long += 1
         else:
             pairs.append(pair)
     scored: list[tuple[Example, float, str]] = []
-    for row in read_split(spec.inputs["reward_training_data"], split):
+    rows = read_split(spec.inputs["reward_training_data"], split)
+    for row in counted(f"tokenizes scored {split} replies", rows, len(rows), "replies"):
         if row["score"] is not None:
             example = encode(as_prompt(row["prompt"]), row["completion"], limit)
             if len(example.ids) > limit:

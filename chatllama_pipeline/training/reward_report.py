@@ -109,7 +109,7 @@ def reward_report(model: Any, held_out: Items, pad_id: int, split: str) -> Rewar
     if not names:
         return RewardReport(split, {}, [], None)
     rows = rows_of([*held_out.pairs, *held_out.scored])
-    found = score_rows(model, rows, pad_id)
+    found = score_rows(model, rows, pad_id, "reports on")
     tokens = torch.tensor([float(len(row.ids) - row.prompt_length) for row in rows])
     read = {name: _read(held_out, found, tokens, name) for name in [ALL, *names]}
     difference = read[ALL].chosen - read[ALL].rejected

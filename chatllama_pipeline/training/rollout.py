@@ -7,7 +7,8 @@ Works for every decoder-only and encoder-decoder model of transformers, through 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from chatllama_pipeline.models.decoding import decoding
 from chatllama_pipeline.models.language import response_logits
 from chatllama_pipeline.models.loading import shape_of
 from chatllama_pipeline.models.passes import rows_at_once
+from chatllama_pipeline.progress import Phase, phase
 from chatllama_pipeline.training.ppo_math import token_logp
 
 # Rows that have stopped leave the batch once this share of its rows has: cutting the cache costs
@@ -78,12 +80,13 @@ def generate(
     stop_ids: Sequence[int],
     pad_id: int,
     levels: Tensor,
+    on_token: Callable[[int], None] = lambda columns: None,
 ) -> Rollout:
     """Sample one reply to each row of `input_ids[B,P]` from the softmax of logits / temperature.
 
     Nothing else bends the distribution. T is the longest reply's length, `max_new_tokens` at
     most. `levels[B,max_new_tokens]` (see `uniform_levels`) are a row's own chances, so that its
-    reply depends on no other row of the batch.
+    reply depends on no other row of the batch. `on_token` hears how many columns are written.
     """
     rows, device = input_ids.shape[0], input_ids.device
     response = torch.full((rows, max_new_tokens), pad_id, device=device)
@@ -102,6 +105,7 @@ def generate(
         still = int((~stopped).sum())
         if still == 0:
             break
+        on_token(t + 1)
         growing.append(tokens)
         if len(active) - still >= STOPPED_SHARE * len(active):
             kept = (~stopped).nonzero()[:, 0]
@@ -136,6 +140,8 @@ def sample_replies(
     prompts = prompts[share]
     order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
     parts = []
+    # At most: replies that end early, and rows that leave the batch, cost less.
+    counter = phase(f"writes {len(order):,} replies", len(order) * max_new_tokens, "tokens")
     for start in range(0, len(order), rollout_batch_size or len(order)):
         rows = order[start : start + (rollout_batch_size or len(order))]
         ids, mask = pad_left([prompts[row] for row in rows], pad_id)
@@ -149,6 +155,7 @@ def sample_replies(
                 stop_ids=stop_ids,
                 pad_id=pad_id,
                 levels=levels[rows],
+                on_token=partial(_reach, counter, start * max_new_tokens, len(rows)),
             )
         )
     width = max(part.response.shape[1] for part in parts)
@@ -158,6 +165,10 @@ def sample_replies(
         torch.cat([_widened(part.action_mask, width, False) for part in parts])[inverse],
         torch.cat([part.finished for part in parts])[inverse],
     )
+
+
+def _reach(counter: Phase, done: int, rows: int, columns: int) -> None:
+    counter.reach(done + rows * columns)
 
 
 def _widened(columns: Tensor, width: int, fill: int | bool) -> Tensor:

@@ -23,7 +23,7 @@ from chatllama_pipeline.models.memory import require_memory
 from chatllama_pipeline.models.passes import batches
 from chatllama_pipeline.models.preflight import preflight, require_room, rows_in_words
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.progress import Progress, phase
+from chatllama_pipeline.progress import Progress, counted, phase
 from chatllama_pipeline.records import Outcome, Split, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings
@@ -206,7 +206,7 @@ def _examples(
     """The split's rows that fit, and how many don't; a completion is never cut."""
     kept: list[Example] = []
     rows = read_split(folder, split)
-    for row in rows:
+    for row in counted(f"tokenizes {split} rows", rows, len(rows), "rows"):
         prompt = as_prompt(row["prompt"])
         example = conversation(tokenizer, prompt, row["completion"], max_length)
         if len(example.ids) <= max_length:

@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 from chatllama_pipeline.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.models.adapters import trained_state
+from chatllama_pipeline.progress import MEGABYTE, growing, watching
 from chatllama_pipeline.training.resume import States
 
 WEIGHTS, OPTIMIZER, COUNTS, BEST = "weights.pt", "optimizer.pt", "counts.json", "best.pt"
@@ -115,6 +116,15 @@ class Engine:
         begun = [str(states.begin()) if self.is_main else ""]
         broadcast_object_list(begun)
         folder = Path(begun[0])
+        with watching("saves its state", state_bytes(self.model) / MEGABYTE, growing(folder), "MB"):
+            self._write(folder, states, counts)
+        if self.is_main:
+            states.commit(folder)
+        # A kill between the commit and here must not let one rank run ahead by a step.
+        self.accelerator.wait_for_everyone()
+        return True
+
+    def _write(self, folder: Path, states: States, counts: dict[str, Any]) -> None:
         weights = self._trained_weights()
         if self.layout.zero_stage is not None:
             self.prepared.save_checkpoint(
@@ -133,11 +143,6 @@ class Engine:
             if best.exists():
                 os.link(best, folder / BEST)
         self.accelerator.wait_for_everyone()
-        if self.is_main:
-            states.commit(folder)
-        # A kill between the commit and here must not let one rank run ahead by a step.
-        self.accelerator.wait_for_everyone()
-        return True
 
     def restore(self, snapshot: Snapshot) -> None:
         """Optimizer, schedule, randomness; plain weights were loaded before they were prepared."""

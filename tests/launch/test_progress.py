@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chatllama_pipeline.manifests import hash_file
-from chatllama_pipeline.progress import Progress, listening, phase, told, watching
+from chatllama_pipeline.progress import Progress, counted, listening, phase, watching
 
 
 class Clock:
@@ -75,18 +75,18 @@ def test_where_nothing_can_be_estimated_the_time_so_far_is_told(
     counter.reach(0)
     clock.now += 30
     counter.reach(12)
-    assert lines == ["reward_model: loads: 30 s so far", "reward_model: loads: 60 s so far"]
+    assert lines == ["reward_model: loads: 30 s so far", "reward_model: loads: 12 in 60 s"]
 
 
 def test_items_are_told_as_they_go(clock: Clock, lines: list[str]) -> None:
-    for _ in told("reads", "abcd", 4, "rows"):
+    for _ in counted("reads", "abcd", 4, "rows"):
         clock.now += 7
     assert lines[0] == "reward_model: reads: 1 of 4 rows, 21 s left"
     assert len(lines) == 4
 
 
 def test_nobody_needs_to_listen(clock: Clock) -> None:
-    assert list(told("reads", "ab", 2)) == ["a", "b"]
+    assert list(counted("reads", "ab", 2)) == ["a", "b"]
     with watching("loads", 1, lambda: 0.0):
         pass
 

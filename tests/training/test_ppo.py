@@ -26,7 +26,7 @@ from chatllama_pipeline.models.heads import (
     score_rows,
 )
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
-from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
 from chatllama_pipeline.settings import AssistantSettings, PpoSettings
 from chatllama_pipeline.training.guards import Guard
@@ -258,6 +258,16 @@ def test_the_payload_is_a_model_that_talks_a_critic_curves_and_samples(
     mean = sum(sample["score"] for sample in samples[:4]) / 4
     assert curves["score"][0][1] == pytest.approx(mean, abs=1e-5)
     assert {"seconds_rollout", "seconds_update", "tokens_per_second"} <= set(outcome.metrics)
+
+
+def test_every_part_of_an_iteration_says_how_far_it_is(spec: Callable[..., StageSpec]) -> None:
+    lines: list[str] = []
+    with listening(Progress("actor_ppo", lines.append, every_seconds=0, first_seconds=0)):
+        run(spec(settings=with_trainer(num_episodes=1)), QUIET)
+    parts = ("tokenizes prompts", "writes 4 replies", "reads what was written", "scores 4 replies")
+    for part in (*parts, "learns from it"):
+        said = [line for line in lines if f"actor_ppo: {part}: " in line]
+        assert said and "left" in said[-1], part
 
 
 def test_a_killed_training_continues_to_the_same_payload(spec: Callable[..., StageSpec]) -> None:

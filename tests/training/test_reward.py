@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat import Example, conversation
 from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_rows
-from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import PREFERENCE_SCHEMA, REWARD_SCHEMA, StageSpec, user_prompt
 from chatllama_pipeline.training.reward import collate_items, reward_loss_sum, run
 from chatllama_pipeline.training.reward_items import Pair, Scored, read_pair
@@ -112,6 +112,36 @@ def test_scores_have_mean_0_and_deviation_1_on_the_training_replies(
     assert float(result.mean()) == pytest.approx(0.0, abs=1e-4)
     assert float(result.std()) == pytest.approx(1.0, abs=1e-4)
     assert bool((result[:6] > result[6:]).all())
+
+
+def test_a_kill_while_it_normalises_costs_no_step(make_spec: MakeSpec, make_inputs: Any) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(line: str) -> None:
+        if "normalises on" in line:
+            raise Killed
+
+    inputs = make_inputs(pairs(), scores()[:9])
+    settings = {"reward_config": {**TRAINING, "keep_weights": "best"}}
+    whole, cut = (make_spec("reward_model", settings, inputs, take) for take in ("a", "b"))
+    run(whole, QUIET)
+    with listening(Progress("reward", die, first_seconds=0)), pytest.raises(Killed):
+        run(cut, QUIET)
+    assert not any(Path(cut.output).iterdir())
+    lines: list[str] = []
+    with listening(Progress("reward", lines.append, every_seconds=0, first_seconds=0)):
+        run(cut, Progress("reward", lines.append))
+    assert any("continues from the state" in line and "after step 30" in line for line in lines)
+    assert not any(": step " in line for line in lines)
+    first, second = (
+        {path.name: path.read_bytes() for path in Path(spec.output).iterdir()}
+        for spec in (whole, cut)
+    )
+    assert first == second
+    # Every phase that may be long speaks.
+    for said in ("tokenizes train pairs", "normalises on 18 replies", "reports on"):
+        assert any(said in line for line in lines), said
 
 
 def test_the_same_spec_writes_the_same_bytes(make_spec: MakeSpec, make_inputs: Any) -> None:
