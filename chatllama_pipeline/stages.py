@@ -24,6 +24,7 @@ from chatllama_pipeline.errors import (
     SettingsError,
     StoppedError,
 )
+from chatllama_pipeline.hidden import hide_unused
 from chatllama_pipeline.launch import child_environment
 from chatllama_pipeline.models.machine import peak_bytes
 from chatllama_pipeline.out_of_memory import was_refused
@@ -117,6 +118,7 @@ def _refuse(result: Path, error: ChatllamaError) -> int:
 def _run(spec: StageSpec, stages: Mapping[str, str], emit: Emit) -> Outcome:
     if spec.stage not in stages:
         raise SettingsError(f"unknown stage '{spec.stage}': use one of {', '.join(stages)}")
+    hide_unused(spec)
     module, function = stages[spec.stage].split(":")
     run: Callable[[StageSpec, Progress], Outcome] = getattr(
         importlib.import_module(module), function

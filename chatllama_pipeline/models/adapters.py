@@ -6,20 +6,22 @@
 
 The base's files are hard links to those of the version they came from (copies where the disk
 can't link): each version is whole, and the weights stand on the disk once.
+
+peft, and `merging` with it, are imported where an adapter is: most models have none, and wait for
+their libraries longer than they need to.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -27,26 +29,23 @@ from transformers.pytorch_utils import Conv1D
 from chatllama_pipeline.errors import CheckError, SettingsError, StoreError
 from chatllama_pipeline.models.layout import (
     ADAPTER_CONFIG,
+    ADAPTER_NAME,
     ADAPTER_WEIGHTS,
     BASE_FOLDER,
     base_folder,
-)
-from chatllama_pipeline.models.merging import (
-    NAME,
-    adapted_layers,
-    can_untie,
-    merge,
-    shared_layers,
-    tried,
-    unmergeable,
 )
 from chatllama_pipeline.models.targets import head_names, in_words, refuse_dropout, targets
 from chatllama_pipeline.pool import link_or_copy
 from chatllama_pipeline.progress import MEGABYTE, growing, watching
 from chatllama_pipeline.settings import LoraSettings
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 # peft's own prefix of the names in an adapter's file, and its word for a scoring model.
 PREFIX, SCORES = "base_model.model.", "SEQ_CLS"
+# Where peft defines the class of its modules.
+PEFT_LAYERS = "peft.tuners.tuners_utils"
 
 
 def add_adapter(model: Any, lora: LoraSettings, section: str, base: Path | str, seed: int) -> None:
@@ -56,6 +55,8 @@ def add_adapter(model: Any, lora: LoraSettings, section: str, base: Path | str, 
     Raises SettingsError, with the layers there are, for a target that `model` doesn't have, or
     whose adapter could not be merged or loaded again.
     """
+    from peft import LoraConfig
+
     choices = in_words(model)
     config = LoraConfig(
         r=lora.r,
@@ -85,6 +86,14 @@ def add_adapter(model: Any, lora: LoraSettings, section: str, base: Path | str, 
 
 def _try(model: Any, key: str, choices: str, seed: int) -> None:
     """Raise SettingsError where the adapter in `model` could not be merged or loaded again."""
+    from chatllama_pipeline.models.merging import (
+        adapted_layers,
+        can_untie,
+        shared_layers,
+        tried,
+        unmergeable,
+    )
+
     culprits = [layer.leaf for layer in shared_layers(model, adapted_layers(model))]
     if not culprits or can_untie(model):
         with tried(model, seed):
@@ -106,7 +115,7 @@ def _comes_back(model: Any) -> bool:
     """Whether the adapter's config, as stored, makes the same weights in a fresh model."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         bare = type(model)(copy.deepcopy(model.config))
-        _inject(bare, LoraConfig.from_peft_type(**_stored(model)))
+        _inject(bare, _config(_stored(model)))
     shapes = [
         {name: p.shape for name, p in each.named_parameters() if ".lora_" in name}
         for each in (model, bare)
@@ -130,7 +139,7 @@ def load_adapter(model: Any, folder: Path | str) -> None:
             n: w for n, w in weights.items() if n.removeprefix(PREFIX).split(".")[0] in inside
         }
     stored |= {"modules_to_save": None, "inference_mode": False, "task_type": _task_type(model)}
-    config = LoraConfig.from_peft_type(**stored)
+    config = _config(stored)
     config.base_model_name_or_path = str(base_folder(folder))
     if weights:
         with torch.random.fork_rng(devices=[]):
@@ -183,14 +192,21 @@ def trained_share(model: Any) -> str:
 
 def is_adapted(model: Any) -> bool:
     """Whether `model` has an adapter in it."""
-    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
+    return bool(_tuners(model))
 
 
 def switch_adapter(model: Any, on: bool) -> None:
     """Let the adapter count or not: without it a model gives its base's outputs, bit for bit."""
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.enable_adapters(on)
+    for tuner in _tuners(model):
+        tuner.enable_adapters(on)
+
+
+def _tuners(model: Any) -> list[Any]:
+    """peft's modules in `model`; none where peft, which would have made them, was not imported."""
+    if PEFT_LAYERS not in sys.modules:
+        return []
+    kind = sys.modules[PEFT_LAYERS].BaseTunerLayer
+    return [module for module in model.modules() if isinstance(module, kind)]
 
 
 def save_whole(model: Any, folder: Path | str) -> None:
@@ -221,7 +237,7 @@ def save_model(model: Any, folder: Path | str) -> None:
     model.config.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None and model.can_generate():
         model.generation_config.save_pretrained(folder)
-    base = Path(model.peft_config[NAME].base_model_name_or_path)
+    base = Path(model.peft_config[ADAPTER_NAME].base_model_name_or_path)
     link_base(base, folder / BASE_FOLDER)
 
 
@@ -242,6 +258,8 @@ def merge_adapter(model: Any) -> Any:
     where it would not say the same, with the layers that are to blame.
     """
     if is_adapted(model):
+        from chatllama_pipeline.models.merging import merge, unmergeable
+
         culprits = unmergeable(model)
         if culprits or not merge(model):
             raise CheckError(
@@ -258,8 +276,15 @@ def _stored(model: Any) -> dict[str, Any]:
 
     A path has no place in a version: its hash would differ from machine to machine.
     """
-    config = {**model.peft_config[NAME].to_dict(), "base_model_name_or_path": BASE_FOLDER}
+    config = {**model.peft_config[ADAPTER_NAME].to_dict(), "base_model_name_or_path": BASE_FOLDER}
     return {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
+
+
+def _config(stored: dict[str, Any]) -> LoraConfig:
+    from peft import LoraConfig
+
+    config: LoraConfig = LoraConfig.from_peft_type(**stored)
+    return config
 
 
 def _task_type(model: Any) -> str:
@@ -269,11 +294,13 @@ def _task_type(model: Any) -> str:
 
 
 def _inject(model: Any, config: LoraConfig) -> None:
+    from peft import inject_adapter_in_model
+
     with warnings.catch_warnings():
         # Of tied layers, experts and transposed weights: a trial tells what comes of them.
         warnings.simplefilter("ignore")
-        inject_adapter_in_model(config, model, NAME)
-    model.peft_config = {NAME: config}
+        inject_adapter_in_model(config, model, ADAPTER_NAME)
+    model.peft_config = {ADAPTER_NAME: config}
     # A new adapter's dropout is on, whatever the model around it does.
     model.train(model.training)
 
@@ -288,4 +315,4 @@ def _trained_names(model: Any) -> list[str]:
 
 
 def _outside(name: str) -> str:
-    return PREFIX + name.replace(f".{NAME}.", ".").removesuffix(f".{NAME}")
+    return PREFIX + name.replace(f".{ADAPTER_NAME}.", ".").removesuffix(f".{ADAPTER_NAME}")

@@ -11,6 +11,8 @@ from chatllama_pipeline.manifests import hash_files
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_FOLDER = "base"
+# The name that peft gives a model's only adapter.
+ADAPTER_NAME = "default"
 
 
 def has_adapter(folder: Path | str) -> bool:

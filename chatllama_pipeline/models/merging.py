@@ -18,9 +18,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.layout import ADAPTER_NAME
 
-# The name that peft gives a model's only adapter.
-NAME = "default"
 # Ids that a comparison reads, and a prime that spreads them over a vocabulary.
 COMPARED_IDS, STRIDE = 8, 7919
 # Most that a merge may change, of the largest output and of what the adapter itself changes:
@@ -59,7 +58,7 @@ class Layer(NamedTuple):
     def merged(self) -> nn.Parameter:
         """The weight with the adapter added, rounded once; a parameter of its own."""
         weight = self.parameter.detach()
-        delta = self.tuner.get_delta_weight(NAME).to(weight.device).float()
+        delta = self.tuner.get_delta_weight(ADAPTER_NAME).to(weight.device).float()
         return nn.Parameter((weight.float() + delta).to(weight.dtype), requires_grad=False)
 
 

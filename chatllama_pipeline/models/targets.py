@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import LoraConfig
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.settings import LoraSettings
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 ALL_LINEAR = "all-linear"
 # A state-space mixer has this parameter. Fused kernels read the weights of its layers themselves:
@@ -28,6 +28,8 @@ def targets(model: Any, lora: LoraSettings, section: str) -> list[str] | str:
     """
     named = lora.target_modules
     if named is None:
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
         usual = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model.config.model_type)
         return usual if usual and _hit(model, usual) else _linear(model)
     if missing := _missing(model, named):
@@ -56,6 +58,8 @@ def refuse_dropout(model: Any, config: LoraConfig, section: str) -> None:
 
 def experts_in(model: Any, config: LoraConfig) -> list[str]:
     """The parameters of all experts that peft makes of the targets of `config`."""
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
     tried = copy.deepcopy(config)
     convert_peft_config_for_transformers(tried, model, None)
     return sorted(tried.target_parameters or [])
@@ -106,6 +110,8 @@ def _read_by_kernels(model: Any, name: str) -> bool:
 
 
 def _becomes_experts(model: Any, target: str) -> bool:
+    from peft import LoraConfig
+
     modules = target if target == ALL_LINEAR else [target]
     try:
         return bool(experts_in(model, LoraConfig(target_modules=modules)))
