@@ -109,7 +109,7 @@ def _brief(value: Any) -> str:
 
 
 def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
-    """The report of `python -m chatllama_pipeline status NAME`."""
+    """The report of `chatllama status NAME`."""
     require_pins(assistant, store)
     statuses = asset_statuses(assistant, store)
     yield f"assistant {assistant.name}   {assistant.config}"
@@ -206,7 +206,7 @@ def _release_lines(assistant: Assistant, store: Store) -> Iterator[str]:
     released = version_in_use("release", assistant, store)
     if path is None:
         yield "not evaluated yet; make everything with"
-        yield f"  {materialize_command(assistant.name)}"
+        yield f"  {make_command(assistant.name)}"
         return
     verdict = release_verdict(store, assistant)
     if not verdict.released:
@@ -224,21 +224,19 @@ def _release_lines(assistant: Assistant, store: Store) -> Iterator[str]:
 
 
 def _next_step(assistant: Assistant, passed: bool, released: bool) -> str:
-    talk = f"talk to it with `python -m chatllama_pipeline chat {assistant.name}`"
+    talk = f"talk to it with `chatllama chat {assistant.name}`"
     if passed:
         return f"{talk}, or `make chat`" if assistant.name == "quickstart" else talk
     kept = f"; the release before stays: {talk}" if released else ""
     return (
         "read the report; change config.yaml and run again, or release it all the same with "
-        f"`python -m chatllama_pipeline approve {assistant.name}`{kept}"
+        f"`chatllama approve {assistant.name}`{kept}"
     )
 
 
-def materialize_command(name: str, select: str = "*") -> str:
-    return (
-        "dagster asset materialize -m chatllama_pipeline.definitions "
-        f"--select '{select}' --partition {name}"
-    )
+def make_command(name: str, select: str = "") -> str:
+    """What a person types to make all of an assistant, or the assets `select`."""
+    return f"chatllama make {name}" + (f" --select {select}" if select else "")
 
 
 def _evaluation_file(assistant: Assistant, store: Store) -> Path | None:

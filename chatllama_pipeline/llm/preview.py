@@ -1,4 +1,4 @@
-"""`python -m chatllama_pipeline preview NAME`: what models would be asked, and what it would cost.
+"""`chatllama preview NAME`: what models would be asked, and what it would cost.
 
 Calls nobody and needs no key.
 """

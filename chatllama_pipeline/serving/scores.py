@@ -1,4 +1,4 @@
-"""`python -m chatllama_pipeline score`: an assistant's reward model on a file of replies."""
+"""Files of replies, and what an assistant's reward model says of them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
-from chatllama_pipeline.artifacts import Store, store_root
-from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.data.own.errors import Errors
 from chatllama_pipeline.data.own.reading import read_file
 from chatllama_pipeline.data.own.rows import FileRows, Reading
 from chatllama_pipeline.data.tables import as_prompt
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.recipes import read_in_use
 from chatllama_pipeline.records import Prompt
 
 REWARD = "reward"
@@ -32,43 +27,6 @@ class Reply:
     raw: dict[str, Any]
     prompt: Prompt
     reply: str
-
-
-@click.command()
-@click.argument("name")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--output", help="Where to write; FILE.scored.json beside it if not given, - for the terminal."
-)
-def score(name: str, file: Path, output: str | None) -> None:
-    """Score the replies in FILE with an assistant's reward model.
-
-    FILE holds rows with user_input and completion, as reward_training_data.json does (JSON, JSONL,
-    CSV or Parquet). It is read, never written: each row comes out with `reward` added, 0 being the
-    mean of the replies that the model was trained on and 1 their standard deviation.
-    """
-    model = read_in_use("reward_model", load_assistant(name), Store(store_root()))
-    replies = read_replies(file)
-    target = None if output == STDOUT else _target(file, output)
-    # torch and transformers take seconds to import, and only this command needs them.
-    from chatllama_pipeline.serving.scorer import reward_scores
-
-    rewards, warning = reward_scores(model.path, replies)
-    rows = [
-        {**reply.raw, REWARD: round(reward, DECIMALS)}
-        for reply, reward in zip(replies, rewards, strict=True)
-    ]
-    text = json.dumps(rows, indent=1, ensure_ascii=False, default=str) + "\n"
-    if target is None:
-        click.echo(text, nl=False)
-    else:
-        target.write_text(text, encoding="utf-8")
-    mean = sum(rewards) / len(rewards)
-    where = "" if target is None else f", written to {target}"
-    scored = "1 reply" if len(rows) == 1 else f"{len(rows)} replies"
-    click.echo(f"{scored} scored by reward_model {model.id}, mean {mean:.3f}{where}", err=True)
-    if warning:
-        click.echo(f"warning: {warning}", err=True)
 
 
 def read_replies(file: Path) -> list[Reply]:
@@ -90,7 +48,25 @@ def read_replies(file: Path) -> list[Reply]:
     return replies
 
 
-def _target(file: Path, output: str | None) -> Path:
+def as_json(replies: list[Reply], rewards: list[float]) -> str:
+    """The rows of the file with each its reward."""
+    rows = [
+        {**reply.raw, REWARD: round(reward, DECIMALS)}
+        for reply, reward in zip(replies, rewards, strict=True)
+    ]
+    return json.dumps(rows, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def summary(model: str, rewards: list[float], target: Path | None) -> str:
+    """How many replies were scored by the version `model`, their mean, and where they are."""
+    mean = sum(rewards) / len(rewards)
+    where = "" if target is None else f", written to {target}"
+    scored = "1 reply" if len(rewards) == 1 else f"{len(rewards)} replies"
+    return f"{scored} scored by reward_model {model}, mean {mean:.3f}{where}"
+
+
+def target_file(file: Path, output: str | None) -> Path:
+    """Where the scored rows go; DataError where that can't be written or stands already."""
     target = Path(output) if output else file.with_name(file.name.split(".")[0] + SCORED_ENDING)
     if target.exists():
         raise DataError(f"{target} exists already: name another file with --output, or remove it")

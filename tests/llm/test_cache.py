@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from chatllama_pipeline.__main__ import cli
+from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.errors import AbsentError, StoreError
 from chatllama_pipeline.llm.cache import AnswerCache, Asked, cache_file
 from chatllama_pipeline.llm.requests import LlmClient, LlmReply, LlmRequest

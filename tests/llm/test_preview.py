@@ -9,7 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from chatllama_pipeline.__main__ import cli
+from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.errors import DataError
 from tests.llm.openai_server import OpenAiServer
 

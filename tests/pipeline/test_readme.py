@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from assets.readme import with_generated_parts
-from chatllama_pipeline.__main__ import cli
+from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from chatllama_pipeline.settings import AssistantSettings
@@ -36,7 +36,7 @@ def test_every_path_that_it_names_exists() -> None:
 
 
 def test_every_command_of_ours_exists() -> None:
-    asked = set(re.findall(r"python -m chatllama_pipeline (\w+)", README))
+    asked = set(re.findall(r"\bchatllama ([a-z]+)", README))
     assert asked == set(cli.commands)
     targets = set(re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE))
     made = set(re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))

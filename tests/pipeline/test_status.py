@@ -58,7 +58,7 @@ def test_status_of_an_assistant_that_was_never_made(place: Place) -> None:
     place.add_assistant("mine", "seed: 0")
     report = command(place, "status", "mine").stdout
     assert state_of(report, "actor_ppo").endswith("never made")
-    assert "--select '*' --partition mine" in report
+    assert "chatllama make mine" in report
 
 
 def test_an_unknown_assistant_is_an_error_in_one_line(place: Place) -> None:
@@ -86,7 +86,7 @@ def test_a_person_can_approve_what_the_gate_held_back(copied: Place) -> None:
     assert copied.store.current("release", "tiny") is None
 
     approved = command(copied, "approve", "tiny")
-    assert "--select 'release' --partition tiny" in approved.stdout
+    assert "chatllama make tiny --select release" in approved.stdout
     released = copied.materialize("tiny", "release")
     assert released.returncode == 0, released.stderr
     assert copied.store.current("release", "tiny") is not None

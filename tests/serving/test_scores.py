@@ -11,8 +11,8 @@ import torch
 from click.testing import CliRunner, Result
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.__main__ import cli
 from chatllama_pipeline.artifacts import Store, Workbench
+from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.manifests import Recipe
 from chatllama_pipeline.models.heads import RewardScorer, load_reward

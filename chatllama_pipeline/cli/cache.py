@@ -1,21 +1,22 @@
-"""`python -m chatllama_pipeline cache`: look into the answers that models gave, and prune them."""
+"""`chatllama cache`: look into the answers that models gave, and prune them."""
 
 from __future__ import annotations
 
-import json
-import time
-from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
-from chatllama_pipeline.artifacts import store_root
-from chatllama_pipeline.errors import AbsentError
-from chatllama_pipeline.llm.cache import AnswerCache, cache_file
+if TYPE_CHECKING:
+    from chatllama_pipeline.llm.cache import AnswerCache
 
 _DAY_SECONDS = 86400
 
 
 def _open() -> AnswerCache:
+    from chatllama_pipeline.artifacts import store_root
+    from chatllama_pipeline.errors import AbsentError
+    from chatllama_pipeline.llm.cache import AnswerCache, cache_file
+
     path = cache_file(store_root())
     if not path.exists():
         raise AbsentError(f"{path} does not exist: no model was asked from this store yet")
@@ -32,6 +33,9 @@ def cache() -> None:
 @click.option("--model", help="Only this model's.")
 def show(rows: int, model: str | None) -> None:
     """How many answers are kept per model, with their tokens and what they cost."""
+    import json
+    from datetime import UTC, datetime
+
     answers = _open()
     size = answers.path.stat().st_size / 1e6
     click.echo(f"{answers.path}  {size:.1f} MB")
@@ -54,7 +58,10 @@ def show(rows: int, model: str | None) -> None:
 @click.option("--model", help="Only this model's.")
 def prune(unused_days: float, model: str | None) -> None:
     """Remove answers; what needs one again will ask and pay for it again."""
+    import time
+
+    unused_since = time.time() - unused_days * _DAY_SECONDS
     answers = _open()
-    removed = answers.prune(time.time() - unused_days * _DAY_SECONDS, model)
+    removed = answers.prune(unused_since, model)
     click.echo(f"removed {removed} answers from {answers.path}")
     answers.close()

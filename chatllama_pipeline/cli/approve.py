@@ -1,0 +1,26 @@
+"""`chatllama approve NAME`."""
+
+from __future__ import annotations
+
+import click
+
+from chatllama_pipeline.cli.names import assistant_name
+
+
+@click.command()
+@assistant_name
+def approve(name: str) -> None:
+    """Release an assistant that the gate held back: a person's word for its evaluation."""
+    import getpass
+
+    from chatllama_pipeline.artifacts import Store, store_root
+    from chatllama_pipeline.assistants import load_assistant
+    from chatllama_pipeline.recipes import read_in_use
+    from chatllama_pipeline.serving.approvals import approve as write_approval
+    from chatllama_pipeline.status import make_command
+
+    assistant, store = load_assistant(name), Store(store_root())
+    evaluation = read_in_use("evaluation", assistant, store)
+    write_approval(store.root, assistant.name, evaluation.id, by=getpass.getuser())
+    click.echo(f"approved evaluation {evaluation.id} of {name}; now make the release with")
+    click.echo(f"  {make_command(name, 'release')}")

@@ -1,0 +1,38 @@
+"""`chatllama`, or `python -m chatllama_pipeline`: make an assistant, look at it, talk to it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from chatllama_pipeline.cli.approve import approve
+from chatllama_pipeline.cli.cache import cache
+from chatllama_pipeline.cli.chat import chat
+from chatllama_pipeline.cli.completion import completion
+from chatllama_pipeline.cli.make import make
+from chatllama_pipeline.cli.preview import preview
+from chatllama_pipeline.cli.score import score
+from chatllama_pipeline.cli.status import status
+from chatllama_pipeline.errors import ChatllamaError
+
+# Each imports what it needs when it runs: help and completion answer at once.
+COMMANDS = (make, status, preview, chat, score, approve, cache, completion)
+
+
+@click.group()
+def cli() -> None:
+    """Make an assistant, look at it, talk to it, score with it, approve its release."""
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The console script: errors of ours in a line or two, and exit code 2."""
+    try:
+        cli()
+    except ChatllamaError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

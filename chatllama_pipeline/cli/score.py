@@ -1,0 +1,50 @@
+"""`chatllama score NAME FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chatllama_pipeline.cli.names import assistant_name
+
+
+@click.command()
+@assistant_name
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--output", help="Where to write; FILE.scored.json beside it if not given, - for the terminal."
+)
+def score(name: str, file: Path, output: str | None) -> None:
+    """Score the replies in FILE with an assistant's reward model.
+
+    FILE holds rows with user_input and completion, as reward_training_data.json does (JSON, JSONL,
+    CSV or Parquet). It is read, never written: each row comes out with `reward` added, 0 being the
+    mean of the replies that the model was trained on and 1 their standard deviation.
+    """
+    from chatllama_pipeline.artifacts import Store, store_root
+    from chatllama_pipeline.assistants import load_assistant
+    from chatllama_pipeline.recipes import read_in_use
+    from chatllama_pipeline.serving.scores import (
+        STDOUT,
+        as_json,
+        read_replies,
+        summary,
+        target_file,
+    )
+
+    model = read_in_use("reward_model", load_assistant(name), Store(store_root()))
+    replies = read_replies(file)
+    target = None if output == STDOUT else target_file(file, output)
+    # torch and transformers take seconds to import: what is wrong with FILE is told before.
+    from chatllama_pipeline.serving.scorer import reward_scores
+
+    rewards, warning = reward_scores(model.path, replies)
+    text = as_json(replies, rewards)
+    if target is None:
+        click.echo(text, nl=False)
+    else:
+        target.write_text(text, encoding="utf-8")
+    click.echo(summary(model.id, rewards, target), err=True)
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
