@@ -1,10 +1,11 @@
-# Every target sets itself up: the first call creates .venv, later calls install nothing.
+# Every target sets itself up: the first call installs into .venv, later calls install nothing.
 .PHONY: quickstart test ui chat check format lock readme
 .DEFAULT_GOAL := quickstart
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TOOLS := $(VENV)/.installed-tools
 MODULE := chatllama_pipeline.definitions
 # One absolute home for all: so the quickstart's runs show in the UI.
 export DAGSTER_HOME := $(CURDIR)/dagster_home
@@ -14,37 +15,37 @@ OVERRIDES ?= {}
 PROMOTE ?= false
 # Of the tests: each worker's children take up to two cores.
 WORKERS ?= 2
-RUN_CONFIG = {"loggers": {"console": {}}, "resources": {"run_options": {"config": \
-	{"overrides": $(OVERRIDES), "promote": $(PROMOTE)}}}}
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: python3 is " + sys.version)'
-	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@./install.sh $(VENV)
+	@touch $@
+
+# What tests and checks need on top of what runs need.
+$(TOOLS): $(INSTALLED)
+	@./install.sh $(VENV) '[dev]'
 	@touch $@
 
 quickstart: $(INSTALLED)
-	@started=$$(date +%s.%N) && \
-	$(BIN)/dagster asset materialize -m $(MODULE) --select '*' --partition quickstart --config-json '$(RUN_CONFIG)' && \
-	$(BIN)/python -m chatllama_pipeline status quickstart --since $$started
+	@$(BIN)/chatllama make quickstart --overrides '$(OVERRIDES)' $(if $(filter true,$(PROMOTE)),--promote)
 
-test: $(INSTALLED)
+test: $(TOOLS)
 	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 ui: $(INSTALLED)
 	@$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1
 
 chat: $(INSTALLED)
-	@$(BIN)/python -m chatllama_pipeline chat quickstart
+	@$(BIN)/chatllama chat quickstart
 
-check: $(INSTALLED)
+check: $(TOOLS)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/dagster definitions validate -m $(MODULE) --log-level error
 	@$(MAKE) --no-print-directory test
 
-format: $(INSTALLED)
+format: $(TOOLS)
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
