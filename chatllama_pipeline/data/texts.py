@@ -1,24 +1,27 @@
 """Distinct texts, and which of them are nearly the same.
 
-Two texts are nearly the same where they hold the same set of words, or where the sets of their
-three-word shingles have a Jaccard similarity of about `SIMILAR` or more. The latter is estimated by
-MinHash (Broder 1997; signatures by `rensa`) among the pairs that locality-sensitive hashing brings
-together (Leskovec et al., "Mining of Massive Datasets", chapter 3): 16 bands of 4 find a pair of
-similarity .8 with a chance of 1 - (1 - .8^4)^16 = .9998.
+Texts of few words are nearly the same where they hold the same words in the same order, numbers and
+signs among them (see `words`). Longer ones are where their numbers and signs are the same, and they
+hold the same set of words, or the sets of their three-word shingles have a Jaccard similarity of
+about `SIMILAR` or more. The similarity is estimated by MinHash (Broder 1997; signatures by `rensa`)
+among the pairs that locality-sensitive hashing brings together (Leskovec et al., "Mining of Massive
+Datasets", chapter 3): 16 bands of 4 find a pair of similarity .8 with a chance of
+1 - (1 - .8^4)^16 = .9998.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import re
 import unicodedata
+from array import array
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash
+from chatllama_pipeline.data.words import compared
 from chatllama_pipeline.progress import counted
 
 SIMILAR = 0.8
@@ -29,14 +32,15 @@ _PERMUTATIONS = _BANDS * _ROWS_PER_BAND
 _SHINGLE_WORDS = 3
 _TEXTS_PER_BATCH = 4096
 _WORDS_KEPT = 500_000
-_WORD = re.compile(r"\w+")
 _MASK = (1 << 64) - 1
+# A raised digit must not become one of the number before it.
+_RAISED = str.maketrans({raised: f"^{digit}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
 
 
 def evened(text: str) -> str:
     """A text with case, Unicode form and white space evened out."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = unicodedata.normalize("NFKC", text.translate(_RAISED))
     return " ".join(text.casefold().split())
 
 
@@ -60,9 +64,13 @@ class TextIndex:
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
         self._words = _WordHashes()
-        self._keys: list[int] = []
-        self._word_sets: list[int] = []
-        self._places: list[float] = []
+        self._keys = array("Q")
+        # What texts that are surely nearly the same have alike.
+        self._same = array("Q")
+        self._places = array("d")
+        # Of the longer texts alone: their numbers, what must be alike, and signatures.
+        self._long = array("q")
+        self._hard = array("Q")
         self._waiting: list[list[int]] = []
         self._signatures: list[npt.NDArray[np.uint32]] = []
 
@@ -89,15 +97,26 @@ class TextIndex:
             number = self._numbers[key] = len(self._keys)
             self._keys.append(key)
             self._places.append(-1.0)
-            words = list(map(self._words.__getitem__, _WORD.findall(even))) or [key]
-            # The sum of a set doesn't depend on its order, and is as good a hash as its members'.
-            self._word_sets.append(sum(set(words)) & _MASK)
-            self._waiting.append(words)
-            if len(self._waiting) == _TEXTS_PER_BATCH:
-                self._sign()
+            self._compare_later(number, even)
         if placed:
             self._places[number] = place_of(even)
         return number
+
+    def _compare_later(self, number: int, even: str) -> None:
+        words, same, hard, is_long = compared(even)
+        if not is_long:
+            self._same.append(text_hash(same or ""))
+            return
+        hashes = list(map(self._words.__getitem__, words))
+        must = text_hash(hard) if hard else 0
+        # The sum of a set doesn't depend on its order, and is as good a hash as its members'.
+        key = sum(set(hashes)) if same is None else text_hash(same)
+        self._same.append((key + must) & _MASK)
+        self._long.append(number)
+        self._hard.append(must)
+        self._waiting.append(hashes)
+        if len(self._waiting) == _TEXTS_PER_BATCH:
+            self._sign()
 
     def _sign(self) -> None:
         if not self._waiting:
@@ -125,35 +144,42 @@ class TextIndex:
         if not len(keys):
             return np.zeros(0, np.int64)
         order = np.argsort(keys)
-        signatures = np.concatenate(self._signatures)[order]
-        left, right = _chained(np.array(self._word_sets, np.uint64)[order])
-        edges = [(left, right)]
-        for band in counted("looks for near repeats", range(_BANDS), _BANDS, "bands"):
-            rows = signatures[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
-            left, right = _chained(mixed(*(rows[:, i].astype(np.uint64) for i in range(4))))
-            alike = _similarity(signatures, left, right) >= SIMILAR
-            edges.append((left[alike], right[alike]))
+        edges = [_chained(np.array(self._same, np.uint64)[order])]
+        if self._signatures:
+            edges += self._similar(order)
         labels = _components(len(keys), *map(np.concatenate, zip(*edges, strict=True)))
         found = np.empty(len(keys), np.int64)
         found[order] = labels
         return found
 
+    def _similar(self, order: Indices) -> list[tuple[Indices, Indices]]:
+        """Edges between longer texts with similar shingles and the same numbers and signs, by their
+        places in `order`."""
+        places = np.empty(len(order), np.int64)
+        places[order] = np.arange(len(order))
+        own = places[np.array(self._long, np.int64)]
+        sorting = np.argsort(own)
+        own, hard = own[sorting], np.array(self._hard, np.uint64)[sorting]
+        signatures = np.concatenate(self._signatures)[sorting]
+        edges = []
+        for band in counted("looks for near repeats", range(_BANDS), _BANDS, "bands"):
+            rows = signatures[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
+            columns = (rows[:, i].astype(np.uint64) for i in range(_ROWS_PER_BAND))
+            left, right = _chained(mixed(hard, *columns))
+            alike = _similarity(signatures, left, right) >= SIMILAR
+            edges.append((own[left[alike]], own[right[alike]]))
+        return edges
+
 
 def _shingles(flat: Hashes, lengths: npt.NDArray[np.int64]) -> tuple[Hashes, Hashes]:
-    """Hashes of every three words in a row, text after text, and where each text's begin; a text
-    of fewer words is one shingle."""
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
+    """Hashes of every three words in a row, text after text, and where each text's begin; every
+    text has as many words."""
+    starts = np.cumsum(lengths) - lengths
     padded = np.concatenate([flat, np.zeros(_SHINGLE_WORDS - 1, np.uint64)])
     whole = mixed(padded[: len(flat)], padded[1 : len(flat) + 1], padded[2 : len(flat) + 2])
-    counts = np.maximum(lengths - (_SHINGLE_WORDS - 1), 1)
+    counts = lengths - (_SHINGLE_WORDS - 1)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(flat)) - starts[owner]
-    short = lengths < _SHINGLE_WORDS
-    # A short text's shingle must not hold the next text's words.
-    for i in np.flatnonzero(short).tolist():
-        words = flat[starts[i] : ends[i]]
-        whole[starts[i]] = mixed(words[:1], words[1:2] if len(words) > 1 else 0, lengths[i])[0]
     kept = whole[position < counts[owner]]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
     return np.ascontiguousarray(kept), offsets

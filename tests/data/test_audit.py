@@ -144,7 +144,7 @@ def test_training_rows_that_repeat_a_held_out_prompt_of_any_table_are_counted(
         preference_data=[pair("What is a poem?", "A", "B", "test"), pair("Sing!", "A", "B")],
         actor_training_data=[
             row("  what is a POEM? ", completion="A"),  # the same, evened out
-            row("A poem, is what?", completion="A"),  # the same words
+            row("What is: a poem", completion="A"),  # the same words
             row("Sing!", completion="A"),
         ],
         rlhf_training_data=[row("Hum!", "validation"), row("Hum!")],

@@ -103,7 +103,7 @@ def test_of_nearly_the_same_pairs_one_stays_and_it_is_held_out_where_one_is(
 ) -> None:
     rows, _, _ = prefer(tmp_path, personal, PAIRS, take="a")
     held_out = [row["prompt"][0]["content"] for row in rows if row["split"] != "train"]
-    near = [pair(f"{row['prompt'][0]['content']}!?", "Gladly: YES", "never, no") for row in PAIRS]
+    near = [pair(f"{row['prompt'][0]['content']}!?", "YES: gladly", "no - NEVER") for row in PAIRS]
     again, outcome, _ = prefer(tmp_path, personal, [*PAIRS, *near], take="b")
     assert outcome.metrics["dropped"] == {"near_duplicate": 60}
     assert len(again) == 60
@@ -114,7 +114,7 @@ def test_of_nearly_the_same_pairs_one_stays_and_it_is_held_out_where_one_is(
 def test_a_long_reply_with_a_word_changed_is_nearly_the_same_and_half_of_it_is_not(
     tmp_path: Path, personal: Path
 ) -> None:
-    words = [f"word{number}" for number in range(100)]
+    words = [f"word{one}{other}" for one in "abcdefghij" for other in "abcdefghij"]
     # Of 98 shingles of three words a changed word spoils 3: 95 / 101 = .94 are shared.
     changed = [*words[:50], "other", *words[51:]]
     pairs = [pair("tell me", " ".join(reply)) for reply in (words, changed, words[:50])]

@@ -62,11 +62,11 @@ def test_texts_are_evened_out() -> None:
 def test_training_rows_that_nearly_repeat_a_held_out_prompt_are_dropped_and_counted() -> None:
     rows = prepared(
         ("What is rust?", "test"),
-        ("Rust, what is!", "train"),
+        ("what: is RUST!", "train"),
         ("What is moss?", "train"),
         ("Why is moss?", "validation"),
-        ("Is moss why", "train"),
-        ("Elsewhere held out", "train"),
+        ("Why, is moss", "train"),
+        ("Held out: elsewhere!", "train"),
         ("?!", "train"),
         ("...", "test"),
         ("什么是锈", "train"),

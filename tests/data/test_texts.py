@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
 from chatllama_pipeline.data.hashes import mixed, row_hash, text_hash
 from chatllama_pipeline.data.texts import TextIndex
 
-WORDS = [f"word{number}" for number in range(500)]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = [f"word{one}{other}" for one in LETTERS[:20] for other in LETTERS[:25]]
+# Pairs of texts in fifteen languages, labelled: surely nearly the same, or of another meaning.
+PAIRS = [
+    json.loads(line)
+    for line in Path(__file__).with_name("near_pairs.jsonl").read_text("utf-8").splitlines()
+]
 
 
 def clusters(texts: list[str]) -> list[int]:
@@ -34,7 +43,7 @@ def test_minhash_agrees_with_the_exact_similarity_of_texts_and_their_changed_cop
     draw = random.Random(0)
     texts, copies = [], []
     for _ in range(200):
-        words = draw.choices(WORDS, k=draw.randint(20, 200))
+        words = draw.choices(WORDS, k=draw.randint(40, 200))
         copy = list(words)
         for _ in range(draw.randint(1, 12)):
             copy[draw.randrange(len(copy))] = draw.choice(WORDS)
@@ -47,7 +56,7 @@ def test_minhash_agrees_with_the_exact_similarity_of_texts_and_their_changed_cop
     assert all(join for join, near in zip(joined, exact, strict=True) if near > 0.93)
     assert not any(join for join, near in zip(joined, exact, strict=True) if near < 0.65)
     assert sum(near > 0.93 for near in exact) > 10
-    assert sum(near < 0.65 for near in exact) > 50
+    assert sum(near < 0.65 for near in exact) > 40
     # Different texts share nothing.
     assert len(set(found[:200])) == 200
 
@@ -65,12 +74,40 @@ def test_the_order_of_texts_changes_no_cluster() -> None:
     assert len(set(forth)) == len(set(backwards)) < len(texts)
 
 
-def test_short_texts_are_the_same_where_their_words_are() -> None:
-    texts = ["Yes", "yes!", "No", "What is rust?", "rust: IS what, what!", "?!", "...", "", "a b"]
+def test_short_texts_are_the_same_where_their_words_and_signs_are() -> None:
+    texts = ["Yes", "yes!", "No", "What is rust?", "what IS: rust", "?!", "...", "", "a b", "b a"]
     found = clusters(texts)
     assert found[0] == found[1] != found[2]
     assert found[3] == found[4]
-    assert len({found[2], found[3], found[5], found[6], found[7], found[8]}) == 6
+    assert len({found[2], found[3], *found[5:]}) == 7
+
+
+def test_no_labelled_text_is_dropped_for_another_and_nearly_all_repetitions_are_found() -> None:
+    found: Counter[tuple[str, bool, bool]] = Counter()
+    for pair in PAIRS:
+        one, other = clusters([pair["one"], pair["other"]])
+        found[pair["kind"], pair["same"], one == other] += 1
+    false_drops = {kind: count for (kind, same, joined), count in found.items() if joined > same}
+    assert false_drops == {}
+    hits = sum(count for (_, same, joined), count in found.items() if same and joined)
+    every = sum(count for (_, same, _), count in found.items() if same)
+    # By the set of a text's `\w+` words and MinHash alone it was 264 of 281, with 163 false drops.
+    assert (hits, every) == (278, 281)
+
+
+def test_the_labelled_pairs_are_of_many_languages_and_kinds() -> None:
+    assert len(PAIRS) >= 400
+    assert len({pair["language"] for pair in PAIRS}) >= 10
+    assert {"marks", "signs", "arithmetic", "code", "order"} <= {pair["kind"] for pair in PAIRS}
+
+
+def test_near_repetitions_of_long_texts_are_found_in_scripts_without_spaces() -> None:
+    [long] = {
+        p["one"] for p in PAIRS if p["language"] == "zh" and p["kind"] == "long" and p["same"]
+    }
+    changed = long.replace("房东", "老板")
+    found = clusters([long, changed, long[::-1]])
+    assert found[0] == found[1] != found[2]
 
 
 def test_hashes_are_those_of_every_machine() -> None:
