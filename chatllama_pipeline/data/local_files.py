@@ -42,7 +42,7 @@ def _walk(folder: Path, leave_out: tuple[str, ...], above: set[str]) -> Iterator
         if entry.is_dir():
             if entry.name not in leave_out:
                 yield from _walk(entry, leave_out, above | {real})
-        elif entry.name.endswith(SUFFIXES) and entry.name not in _NO_ROWS:
+        elif entry.name.lower().endswith(SUFFIXES) and entry.name not in _NO_ROWS:
             yield entry
 
 

@@ -16,6 +16,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chatllama_pipeline.data import json_text
+from chatllama_pipeline.data.json_text import JsonError
+from chatllama_pipeline.data.own.columns import columns_error
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.progress import MEGABYTE, counted, phase
 
@@ -27,11 +30,11 @@ def read_file(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Ite
     """The rows of a file in batches. A Parquet without a `needed` column is a DataError; of
     Parquet only `used` columns are read."""
     try:
-        if path.name.endswith(".parquet"):
+        if path.name.lower().endswith(".parquet"):
             yield from _parquet(path, needed, used)
             return
         with _open(path) as lines:
-            rows = _json_list(lines) if _is_list(lines) else _json_lines(lines)
+            rows = _json_list(lines, path) if _is_list(lines) else _json_lines(lines)
             counter = phase(f"reads {path.name}", path.stat().st_size / MEGABYTE, "MB")
             # Of a compressed file, what was read of it as it stands.
             stored = getattr(lines, "fileobj", lines)
@@ -66,7 +69,7 @@ def text_defect(text: Any) -> str | None:
 
 
 def _open(path: Path) -> BinaryIO:
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return path.open("rb")
 
@@ -78,11 +81,16 @@ def _is_list(lines: BinaryIO) -> bool:
     return start.startswith(b"[")
 
 
-def _json_list(lines: BinaryIO) -> Iterator[RawRow]:
+def _json_list(lines: BinaryIO, path: Path) -> Iterator[RawRow]:
     try:
-        listed = json.loads(lines.read().decode("utf-8-sig"))
-    except ValueError as error:
-        raise DataError(f"{getattr(lines, 'name', 'the file')} is no JSON list: {error}") from error
+        listed = json_text.read(lines.read().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no JSON list: {error}; fetch it again") from error
+    except JsonError as error:
+        place = f", row {error.row}," if error.row else ""
+        if error.line:
+            place = f", line {error.line}, column {error.column},"
+        raise DataError(f"{path}{place} is no JSON list: {error}; fetch it again") from error
     for row in listed:
         yield row if isinstance(row, dict) else "no_object"
 
@@ -95,7 +103,7 @@ def _json_lines(lines: Iterable[bytes]) -> Iterator[RawRow]:
             row = json.loads(line.decode("utf-8-sig"))
         except UnicodeDecodeError:
             yield "not_utf8"
-        except ValueError:
+        except (ValueError, RecursionError):
             yield "no_json"
         else:
             yield row if isinstance(row, dict) else "no_object"
@@ -104,6 +112,8 @@ def _json_lines(lines: Iterable[bytes]) -> Iterator[RawRow]:
 def _parquet(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iterator[list[RawRow]]:
     with pq.ParquetFile(path) as file:
         have = file.schema_arrow.names
+        if told := columns_error(have):
+            raise DataError(f"{path}: {told}")
         missing = [name for name in needed if name not in have]
         if missing:
             raise DataError(

@@ -54,7 +54,7 @@ def _listed(url: str, leave_out: tuple[str, ...], variable: str) -> tuple[Any, d
 
     try:
         files, path = fsspec.core.url_to_fs(url)
-        if url.endswith(SUFFIXES):
+        if url.lower().endswith(SUFFIXES):
             found = {path: files.info(path)}
             root = posixpath.dirname(path)
         else:
@@ -67,7 +67,8 @@ def _listed(url: str, leave_out: tuple[str, ...], variable: str) -> tuple[Any, d
     for name, info in sorted(found.items()):
         relative = name.removeprefix(root).lstrip("/")
         parts = relative.split("/")
-        if name.endswith(SUFFIXES) and not set(parts[:-1]) & set(leave_out) and ".." not in parts:
+        apart = set(parts[:-1]) & set(leave_out)
+        if name.lower().endswith(SUFFIXES) and not apart and ".." not in parts:
             infos[relative] = {**info, "name": name}
     return files, infos
 

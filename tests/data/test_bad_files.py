@@ -66,6 +66,36 @@ def test_json_rows_without_a_column_are_counted(tmp_path: Path) -> None:
     assert (len(rows), outcome.metrics["dropped"]) == (1, {"missing_column": 1, "no_object": 2})
 
 
+def test_a_column_that_stands_twice_is_an_error_that_names_it(tmp_path: Path) -> None:
+    texts = [pa.array(["\n\nHuman: a\n\nAssistant: b"])] * 3
+    table = pa.Table.from_arrays(texts, names=["chosen", "rejected", "chosen"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet: the column chosen stands there 2 times"):
+        build(tmp_path, tmp_path / "rows.parquet", "hh_rlhf")
+
+
+def test_a_deeply_nested_row_and_a_number_of_5000_digits_cost_themselves(tmp_path: Path) -> None:
+    deep = b'{"history": ' + b"[" * 100_000 + b"\n"
+    huge = lines(ROW).replace(b'"labels": 1', b'"labels": ' + b"1" * 5000)
+    (tmp_path / "ROWS.JSONL").write_bytes(lines(ROW) + deep + huge)
+    outcome, rows = build(tmp_path, tmp_path)
+    assert (len(rows), outcome.metrics["dropped"]) == (1, {"no_json": 2})
+
+
+def test_a_list_names_the_row_that_is_nested_too_deeply_and_reads_beside_a_huge_number(
+    tmp_path: Path,
+) -> None:
+    row = json.dumps(ROW).encode()
+    file = tmp_path / "rows.json"
+    file.write_bytes(b"[" + row + b", " + row[:-1] + b', "id": ' + b"7" * 5000 + b"}]")
+    assert build(tmp_path, file)[0].rows == 2
+    file.write_bytes(b"[" + row + b', {"history": ' + b"[" * 100_000)
+    with pytest.raises(
+        DataError, match=r"rows\.json, row 2, is no JSON list: is nested too deeply"
+    ):
+        build(tmp_path, file)
+
+
 def test_mixed_types_in_a_column_cost_their_rows_alone(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(
         lines(ROW, {**ROW, "history": 5}, {**ROW, "human_ref_A": ["x"]}, {**ROW, "labels": "A"})
