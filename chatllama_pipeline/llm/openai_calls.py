@@ -146,6 +146,8 @@ class OpenAiCaller:
             raise CallError("call", "timeout", detail, reached=False, charged=True) from None
         except self._openai.APIStatusError as error:
             text, headers = error.response.text, error.response.headers
+            if error.response.history:
+                text = f"(after a redirect to {error.response.url}) {text}"
             raise self._refused(int(error.status_code), text, headers, body) from None
         except self._openai.APIConnectionError as error:
             raise self._dropped(error.__cause__ or error) from None

@@ -11,6 +11,7 @@ import pytest
 from chatllama_pipeline.llm.clients import open_client
 from chatllama_pipeline.llm.requests import LlmClient
 from chatllama_pipeline.settings import AssistantSettings
+from tests.llm.desk import Desk
 from tests.llm.openai_server import KEY, MODEL, OpenAiServer
 
 ROLE = {
@@ -54,3 +55,8 @@ def make_client(openai_server: OpenAiServer, tmp_path: Path) -> Iterator[Callabl
     yield make
     for client in opened:
         client.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, openai_server: OpenAiServer) -> Desk:
+    return Desk(tmp_path, openai_server)

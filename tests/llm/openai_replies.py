@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,14 @@ FAULTS = (
     "truncated",
 )
 Body = dict[str, Any]
+# Status, body, Retry-After, and the content type with what other header lines follow it.
+Told = tuple[int, bytes, str | None, str]
+
+
+def told(status: int, body: Any, kind: str = JSON) -> Told:
+    """An answer of a product, whose body is a text or becomes JSON."""
+    text = body if isinstance(body, str) else json.dumps(body)
+    return status, text.encode(), None, kind
 
 
 def prompt_text(body: Body) -> str:
@@ -59,8 +68,9 @@ class Behaviour:
         default_factory=set
     )  # texts whose line was not answered in time
     root: str = "/v1"  # the path that calls stand under
-    # Answers as another product does: status, body, Retry-After, content type; None for the usual.
-    product: Callable[[Body], tuple[int, bytes, str | None, str] | None] | None = None
+    any_key: bool = False  # as servers at home
+    # Answers as another product does; None for the usual answer.
+    product: Callable[[Body], Told | None] | None = None
     drops: dict[str, int] = field(default_factory=dict)  # "GET" or "POST": batch calls to drop
 
 

@@ -170,8 +170,10 @@ class _Connection(asyncio.Protocol):
         path = url.partition("?")[0].removeprefix(self.server.behaviour.root)
         bearer = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
         key = headers.get(b"api-key", b"").decode() or bearer
-        if key != KEY:
+        if key != KEY and not self.server.behaviour.any_key:
             self.error(401, "Incorrect API key provided: sk-xx***yz.", "invalid_api_key")
+        elif path in ("/chat/completions", "/completions") and method != "POST":
+            self.error(405, "Method Not Allowed", None)
         elif path in ("/chat/completions", "/completions"):
             await self._complete(path, json.loads(body), key, url)
         elif path == "/models":

@@ -10,20 +10,14 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
+from chatllama_pipeline.llm.requests import LlmClient, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from tests.llm.asking import ask, asks, texts
-from tests.llm.openai_replies import JSON, Body
-from tests.llm.openai_server import KEY, OpenAiServer
+from tests.llm.openai_replies import JSON, Body, Told, told
+from tests.llm.openai_server import OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
-Told = tuple[int, bytes, str | None, str]
 SCHEMA = json.dumps({"type": "object", "properties": {"score": {"type": "number"}}})
-
-
-def told(status: int, body: Any, kind: str = JSON) -> Told:
-    text = body if isinstance(body, str) else json.dumps(body)
-    return status, text.encode(), None, kind
 
 
 def asked_for_score(text: str = "a") -> LlmRequest:
@@ -303,140 +297,3 @@ def test_content_in_parts_is_a_reply_and_its_thoughts_are_none(
     (declined,) = make_client().answer([ask("b")])
     assert isinstance(declined, LlmReply)
     assert (declined.text, declined.finish_reason) == ("No.", "refusal")
-
-
-@pytest.mark.parametrize(
-    "usage", [None, {}, {"prompt_tokens": 10**30, "completion_tokens": 10**30}, "none"]
-)
-def test_a_server_that_counts_no_tokens_or_too_many_is_counted_for(
-    make_client: MakeClient, openai_server: OpenAiServer, usage: Any
-) -> None:
-    choice = {"message": {"content": "4"}, "finish_reason": "stop"}
-    openai_server.behaviour.product = lambda body: told(200, {"choices": [choice], "usage": usage})
-    client = make_client()
-    assert texts(client.answer([ask("a")])) == ["4"]
-    # "a" is a byte, and 4 tokens stand around it; "4" is one.
-    assert (client.ledger().prompt_tokens, client.ledger().completion_tokens) == (5, 1)
-
-
-def test_json_without_its_content_type_is_read(
-    make_client: MakeClient, openai_server: OpenAiServer
-) -> None:
-    body = {"choices": [{"message": {"content": "4"}, "finish_reason": "stop"}]}
-    openai_server.behaviour.product = lambda asked: told(200, body, "text/plain")
-    assert texts(make_client().answer([ask("a")])) == ["4"]
-
-
-@pytest.mark.parametrize(
-    ("named", "warned"),
-    [("qwen3:8b", True), ("loopback-1-2026-03-01", False), ("org/loopback-1", False)],
-)
-def test_an_answer_by_another_model_is_told_once(
-    make_client: MakeClient, openai_server: OpenAiServer, named: str, warned: bool
-) -> None:
-    body = {"model": named, "choices": [{"message": {"content": "4"}, "finish_reason": "stop"}]}
-    openai_server.behaviour.product = lambda asked: told(200, body)
-    client = make_client()
-    client.answer(asks(4))
-    assert [f"answers as '{named}'" in warning for warning in client.warnings()] == [True] * warned
-
-
-def test_azure_is_asked_by_its_deployment_its_version_and_its_key_header(
-    make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", "nobody-elses-business")
-    root = "/openai/deployments/mine"
-    openai_server.behaviour.root = root
-    base = openai_server.url.replace("/v1", root)
-    client = make_client(base_url=f"{base}/chat/completions?api-version=2024-10-21")
-    assert texts(client.answer([ask("a")])) == ["a"]
-    [seen] = openai_server.seen
-    assert seen.url == f"{root}/chat/completions?api-version=2024-10-21"
-    assert seen.headers[b"api-key"] == KEY.encode()
-    assert b"authorization" not in seen.headers
-
-
-def test_a_query_goes_with_every_call(make_client: MakeClient, openai_server: OpenAiServer) -> None:
-    make_client(base_url=f"{openai_server.url}/?tenant=a%20b").answer([ask("a")])
-    assert openai_server.seen[0].url == "/v1/chat/completions?tenant=a+b"
-
-
-@pytest.mark.parametrize("fault", ["status_408", "rate_limited"])
-def test_rows_that_failed_for_a_passing_reason_are_asked_by_the_next_run(
-    make_client: MakeClient,
-    openai_server: OpenAiServer,
-    fault: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.001)
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch.MOST_ATTEMPTS", 1)
-    openai_server.behaviour.retry_after = "0.001"
-    openai_server.behaviour.script.extend(["ok", fault])
-    with pytest.raises(ProviderError, match=r"1 of 4 rows are still to ask \(\w+ 1\): run again"):
-        make_client(concurrency=1).answer([*asks(4)])
-    openai_server.reset()
-    assert texts(make_client().answer(asks(4))) == [f"row {n}" for n in range(4)]
-    assert len(openai_server.seen) == 1
-
-
-def test_a_row_that_fails_in_three_runs_is_set_aside(
-    make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch.MOST_ATTEMPTS", 1)
-    openai_server.behaviour.product = lambda body: (
-        told(500, {"error": {"message": "Crashed."}}) if "row 1" in json.dumps(body) else None
-    )
-    for _ in range(2):
-        with pytest.raises(ProviderError, match="still to ask"):
-            make_client().answer(asks(3))
-    first, failed, last = make_client().answer(asks(3))
-    assert texts([first, last]) == ["row 0", "row 2"]
-    assert isinstance(failed, LlmFailure)
-    assert (failed.reason, failed.retryable) == ("server_error", False)
-    assert "Crashed." in failed.detail
-
-
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"ALL_PROXY": "socks5://127.0.0.1:9"}, "SSL_CERT_FILE|ALL_PROXY"),
-        ({"SSL_CERT_FILE": "/nowhere/ca.pem"}, "SSL_CERT_FILE|does not answer"),
-    ],
-)
-def test_an_environment_that_no_client_can_be_made_in_is_told(
-    make_client: MakeClient,
-    openai_server: OpenAiServer,
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    said: str,
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
-    with pytest.raises(ProviderError, match=said):
-        make_client().answer(asks(2))
-
-
-@pytest.mark.parametrize(
-    ("key", "said"),
-    [
-        ("sk-abc\u201d", "quotation marks"),
-        ('"sk-abc"', "quotation marks"),
-        ("sk-abc\ndefsecret", "a line break or a space within"),
-        ("sk abc", "a line break or a space within"),
-        ("sk-\u00e4bc", "characters that are not printable ASCII"),
-    ],
-)
-def test_what_is_no_key_is_refused_when_it_is_read_and_not_echoed(
-    make_client: MakeClient,
-    openai_server: OpenAiServer,
-    monkeypatch: pytest.MonkeyPatch,
-    key: str,
-    said: str,
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(ProviderError, match=f"OPENAI_API_KEY holds {said}") as refused:
-        make_client()
-    assert "abc" not in str(refused.value) and "secret" not in str(refused.value)
-    assert openai_server.seen == []
