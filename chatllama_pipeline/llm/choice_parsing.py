@@ -14,6 +14,8 @@ from chatllama_pipeline.llm.verdict_text import (
     EDGE,
     END,
     Stated,
+    begins,
+    is_led_to,
     is_refusal,
     is_told,
     own_lines,
@@ -36,6 +38,7 @@ _LETTER = (
     r"(?![\p{Latin}\p{Cyrillic}\p{M}\d'])"
 )
 _REPLY = rf"(?:(?:{words.REPLIES}){END}\s*)?"
+_ARTICLE = r"(?:(?:the|la|die|der) )?"
 _LINK = rf"(?:\s*{EDGE}(?:{words.LINKS}|the){END}|\s*[:=|>\u2192]){{0,4}}\s*"
 _LABEL = (
     rf"{EDGE}(?:(?:{words.BEFORE_LABELS}){END}\s*){{0,4}}(?:{words.CHOICE_LABELS}){END}"
@@ -51,9 +54,9 @@ _ALONE = regex.compile(
     _FLAGS,
 )
 _SMALL = {"a": "A", "b": "B"}
-_BETTER = regex.compile(rf"{_REPLY}{_LETTER}\s*(?:{words.BETTER}){END}{_BECAUSE}", _FLAGS)
+_BETTER = regex.compile(rf"{_ARTICLE}{_REPLY}{_LETTER}\s*(?:{words.BETTER}){END}{_BECAUSE}", _FLAGS)
 _PREFERRED = regex.compile(
-    rf"{EDGE}(?:{words.PREFERS}){END}\s*(?:(?:the|la|die|der)\s+)?{_REPLY}{_LETTER}"
+    rf"{EDGE}(?:{words.PREFERS}){END}\s*{_ARTICLE}{_REPLY}{_LETTER}"
     rf"(?:\s*(?:{words.CHOSEN}))?{_BECAUSE}",
     _FLAGS,
 )
@@ -104,12 +107,16 @@ def _of_object(value: Any) -> list[Choice | None]:
 def _choices(text: str) -> list[Choice | None]:
     lines = list(own_lines(text))
     alone = [_alone(line) for line in dict.fromkeys([text, *lines[:1], *lines[-1:]])]
-    spoken = [
-        _choice(found)
+    found = [
+        one
         for pattern in (_BETTER, _PREFERRED, _LABELLED)
-        for found in pattern.finditer(text)
-        if not is_told(text, found.start())
+        for one in pattern.finditer(text)
+        if not is_told(text, one.start())
     ]
+    # "Vitamin A is better" is about something else; "..., but B is better overall" is not, and
+    # makes a second choice of the first.
+    stands = any(begins(text, one.start()) or is_led_to(text, one.start()) for one in found)
+    spoken = [_choice(one) for one in found] if stands else []
     return [choice for choice in [*alone, *spoken] if choice is not None]
 
 

@@ -8,6 +8,7 @@ nor is one of which the judge isn't sure. What can't be read is asked again (`ju
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +22,9 @@ from chatllama_pipeline.llm.verdict_text import (
     DECORATION,
     EDGE,
     END,
-    LOOK_BACK,
     Stated,
+    begins,
+    is_led_to,
     is_refusal,
     is_told,
     own_lines,
@@ -83,8 +85,17 @@ _ALONE = regex.compile(
     rf"(?:{_ANY_LABEL}?{_NUMBER}|(?:(?:{_LABEL})\s*[:=]\s*)?{_WORD}){_CLOSINGS}", _FLAGS
 )
 _LABELLED = regex.compile(rf"(?P<label>{_LABEL}){_LINK}{_NUMBER}{_CLOSINGS}{_ENDS}", _FLAGS)
-_WEAKLY = regex.compile(rf"(?P<label>{_WEAK_LABEL}){_NUMBER}\s*(?=$|[.(!\u3002]|[,;-]\s)", _FLAGS)
-_SHARE = regex.compile(rf"{_SIGN}{_DIGITS}(?P<scale>{_SCALE}){_UNIT}?{_FIRM}{_ENDS}", _FLAGS)
+_WEAKLY = regex.compile(
+    rf"(?P<label>{_WEAK_LABEL}){_NUMBER}\s*(?=$|[.(!\u3002]|[,;\u2013\u2014-]\s)", _FLAGS
+)
+_ANY_SHARE = rf"{_SIGN}{_DIGITS}(?P<scale>{_SCALE}){_UNIT}?{_FIRM}{_ENDS}"
+_SHARES = regex.compile(_ANY_SHARE, _FLAGS)
+# One that is meant begins a line or sentence, or stands in brackets behind a label: "Rating: good
+# (4/5)"; "a film rated 4/5" is about something else.
+_SHARE = regex.compile(
+    rf"(?:(?<=^\W{{0,6}}|[.!?\u3002]\s{{0,3}})|(?P<label>{_LABEL})[^\n\d]{{0,30}}\(){_ANY_SHARE}",
+    _FLAGS,
+)
 _GIVEN = regex.compile(
     rf"{EDGE}(?:{words.GIVES}){END}(?:\s*{EDGE}(?:{words.GIVEN}){END}){{0,12}}\s*"
     rf"{_NUMBER}{_CLOSINGS}{_ENDS}",
@@ -93,13 +104,11 @@ _GIVEN = regex.compile(
 _GIVEN_AFTER = regex.compile(
     rf"{_SIGN}{_DIGITS}(?P<scale>{_SCALE})?{_UNIT}\s*(?:{words.GIVES_AFTER}){_ENDS}", _FLAGS
 )
+# More are no verdict, whatever they say.
+_MOST_FOUND = 50
 _FINAL = regex.compile(rf"{EDGE}(?:{words.FINAL})", _FLAGS)
 _SEVERAL = regex.compile(rf"\d{_OR}|\d\s*(?:{words.HEDGES_AFTER})|\bhalf\b|\u2044", _FLAGS)
 _HEDGED = regex.compile(rf"{EDGE}(?:{words.HEDGES}){END}|\d\s*\?", _FLAGS)
-# What stands before a label that begins a sentence.
-_STARTS = regex.compile(r"(?:^|[\n.!?;:,\u3002\u0964|(\u2022*\p{So}-]|\d[.)])\s*$")
-_LEADS = regex.compile(rf"(?:{_STARTS.pattern[:-4]}|\s)(?:{words.LEADING})\s+$", regex.IGNORECASE)
-
 _KEYS = tuple(
     first + key
     for first in ("", "final_", "overall_", "total_")
@@ -207,7 +216,9 @@ def _of_words(said: str) -> Reading:
     labelled = _labelled(text)
     final = [one for one in labelled if one.is_final and one.begins]
     begun = final or [one for one in labelled if one.begins]
-    given = [one for pattern in (_SHARE, _GIVEN, _GIVEN_AFTER) for one in _search(pattern, text)]
+    given = [one for pattern in (_GIVEN, _GIVEN_AFTER) for one in _search(pattern, text)]
+    if any(True for _ in _search(_SHARE, text)):
+        given += _search(_SHARES, text)
     for found in ([*filter(None, alone), *begun], [*labelled, *given]):
         if declares_another(text):
             found = [one for one in found if one.has_scale]
@@ -257,12 +268,11 @@ def _labelled(text: str) -> list[_Found]:
 
 def _search(pattern: regex.Pattern[str], text: str) -> Iterator[_Found]:
     """What the judge itself says, for sure, wherever it stands."""
-    for found in pattern.finditer(text):
+    for found in itertools.islice(pattern.finditer(text), _MOST_FOUND):
         if not is_told(text, found.start()):
-            before = text[max(0, found.start() - LOOK_BACK) : found.start()]
-            one = _found(found)
+            place = found.start()
             yield replace(
-                one, begins=bool(_STARTS.search(before)), is_led_to=bool(_LEADS.search(before))
+                _found(found), begins=begins(text, place), is_led_to=is_led_to(text, place)
             )
 
 

@@ -15,7 +15,8 @@ _RANGE = regex.compile(
 _WHOLE_IS_FIVE = regex.compile(
     r"[(]?满分\s*(?:为|是)?\s*5\s*分[)]?|(?<!\d)5\s*分(?:满分|制)|"
     r"(?<!\d)5\s*点(?:満点)?(?:中|で|のうち)|(?<!\d)5\s*点満点|満点\s*5\s*点中?|"
-    rf"\(\s*(?:/|{words.SCALE_LINKS})\s*5\s*\)|(?<!\d)5\s*में से|"
+    rf"\(\s*(?:/|{words.SCALE_LINKS})\s*5\s*\)|\b(?:{words.SCALE_LINKS})\s*5(?=\s*[:=])|"
+    r"(?<!\d)5\s*में से|"
     r"\b5-?(?:points?|punkte)?[- ](?:scale|skala)|five-point scale",
     _FLAGS,
 )

@@ -28,13 +28,13 @@ _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"
 EDGE = rf"(?:(?=[{_SPACELESS}])|(?<![{_LETTERS}]))"
 END = rf"(?:(?<=[{_SPACELESS}])|(?![{_LETTERS}]))"
 DECORATION = (
-    "*_`#>\"'()[]{}|.!:;,= \t\n$\u201c\u201d\u2018\u2019\u00ab\u00bb\u3002\u0964\u2b50\ufffd"
+    "*_`>\"'()[]{}|.!:;,= \t\n$\u201c\u201d\u2018\u2019\u00ab\u00bb\u3002\u0964\u2b50\ufffd"
 )
 
 _UNSEEN = regex.compile(r"[\ufe0e\ufe0f\u20e3\u200b-\u200f\u2060\ufeff]")
 _SINGLE = regex.compile(r"[\u2018\u2019\u02bc]")
 _QUOTED = regex.compile(
-    r"\u201c[^\u201d]*\u201d|\u201e[^\u201c\u201d]*[\u201c\u201d]|\u00ab[^\u00bb]*\u00bb|"
+    r"\u201c[^\u201c\u201d]*\u201d|\u201e[^\u201c\u201d]*[\u201c\u201d]|\u00ab[^\u00bb]*\u00bb|"
     r"\u300c[^\u300d]*\u300d|\u300e[^\u300f]*\u300f|\u2039[^\u203a]*\u203a|"
     # A straight mark opens after a space or so and closes before one; one alone takes its line.
     r"(?<![0-9A-Za-z])\"(?=\S)[^\"]*(?:\"(?![0-9A-Za-z])|$)|(?<![\w'])'(?=[^\s'])[^'\n]*'(?!\w)",
@@ -44,12 +44,15 @@ _QUOTED = regex.compile(
 _UNQUOTABLE = regex.compile(rf"\d[\d.,/ ]*|(?:{words.LABELS}|[A-D])", regex.IGNORECASE)
 _MARKED = regex.compile(r"\[([\w ]{1,40}) ([0-9a-f]{12})\].*?\[end \2\]", regex.DOTALL)
 _QUOTED_LINE = regex.compile(r"^[ \t]*>.*$", regex.MULTILINE)
-_FENCE = regex.compile(r"^[ \t]*```\w*[ \t]*$|```(?:\w+\b)?", regex.MULTILINE)
+_FENCED = regex.compile(r"```(?:\w+\b)?(.*?)(?:```|\Z)", regex.DOTALL)
 _TAG = regex.compile(r"<(score|rating|verdict|answer|better)>\s*(.*?)\s*</\1>", regex.I | regex.S)
 _BOXED = regex.compile(r"\$*\\boxed\{(?:\\text\{)?([^{}]*)\}+\$*")
-_MARKDOWN = regex.compile(r"\*+|__+|`|^[ \t]*#+[ \t]*|\[\[|\]\]", regex.MULTILINE)
+_MARKDOWN = regex.compile(r"\*+|__+|`|^[ \t]*#+[ \t]+|\[\[|\]\]", regex.MULTILINE)
 _OBJECT = regex.compile(r"[\[\s]*\{\s*[\"'\w]")
 _DECODER = json.JSONDecoder(strict=False)
+_START = r"(?:^|[\n.!?;:,\u3002\u0964|(\u2022*\p{So}\u2013\u2014-]|\d[.)])\s*"
+_STARTS = regex.compile(rf"{_START}$")
+_LEADS = regex.compile(rf"{_START}(?:{words.LEADING})\s*$", regex.IGNORECASE)
 _AROUND = "`[] \t"
 _TOLD = regex.compile(
     rf"{EDGE}(?:{words.TOLD}|{words.HEDGES}|{words.DENIED}){END}", regex.IGNORECASE
@@ -85,10 +88,16 @@ def own_words(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1:
         text = _QUOTED_LINE.sub(TAKEN_OUT, text)
-    text = _MARKDOWN.sub("", _FENCE.sub("", text)).strip()
+    text = _MARKDOWN.sub("", _FENCED.sub(_unfenced, text)).strip()
     if whole := _QUOTED.fullmatch(text):
         return whole[0][1:-1]
     return _QUOTED.sub(_without_quotation, text)
+
+
+def _unfenced(found: regex.Match[str]) -> str:
+    """What stands in a fence, where it is all, or the last word behind an announcement."""
+    before, after = found.string[: found.start()].strip(), found.string[found.end() :].strip()
+    return found[1] if not after and (not before or before.endswith(":")) else TAKEN_OUT
 
 
 def _without_quotation(found: regex.Match[str]) -> str:
@@ -120,6 +129,16 @@ def is_told(text: str, start: int) -> bool:
         if clause.strip(DECORATION) and not _ANNOUNCED.search(clause):
             return True
     return _TOLD.search(clause) is not None
+
+
+def begins(text: str, start: int) -> bool:
+    """Whether what stands there begins a line or a sentence."""
+    return _STARTS.search(text[max(0, start - LOOK_BACK) : start]) is not None
+
+
+def is_led_to(text: str, start: int) -> bool:
+    """Whether nothing stands before it in its sentence but "I think that" or its like."""
+    return _LEADS.search(text[max(0, start - LOOK_BACK) : start]) is not None
 
 
 def is_refusal(text: str, apologies: bool = False) -> bool:

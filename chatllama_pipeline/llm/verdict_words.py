@@ -40,7 +40,10 @@ AFTER_LABELS = (
     r"pour cette réponse|para esta respuesta|attribuée"
 )
 # What may lead to a label within its sentence.
-LEADING = r"i(?:'d| would)? (?:say|think|believe)(?: that)?|so|thus|therefore|hence|then"
+LEADING = (
+    r"i(?:'d| would)? (?:say|think|believe)(?: that)?|so|thus|therefore|hence|then|overall|"
+    r"daher|also|insgesamt|donc|por (?:lo )?tanto|поэтому|所以|因此|よって"
+)
 LINKS = (
     r"would be|will be|is|ist|wäre|est|sera|es|sería|составляет|为|是|為|は|が|है|هو|هي|"
     r"of|an?|eine?|une?|un|de"
@@ -106,10 +109,12 @@ GIVES = (
     r"(?:it|this|(?:the|this) (?:reply|response|answer|completion|text)|and|but|so|which) "
     r"(?:earns|deserves|gets|merits|receives|scores|is worth)|"
     r"ich (?:gebe|vergebe|bewerte|werte|würde)|(?:gebe|vergebe|bewerte|würde) ich|verdient|"
-    r"je (?:lui |te )?(?:donne|donnerais|mets|mettrais|attribue|attribuerais|accorde)|mérite|"
+    r"(?:die antwort|sie) (?:bekommt|erhält)|"
+    r"je (?:lui |te )?(?:donne|donnerais|mets|mettrais|attribue|attribuerais|accorde)|"
+    r"je (?:note|noterais)|mérite|(?:cette|la) réponse obtient|"
     r"(?:le|la) (?:doy|daría|otorgo|asigno|pongo)|(?:doy|daría|otorgo|asigno|calificaría|califico)|"
     r"merece|obtiene|"
-    r"(?:ставлю|поставлю|поставил|поставила|даю|дал|дала|присваиваю)|заслуживает|"
+    r"(?:ставлю|поставлю|поставил|поставила|даю|дал|дала|присваиваю)|ответ получает|заслуживает|"
     r"(?:我|因此|所以)?(?:会|想|只)?(?:给|給)(?:这个|該|该|此)?(?:回答|回复|答案|它|其)?(?:打|评)?|"
     r"(?:我|会)打|(?:该|这个|此)(?:回答|回复)得|"
     r"मैं|أعطي\w*|أمنح\w*|يستحق"
@@ -157,22 +162,26 @@ REFUSALS = (
     rf"\bi(?:'m| am|'d| would)? ?(?:[\p{{L}}']+ ){{0,2}}(?:cannot|can't|can not|won't|will not|"
     rf"unable|not able|not going|decline|refuse|rather not|not comfortable)\b(?! help but)"
     rf"[^.\n]{{0,40}}?\b(?:{_JUDGING})|"
+    rf"\bi (?:do not|don't) (?:feel comfortable|{_JUDGING})|\bi(?:'d)? prefer not to|"
     rf"(?:not|n't) allow me to (?:{_JUDGING})|"
     rf"(?:^|[.\n,] ?)(?:but )?(?:unable to|cannot|can't|won't) (?:{_JUDGING})",
     r"(?:(?:kann|darf|werde|möchte) (?:das )?ich|ich (?:kann|darf|werde|möchte))\b[^.\n]{0,60}"
     r"\bnicht \w*(?:bewert|beurteil|beantwort|helfen|vergleich|benot|einschätz)|nicht in der Lage|"
+    r"ich (?:leider )?keine (?:bewertung|note|punkte) (?:abgeben|geben|vergeben)|"
     r"(?:kann|darf) ich\b[^.\n]{0,40}\bnicht|außerstande",
     r"\bje (?:ne )?(?:peux|suis|saurais|veux|vais)\b[^.\n]{0,30}"
-    r"(?:évaluer|noter|aider|juger|comparer|répondre|donner|attribuer|en mesure de)|je refuse",
+    r"(?:évaluer|noter|aider|juger|comparer|répondre|donner|attribuer|en mesure de)|je refuse|"
+    r"je préfère ne pas",
     r"\bno (?:puedo|podemos|podría|me es posible)\b[^.\n]{0,30}"
-    r"(?:evaluar|ayudar|puntuar|calificar|juzgar|comparar|responder|dar|asignar)|me niego",
+    r"(?:evaluar|ayudar|puntuar|calificar|juzgar|comparar|responder|dar|asignar)|me niego|"
+    r"prefiero no",
     r"\bне (?:могу|буду|в состоянии|вправе)\b[^.\n]{0,30}(?:оцен|помоч|сравн|судить|отве|став)|"
     r"отказываюсь",
-    r"我(?:们)?(?:无法|不能|不会|拒绝|没办法|無法)[^。\n]{0,12}"
+    r"我(?:们)?(?:无法|不能|不会|不便|拒绝|没办法|無法)[^。\n]{0,12}"
     r"(?:评|打分|给分|给出|帮|协助|比较|回答|判断|满足|評|比較)",
     r"(?:評価|採点|お手伝い|比較|回答|お答え|判断|対応)(?:を|は|する(?:こと)?(?:は|が)?)?"
-    r"(?:いた|致)?し?(?:でき(?:ません|かね)|かね(?:ます|る))",
-    r"(?:मैं|हम)[^।\n]{0,60}(?:नहीं (?:कर|दे) सकत|असमर्थ)",
+    r"(?:いた|致)?し?(?:でき(?:ません|かね)|かね(?:ます|る)|控え)",
+    r"(?:मैं|हम)[^।\n]{0,60}(?:(?:नहीं (?:कर|दे)|आंक नहीं) सकत|असमर्थ)",
     r"(?:لا|لن) (?:أستطيع|يمكنني|أقدر|أتمكن)|أرفض",
 )
 # A text that begins so and states nothing is a refusal, too.
@@ -183,7 +192,7 @@ APOLOGIES = (
 )
 # Comparisons.
 REPLIES = (
-    r"reply|response|answer|assistant|option|completion|antwort|réponse|respuesta|ответ|"
+    r"reply|response|answer|assistant|model|option|completion|antwort|réponse|respuesta|ответ|"
     r"回答|回复|答案|答复|उत्तर|जवाब|الرد|الإجابة"
 )
 BETTER = (
