@@ -101,7 +101,7 @@ def _try(model: Any, key: str, choices: str, seed: int) -> None:
     if culprits:
         raise SettingsError(
             f"{key}: an adapter of {', '.join(sorted(set(culprits)))} can't be merged into "
-            f"{type(model).__name__}, which uses these weights elsewhere too; layers to name "
+            f"{type(model).__name__}, which uses these weights in other ways too; layers to name "
             f"instead: {choices}"
         )
     if not _comes_back(model):
@@ -112,9 +112,16 @@ def _try(model: Any, key: str, choices: str, seed: int) -> None:
 
 
 def _comes_back(model: Any) -> bool:
-    """Whether the adapter's config, as stored, makes the same weights in a fresh model."""
+    """Whether the adapter's config, as stored, makes the same weights in a fresh model.
+
+    Of a model of its own code, which may not be made without weights, that is taken on trust.
+    """
+    from chatllama_pipeline.models.merging import without_weights
+
+    bare = without_weights(type(model), copy.deepcopy(model.config))
+    if bare is None:
+        return True
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        bare = type(model)(copy.deepcopy(model.config))
         _inject(bare, _config(_stored(model)))
     shapes = [
         {name: p.shape for name, p in each.named_parameters() if ".lora_" in name}

@@ -267,6 +267,25 @@ def test_a_trial_leaves_the_adapter_and_its_weights_as_they_were(tmp_path: Path)
     assert trained == {name for name in before if ".lora_" in name}
 
 
+class AsksForNumbers(LlamaForCausalLM):
+    """Of somebody's own code: it can't be made without weights."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.first = self.lm_head.weight[0, 0].item()
+
+
+def test_a_model_that_cannot_be_made_without_weights_is_adapted_all_the_same() -> None:
+    for tied in (False, True):
+        model = AsksForNumbers(LlamaConfig(**HEADS, tie_word_embeddings=tied)).eval()
+        add_adapter(model, LoraSettings(), "actor_config", "", seed=0)
+        assert {layer.leaf for layer in adapted_layers(model)} == {"q_proj", "v_proj"}
+        merge_adapter(model)
+    lora = LoraSettings(target_modules=["lm_head"])
+    with pytest.raises(SettingsError, match="an adapter of lm_head can't be merged"):
+        add_adapter(model, lora, "actor_config", "", seed=0)
+
+
 def test_a_critic_takes_of_the_actors_adapter_what_lies_in_its_backbone(tmp_path: Path) -> None:
     base = stored(llama, tmp_path / "base")
     for targets, kept in ((["q_proj", "lm_head"], {"q_proj"}), (["lm_head"], set())):
