@@ -90,8 +90,8 @@ def _keys(section: str, names: str) -> tuple[str, ...]:
 
 
 _SCRATCH = (
-    "model gguf_file tokenizer_path trust_remote_code scratch_family scratch_hidden_size "
-    "scratch_layers scratch_heads scratch_vocabulary"
+    "model gguf_file tokenizer_path trust_remote_code template_options scratch_family "
+    "scratch_hidden_size scratch_layers scratch_heads scratch_vocabulary"
 )
 _ADAPTER = (
     "peft_enable lora.r lora.lora_alpha lora.lora_dropout lora.target_modules lora.use_rslora"
@@ -175,7 +175,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     ),
     "actor_ppo": (
         "seed",
-        *_keys("actor_config", "max_sequence_length max_tokens " + _ADAPTER),
+        *_keys("actor_config", "max_sequence_length max_tokens thoughts " + _ADAPTER),
         *_keys("critic_config", _ADAPTER),
         *_keys(
             "trainer_config",
@@ -190,8 +190,7 @@ MADE_FROM: dict[str, tuple[str, ...]] = {
     "evaluation": (
         "seed",
         *_EVALUATION_JUDGE,
-        "actor_config.max_tokens",
-        "actor_config.max_sequence_length",
+        *_keys("actor_config", "max_tokens max_sequence_length thoughts"),
         *_keys("evaluation", "prompts temperature known_answers bootstrap_samples table_rows"),
         *_keys("release", "stage min_win_rate max_kl max_length_ratio"),
         *_keys("checks", "min_reward_accuracy max_kl max_length_ratio max_known_answers_lost"),

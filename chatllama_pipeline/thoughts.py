@@ -92,7 +92,7 @@ def split_thought(text: str) -> Spoken:
     """
     if (channels := _channels(text)) is not None:
         return channels
-    parts, open_at = _parts(text)
+    parts, open_at, _ = _parts(text)
     if open_at is not None:
         return Spoken("", _joined([part for part, _ in parts] + [text[open_at:]]), finished=False)
     if not any(is_thought for _, is_thought in parts):
@@ -102,6 +102,33 @@ def split_thought(text: str) -> Spoken:
         reply = (wrapped["tagged"] or wrapped["marked"] or "").strip()
     thoughts = [part for part, is_thought in parts if is_thought]
     return Spoken(reply, _joined(thoughts), finished=True)
+
+
+def thought_marks(text: str) -> list[tuple[int, int]]:
+    """Where the marks stand, as (start, end), between which `split_thought` finds thoughts."""
+    return _parts(text).marks
+
+
+def may_hold_thoughts(text: str) -> bool:
+    """Whether `text` spells any mark of a thought."""
+    return _MARK.search(text) is not None
+
+
+def opened_thought(prompt: str) -> str:
+    """The opening mark that `prompt` ends in, and the white space behind it; "" if in none."""
+    marks = _marks(prompt)
+    if not marks or not marks[-1]["opener"] or prompt[marks[-1].end() :].strip():
+        return ""
+    return prompt[marks[-1].start() :]
+
+
+def end_of_thought(opened: str) -> str:
+    """What ends, without a word in it, the thought that `opened` begins; see `opened_thought`."""
+    mark = opened.rstrip()
+    known = {"<|begin_of_thought|>": "<|end_of_thought|>", "<|channel>thought": "<channel|>"}
+    known["<|START_THINKING|>"] = "<|END_THINKING|>"
+    closer = known.get(mark, f"{mark[0]}/{mark[1:]}")
+    return f"\n{closer}\n\n" if opened.endswith("\n") else closer
 
 
 def without_turn_marks(text: str) -> str:
@@ -157,16 +184,25 @@ def _channels(text: str) -> Spoken | None:
     )
 
 
-def _parts(text: str) -> tuple[list[tuple[str, bool]], int | None]:
-    """A text's parts with whether each is a thought, and where the thought begins, if one does,
-    that never ends."""
+class _Parts(NamedTuple):
+    """A text's parts with whether each is a thought, where the thought begins, if one does, that
+    never ends, and the places of the marks around thoughts."""
+
+    parts: list[tuple[str, bool]]
+    open_at: int | None
+    marks: list[tuple[int, int]]
+
+
+def _parts(text: str) -> _Parts:
     parts: list[tuple[str, bool]] = []
+    marks: list[tuple[int, int]] = []
     opener: re.Match[str] | None = None
     spoken_of, done = 0, 0
     for mark in _marks(text):
         if mark["opener"]:
             if opener is None and _begins_a_line(text, done, mark.start()):
                 parts.append((text[done : mark.start()], False))
+                marks.append(mark.span())
                 opener = mark
             elif opener is None:
                 spoken_of += 1
@@ -180,12 +216,14 @@ def _parts(text: str) -> tuple[list[tuple[str, bool]], int | None]:
         else:  # the prompt began it, or it lay around other thoughts
             parts = [(part, True) for part, _ in parts if part]
             parts.append((text[done : mark.start()], True))
+        marks.append(mark.span())
         done = mark.end()
     if opener is None:
-        return [*parts, (text[done:], False)], None
-    replied = any(part.strip() for part, is_thought in parts if not is_thought)
-    # Who has replied already speaks of the mark.
-    return ([*parts, (text[opener.start() :], False)], None) if replied else (parts, opener.end())
+        return _Parts([*parts, (text[done:], False)], None, marks)
+    if any(part.strip() for part, is_thought in parts if not is_thought):
+        # Who has replied already speaks of the mark.
+        return _Parts([*parts, (text[opener.start() :], False)], None, marks[:-1])
+    return _Parts(parts, opener.end(), marks)
 
 
 def _begins_a_line(text: str, start: int, place: int) -> bool:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from chatllama_pipeline.data.hashes import text_hash
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.manifests import hash_file
+from chatllama_pipeline.models.plain_text import PlainText, unlimited
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class TokenCounter:
     def __init__(self, settings: AssistantSettings) -> None:
         self.tokenized = 0
         self._place = tokenizer_place(settings)
-        self._tokenizer: Any = None
+        self._plain: PlainText | None = None
         self._counts: dict[int, int] = {}
 
     def counts(self, texts: Iterable[str]) -> dict[str, int]:
@@ -103,19 +104,18 @@ class TokenCounter:
         if self._place[0] == SCRATCH:
             self._counts |= {keys[text]: len(text.encode()) for text in new}
         elif new:
-            self._tokenizer = self._tokenizer or load_tokenizer(*self._place)
-            encoded = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
+            self._plain = self._plain or PlainText(load_tokenizer(*self._place))
             self.tokenized += len(new)
-            for text, encoding in zip(new, encoded, strict=True):
-                self._counts[keys[text]] = len(encoding)
+            for text, count in zip(new, self._plain.counts(new), strict=True):
+                self._counts[keys[text]] = count
         return {text: self._counts[key] for text, key in keys.items()}
 
 
 def load_tokenizer(place: str, gguf_file: str = "") -> Any:
     """The tokenizer of a local folder, GGUF file or hub id, of the `tokenizers` library.
 
-    transformers, which takes seconds to import, is asked only where it must convert one. Raises
-    DataError where there is none, with what to set.
+    It neither truncates nor pads. transformers, which takes seconds to import, is asked only where
+    it must convert one. Raises DataError where there is none, with what to set.
     """
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
@@ -127,7 +127,7 @@ def load_tokenizer(place: str, gguf_file: str = "") -> Any:
         if found.gguf is not None:
             return _converted(found)
         if (folder / _TOKENIZER_FILE).is_file():
-            return Tokenizer.from_file(str(folder / _TOKENIZER_FILE))
+            return unlimited(Tokenizer.from_file(str(folder / _TOKENIZER_FILE)))
         pair = [folder / name for name in _GPT2_FILES]
         if all(file.is_file() for file in pair):
             return ByteLevelBPETokenizer(*map(str, pair))._tokenizer
@@ -146,7 +146,7 @@ def _converted(found: Found) -> Any:
     made = AutoTokenizer.from_pretrained(
         str(found.folder), local_files_only=True, **found.arguments
     )
-    return made.backend_tokenizer
+    return unlimited(made.backend_tokenizer)
 
 
 def _no_tokenizer(place: str, why: str) -> DataError:

@@ -22,11 +22,18 @@ from chatllama_pipeline.errors import ChatllamaError, SettingsError
 from chatllama_pipeline.llm.local import ERROR_FILE, SPEC_FILE
 from chatllama_pipeline.llm.openai_calls import completion_prompt
 from chatllama_pipeline.llm.requests import LlmRequest
-from chatllama_pipeline.models.chat import ensure_chat_template, prompt_ids, stop_ids
+from chatllama_pipeline.models.chat import (
+    ensure_chat_template,
+    prompt_ids,
+    stop_ids,
+    text_ids,
+)
 from chatllama_pipeline.models.generation import end_ids, generate_plainly
 from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.loading import without_limits
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.models.rendering import reply_form
 from chatllama_pipeline.records import Message
 
 _LOOK_SECONDS = 0.05
@@ -81,7 +88,7 @@ class LocalModel:
                 raise ValueError(f"{config.model_type} is an encoder, which writes no text")
             self._seq2seq = kind_of(config) is Kind.ENCODER_DECODER
             kind = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            self._tokenizer: Any = without_limits(AutoTokenizer.from_pretrained(name))
             # Half precision is slow on CPUs, and some operations lack it there.
             dtype = torch.float32 if device == "cpu" else "auto"
             self._model: Any = kind.from_pretrained(name, dtype=dtype).to(device).eval()
@@ -96,6 +103,8 @@ class LocalModel:
         stops = stop_ids(self._tokenizer) if self._chats else []
         generate_plainly(self._model, self._tokenizer, stops)
         self._stops = end_ids([], self._model)
+        # A thought that the prompt begins is part of what the model says.
+        self._begun = reply_form(self._tokenizer).opened if self._chats else ""
 
     def answer(self, asked: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """An answer per request, as JSON data, in the order in which they are ready."""
@@ -125,7 +134,7 @@ class LocalModel:
         request = LlmRequest(messages=messages, **one)
         if self._chats:
             return _Prompt(key, request, prompt_ids(self._tokenizer, list(messages), _NO_LIMIT))
-        return _Prompt(key, request, self._tokenizer.encode(completion_prompt(request)))
+        return _Prompt(key, request, text_ids(self._tokenizer, completion_prompt(request)))
 
     def _batch(self, prompts: list[_Prompt]) -> Iterator[dict[str, Any]]:
         try:
@@ -173,9 +182,10 @@ class LocalModel:
 
     def _reply(self, prompt: _Prompt, ids: list[int]) -> dict[str, Any]:
         end = next((place for place, token in enumerate(ids) if token in self._stops), None)
+        text = self._tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
         return {
             "key": prompt.key,
-            "text": self._tokenizer.decode(ids[:end], skip_special_tokens=True).strip(),
+            "text": self._begun + text,
             "finish_reason": "length" if end is None else "stop",
             "prompt_tokens": len(prompt.ids),
             "completion_tokens": len(ids) if end is None else end + 1,

@@ -22,16 +22,17 @@ from transformers import (
 
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.adapters import save_whole
-from chatllama_pipeline.models.chat import ensure_chat_template, stop_ids
+from chatllama_pipeline.models.chat import CHAT_TEMPLATE, ensure_chat_template, stop_ids
 from chatllama_pipeline.models.generation import generate_plainly
 from chatllama_pipeline.models.gguf import as_plain_model, gguf_arguments, gguf_config, read_gguf
 from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.kinds import Kind, kind_of
-from chatllama_pipeline.models.loading import CODE_TRUSTED, loading
+from chatllama_pipeline.models.loading import CODE_TRUSTED, loading, without_limits
 from chatllama_pipeline.models.manner import ORDINARY, set_manner
 from chatllama_pipeline.models.preflight import require_room
 from chatllama_pipeline.models.probe.base import probe_actor, probe_reward
 from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.models.rendering import check_options, set_options
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.sources import (
     Found,
@@ -73,6 +74,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     source = None
     if section.model == SCRATCH:
         size = scratch_size(section, key)
+        check_options(CHAT_TEMPLATE, section.template_options, key)
         texts = _training_texts(Path(spec.inputs["actor_training_data"]))
         parameters = make_scratch_model(texts, size, seed, output)
         metrics: dict[str, Any] = {"parameters": parameters, "revision": SCRATCH}
@@ -130,8 +132,8 @@ def _copy_model(
     config = gguf_config(gguf) if gguf else load(AutoConfig, found.folder, f"{key}.model")
     set_switches(config)
     _refuse_quantized(config, f"{key}.model", section.model)
-    tokenizer = load(
-        AutoTokenizer, tokenizers.folder, f"{key}.tokenizer_path", **tokenizers.arguments
+    tokenizer = without_limits(
+        load(AutoTokenizer, tokenizers.folder, f"{key}.tokenizer_path", **tokenizers.arguments)
     )
     torch.manual_seed(seed)  # an encoder's checkpoint may lack its pooling layer
     kind = _class_of(config, found.folder, section, key)
@@ -154,6 +156,7 @@ def _copy_model(
     told = f"the tokenizer of {section.tokenizer_path or section.model}"
     tokenizer, plain = without_unembedded(tokenizer, rows, named, told)
     ensure_chat_template(tokenizer, model.config)
+    set_options(tokenizer, section.template_options, key)
     if isinstance(section, ActorSettings):
         require_room(model.config, tokenizer, section)
     # A config from elsewhere may claim anything: only the setting and the probe count.

@@ -1,17 +1,29 @@
-"""Conversations to token ids: the only place where a chat template meets a tokenizer."""
+"""Conversations to token ids: the only place where a chat template meets a tokenizer.
+
+The template alone writes control tokens: what people wrote is text, see `plain_text`.
+"""
 
 from __future__ import annotations
 
 import functools
-import re
+from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
-
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.kinds import Kind, kind_of
+from chatllama_pipeline.models.plain_text import PlainText, plain_text_of
+from chatllama_pipeline.models.rendering import (
+    ANSWER,
+    QUESTION,
+    TEMPLATE_DAY,
+    ReplyForm,
+    rendered,
+    reply_form,
+    turn_text,
+)
 from chatllama_pipeline.records import Message, Prompt
+from chatllama_pipeline.thoughts import thought_marks
 
 # Every turn ends in the tokenizer's own end token, so that a reply's end needs no new vocabulary.
 # Where the tokenizer knows the role marks as special tokens (ours does) each is one id.
@@ -36,10 +48,6 @@ ENCODER_DECODER_TEMPLATE = (
 )
 # What models name their end token; looked up where neither tokenizer nor config says which it is.
 END_TOKENS = ("</s>", "<|endoftext|>", "<eos>", "<|end|>", "[SEP]")
-# The day that templates naming one (Llama 3.2's) are told in training and evaluation: a training
-# that goes on tomorrow reads the same ids. It is the one that Llama 3.2's template falls back to.
-TEMPLATE_DAY = date(2024, 7, 26)
-NAMED_DAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 class Example(NamedTuple):
@@ -107,15 +115,34 @@ def shortened_prompt(
 
 
 def conversation(tokenizer: Any, prompt: Prompt, completion: str, max_length: int) -> Example:
-    """`prompt`, `completion` and the end token.
+    """`prompt`, `completion` as the template writes a reply, and the end token.
 
     The prompt loses old turns (see `prompt_ids`) until all fits in `max_length`. The completion is
     never cut: what can't fit comes back longer than `max_length`, and the caller drops it.
     """
-    reply = tokenizer.encode(completion, add_special_tokens=False)
+    reply = _reply_ids(tokenizer, prompt, completion)
     reply.append(stop_ids(tokenizer)[0])
     ids, cut_turns = shortened_prompt(tokenizer, prompt, max_length - len(reply))
     return Example(ids + reply, len(ids), cut_turns)
+
+
+def whole_conversation(tokenizer: Any, prompt: Prompt, reply: str, max_length: int) -> Example:
+    """`prompt` and `reply` as the chat template renders them, to the last character.
+
+    So do models read that somebody trained to score: of a reply they may score what the template
+    writes behind its end token. Old turns are cut as in `conversation`, the reply never.
+    """
+    ids: list[int] = []
+    shortened = prompt
+    for shortened in _shortened(prompt):
+        turns = [*shortened, Message("assistant", reply)]
+        ids = _template_ids(tokenizer, turns, TEMPLATE_DAY, whole=True)
+        if len(ids) <= max_length:
+            break
+    before = _template_ids(tokenizer, shortened, TEMPLATE_DAY)
+    pairs = zip(ids, before, strict=False)
+    start = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ids), len(before)))
+    return Example(ids, start, len(prompt) - len(shortened))
 
 
 def question_and_answer(tokenizer: Any, prompt: Prompt, answer: str, max_length: int) -> Example:
@@ -127,13 +154,30 @@ def question_and_answer(tokenizer: Any, prompt: Prompt, answer: str, max_length:
     ids: list[int] = []
     start, shortened = 0, prompt
     for shortened in _shortened(prompt):
-        pair = tokenizer(_as_text(shortened), answer)
-        ids = pair["input_ids"]
-        second = [column for column, text in enumerate(pair.sequence_ids()) if text == 1]
+        ids, texts = _pair(tokenizer, _as_text(shortened), answer)
+        second = [column for column, text in enumerate(texts) if text == 1]
         start = second[0] if second else len(ids) - 1
         if len(ids) <= max_length:
             break
     return Example(ids, start, len(prompt) - len(shortened))
+
+
+def _pair(tokenizer: Any, first: str, second: str) -> tuple[list[int], Sequence[int | None]]:
+    """The ids of a pair of texts, and which of them each belongs to."""
+    plain = plain_text_of(tokenizer)
+    if plain and (plain.spells_marks(first) or plain.spells_marks(second)):
+        return plain.encode_alone(first, second)
+    pair = tokenizer(first, second)
+    return pair["input_ids"], pair.sequence_ids()
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text without a template, and of what the tokenizer puts around any text."""
+    plain = plain_text_of(tokenizer)
+    if plain and plain.spells_marks(text):
+        return plain.encode_alone(text).ids
+    ids: list[int] = tokenizer.encode(text)
+    return ids
 
 
 def _as_text(prompt: Prompt) -> str:
@@ -171,7 +215,7 @@ def _end_token(tokenizer: Any, config: Any) -> str:
 
 def _encode(tokenizer: Any, prompt: Prompt, day: date) -> list[int]:
     # The template writes BOS itself where the model wants one: the tokenizer must not add another.
-    ids: list[int] = tokenizer.encode(rendered(tokenizer, prompt, day), add_special_tokens=False)
+    ids = _template_ids(tokenizer, prompt, day)
     bos = tokenizer.bos_token_id
     if bos is None:
         return ids
@@ -182,31 +226,81 @@ def _encode(tokenizer: Any, prompt: Prompt, day: date) -> list[int]:
     return ids
 
 
+def _template_ids(tokenizer: Any, turns: Prompt, day: date, *, whole: bool = False) -> list[int]:
+    """The ids of `rendered`, in which what the turns say is text."""
+    ids: list[int]
+    plain = plain_text_of(tokenizer)
+    if plain and (guard := _guard(plain, turns)):
+        text = rendered(tokenizer, _guarded(plain, turns, guard), day, whole=whole)
+        ids = plain.encode(text, guard)
+    else:
+        text = rendered(tokenizer, turns, day, whole=whole)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def _guard(plain: PlainText, turns: Iterable[Message]) -> str:
+    """What to guard the turns' marks with; "" where they have none."""
+    texts = [turn.content for turn in turns]
+    return plain.unused(texts) if any(map(plain.spells_marks, texts)) else ""
+
+
+def _guarded(plain: PlainText, turns: Prompt, guard: str) -> Prompt:
+    """The turns, whose marks the template passes on as text.
+
+    A thought that opens an assistant's turn is what the template, too, knows by its marks.
+    """
+    return [
+        Message(
+            turn.role,
+            plain.guarded(
+                turn.content,
+                guard,
+                thought_marks(turn.content) if turn.role == "assistant" else (),
+            ),
+        )
+        for turn in turns
+    ]
+
+
+def _reply_ids(tokenizer: Any, prompt: Prompt, reply: str) -> list[int]:
+    """The ids of a reply in its form, up to its end token."""
+    form = trained_form(tokenizer)
+    plain = plain_text_of(tokenizer)
+    turns = [*prompt, Message("assistant", reply)]
+    ids: list[int]
+    if plain and plain.spells_marks(reply):
+        guard = plain.unused([turn.content for turn in turns])
+        *before, last = _guarded(plain, turns, guard)
+        ids = plain.encode(turn_text(tokenizer, before, last.content, form), guard)
+    else:
+        ids = tokenizer.encode(turn_text(tokenizer, prompt, reply, form), add_special_tokens=False)
+    return ids
+
+
+def trained_form(tokenizer: Any) -> ReplyForm:
+    """The form in which replies are trained: the template's own, but for a lead of white space
+    alone that is no tokens of its own (SentencePiece writes it before any text)."""
+    return _trained_form(tokenizer, tokenizer.chat_template)
+
+
+@functools.lru_cache(maxsize=16)
+def _trained_form(tokenizer: Any, template: str) -> ReplyForm:
+    form = reply_form(tokenizer)
+    if form.lead.strip() or not form.lead:
+        return form
+    asked = [Message("user", QUESTION)]
+    turns = [*asked, Message("assistant", ANSWER)]
+    start = len(_template_ids(tokenizer, asked, TEMPLATE_DAY))
+    whole = _template_ids(tokenizer, turns, TEMPLATE_DAY, whole=True)
+    bare = tokenizer.encode(ANSWER, add_special_tokens=False)
+    return form._replace(lead="") if whole[start : start + len(bare)] == bare else form
+
+
 def adds_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer begins a plain text with BOS by itself, as its model was trained."""
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer.encode("a")[:1] == [bos]
-
-
-def rendered(tokenizer: Any, prompt: Prompt, day: date = TEMPLATE_DAY) -> str:
-    """`prompt` as the text that the chat template makes of it, with the generation prompt."""
-    messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
-    try:
-        text: str = tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=True,
-            chat_template=NAMED_DAY.sub(
-                lambda call: repr(day.strftime(call[2])), tokenizer.chat_template
-            ),
-        )
-    except TemplateError:
-        # Some models know no system turn (Gemma, Mistral): it then opens the user's first.
-        if len(prompt) < 2 or prompt[0].role != "system":
-            raise
-        opening = Message("user", f"{prompt[0].content}\n\n{prompt[1].content}")
-        return rendered(tokenizer, [opening, *prompt[2:]], day)
-    return text
 
 
 def _shortened(prompt: Prompt) -> list[Prompt]:
@@ -220,12 +314,8 @@ def _shortened(prompt: Prompt) -> list[Prompt]:
 @functools.lru_cache(maxsize=16)
 def _turn_end(tokenizer: Any, template: str) -> int:
     """The special token that the template puts right after an assistant's turn, else eos."""
-    mark = "reply"
-    messages = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": mark}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
-    tail = text[text.rindex(mark) + len(mark) :]
     # Llama 3's end of a turn is special, and yet has none of the names (eos, pad, ...).
     added = tokenizer.added_tokens_decoder.items()
     special = set(tokenizer.all_special_ids) | {number for number, t in added if t.special}
-    ids = tokenizer.encode(tail, add_special_tokens=False)
+    ids = tokenizer.encode(reply_form(tokenizer).tail, add_special_tokens=False)
     return int(next((i for i in ids if i in special), tokenizer.eos_token_id))

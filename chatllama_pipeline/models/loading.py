@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 from chatllama_pipeline.models.layout import base_folder
 from chatllama_pipeline.models.machine import own_bytes
 from chatllama_pipeline.models.passes import Shape
+from chatllama_pipeline.models.plain_text import unlimited
 from chatllama_pipeline.models.sizes import size_of
 from chatllama_pipeline.models.switches import set_switches
 from chatllama_pipeline.progress import MEGABYTE, watching
@@ -52,5 +53,12 @@ def shape_of(model: Any) -> Shape:
 
 
 def load_tokenizer(folder: Path | str) -> Any:
-    """The tokenizer in `folder`."""
-    return AutoTokenizer.from_pretrained(str(folder), **code_arguments(folder))
+    """The tokenizer in `folder`, which neither truncates nor pads by itself."""
+    return without_limits(AutoTokenizer.from_pretrained(str(folder), **code_arguments(folder)))
+
+
+def without_limits(tokenizer: Any) -> Any:
+    """`tokenizer` without the truncation and padding that its files bring."""
+    if (core := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        unlimited(core)
+    return tokenizer

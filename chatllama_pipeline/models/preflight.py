@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import TemplateError
@@ -14,16 +14,35 @@ from chatllama_pipeline.models.chat import (
     ENCODER_DECODER_TEMPLATE,
     Example,
     conversation,
-    rendered,
     stop_ids,
+    trained_form,
 )
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.manner import ORDINARY, Manner, manner_of
 from chatllama_pipeline.models.positions import limit_of, longest_row
-from chatllama_pipeline.records import user_prompt
+from chatllama_pipeline.models.rendering import (
+    ANSWER,
+    QUESTION,
+    RULE,
+    known_options,
+    rendered,
+    reply_form,
+)
+from chatllama_pipeline.records import Message, Prompt, user_prompt
 from chatllama_pipeline.settings import ActorSettings
 
-PROBE, ANSWER = "what is asked", "what is said"
+_TALK = [Message("user", "what was asked"), Message("assistant", "what was said")]
+# What a template must carry whole; a system turn that it doesn't know opens the user's.
+PROBES: dict[str, Prompt] = {
+    "a single question": user_prompt(QUESTION),
+    "several turns": [*_TALK, Message("user", QUESTION)],
+    "a question behind a system turn": [Message("system", RULE), Message("user", QUESTION)],
+    "several turns behind a system turn": [
+        Message("system", RULE),
+        *_TALK,
+        Message("user", QUESTION),
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -37,11 +56,14 @@ class Preflight:
     context: int
     context_of: str
     manner: Manner = ORDINARY
+    lead: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        begins = f"begins with {self.lead!r} and " if self.lead.strip() else ""
         return (
-            f"{self.template}; {self.bos}; a reply ends in {self.end}; padded with {self.pad}; "
-            f"at most {self.context} tokens a row ({self.context_of})"
+            f"{self.template}; {self.bos}; a reply {begins}ends in {self.end}; "
+            f"padded with {self.pad}; at most {self.context} tokens a row ({self.context_of})"
             f"{'' if self.manner.ordinary else f'; {self.manner}'}"
         )
 
@@ -80,6 +102,8 @@ def preflight(tokenizer: Any, config: Any, section: str, max_length: int) -> Pre
         context,
         context_of,
         manner_of(config),
+        trained_form(tokenizer).lead,
+        _other_forms(tokenizer, config, section),
     )
 
 
@@ -137,17 +161,48 @@ def _pad(tokenizer: Any) -> str:
 
 
 def _probe(tokenizer: Any, section: str) -> Example:
-    """A conversation of one turn; what the user says must stand in it."""
-    try:
-        text = rendered(tokenizer, user_prompt(PROBE))
-    except TemplateError as error:
-        raise SettingsError(
-            f"{section}.model: its chat template refuses a single question ({error}): mend "
-            "chat_template in its tokenizer_config.json, or remove it to have ours"
-        ) from error
-    if PROBE not in text:
-        raise SettingsError(
-            f"{section}.model: its chat template leaves out what the user says: mend "
-            "chat_template in its tokenizer_config.json, or remove it to have ours"
-        )
-    return conversation(tokenizer, user_prompt(PROBE), ANSWER, max_length=10**6)
+    """A conversation of one turn; whatever is said must stand in what the template makes of it."""
+    cure = "mend chat_template in its tokenizer_config.json, or remove it to have ours"
+    for probe, turns in PROBES.items():
+        try:
+            text = rendered(tokenizer, turns)
+        except TemplateError as error:
+            raise SettingsError(
+                f"{section}.model: its chat template refuses {probe} ({error}): {cure}"
+            ) from error
+        place = 0
+        for turn in turns:
+            place = text.find(turn.content, place)
+            if place < 0:
+                raise SettingsError(
+                    f"{section}.model: its chat template leaves out what the {turn.role} says "
+                    f"({turn.content!r}, of {probe}): {cure}"
+                )
+    return conversation(tokenizer, user_prompt(QUESTION), ANSWER, max_length=10**6)
+
+
+def _other_forms(tokenizer: Any, config: Any, section: str) -> list[str]:
+    """A warning where a conversation is trained in another form than the template's, or where a
+    thought begins each reply; it shows both forms."""
+    form = reply_form(tokenizer)
+    own = [*user_prompt(QUESTION), Message("assistant", ANSWER)]
+    if kind_of(config) is Kind.ENCODER_DECODER or (form.follows and not form.opened):
+        return []
+    # Templates that name no generation prompt write the same without it.
+    before = rendered(tokenizer, user_prompt(QUESTION))
+    trained = f"{before}{trained_form(tokenizer).lead}{ANSWER}"
+    written = rendered(tokenizer, own, whole=True)
+    shown = [_behind_the_question(text) for text in (trained, written)]
+    thought = f"opens a thought ({form.opened!r}) before every reply" if form.opened else ""
+    told = thought or "writes a reply otherwise than behind its generation prompt"
+    options = ", ".join(known_options(tokenizer.chat_template))
+    cure = f"; {section}.template_options may choose another form: {options}" if options else ""
+    return [
+        f"{section}.model: its chat template {told}: a reply is trained as {shown[0]!r}, and the "
+        f"template writes {shown[1]!r}{cure}"
+    ]
+
+
+def _behind_the_question(text: str) -> str:
+    behind = text.rpartition(QUESTION)[2]
+    return behind[: behind.rfind(ANSWER) + len(ANSWER)]

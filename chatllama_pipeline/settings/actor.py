@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,10 @@ class ActorSettings(BaseModelSettings, SupervisedSection):
     )
     temperature: NonNegative = Field(
         default=0.7, description="of the released assistant when it chats"
+    )
+    thoughts: Literal["drop", "keep"] = Field(
+        default="drop",
+        description="whether judge and reward model read what a reply thinks before it answers",
     )
     packing: bool = Field(
         default=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,10 @@ class BaseModelSettings(Section):
     tokenizer_path: str | None = None
     trust_remote_code: bool = Field(
         default=False, description="run the Python code that comes with this model"
+    )
+    template_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what the model's chat template is told, such as {enable_thinking: false}",
     )
     scratch_family: ScratchFamily = Field(
         default="llama", description="architecture of a model made from nothing"

@@ -88,7 +88,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         },
         checks=[memory, training.finite_loss],
         curves=training.curves,
-        warnings=[*unpacked, *training.warnings, *left_out],
+        warnings=[*before.warnings, *unpacked, *training.warnings, *left_out],
     )
 
 

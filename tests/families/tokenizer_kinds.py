@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertTokenizer,
     CodeGenTokenizer,
@@ -175,6 +175,43 @@ def qwen3() -> Any:
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
     )
     tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+# What Qwen3's does with thoughts: an assistant's last turn has one, be it empty, and older ones
+# lose theirs; with `enable_thinking: false` the generation prompt brings the empty one.
+CHATML_THINKING = """
+{%- for m in messages %}
+    {%- set said = m.content %}
+    {%- set thought = '' %}
+    {%- if m.role == 'assistant' and '</think>' in m.content %}
+        {%- set said = m.content.split('</think>')[-1].lstrip('\\n') %}
+        {%- set thought = m.content.split('</think>')[0].rstrip('\\n') %}
+        {%- set thought = thought.split('<think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>' + m.role + '\\n' }}
+    {%- if m.role == 'assistant' and loop.last %}
+        {{- '<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' }}
+        {%- set said = said.lstrip('\\n') %}
+    {%- endif %}
+    {{- said + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+
+
+def qwen3_thinking() -> Any:
+    """Qwen3 as published: the marks of thoughts are tokens that aren't flagged as special."""
+    tokenizer = qwen3()
+    tokenizer.add_tokens(
+        [AddedToken(mark, special=False, normalized=False) for mark in ("<think>", "</think>")]
+    )
+    tokenizer.chat_template = CHATML_THINKING
     return tokenizer
 
 

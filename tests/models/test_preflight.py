@@ -17,6 +17,8 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, PROMPT_SCHEMA, StageSpec
 from chatllama_pipeline.settings import ActorSettings
 from chatllama_pipeline.training import ppo, sft
+from tests.families import tokenizer_kinds
+from tests.models.test_rendering import OPENS_A_THOUGHT, WITHOUT_SYSTEM
 
 QUIET = Progress("test", lambda line: None)
 
@@ -120,6 +122,55 @@ def test_a_template_that_cannot_carry_a_question_stops_it(
     tokenizer.chat_template = template
     with pytest.raises(SettingsError, match=rf"reward_config.model: its chat template {told}"):
         preflight(tokenizer, config, "reward_config", 64)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        # All turns but the last are dropped.
+        (
+            "{{ '<|user|>' + messages[-1].content + '<|end|>' }}",
+            r"leaves out what the user says \('what was asked', of several turns\)",
+        ),
+        (
+            "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}",
+            r"leaves out what the assistant says \('what was said', of several turns\)",
+        ),
+        (
+            "{% if messages | length > 2 %}{{ raise_exception('one at a time') }}{% endif %}"
+            "{% for m in messages %}{{ m.content }}{% endfor %}",
+            r"refuses several turns \(one at a time\)",
+        ),
+    ],
+)
+def test_a_template_that_loses_one_of_several_turns_stops_it(
+    tokenizer: Any, config: Any, template: str, told: str
+) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(SettingsError, match=rf"actor_config.model: its chat template {told}: mend"):
+        preflight(tokenizer, config, "actor_config", 64)
+
+
+def test_a_template_that_drops_the_system_turn_is_no_hindrance(tokenizer: Any, config: Any) -> None:
+    tokenizer.chat_template = WITHOUT_SYSTEM
+    assert preflight(tokenizer, config, "actor_config", 64).warnings == []
+
+
+def test_a_thought_that_every_prompt_opens_is_told_with_both_forms(
+    tokenizer: Any, config: Any
+) -> None:
+    tokenizer.chat_template = OPENS_A_THOUGHT
+    [warning] = preflight(tokenizer, config, "actor_config", 64).warnings
+    assert r"opens a thought ('<think>\n') before every reply" in warning
+    assert r"assistant\n<think>\n\n</think>\n\nwhat is said'" in warning
+    assert r"assistant\nwhat is said'" in warning
+
+
+def test_a_reply_that_the_template_writes_with_an_empty_thought_is_told() -> None:
+    thinker = tokenizer_kinds.qwen3_thinking()
+    found = preflight(thinker, LlamaConfig(vocab_size=400), "actor_config", 64)
+    assert r"a reply begins with '<think>\n\n</think>\n\n' and ends in" in str(found)
+    assert found.warnings == []
 
 
 def test_a_tokenizer_of_more_ids_than_the_model_embeds_stops_it(tokenizer: Any) -> None:
