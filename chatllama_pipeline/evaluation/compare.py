@@ -253,6 +253,7 @@ def _sample(
             max_new_tokens=settings.actor_config.max_tokens,
             temperature=temperature,
             seed=stage_seed(settings.seed, "evaluation", name),
+            thoughts=settings.actor_config.thoughts,
         )
         for name, actor in actors.items()
     }

@@ -13,13 +13,17 @@ from chatllama_pipeline.models.generation import end_ids
 from chatllama_pipeline.models.heads import pad_right
 from chatllama_pipeline.models.loading import shape_of
 from chatllama_pipeline.models.passes import batches, writing_rows
+from chatllama_pipeline.models.replies import Thoughts, reply_of, written_text
 from chatllama_pipeline.progress import phase
 from chatllama_pipeline.training.rollout import pad_left, response_logprobs, sample_replies
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One sampled reply: its ids, with the stop token where it `finished`, and its text."""
+    """One sampled reply: its ids, with the stop token if it came to one, and its text.
+
+    `finished`: it came to its end, and so did any thought in it.
+    """
 
     ids: list[int]
     text: str
@@ -34,10 +38,15 @@ def answer(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    thoughts: Thoughts = "drop",
 ) -> list[Sampled]:
-    """One sampled reply to each prompt (token ids); the same seed, the same replies."""
+    """One sampled reply to each prompt (token ids); the same seed, the same replies.
+
+    With `thoughts: drop` a reply's text is what follows its thoughts.
+    """
     if not prompts:
         return []
+    stops = end_ids(stop_ids(tokenizer), model)
     rollout = sample_replies(
         model,
         prompts,
@@ -46,15 +55,15 @@ def answer(
         ),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
-        stop_ids=end_ids(stop_ids(tokenizer), model),
+        stop_ids=stops,
         pad_id=tokenizer.pad_token_id,
         generator=torch.Generator(model.device).manual_seed(seed),
     )
-    replies = zip(rollout.reply_ids(), rollout.finished.tolist(), strict=True)
-    return [
-        Sampled(ids, tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True), ended)
-        for ids, ended in replies
-    ]
+    replies = []
+    for ids, ended in zip(rollout.reply_ids(), rollout.finished.tolist(), strict=True):
+        reply = reply_of(tokenizer, written_text(tokenizer, ids, stops), thoughts)
+        replies.append(Sampled(ids, reply.reply, ended and reply.finished))
+    return replies
 
 
 def divergences(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,16 +14,20 @@ import torch
 from transformers import TextStreamer
 
 from chatllama_pipeline.errors import DataError, StoreError
-from chatllama_pipeline.models.chat import prompt_ids
+from chatllama_pipeline.models.chat import prompt_ids, stop_ids
+from chatllama_pipeline.models.generation import end_ids
 from chatllama_pipeline.models.heads import LONGEST_ROW, load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.models.replies import reply_of, written_text
 from chatllama_pipeline.records import Message, Prompt
 from chatllama_pipeline.serving.release import EXAMPLES_FILE
 
 NEW, QUIT = "/new", "/quit"
 YOU, ASSISTANT = "you> ", "assistant> "
+# What the marks of thoughts begin with, and more letters than any has.
+MARK_STARTS, LONGEST_MARK = ("<", "[", "\u25c1"), 30
 
 Say = Callable[[str], None]
 
@@ -41,6 +45,7 @@ class Assistant:
         self.model = load_actor(folder, torch.float32)
         if torch.cuda.is_available():
             self.model = self.model.cuda()
+        self.stops = end_ids(stop_ids(self.tokenizer), self.model)
         length = longest_row(self.model.config, self.tokenizer) or LONGEST_ROW
         self.room: int = length - self.model.generation_config.max_new_tokens
 
@@ -60,23 +65,35 @@ class Assistant:
         output = self.model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            streamer=_Pieces(self.tokenizer, say),
+            streamer=_Pieces(self.tokenizer, self.stops, say),
         )
         # An encoder-decoder's output holds the reply alone, behind its start token.
         start = 1 if self.model.config.is_encoder_decoder else len(ids)
-        text: str = self.tokenizer.decode(output[0, start:], skip_special_tokens=True)
-        return text
+        text = written_text(self.tokenizer, output[0, start:].tolist(), self.stops)
+        return reply_of(self.tokenizer, text).reply
 
 
 class _Pieces(TextStreamer):  # type: ignore[misc]
-    """Hands over the reply's words, as soon as they are whole."""
+    """Hands over the reply's words, as soon as they are whole; its thoughts stay unsaid."""
 
-    def __init__(self, tokenizer: Any, say: Say) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.say = say
+    def __init__(self, tokenizer: Any, stops: Sequence[int], say: Say) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=False)
+        self.say, self.written, self.said = say, "", 0
+        self.stops = stops
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.next_tokens_are_prompt or int(value) not in self.stops:
+            super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.say(text)
+        self.written += text
+        # What has begun like a mark may become a thought's.
+        begun = self.written.lstrip()[:1] in MARK_STARTS and len(self.written) < LONGEST_MARK
+        if begun and not stream_end:
+            return
+        reply = reply_of(self.tokenizer, self.written).reply
+        self.say(reply[self.said :])
+        self.said = max(self.said, len(reply))
 
 
 def chat(

@@ -24,11 +24,12 @@ from chatllama_pipeline.models.machine import processes_started, wants_bfloat16
 from chatllama_pipeline.models.memory import MemoryPlan, require_memory, with_micro_batch
 from chatllama_pipeline.models.preflight import preflight, prompt_room
 from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.models.replies import reply_of, written_text
 from chatllama_pipeline.out_of_memory import tell_choice
 from chatllama_pipeline.progress import Progress, counted
 from chatllama_pipeline.records import Check, Outcome, Prompt, StageSpec
 from chatllama_pipeline.seeds import stage_seed
-from chatllama_pipeline.settings import AssistantSettings, PpoSettings
+from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
 from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.distributed import (
     deepspeed_settings,
@@ -97,7 +98,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     module = ActorCritic(roles.policy, roles.critic)
     scorer = RewardScorer(reward_model, model=roles.reward)
     stops = end_ids(stop_ids(tokenizer), roles.policy)
-    task = _task(prompts, tokenizer, stops, scorer, settings.actor_config.max_tokens)
+    task = _task(prompts, tokenizer, stops, scorer, settings.actor_config)
     training = _learn(module, roles, task, spec, settings, accelerator, progress)
     checks = [memory, finite_loss(training, ppo), training.collapse.check(ppo.collapse == "stop")]
     if training.guard.passed:
@@ -105,6 +106,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
             if accelerator.is_main_process:
                 write_payload(Path(spec.output), module, tokenizer, training)
     warnings = [
+        *before.warnings,
         *(plan.warnings if plan else []),
         *_warnings(shared, roles, prompts, settings, sharded),
     ]
@@ -112,16 +114,21 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
 
 
 def _task(
-    prompts: Prompts, tokenizer: Any, stops: list[int], scorer: RewardScorer, max_new_tokens: int
+    prompts: Prompts, tokenizer: Any, stops: list[int], scorer: RewardScorer, actor: ActorSettings
 ) -> Task:
+    def decode(replies: list[list[int]]) -> list[str | None]:
+        texts = [written_text(tokenizer, ids, stops) for ids in replies]
+        read = [reply_of(tokenizer, text, actor.thoughts) for text in texts]
+        return [found.reply if found.finished else None for found in read]
+
     return Task(
         prompts=prompts.messages,
         prompt_ids=prompts.ids,
         reward=lambda asked, replies, _: scorer(asked, replies),
-        decode=lambda ids: tokenizer.batch_decode(ids, skip_special_tokens=True),
+        decode=decode,
         stop_ids=stops,
         pad_id=tokenizer.pad_token_id,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=actor.max_tokens,
     )
 
 

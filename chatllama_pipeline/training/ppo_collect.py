@@ -34,14 +34,14 @@ Reward = Callable[[list[Prompt], list[str], list[list[int]]], Tensor]
 class Task:
     """What is learned: replies to `prompts`, whose token ids are `prompt_ids`, that earn `reward`.
 
-    `decode` turns B replies' ids into texts. A reply ends at any of `stop_ids` or after
-    `max_new_tokens`.
+    `decode` turns B replies' ids into texts; None is the text of one that never came to replying.
+    A reply ends at any of `stop_ids` or after `max_new_tokens`.
     """
 
     prompts: Sequence[Prompt]
     prompt_ids: Sequence[list[int]]
     reward: Reward
-    decode: Callable[[list[list[int]]], list[str]]
+    decode: Callable[[list[list[int]]], Sequence[str | None]]
     stop_ids: Sequence[int]
     pad_id: int
     max_new_tokens: int
@@ -123,7 +123,10 @@ def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
         # 4. Rewards
         with watch.phase("reward"):
             replies = rollout.reply_ids()
-            texts = task.decode(replies)
+            read = task.decode(replies)
+            replied = torch.tensor([text is not None for text in read], device=accelerator.device)
+            rollout = rollout._replace(finished=rollout.finished & replied)
+            texts = [text or "" for text in read]
             scores = task.reward(prompts[mine], texts, replies).float().to(accelerator.device)
     with watch.phase("gather"):
         return Collected(

@@ -29,7 +29,8 @@ STOPPED_SHARE = 0.25
 class Rollout(NamedTuple):
     """Sampled replies: `response[B,T]`, `action_mask[B,T]`, `finished[B]`.
 
-    The mask is True up to and including the first stop token, which `finished` rows have.
+    The mask is True up to and including the first stop token, which `finished` rows have; those
+    that ended amid a thought may be told unfinished all the same.
     """
 
     response: Tensor
