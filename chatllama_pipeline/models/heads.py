@@ -20,7 +20,12 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.adapters import load_adapter
-from chatllama_pipeline.models.chat import Example, conversation, question_and_answer
+from chatllama_pipeline.models.chat import (
+    Example,
+    conversation,
+    question_and_answer,
+    whole_conversation,
+)
 from chatllama_pipeline.models.kinds import Kind, kind_of, plain
 from chatllama_pipeline.models.language import (
     encoder_decoder_inputs,
@@ -46,6 +51,7 @@ from chatllama_pipeline.records import Prompt
 SCORE_SHIFT = "chatllama_score_shift"
 SCORE_SCALE = "chatllama_score_scale"
 MAX_LENGTH = "chatllama_max_length"
+READS_WHOLE = "chatllama_reads_whole"
 
 # What a reward model reads where neither its config nor its tokenizer has a limit (BLOOM).
 LONGEST_ROW = 2048
@@ -182,8 +188,20 @@ def scoring_example(
     config: Any, tokenizer: Any, prompt: Prompt, reply: str, max_length: int
 ) -> Example:
     """A conversation as the scoring model of that `config` reads it; see `models.chat`."""
-    encode = question_and_answer if kind_of(config) is Kind.ENCODER else conversation
+    if kind_of(config) is Kind.ENCODER:
+        return question_and_answer(tokenizer, prompt, reply, max_length)
+    encode = whole_conversation if reads_whole(config) else conversation
     return encode(tokenizer, prompt, reply, max_length)
+
+
+def reads_whole(config: Any) -> bool:
+    """Whether a decoder reads conversations as its template renders them, to the last character.
+
+    So it does where somebody else taught it to score: those that got their head here read what
+    actors write, up to the end token, and say so in their config.
+    """
+    known: bool = getattr(config, READS_WHOLE, has_score(config))
+    return known and kind_of(config) is Kind.CAUSAL
 
 
 def score_inputs(model: Any, rows: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:

@@ -15,9 +15,11 @@ from chatllama_pipeline.models.chat import Example
 from chatllama_pipeline.models.efficiency import make_efficient
 from chatllama_pipeline.models.heads import (
     MAX_LENGTH,
+    READS_WHOLE,
     SCORE_SCALE,
     SCORE_SHIFT,
     load_reward,
+    reads_whole,
     score_inputs,
     score_rows,
     scores,
@@ -90,6 +92,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         if training.finite_loss.passed:
             _normalise(model, rows_of([*items.pairs, *items.scored]), pad_id)
             setattr(model.config, MAX_LENGTH, before.context)
+            setattr(model.config, READS_WHOLE, reads_whole(config))
             report = reward_report(model, held_out, pad_id, "validation")
             if training.is_main:
                 save_trained(Path(spec.output), model, tokenizer, training.curves)
@@ -110,7 +113,12 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         },
         checks=[memory, training.finite_loss],
         curves=training.curves,
-        warnings=[*warnings, *_left_out(too_long, before.context), *training.warnings],
+        warnings=[
+            *before.warnings,
+            *warnings,
+            *_left_out(too_long, before.context),
+            *training.warnings,
+        ],
     )
 
 
