@@ -36,6 +36,7 @@ from chatllama_pipeline.data.lengths import load_tokenizer
 from chatllama_pipeline.data.patterns import redact
 from chatllama_pipeline.data.texts import TextIndex
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.plain_text import PlainText, unlimited
 from chatllama_pipeline.settings import PERSONAL_KINDS, AssistantSettings
 from chatllama_pipeline.settings.base_model import GGUF_SUFFIX
 
@@ -54,7 +55,8 @@ class TableFigures:
     """One table: rows by split and source, lengths by part, and what recurs.
 
     `repeated_rows` say what an earlier row says; of the `prompts` (distinct first user turns),
-    `near_prompts` are nearly the same as another one (see `data.texts`).
+    `near_prompts` are nearly the same as another one (see `data.texts`). `marked_rows` spell a
+    control token of the actor's tokenizer, where that is at hand.
     """
 
     name: str
@@ -66,6 +68,7 @@ class TableFigures:
     repeated_rows: int
     prompts: int
     near_prompts: int
+    marked_rows: int | None
     replies: list[tuple[str, int]]
 
 
@@ -86,11 +89,11 @@ class Audit:
 def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
     """Read the version folders of sources in use and of the four datasets, each table once."""
     personal, turns = PersonalData(), TextIndex()
-    scans = [scan_table(name, folders[name], personal, turns) for name in AUDITED]
+    plain = _open_tokenizer(settings)
+    scans = [scan_table(name, folders[name], personal, turns, plain) for name in AUDITED]
     clusters = turns.clusters()
-    tokenizer = _open_tokenizer(settings)
     limits = {name: _token_limit(name, settings) for name in AUDITED}
-    tables = [_table_figures(scan, clusters, tokenizer, limits[scan.name]) for scan in scans]
+    tables = [_table_figures(scan, clusters, plain, limits[scan.name]) for scan in scans]
     tokens = tables[0].tokens
     per_token = tokens.characters_per_token if tokens else USUAL_CHARACTERS_PER_TOKEN
     cut = round(limits["preference_data"] * per_token)
@@ -102,22 +105,22 @@ def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
         matches=dict(personal.matches),
         texts=dict(personal.texts),
         examples=personal.examples,
-        tokenizer=tokenizer_name(settings) if tokenizer else None,
+        tokenizer=tokenizer_name(settings) if plain else None,
     )
 
 
-def _open_tokenizer(settings: AssistantSettings) -> Any | None:
+def _open_tokenizer(settings: AssistantSettings) -> PlainText | None:
     file = tokenizer_file(settings)
     if file is None:
         return None
     if file.suffix == GGUF_SUFFIX:
         # A file that can't be read is told of by the base.
         with contextlib.suppress(DataError):
-            return load_tokenizer(str(file))
+            return PlainText(load_tokenizer(str(file)))
         return None
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(file))
+    return PlainText(unlimited(Tokenizer.from_file(str(file))))
 
 
 def _token_limit(table: str, settings: AssistantSettings) -> int:
@@ -135,7 +138,7 @@ def _read_funnel(version: Path) -> dict[str, dict[str, Any]]:
 
 
 def _table_figures(
-    scan: TableScan, clusters: Numbers, tokenizer: Any | None, limit: int
+    scan: TableScan, clusters: Numbers, plain: PlainText | None, limit: int
 ) -> TableFigures:
     turns = np.unique(scan.turns)
     shown = commonest_replies(scan, _REPLIES_SHOWN) if scan.name == AUDITED[1] else []
@@ -145,10 +148,11 @@ def _table_figures(
         by_split=scan.by_split(),
         by_source=dict(sorted(scan.sources.items())),
         characters={part: lengths_of(values) for part, values in scan.characters.items()},
-        tokens=measure_tokens(scan, tokenizer, limit) if tokenizer and scan.rows else None,
+        tokens=measure_tokens(scan, plain, limit) if plain and scan.rows else None,
         repeated_rows=repeats(scan.row_keys),
         prompts=len(turns),
         near_prompts=repeats(clusters[turns]),
+        marked_rows=scan.marked,
         replies=[
             (redact(text[:_REPLY_CHARACTERS], PERSONAL_KINDS), count) for text, count in shown
         ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from chatllama_pipeline.data.audit_tables import TableScan
 from chatllama_pipeline.data.lengths import tokenizer_place
 from chatllama_pipeline.data.tables import plain_text
 from chatllama_pipeline.manifests import hash_file
+from chatllama_pipeline.models.plain_text import PlainText
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 from chatllama_pipeline.settings.base_model import GGUF_SUFFIX
 
@@ -107,8 +107,8 @@ def tokenizer_fingerprint(settings: AssistantSettings) -> str | None:
     return f"{tokenizer_name(settings)} {hash_file(file)}" if file else None
 
 
-def measure_tokens(scan: TableScan, tokenizer: Any, limit: int) -> TokenFigures:
-    """Tokens of evenly spaced rows of a table, by a `tokenizers.Tokenizer`."""
+def measure_tokens(scan: TableScan, plain: PlainText, limit: int) -> TokenFigures:
+    """Tokens of evenly spaced rows of a table."""
     sampled = min(scan.rows, SAMPLED_ROWS)
     places = pa.array(np.linspace(0, scan.rows - 1, sampled).astype(np.int64))
     columns = list(scan.characters)
@@ -118,8 +118,7 @@ def measure_tokens(scan: TableScan, tokenizer: Any, limit: int) -> TokenFigures:
     for part in columns:
         texts = [plain_text(row[part]) if part == "prompt" else row[part] for row in rows]
         characters += sum(map(len, texts))
-        encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        lengths[part] = np.array([len(encoding) for encoding in encoded], np.int64)
+        lengths[part] = np.array(plain.counts(texts), np.int64)
     tokens = sum(int(counts.sum()) for counts in lengths.values())
     replies = [counts for part, counts in lengths.items() if part != "prompt"]
     longest = np.max(replies, axis=0) if replies else np.zeros(len(rows), np.int64)

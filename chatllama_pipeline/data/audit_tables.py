@@ -19,6 +19,7 @@ from chatllama_pipeline.data.hashes import text_hash
 from chatllama_pipeline.data.patterns import find, mask, suspects
 from chatllama_pipeline.data.tables import told_batches
 from chatllama_pipeline.data.texts import TextIndex
+from chatllama_pipeline.models.plain_text import PlainText
 from chatllama_pipeline.records import SPLITS, TABLE_FILE
 
 REPLY_COLUMNS = ("chosen", "rejected", "completion")
@@ -59,7 +60,10 @@ class PersonalData:
 @dataclass(frozen=True)
 class TableScan:
     """One table: per row its characters by part, its split, the number of its first user turn, and
-    hashes of all that it says and of its (first) reply."""
+    hashes of all that it says and of its (first) reply.
+
+    `marked` rows spell a control token of the actor's tokenizer; None where that isn't at hand.
+    """
 
     name: str
     path: Path
@@ -69,6 +73,7 @@ class TableScan:
     turns: Numbers
     row_keys: Numbers
     reply_keys: Numbers
+    marked: int | None
 
     @property
     def rows(self) -> int:
@@ -79,12 +84,16 @@ class TableScan:
         return {name: int((self.splits == number).sum()) for number, name in enumerate(SPLITS)}
 
 
-def scan_table(name: str, version: Path, personal: PersonalData, turns: TextIndex) -> TableScan:
-    """Read a version's table once, batch by batch; `turns` numbers the first user turns."""
+def scan_table(
+    name: str, version: Path, personal: PersonalData, turns: TextIndex, plain: PlainText | None
+) -> TableScan:
+    """Read a version's table once, batch by batch; `turns` numbers the first user turns, `plain`
+    knows the marks of the actor's tokenizer."""
     path = version / TABLE_FILE
     characters: dict[str, list[Numbers]] = {}
     columns: dict[str, list[Numbers]] = {}
     sources: Counter[str] = Counter()
+    marked = 0
     with pq.ParquetFile(path) as table:
         for batch in told_batches(path, table.iter_batches(_ROWS_PER_BATCH), table):
             measured, hashed, texts = _measure(batch, turns)
@@ -94,6 +103,7 @@ def scan_table(name: str, version: Path, personal: PersonalData, turns: TextInde
                 columns.setdefault(key, []).append(values)
             sources.update(batch.column("source").to_pylist())
             personal.add(texts)
+            marked += _marked_rows(batch, texts, plain) if plain else 0
         parts = [part for part in ("prompt", *REPLY_COLUMNS) if part in table.schema_arrow.names]
     joined = {key: _joined(columns.get(key, [])) for key in _COLUMNS}
     return TableScan(
@@ -101,8 +111,20 @@ def scan_table(name: str, version: Path, personal: PersonalData, turns: TextInde
         path=path,
         characters={part: _joined(characters.get(part, [])) for part in parts},
         sources=sources,
+        marked=marked if plain else None,
         **joined,
     )
+
+
+def _marked_rows(batch: pa.RecordBatch, texts: list[str], plain: PlainText) -> int:
+    """How many rows of a batch spell a control token; `texts` are its turns, then its replies."""
+    found = np.array([plain.spells_marks(text) for text in texts], np.bool_)
+    lengths = _numbers(pc.list_value_length(batch.column("prompt")))
+    turns = int(lengths.sum())
+    rows = np.zeros(batch.num_rows, np.bool_)
+    rows[np.repeat(np.arange(batch.num_rows), lengths)[found[:turns]]] = True
+    rows |= found[turns:].reshape(-1, batch.num_rows).any(axis=0)
+    return int(rows.sum())
 
 
 _COLUMNS = ("splits", "turns", "row_keys", "reply_keys")
