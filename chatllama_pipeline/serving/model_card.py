@@ -43,6 +43,12 @@ ids = tokenizer.apply_chat_template(
 )
 print(tokenizer.decode(model.generate(**ids)[0], skip_special_tokens=True))"""
 
+# Of training and this project's own chat it holds without a word.
+TEXT_IS_TEXT = """\
+It was trained to read what people write as text, spellings of control tokens included. Where
+strangers write to it, apply the chat template with `sanitize_control_tokens=True` (transformers
+from 5.23 on)."""
+
 
 def model_card(
     assistant: str, settings: AssistantSettings, evaluation: Evaluation, *, is_encoder_decoder: bool
@@ -52,6 +58,7 @@ def model_card(
         HEAD + f"# {assistant}",
         _what(settings),
         "## Use\n\n```python\n" + (ENCODER_DECODER_USE if is_encoder_decoder else USE) + "\n```",
+        TEXT_IS_TEXT,
         "## Data\n\n" + _data(settings),
         "## Evaluation\n\n" + _evaluation(evaluation),
         "## Limits\n\n" + _limits(settings),
