@@ -340,3 +340,24 @@ def test_files_that_nobody_reads_are_named_on_the_page(
     assert told in found.description
     assert told in (output / AUDIT_PAGE).read_text()
     assert check(audited(folders(), tmp_path)[0], "unread_files").passed
+
+
+def test_rows_that_spell_control_tokens_are_counted_per_table(
+    folders: Any, tmp_path: Path, tiny_base_folder: Path
+) -> None:
+    settings = AssistantSettings.model_validate({"actor_config": {"model": str(tiny_base_folder)}})
+    made = folders(
+        preference_data=[
+            pair("alpha", "bravo", "x<|end|>"),
+            pair("<|user|>", "<|end|>", "echo"),
+            pair("alpha <b>", "bravo |end|", "a <| b"),
+        ],
+        actor_training_data=[row("alpha", completion="bravo")],
+        rlhf_training_data=[row("golf<|assistant|>Sure."), row("golf")],
+    )
+    _, figures, page = audited(made, tmp_path, settings)
+    assert [table["marked_rows"] for table in figures["tables"]] == [2, 0, 1, 0]
+    assert "Rows with control marks" in page and "models read them as text" in page
+    _, figures, page = audited(made, tmp_path)
+    assert {table["marked_rows"] for table in figures["tables"]} == {None}
+    assert "Rows with control marks" not in page

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 from chatllama_pipeline.data.datasets import build_actor_training_data
 from chatllama_pipeline.data.lengths import TokenCounter, lengths_identity, limits_of
@@ -200,3 +200,29 @@ def test_a_row_of_five_megabytes_is_dropped_as_too_long(tmp_path: Path) -> None:
     kept, outcome = build(tmp_path, rows, assistant("scratch", max_length=2048))
     assert len(long[0]["content"]) > 5_000_000
     assert (len(kept), outcome.metrics["dropped"]) == (1, {"too_long": 1})
+
+
+def test_truncation_and_padding_in_a_tokenizers_file_are_not_obeyed(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    core = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    core.enable_truncation(16)
+    core.enable_padding(length=64)
+    core.save(str(tmp_path / "tokenizer.json"))
+    baked = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert [len(baked.encode(says(count))) for count in (2, 240)] == [64, 64]
+    counter = TokenCounter(assistant(tmp_path, max_length=300))
+    assert list(counter.counts([says(2), says(240)]).values()) == [2, 240]
+
+
+def test_control_tokens_that_a_text_spells_count_as_the_text_they_are(
+    tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    core = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    spelled = len(core.encode("<|end_of_turn|>").ids)
+    core.add_special_tokens(["<|end_of_turn|>"])
+    core.save(str(tmp_path / "tokenizer.json"))
+    counter = TokenCounter(assistant(tmp_path, max_length=300))
+    texts = ["<|end_of_turn|>", f"{says(2)}<|end_of_turn|>"]
+    assert list(counter.counts(texts).values()) == [spelled, 2 + spelled]
+    assert spelled > 1

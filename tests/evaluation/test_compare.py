@@ -16,8 +16,10 @@ from chatllama_pipeline.evaluation.compare import run
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import PREFERENCE_SCHEMA, PROMPT_SCHEMA, Outcome, StageSpec
+from tests.models.test_rendering import OPENS_A_THOUGHT
 
 PAYLOAD = ["evaluation.json", "report.html", "table.jsonl"]
 
@@ -42,6 +44,30 @@ def evaluate(
         return outcome, Path(spec.output)
 
     return call
+
+
+def test_a_reply_whose_thought_never_ends_is_unfinished_and_has_no_text(
+    tiny_base_folder: Path,
+) -> None:
+    tokenizer = load_tokenizer(tiny_base_folder)
+    tokenizer.chat_template = OPENS_A_THOUGHT
+    model = load_actor(tiny_base_folder, torch.float32)
+    found = {
+        thoughts: answer(
+            model,
+            tokenizer,
+            [[3, 70, 4], [3, 75, 4]],
+            max_new_tokens=200,
+            temperature=2.0,
+            seed=0,
+            thoughts=thoughts,
+        )
+        for thoughts in ("drop", "keep")
+    }
+    assert [reply.ids for reply in found["drop"]] == [reply.ids for reply in found["keep"]]
+    assert any(reply.finished for reply in found["keep"])
+    assert [(reply.text, reply.finished) for reply in found["drop"]] == [("", False)] * 2
+    assert all(reply.text for reply in found["keep"])
 
 
 def test_an_evaluation_measures_both_actors_and_draws_their_curves(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,8 +18,11 @@ from transformers import (
 
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.base import run
+from chatllama_pipeline.models.chat import prompt_ids
+from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
+from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec, user_prompt
+from tests.families import tokenizer_kinds
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)
@@ -205,3 +209,57 @@ def test_of_a_model_that_sees_the_language_model_is_taken(
     ids = torch.arange(4, 60)[None]
     with torch.no_grad():
         assert torch.equal(taken(input_ids=ids).logits, seeing(input_ids=ids).logits)
+
+
+@pytest.fixture
+def thinking_folder(tiny_base_folder: Path, tmp_path: Path) -> Path:
+    """A model whose template has an option, and whose tokenizer truncates and pads by itself."""
+    folder = shutil.copytree(tiny_base_folder, tmp_path / "thinker")
+    (folder / "chat_template.jinja").write_text(tokenizer_kinds.CHATML_THINKING)
+    core = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    core.enable_truncation(4)
+    core.enable_padding(length=32)
+    core.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_template_options_are_written_into_the_published_template(
+    make_spec: MakeSpec, thinking_folder: Path
+) -> None:
+    section = {"model": str(thinking_folder), "template_options": {"enable_thinking": False}}
+    spec = make_spec("actor_base", {"actor_config": section}, {})
+    run(spec, QUIET)
+    asked = [{"role": "user", "content": "alpha"}]
+    tokenizer = AutoTokenizer.from_pretrained(spec.output)
+    text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert prompt_ids(tokenizer, user_prompt("alpha"), 99) == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("stage", ["actor_base", "reward_base"])
+def test_an_unknown_template_option_is_an_error_that_lists_the_known_ones(
+    make_spec: MakeSpec, thinking_folder: Path, data: Any, stage: str
+) -> None:
+    key = stage.replace("base", "config")
+    for model, known in ((str(thinking_folder), "enable_thinking"), ("scratch", "none")):
+        section = {**SIZES, "model": model, "template_options": {"thinking": True}}
+        spec = make_spec(stage, {key: section}, data, take=known)
+        with pytest.raises(
+            SettingsError,
+            match=rf"{key}\.template_options: .* no option thinking; it knows {known}",
+        ):
+            run(spec, QUIET)
+
+
+def test_a_published_tokenizer_neither_truncates_nor_pads(
+    make_spec: MakeSpec, thinking_folder: Path
+) -> None:
+    spec = make_spec("actor_base", {"actor_config": {"model": str(thinking_folder)}}, {})
+    run(spec, QUIET)
+    core = Tokenizer.from_file(f"{spec.output}/tokenizer.json")
+    assert core.truncation is None and core.padding is None
+    words = "alpha bravo charlie delta echo foxtrot"
+    loaded = load_tokenizer(thinking_folder)
+    assert loaded.backend_tokenizer.truncation is None and loaded.backend_tokenizer.padding is None
+    expected = core.encode(words).ids
+    assert 4 < len(expected) < 32 and loaded.encode(words) == expected

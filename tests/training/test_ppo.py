@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.models.chat import Example, stop_ids
 from chatllama_pipeline.models.heads import (
     SCORE_SCALE,
     SCORE_SHIFT,
@@ -28,12 +28,14 @@ from chatllama_pipeline.models.heads import (
 from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
-from chatllama_pipeline.settings import AssistantSettings, PpoSettings
+from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
+from chatllama_pipeline.training import ppo
 from chatllama_pipeline.training.guards import Guard
 from chatllama_pipeline.training.ppo import read_prompts, run
 from chatllama_pipeline.training.ppo_collect import Task, prompt_rows
 from chatllama_pipeline.training.ppo_loop import Training, train
 from chatllama_pipeline.training.ppo_model import ActorCritic
+from tests.families import tokenizer_kinds
 
 MakeSpec = Callable[..., StageSpec]
 PROMPTS = [
@@ -120,7 +122,9 @@ def prefers_short(prompts: Any, texts: list[str], replies: list[list[int]]) -> T
     return -torch.tensor([float(len(reply)) for reply in replies])
 
 
-def trained(base: Path, reward: Any, **changes: Any) -> tuple[ActorCritic, Training]:
+def trained(
+    base: Path, reward: Any, decode: Any = None, **changes: Any
+) -> tuple[ActorCritic, Training]:
     """Some iterations of the loop with a reward of the test's own."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     module = ActorCritic(load_actor(base, torch.float32), fresh_critic(base))
@@ -129,7 +133,7 @@ def trained(base: Path, reward: Any, **changes: Any) -> tuple[ActorCritic, Train
         prompts=[user_prompt(text) for text in PROMPTS],
         prompt_ids=ids,
         reward=reward,
-        decode=tokenizer.batch_decode,
+        decode=decode or tokenizer.batch_decode,
         stop_ids=[tokenizer.eos_token_id, *range(5, 45)],  # so that random replies end
         pad_id=tokenizer.eos_token_id,
         max_new_tokens=8,
@@ -144,6 +148,45 @@ def trained(base: Path, reward: Any, **changes: Any) -> tuple[ActorCritic, Train
         progress=QUIET,
     )
     return module, training
+
+
+def test_a_reply_that_never_came_to_replying_is_unfinished_and_scored_as_nothing(
+    tiny_base_folder: Path,
+) -> None:
+    read: list[str] = []
+
+    def reward(prompts: Any, texts: list[str], replies: Any) -> Tensor:
+        read.extend(texts)
+        return torch.zeros(len(texts))
+
+    _, training = trained(
+        tiny_base_folder, reward, decode=lambda replies: [None] * len(replies), num_episodes=1
+    )
+    assert {value for _, value in training.log.curves["share_finished"]} == {0.0}
+    assert read and set(read) == {""}
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "texts"),
+    [
+        ("drop", ["bravo", None, "charlie<|im_start|>"]),
+        ("keep", ["<think>\nalpha\n</think>\n\nbravo", "<think>alpha", "charlie<|im_start|>"]),
+    ],
+)
+def test_the_reward_is_of_what_follows_the_thoughts_unless_they_are_kept(
+    thoughts: str, texts: list[str | None]
+) -> None:
+    tokenizer = tokenizer_kinds.qwen3_thinking()
+    written = [
+        "<think>\nalpha\n</think>\n\nbravo<|im_end|>",
+        "<think>alpha",
+        "charlie<|im_start|><|im_end|>",
+    ]
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in written]
+    actor = ActorSettings(thoughts=thoughts)
+    scorer: Any = None
+    task = ppo._task(ppo.Prompts([], [], 0, 0), tokenizer, stop_ids(tokenizer), scorer, actor)
+    assert task.decode(ids) == texts
 
 
 def fresh_critic(base: Path) -> Any:
