@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError, meta
+from jinja2 import TemplateError, meta, nodes
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from chatllama_pipeline.errors import SettingsError
@@ -146,12 +146,20 @@ def known_options(template: str | None) -> list[str]:
     if not template:
         return []
     environment = _compile_jinja_template(template).environment
-    read = meta.find_undeclared_variables(environment.parse(template))
+    tree = environment.parse(template)
+    read = meta.find_undeclared_variables(tree)
+    # A name that the template sets is its own, unless it asks first whether somebody else has.
+    own = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+    asked = {test.node.name for test in tree.find_all(nodes.Test) if _asks_for(test)}
     return sorted(
         name
-        for name in read - _GIVEN - set(environment.globals)
+        for name in read - _GIVEN - set(environment.globals) - (own - asked)
         if not name.endswith(("_token", "_tokens"))
     )
+
+
+def _asks_for(test: Any) -> bool:
+    return test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)
 
 
 def check_options(template: str | None, options: Mapping[str, Any], key: str) -> None:

@@ -130,6 +130,21 @@ def test_an_option_that_the_template_does_not_know_is_refused_with_those_it_know
             set_options(thinker, {name: 1}, "actor_config")
 
 
+def test_a_name_that_a_template_sets_for_itself_is_no_option(thinker: Any) -> None:
+    assert known_options(thinker.chat_template) == ["enable_thinking"]
+    set_options(thinker, {"enable_thinking": False}, "actor_config")
+    # A base may be made of what was released before.
+    assert known_options(thinker.chat_template) == ["enable_thinking"]
+    set_options(thinker, {"enable_thinking": True}, "actor_config")
+    assert rendered(thinker, user_prompt("alpha")).endswith("<|im_start|>assistant\n")
+    assert known_options(
+        "{% if x %}{% set x, y = 1, 2 %}{% endif %}{{ x }}"
+        "{% for m in messages %}{% set z = m.content %}{% endfor %}{{ z }}{{ w }}{{ bos_token }}"
+        "{{ raise_exception('no') if tools }}"
+        "{% if not day is defined %}{% set day = 1 %}{% endif %}"
+    ) == ["day", "w"]
+
+
 @pytest.mark.parametrize(
     ("reply", "text"),
     [
