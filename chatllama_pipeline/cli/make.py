@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,11 +20,12 @@ import click
 
 from chatllama_pipeline.cli.names import assistant_name
 from chatllama_pipeline.cli.status import show_status
+from chatllama_pipeline.home import home
 
 DEFINITIONS = "chatllama_pipeline.definitions"
 DAGSTER_HOME = "DAGSTER_HOME"
-# Beside this package in the repository: history and page of all runs.
-HOME = Path(__file__).parents[2] / "dagster_home"
+# At home: history and page of all runs.
+HOME_FOLDER = "dagster_home"
 # Dagster's own, of its coming versions; nothing that somebody at a terminal could do about.
 PYTHONWARNINGS = "ignore:Function `,ignore:Parameter `include_sources"
 _HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -80,13 +80,18 @@ def dagster_command(
     ]
 
 
+def dagster_environment() -> dict[str, str]:
+    """Ours, with what `make` sets for Dagster where it isn't set."""
+    environment = {"PYTHONWARNINGS": PYTHONWARNINGS, **os.environ}
+    if (folder := home() / HOME_FOLDER).is_dir():
+        environment.setdefault(DAGSTER_HOME, str(folder))
+    return environment
+
+
 def _run(command: list[str]) -> int:
     """The exit code of `command`; signals reach it once, and it is waited for."""
-    environment = {"PYTHONWARNINGS": PYTHONWARNINGS, **os.environ}
-    if HOME.is_dir():
-        environment.setdefault(DAGSTER_HOME, str(HOME))
     # In a group of its own: the terminal's Ctrl-C comes through us, and not a second time.
-    process = subprocess.Popen(command, env=environment, process_group=0)
+    process = subprocess.Popen(command, env=dagster_environment(), process_group=0)
     with _handed_on(process):
         code = process.wait()
     return code if code >= 0 else 128 - code

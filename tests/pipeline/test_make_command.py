@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from chatllama_pipeline.cli.make import dagster_environment
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
 
 # As the console script runs it.
@@ -91,6 +93,18 @@ def test_names_complete_in_the_shell(place: Place) -> None:
     assert asked.stdout == "plain,mine\n"
     source = chatllama(place, "completion", "bash").stdout
     assert "_CHATLLAMA_COMPLETE=bash_complete" in source
+
+
+def test_dagster_s_history_is_at_home_where_nothing_else_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("assistants", "dagster_home"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    assert dagster_environment()["DAGSTER_HOME"] == str(tmp_path / "dagster_home")
+    monkeypatch.setenv("DAGSTER_HOME", "/elsewhere")
+    assert dagster_environment()["DAGSTER_HOME"] == "/elsewhere"
 
 
 RUNS_A_CHILD = """
