@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import MODEL_MAPPING, AutoModel
 
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.sizes import halves_of
@@ -28,10 +28,11 @@ def longest_row(config: Any, tokenizer: Any) -> int | None:
     Of an encoder-decoder it holds for prompt and reply alike, each of which is read apart: its
     tokenizer's word, of one text, doesn't count.
     """
-    limits = [
-        getattr(half, name, None) for half in halves_of(config).values() for name in POSITIONS
-    ]
-    limits.append(_positions_behind_padding(config))
+    halves = list(halves_of(config).values())
+    # Halves that are models of their own have a class of their own.
+    models = [config, *(half for half in halves if type(half) is not type(config))]
+    limits = [getattr(half, name, None) for half in halves for name in POSITIONS]
+    limits += [_positions_behind_padding(model) for model in models]
     if kind_of(config) is not Kind.ENCODER_DECODER:
         limits.append(tokenizer.model_max_length)
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNLIMITED]
@@ -48,9 +49,10 @@ def _positions_behind_padding(config: Any) -> int | None:
     """How many positions are left where a row's begin behind that of the padding (RoBERTa).
 
     Such a table of positions has a row for padding, as the class that the config belongs to makes
-    it; no weights are made.
+    it; no weights are made. Decoders of that kind and models of their own code have tables as long
+    as they say.
     """
-    if kind_of(config) is Kind.CAUSAL:
+    if kind_of(config) is Kind.CAUSAL or type(config) not in MODEL_MAPPING:
         return None
     with torch.device("meta"):
         model = AutoModel.from_config(config)

@@ -18,6 +18,7 @@ from transformers import (
     BloomConfig,
     CamembertConfig,
     ElectraConfig,
+    EncoderDecoderConfig,
     EsmConfig,
     LEDConfig,
     LlamaConfig,
@@ -90,6 +91,11 @@ def test_an_encoder_reads_the_longest_row_and_none_that_is_longer(kind: Any) -> 
         (T5Config(), UNLIMITED, None),
         (T5Config(), 512, None),
         (BartConfig(max_position_embeddings=96), UNLIMITED, 96),
+        (EncoderDecoderConfig.from_encoder_decoder_configs(
+            BertConfig(max_position_embeddings=40), BertConfig(max_position_embeddings=50)),
+         UNLIMITED, 40),
+        (EncoderDecoderConfig.from_encoder_decoder_configs(
+            RobertaConfig(**ENCODER), BertConfig(max_position_embeddings=50)), UNLIMITED, 32),
         (LEDConfig(max_encoder_position_embeddings=64, max_decoder_position_embeddings=32),
          UNLIMITED, 32),
     ],
