@@ -24,7 +24,7 @@ _ALONE = regex.compile(_UNSPACED)
 # The same for texts of ASCII, which are most, in a fraction of the time.
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
 # Without one of these an ASCII text holds neither number nor sign.
-_ASCII_ODD = re.compile(r"[^a-z .,;:!?'\"()]|(?:^| )\.[a-z]{2}")
+_ASCII_ODD = re.compile(r"[^a-z .,;:!?'\"()]|(?:^| )(?:\.[a-z]{2}|![a-z])|['\"][.,;:!?]{1,3}['\"]")
 
 _VARIABLE = r"(?<![\p{L}\p{N}\p{M}])\p{L}"
 _SIGN = (
@@ -36,6 +36,11 @@ _SIGN = (
     r"|(?<=[\p{N})\]]\s?)[-\u2212\u2013*/]{1,2}(?=\s?[\p{N}\p{L}(])"
     rf"|(?<={_VARIABLE}\s?)[-\u2212\u2013*/]{{1,2}}(?=\s?(?:\p{{N}}|\p{{L}}(?![\p{{L}}\p{{N}}\p{{M}}])|\())"
     r"|(?<![\p{L}\p{N}\p{M}])[-\u2212](?=\p{N})"
+    # Before or behind a variable; of stars those that no other one closes, as Markdown does.
+    r"|(?<!\S)-(?=\p{L}(?![\p{L}\p{N}\p{M}]))|(?<!\S)!(?=\p{L})|(?<!\S)\*{1,2}(?=\p{L}[^*]*$)"
+    rf"|(?<={_VARIABLE})[*?](?=\S)|(?<={_VARIABLE})\*"
+    # In quotes a sign is what is talked about.
+    r"|(?<=(?:^|\s)['\"`])[^\s\p{L}\p{N}'\"`]{1,3}(?=['\"`])"
     # A factorial within a term, an index, a call.
     r"|(?<=\p{N})!(?=\s*[\p{Sm}?/*)-])|(?<=[\p{L}\p{N}])[\[({](?=\p{N})"
 )
@@ -106,9 +111,10 @@ def compared(even: str) -> Compared:
 
 def _tokens(even: str) -> list[tuple[str, str]]:
     """Words, numbers and signs of a text in their order, each with its kind; brackets where there
-    are operators."""
+    are operators, or no letters."""
     found = [(match.lastgroup or "", match[0]) for match in _TOKEN.finditer(even)]
     formal = any(kind == "sign" and _OPERATOR.search(text) for kind, text in found)
+    formal = formal or not any(map(str.isalpha, even))
     return [(kind, text) for kind, text in found if formal or kind != "bracket"]
 
 

@@ -91,8 +91,8 @@ def test_no_labelled_text_is_dropped_for_another_and_nearly_all_repetitions_are_
     assert false_drops == {}
     hits = sum(count for (_, same, joined), count in found.items() if same and joined)
     every = sum(count for (_, same, _), count in found.items() if same)
-    # By the set of a text's `\w+` words and MinHash alone it was 264 of 281, with 163 false drops.
-    assert (hits, every) == (278, 281)
+    # By the set of a text's `\w+` words and MinHash alone it was 269 of 286, with 174 false drops.
+    assert (hits, every) == (283, 286)
 
 
 def test_the_labelled_pairs_are_of_many_languages_and_kinds() -> None:
