@@ -140,12 +140,14 @@ def watching(
     if progress is None:
         yield
         return
-    before = measure()
+    # A folder may change while it is looked at.
+    before = 0.0
+    with contextlib.suppress(OSError):
+        before = measure()
 
     def look() -> None:
         pause = progress.first_seconds
         while not over.wait(max(pause, SHORTEST_PAUSE)):
-            # A folder that is looked at changes meanwhile.
             with contextlib.suppress(OSError):
                 counter.reach(max(0.0, measure() - before))
             pause = progress.every_seconds

@@ -15,6 +15,7 @@ from chatllama_pipeline.cli.preview import preview
 from chatllama_pipeline.cli.score import score
 from chatllama_pipeline.cli.status import status
 from chatllama_pipeline.errors import ChatllamaError
+from chatllama_pipeline.progress import Progress, listening
 
 # Each imports what it needs when it runs: help and completion answer at once.
 COMMANDS = (make, status, preview, chat, score, approve, cache, completion)
@@ -31,8 +32,10 @@ for command in COMMANDS:
 
 def main() -> None:
     """The console script: errors of ours in a line or two, and exit code 2."""
+    progress = Progress("chatllama", lambda line: click.echo(line, err=True))
     try:
-        cli()
+        with listening(progress):
+            cli()
     except ChatllamaError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -138,10 +138,9 @@ def _copy_model(
     torch.manual_seed(seed)  # an encoder's checkpoint may lack its pooling layer
     kind = _class_of(config, found.folder, section, key)
     arguments = gguf_arguments(gguf) if gguf else {"dtype": "auto"}
-    with loading(found.folder):
-        model, info = load(
-            kind, found.folder, f"{key}.model", config=config, output_loading_info=True, **arguments
-        )
+    model, info = load(
+        kind, found.folder, f"{key}.model", config=config, output_loading_info=True, **arguments
+    )
     if info["missing_keys"] and kind is not AutoModel:
         lost = sorted(info["missing_keys"])
         raise SettingsError(
@@ -258,7 +257,8 @@ def _pickle_warnings(folder: Path, key: str, section: ActorSettings | RewardSett
 def _load(kind: Any, folder: Path, key: str, *, name: str, **arguments: Any) -> Any:
     """`kind.from_pretrained`; what fails names the setting and what can be done."""
     try:
-        return kind.from_pretrained(str(folder), local_files_only=True, **arguments)
+        with loading(folder):
+            return kind.from_pretrained(str(folder), local_files_only=True, **arguments)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if "trust_remote_code" in str(error):

@@ -105,12 +105,9 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         with training.whole():
             if accelerator.is_main_process:
                 write_payload(Path(spec.output), module, tokenizer, training)
-    warnings = [
-        *before.warnings,
-        *(plan.warnings if plan else []),
-        *_warnings(shared, roles, prompts, settings, sharded),
-    ]
-    return _outcome(prompts, training, need, checks, [*warnings, *training.warnings])
+    warnings = [*before.warnings, *_warnings(shared, roles, prompts, settings, sharded)]
+    warnings += [*(plan.warnings if plan else []), *training.warnings]
+    return _outcome(prompts, training, need, checks, warnings)
 
 
 def _task(

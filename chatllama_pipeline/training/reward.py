@@ -56,9 +56,8 @@ NORMALISATION_REPLIES = 2048
 def run(spec: StageSpec, progress: Progress) -> Outcome:
     """Train the scoring model, or take it as it is (`reward_config.train: false`).
 
-    Writes its folder (normalisation in the config), `curves.json` and `reward_report.json`. Raises
-    SettingsError where tokenizer and model contradict each other, DataError where there is nothing
-    to learn from, CheckError where memory lacks. A non-finite training gives no payload.
+    Writes its folder, `curves.json` and `reward_report.json`. Raises SettingsError where tokenizer
+    and model contradict each other, DataError, CheckError. A non-finite training gives no payload.
     """
     quiet_transformers()
     settings = AssistantSettings.model_validate(spec.settings)

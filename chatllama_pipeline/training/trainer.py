@@ -145,10 +145,8 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     states = States(Path(spec.run_folder), made_from(spec), section.n_checkpoints_to_keep)
     require_room(states, model)
     warnings = list(plan.warnings) if plan else []
-    layout = Layout.of(shares.ranks, plan)
-    snapshot = Snapshot.newest(states, warnings.append)
-    course = Course()
-    objective = Objective(model, task.loss_sum)
+    layout, snapshot = Layout.of(shares.ranks, plan), Snapshot.newest(states, warnings.append)
+    course, objective = Course(), Objective(model, task.loss_sum)
     if snapshot is not None:
         course = Course.read(snapshot.counts)
         progress.say(f"continues from the state in {snapshot.folder}, after step {course.step}")
