@@ -15,9 +15,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import regex
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
+
+from chatllama_pipeline.data.words import WORD
 
 # Similar enough to be a repetition.
 MOST_SIMILAR = 0.7
@@ -32,11 +33,6 @@ REPETITIVE = "repetitive"
 LIKE_AN_EXAMPLE = "like_an_example"
 LIKE_ANOTHER = "like_another"
 
-_TOKEN = regex.compile(
-    # Scripts without spaces: each character with its marks.
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]\p{M}*"
-    r"|[\p{L}\p{N}\p{M}]+"
-)
 # Loops compress far better than prose: 30 words of English keep over half of their bytes, a
 # sentence said six times keeps a quarter.
 _SMALLEST_COMPRESSED = 0.25
@@ -51,7 +47,7 @@ _SAMPLE = 500
 def tokens(text: str) -> list[str]:
     """Words of a text, case and Unicode form evened out; of a text without any, its characters."""
     even = unicodedata.normalize("NFKC", text).casefold()
-    return _TOKEN.findall(even) or [character for character in even if not character.isspace()]
+    return WORD.findall(even) or [character for character in even if not character.isspace()]
 
 
 def fault_of(text: str, fewest_tokens: int = 1) -> str | None:

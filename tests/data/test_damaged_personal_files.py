@@ -253,6 +253,16 @@ def test_a_file_that_may_not_be_read_is_told() -> None:
     assert f"{RLHF}.jsonl: cannot be read (Permission denied); give yourself the right" in told
 
 
+def test_a_folder_that_may_not_be_read_is_told() -> None:
+    with somebody(), tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "poet"
+        put(folder, f"{RLHF}.jsonl", jsonl([{"user_input": "Sing!"}]))
+        (folder / "datasets").chmod(0)
+        told = errors_of(folder)
+        (folder / "datasets").chmod(0o700)
+    assert "datasets cannot be read: Permission denied; correct its rights" in told
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
 def test_a_row_of_five_megabytes_is_kept_and_its_error_is_short(folder: Path, ending: str) -> None:
     huge = "🐈 miaow " * 460_000

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chatllama_pipeline.data.own.endings import TOLD_ENDINGS, format_of, split_name
 from chatllama_pipeline.data.own.errors import Errors
+from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.settings import (
     ActorSettings,
     AssistantSettings,
@@ -136,8 +137,12 @@ def _named(stem: Path) -> list[Path]:
 def _in_folder(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    files = (path for path in folder.iterdir() if format_of(path.name) and not path.is_dir())
-    return sorted(path for path in files if not path.name.startswith("."))
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}; correct its rights") from error
+    files = [folder / name for name in names if format_of(name) and not name.startswith(".")]
+    return [path for path in files if not path.is_dir()]
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from chatllama_pipeline.data.own.shapes import (
     FIELDS,
+    REFUSED,
     SHAPES,
     TABLE_KINDS,
-    UNREAD,
     Kind,
     Shape,
     is_null,
@@ -136,7 +136,7 @@ class Recogniser:
         return None
 
     def _unknown(self, present: frozenset[str]) -> Misfit:
-        for form in UNREAD:
+        for form in REFUSED:
             if set(form.needs) <= present:
                 return Misfit(f"is of {form.name}, which are not read; {form.cure}")
         near = _nearest(self.table, present)

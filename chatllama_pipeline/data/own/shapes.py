@@ -273,7 +273,7 @@ SHAPES: tuple[Shape, ...] = (
 
 
 @dataclass(frozen=True)
-class Unread:
+class Refused:
     """A known format that can't be read, and what to do about it."""
 
     name: str
@@ -281,13 +281,13 @@ class Unread:
     cure: str
 
 
-UNREAD: tuple[Unread, ...] = (
-    Unread(
+REFUSED: tuple[Refused, ...] = (
+    Refused(
         "OASST's single messages",
         ("message_id", "text", "role"),
         "take the file of trees (`..._trees.jsonl.gz`) in its place",
     ),
-    Unread(
+    Refused(
         "UltraFeedback before its pairs were made",
         ("instruction", "completions"),
         "take ultrafeedback_binarized in its place",
@@ -297,12 +297,7 @@ UNREAD: tuple[Unread, ...] = (
 # Every field that some format reads; of a table's other columns nothing is read.
 FIELDS = frozenset(
     name for shape in SHAPES for name in (*shape.needs, *shape.takes, *shape.names.values())
-) | {name for form in UNREAD for name in form.needs}
-
-
-def own_shapes() -> tuple[Shape, ...]:
-    """Those that bear our own fields."""
-    return tuple(shape for shape in SHAPES if not shape.told)
+) | {name for form in REFUSED for name in form.needs}
 
 
 def is_null(value: Any) -> bool:
