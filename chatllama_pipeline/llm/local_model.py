@@ -34,6 +34,7 @@ from chatllama_pipeline.models.loading import without_limits
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.rendering import reply_form
+from chatllama_pipeline.models.switches import set_switches
 from chatllama_pipeline.records import Message
 
 _LOOK_SECONDS = 0.05
@@ -83,7 +84,7 @@ class LocalModel:
     def __init__(self, name: str, device: str, batch_size: int, key: str) -> None:
         self._device, self._batch_size = device, batch_size
         try:
-            config = AutoConfig.from_pretrained(name)
+            config = set_switches(AutoConfig.from_pretrained(name))
             if kind_of(config) is Kind.ENCODER:
                 raise ValueError(f"{config.model_type} is an encoder, which writes no text")
             self._seq2seq = kind_of(config) is Kind.ENCODER_DECODER
@@ -91,7 +92,8 @@ class LocalModel:
             self._tokenizer: Any = without_limits(AutoTokenizer.from_pretrained(name))
             # Half precision is slow on CPUs, and some operations lack it there.
             dtype = torch.float32 if device == "cpu" else "auto"
-            self._model: Any = kind.from_pretrained(name, dtype=dtype).to(device).eval()
+            model = kind.from_pretrained(name, config=config, dtype=dtype)
+            self._model: Any = model.to(device).eval()
         except (OSError, ValueError, KeyError) as error:
             raise SettingsError(
                 f"{key}.model: {name} could not be loaded ({str(error).splitlines()[0]}); give a "

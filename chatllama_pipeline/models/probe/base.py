@@ -42,12 +42,13 @@ def probe_actor(folder: Path, key: str, name: str, source: Any) -> Probed:
     """
     with _refused(folder, key, name):
         model = load_actor(folder, "auto")
-        _refuse_broken(source, model)
+        _refuse_infinite(model)
+        _refuse_changed(source, model)
         rows = probe_rows(load_tokenizer(folder), model.config.get_text_config().vocab_size)
         spoken = _tried(model, rows, probe_language)
         del model
     with _refused(folder, key, name, " as PPO's critic"):
-        scored = _scoring(folder, source, rows)
+        scored = _tried(_scoring(folder, source), rows, probe_scoring)
     left_padded = spoken.manner.left_padded and scored.manner.left_padded
     manner = Manner(spoken.manner.steps, left_padded)
     told = (
@@ -62,7 +63,9 @@ def probe_reward(folder: Path, key: str, name: str, source: Any) -> Probed:
     with _refused(folder, key, name):
         vocabulary = load_config(folder).get_text_config().vocab_size
         rows = probe_rows(load_tokenizer(folder), vocabulary)
-        scored = _scoring(folder, source, rows)
+        model = _scoring(folder, source)
+        _refuse_infinite(model)
+        scored = _tried(model, rows, probe_scoring)
     told = f"scores rows as alone (within {scored.apart:.0e})"
     return _recorded(folder, scored.manner, told, f"{key}.model: {name}")
 
@@ -85,16 +88,16 @@ def _refused(folder: Path, key: str, name: str, role: str = "") -> Iterator[None
         ) from error
 
 
-def _scoring(folder: Path, source: Any, rows: Rows) -> Scored:
-    """Probe the scoring model in `folder`, or on the language model there."""
+def _scoring(folder: Path, source: Any) -> Any:
+    """The scoring model in `folder`, or on the language model there."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of a fresh head
         model = load_reward(folder, "auto")
     if source is None or type(model) is type(source):
-        _refuse_broken(source, model)
+        _refuse_changed(source, model)
     else:
-        _refuse_broken(source.base_model, model.base_model)
-    return _tried(model, rows, probe_scoring)
+        _refuse_changed(source.base_model, model.base_model)
+    return model
 
 
 def _tried(model: Any, rows: Rows, probe: Callable[[Any, Rows], Found]) -> Found:
@@ -114,10 +117,13 @@ def _tried(model: Any, rows: Rows, probe: Callable[[Any, Rows], Found]) -> Found
     return probe(model.float(), rows)
 
 
-def _refuse_broken(source: Any, loaded: Any) -> None:
-    broken = not_finite(loaded)
+def _refuse_infinite(model: Any) -> None:
+    broken = not_finite(model)
     if broken is not None:
         raise Failure(f"has NaN or infinite numbers in {broken}", "nothing could be computed by it")
+
+
+def _refuse_changed(source: Any, loaded: Any) -> None:
     changed = [] if source is None else list(lost(source, loaded))
     if changed:
         raise Failure(

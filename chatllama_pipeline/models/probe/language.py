@@ -43,7 +43,7 @@ def probe_language(model: Any, rows: Rows) -> Spoken:
         manner = Manner(steps, left_padded)
         set_manner(model.config, manner)
         off = tried(lambda: truth.apart(_decoded(model, rows)))
-        if off.within(truth.tolerance):
+        if off.within(truth.stepwise(apart)):
             return Spoken(manner, max(apart, off.apart))
     raise Failure(
         f"says other things of a token when it knows what follows ({off.told('nats')})",

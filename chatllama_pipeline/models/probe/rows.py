@@ -17,6 +17,9 @@ PROMPT_LENGTHS, REPLY_LENGTHS = (4, 2, 7), (4, 2, 4)
 # Faults are told from rounding by their size: a wrong cache or mask changes what is said about as
 # much as other words do. Between float32 readings of the same row lie about 1e-6 of a logit.
 SHARE_OF_SPREAD, LEAST, MOST = 0.01, 1e-4, 0.05
+# Steps and whole rows are computed by other operations, which may round more differently than rows
+# among others do; what differs by more than this is another computation (a limit left out).
+OF_ROUNDING, ROUNDED = 100, 1e-3
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,10 @@ class Truth:
         spread = float((finite - finite.mean(0)).abs().max())
         size = max(float(row.nan_to_num(neginf=0.0).abs().max()) for row in self.rows)
         return min(MOST, max(LEAST * min(1.0, size), SHARE_OF_SPREAD * spread))
+
+    def stepwise(self, rounding: float) -> float:
+        """The tolerance for readings step by step, where padded rows are `rounding` apart."""
+        return min(self.tolerance, max(ROUNDED, OF_ROUNDING * rounding))
 
     def apart(self, found: Sequence[Tensor]) -> float:
         """The largest difference between a reading, row by row, and the truth."""
