@@ -92,7 +92,7 @@ OWN: dict[str, dict[str, Any]] = {
         "n_mamba_heads": 8, "chunk_size": 16, "use_mamba_kernels": False,
     },
 }  # fmt: skip
-# They see or hear, and their text alone is another family; or this sweep has no tiny one of them.
+# They see or hear, and their text alone is another family; or no tiny one of them is made here.
 LEFT_OUT = _same(
     0,
     "aria_text audioflamingo3 axk1 blt cohere_compass_text dots3_note dots3_note_text emu3 "

@@ -17,6 +17,7 @@ from chatllama_pipeline.llm.local import place_of
 from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings
+from tests.families.every import make
 
 OpenLocal = Callable[..., LlmClient]
 
@@ -96,6 +97,18 @@ def test_an_encoder_decoder_answers_too(flan_folder: Path, open_local: OpenLocal
         one, two = client.answer([ask("alpha bravo"), ask("golf", temperature=0.0)])
     assert isinstance(one, LlmReply) and isinstance(two, LlmReply)
     assert 1 <= two.completion_tokens <= 6
+
+
+def test_a_model_answers_whatever_its_config_has_switched_on(
+    tmp_path: Path, open_local: OpenLocal
+) -> None:
+    source = make("mixtral", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    turned = {"output_router_logits": True, "return_dict": False, "output_hidden_states": True}
+    (source / "config.json").write_text(json.dumps({**config, **turned}))
+    with open_local(source) as client:
+        (reply,) = client.answer([ask("alpha")])
+    assert isinstance(reply, LlmReply)
 
 
 def test_a_model_that_was_trained_on_is_another_one(tiny_base_folder: Path, tmp_path: Path) -> None:
