@@ -26,8 +26,6 @@ from chatllama_pipeline.serving.release import EXAMPLES_FILE
 
 NEW, QUIT = "/new", "/quit"
 YOU, ASSISTANT = "you> ", "assistant> "
-# What the marks of thoughts begin with, and more letters than any has.
-MARK_STARTS, LONGEST_MARK = ("<", "[", "\u25c1"), 30
 
 Say = Callable[[str], None]
 
@@ -87,10 +85,7 @@ class _Pieces(TextStreamer):  # type: ignore[misc]
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self.written += text
-        # What has begun like a mark may become a thought's.
-        begun = self.written.lstrip()[:1] in MARK_STARTS and len(self.written) < LONGEST_MARK
-        if begun and not stream_end:
-            return
+        # Words come whole, and so do the marks of thoughts.
         reply = reply_of(self.tokenizer, self.written).reply
         self.say(reply[self.said :])
         self.said = max(self.said, len(reply))

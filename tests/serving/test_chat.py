@@ -151,8 +151,12 @@ def test_ctrl_c_leaves_while_a_reply_arrives(release: Callable[..., Path]) -> No
         ("<<|im_end|>", "<"),
     ],
 )
-def test_a_thought_stays_unsaid_and_what_is_said_is_the_reply(written: str, shown: str) -> None:
-    tokenizer = tokenizer_kinds.qwen3_thinking()
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_thinking"])
+def test_a_thought_stays_unsaid_and_what_is_said_is_the_reply(
+    kind: str, written: str, shown: str
+) -> None:
+    """Whether its marks are tokens or words of many."""
+    tokenizer = getattr(tokenizer_kinds, kind)()
     pieces: list[str] = []
     stops = tokenizer.convert_tokens_to_ids(["<|im_end|>"])
     streamer = _Pieces(tokenizer, stops, pieces.append)
