@@ -24,7 +24,7 @@ from chatllama_pipeline.manifests import PayloadFile, hash_file
 from chatllama_pipeline.progress import MEGABYTE, phase
 
 FOLDER = "_files"
-# A smaller file takes a block of the disk, and so would a folder's entry for it.
+# Smaller files take a block of the disk at most: little is gained by linking them.
 SMALLEST = 4096
 
 
@@ -56,12 +56,14 @@ class Pool:
         lacking = []
         with self._spare(maker) as spare:
             for file in damaged:
-                spare.unlink(missing_ok=True)
-                if self._link(file, spare) and _is_whole(spare, file):
-                    (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-                    spare.replace(folder / file.path)
-                else:
-                    lacking.append(file)
+                lacking.append(file)
+                # What can't be linked is made again.
+                with contextlib.suppress(OSError):
+                    spare.unlink(missing_ok=True)
+                    if self._link(file, spare) and _is_whole(spare, file):
+                        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+                        spare.replace(folder / file.path)
+                        lacking.pop()
         return lacking
 
     def sweep(self) -> None:
