@@ -23,6 +23,7 @@ from chatllama_pipeline.llm.verdict_text import (
     plain,
     standing_objects,
     values_of,
+    whole_objects,
     without,
 )
 from chatllama_pipeline.thoughts import spoken
@@ -75,21 +76,17 @@ def read_choice(reply: str, cut_off: bool = False) -> tuple[Choice | None, str]:
     if cut_off:
         return _of_cut_off(text, objects)
     stated = [c for found in objects for c in _of_object(found.value)]
-    if stated:
-        return _only([*stated, *_choices(own_words(without(text, objects)))])
-    said = own_words(text)
+    said = own_words(without(text, objects) if stated else text)
     if is_refusal(said):
         return None, REFUSED
-    choice, reason = _only(_choices(said))
+    choice, reason = _only([*stated, *_choices(said)])
     return choice, REFUSED if reason and is_refusal(said, apologies=True) else reason
 
 
 def _of_cut_off(text: str, objects: Sequence[Stated]) -> tuple[Choice | None, str]:
     """An object that begins or ends the reply, or a first line with a label: all else may be
     thoughts, or go on otherwise."""
-    whole = [o for o in objects if not text[: o.start].strip("` \njson")]
-    whole += [o for o in objects if not text[o.end :].strip("` \n")]
-    for found in whole:
+    for found in whole_objects(text, objects):
         if stated := _of_object(found.value):
             return _only(stated)
     first, broken, _ = text.partition("\n")

@@ -36,6 +36,7 @@ from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.rendering import reply_form
 from chatllama_pipeline.models.switches import set_switches
 from chatllama_pipeline.records import Message
+from chatllama_pipeline.thoughts import spoken
 
 _LOOK_SECONDS = 0.05
 _NO_LIMIT = 10**9
@@ -184,14 +185,21 @@ class LocalModel:
 
     def _reply(self, prompt: _Prompt, ids: list[int]) -> dict[str, Any]:
         end = next((place for place, token in enumerate(ids) if token in self._stops), None)
-        text = self._tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
         return {
             "key": prompt.key,
-            "text": self._begun + text,
+            "text": self._begun + self._text(ids[:end]).strip(),
             "finish_reason": "length" if end is None else "stop",
             "prompt_tokens": len(prompt.ids),
             "completion_tokens": len(ids) if end is None else end + 1,
         }
+
+    def _text(self, ids: list[int]) -> str:
+        """The text of a reply; the marks of a thought stay, though they may be special tokens."""
+        marked = str(self._tokenizer.decode(ids, skip_special_tokens=False))
+        found = spoken(marked)
+        if found.thought or not found.finished:
+            return marked
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def _seed(prompts: Sequence[_Prompt]) -> int:

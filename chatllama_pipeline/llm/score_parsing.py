@@ -32,6 +32,7 @@ from chatllama_pipeline.llm.verdict_text import (
     plain,
     standing_objects,
     values_of,
+    whole_objects,
     without,
 )
 from chatllama_pipeline.thoughts import spoken
@@ -155,15 +156,15 @@ def read_score(reply: str, cut_off: bool = False) -> Reading:
         return _of_cut_off(text, objects)
     stated = [r for found in objects if (r := _of_object(found.value)) is not None]
     if not stated and (head := _HEAD.match(text)):
-        stated = [_of_value(head[1] or head[2] or head[3])]
-        objects = [Stated({}, 0, len(text))]
-    if stated:
-        beside = _labelled(own_words(without(text, objects)))
-        return _only([*stated, *(_ranged(one.value) for one in beside if one.begins)])
-    said = own_words(text)
+        return _of_value(head[1] or head[2] or head[3])
+    said = own_words(without(text, objects) if stated else text)
     if is_refusal(said):
         return Reading(None, REFUSED)
-    return _of_words(said)
+    spoken_of = _of_words(said)
+    if stated:
+        # What it says beside its object may be another score.
+        return _only([*stated, spoken_of] if spoken_of.score is not None else stated)
+    return spoken_of
 
 
 def _of_cut_off(text: str, objects: Sequence[Stated]) -> Reading:
@@ -171,9 +172,7 @@ def _of_cut_off(text: str, objects: Sequence[Stated]) -> Reading:
 
     A bare number as the first line may be the beginning of thoughts.
     """
-    whole = [o for o in objects if not text[: o.start].strip("` \njson")]
-    whole += [o for o in objects if not text[o.end :].strip("` \n")]
-    for found in whole:
+    for found in whole_objects(text, objects):
         if (reading := _of_object(found.value)) is not None:
             return reading
     if head := _HEAD.match(text):

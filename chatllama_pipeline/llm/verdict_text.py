@@ -72,18 +72,18 @@ _MOST_OBJECTS, _LONGEST_LITERAL = 20, 20_000
 
 
 def plain(reply: str) -> str:
-    """Compatibility forms folded, any script's digits as 0..9, curly apostrophes straight."""
+    """Compatibility forms folded, any script's digits as 0..9, curly apostrophes straight; what
+    was repeated of the request's marked texts is `TAKEN_OUT`."""
     text = clean(unicodedata.normalize("NFKC", reply))
     text = _SINGLE.sub("'", _UNSEEN.sub("", text))
     if not text.isascii():
         text = "".join(str(unicodedata.decimal(sign, sign)) for sign in text)
         text = text.replace("\u066b", ".").replace("\u066a", "%").replace("\u2212", "-")
-    return text.strip()
+    return _MARKED.sub(TAKEN_OUT, text).strip()
 
 
 def own_words(text: str) -> str:
     """What the judge itself says in `plain` text, undecorated; quotations are `TAKEN_OUT`."""
-    text = _MARKED.sub(TAKEN_OUT, text)
     text = _BOXED.sub(r"\nscore: \1\n", _TAG.sub(r"\n\1: \2\n", text))
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1:
@@ -161,6 +161,12 @@ def standing_objects(text: str) -> list[Stated]:
     """The JSON objects of a text that are the judge's statement: nothing but an announcement
     stands beside them in their lines."""
     return [found for found in _objects(text) if _stands(text, found)]
+
+
+def whole_objects(text: str, objects: Sequence[Stated]) -> list[Stated]:
+    """Of a text that was cut off: the objects that begin it, or that nothing follows."""
+    first = [found for found in objects if not text[: found.start].strip("` \njson")]
+    return first + [found for found in objects if not text[found.end :].strip("` \n")]
 
 
 def without(text: str, objects: Sequence[Stated]) -> str:

@@ -17,6 +17,7 @@ from chatllama_pipeline.llm.local import place_of
 from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.thoughts import spoken
 from tests.families.every import make
 
 OpenLocal = Callable[..., LlmClient]
@@ -160,3 +161,21 @@ def test_weights_that_cannot_be_loaded_are_told_by_the_child(
         pytest.raises(ProviderError, match=r"llm\.model: .*/broken could not be loaded"),
     ):
         client.answer([ask("alpha")])
+
+
+def test_marks_of_thoughts_that_are_special_tokens_are_kept_for_who_reads_the_reply(
+    tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    from chatllama_pipeline.llm.local_model import LocalModel
+
+    model = LocalModel(str(tiny_base_folder), "cpu", 1, "llm.judge")
+    tokenizer = model._tokenizer
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+
+    def text(written: str) -> str:
+        return model._text(tokenizer.encode(written, add_special_tokens=False))
+
+    thoughtful = text("<think> alpha </think> bravo")
+    assert spoken(thoughtful).reply.strip() == "bravo"
+    assert not spoken(text("<think> alpha")).finished
+    assert text(f"bravo {tokenizer.eos_token}").strip() == "bravo"
