@@ -19,13 +19,13 @@ from torch import nn
 
 from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.layout import ADAPTER_NAME
+from chatllama_pipeline.models.targets import is_linear
 
 # Ids that a comparison reads, and a prime that spreads them over a vocabulary.
 COMPARED_IDS, STRIDE = 8, 7919
 # Most that a merge may change, of the largest output and of what the adapter itself changes:
 # float32 rounds to some 1e-6 of an output in each of many layers.
 OF_OUTPUT, OF_EFFECT = 1e-4, 1e-3
-LINEAR = nn.Linear.forward
 # Deviation of the weights that a trial gives an adapter: its effect is then a tenth of an output.
 TRIAL_DEVIATION = 0.02
 
@@ -48,7 +48,7 @@ class Layer(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether the layer computes with a weight alone; a router may be linear and more."""
-        plain = not isinstance(self.owner, nn.Linear) or type(self.owner).forward is LINEAR
+        plain = not isinstance(self.owner, nn.Linear) or is_linear(self.owner)
         return plain and hasattr(self.owner, self.attribute)
 
     @property

@@ -6,6 +6,7 @@ import copy
 import re
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -82,6 +83,23 @@ def head_names(model: Any) -> list[str]:
     return [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
 
+@torch.no_grad()
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module computes with a weight and a bias alone, by whatever forward of its own.
+
+    Falcon's linear layers do; a router may be one and more.
+    """
+    if not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward:
+        return isinstance(module, nn.Linear)
+    ones = module.weight.new_ones(1, module.in_features)
+    try:
+        found = module(ones)
+    except Exception:  # a family's own code may want other inputs
+        return False
+    expected = nn.functional.linear(ones, module.weight, module.bias)
+    return isinstance(found, torch.Tensor) and torch.allclose(found, expected)
+
+
 def _linear(model: Any) -> list[str]:
     """Names of the linear layers within the backbone whose adapter counts as their weight does.
 
@@ -91,7 +109,7 @@ def _linear(model: Any) -> list[str]:
     names = [
         name
         for name, module in model.named_modules()
-        if type(module).forward in (nn.Linear.forward, Conv1D.forward)
+        if (is_linear(module) or isinstance(module, Conv1D))
         and module is not output
         and name.split(".")[0] not in heads
         and not _read_by_kernels(model, name)

@@ -16,6 +16,8 @@ from transformers import (
     BartForConditionalGeneration,
     CohereConfig,
     CohereForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     JambaConfig,
@@ -71,6 +73,10 @@ def qwen3_moe() -> Any:
 
 def mixtral() -> Any:
     return MixtralForCausalLM(MixtralConfig(**EXPERTS, num_local_experts=4))
+
+
+def falcon() -> Any:
+    return FalconForCausalLM(FalconConfig(**SIZE, num_attention_heads=4))
 
 
 def jamba() -> Any:
@@ -150,6 +156,8 @@ def adapted(folder: Path, targets: list[str] | str | None, dropout: float = 0.0)
         (mixtral, None, {"q_proj", "v_proj"}),
         (mixtral, "all-linear",
          {"q_proj", "k_proj", "v_proj", "o_proj", "gate", "gate_up_proj", "down_proj"}),
+        (falcon, None, {"query_key_value"}),
+        (falcon, "all-linear", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
         (mamba, None, {"in_proj"}),
         (jamba, None, {"q_proj", "k_proj", "v_proj", "o_proj", "in_proj",
                        "gate_proj", "up_proj", "down_proj"}),
