@@ -121,6 +121,7 @@ def _evaluation(evaluation: Evaluation) -> str:
         f"{_shown(figures.win_rate_low)} to {_shown(figures.win_rate_high)}); KL "
         f"{_shown(figures.kl)} nats per reply; the reward model is right on "
         f"{_shown(figures.reward_model_accuracy)} of {figures.reward_model_pairs} unseen pairs.",
+        *([f"Questions with known answers: {known}."] if (known := figures.known_answers) else []),
         f"The gate released it: {verdict.reason}."
         if verdict.released
         else f"Released on a person's approval. The gate had held it back: {verdict.reason}.",

@@ -18,12 +18,14 @@ from chatllama_pipeline.evaluation.figures import (
     Verdict,
     write_comparisons,
 )
+from chatllama_pipeline.evaluation.known_questions import KnownAnswers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Message, StageSpec, user_prompt
 
 SFT = ActorFigures(0.5, 0.1, 24.0, 0.98, 0.4, 0.3)
 PPO = ActorFigures(0.85, 1.9, 30.0, 1.0, 0.65, 0.2)
-FIGURES = Figures(SFT, PPO, 2.25, 0.9, 0.86, 0.94, 0.88, 431, 0.34, 200)
+KNOWN = KnownAnswers(60, 50, 48, 47, kept_by_sft=46, kept_by_ppo=45)
+FIGURES = Figures(SFT, PPO, 2.25, 0.9, 0.86, 0.94, 0.88, 431, 0.34, 200, known_answers=KNOWN)
 RELEASED = Verdict(True, "it won")
 
 

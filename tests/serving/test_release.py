@@ -116,6 +116,7 @@ def test_the_card_tells_figures_sources_and_limits(release: Callable[..., Path])
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-generation\n")
     assert "| rubric score, 0 to 1 | 0.500 | 0.850 |" in card
     assert "Win rate of PPO over SFT 0.900 (95 % interval 0.860 to 0.940)" in card
+    assert "Questions with known answers: base 50/60, SFT 48/60, PPO 47/60." in card
     assert "- `grammar`: templated conversations" in card
     assert "This is a toy." in card
     assert "The gate released it: it won." in card
