@@ -138,13 +138,7 @@ def _compare(
     verdict = _verdict(spec, settings, judge, figures)
 
     # 4. Files.
-    columns = zip(
-        prompts, replies["actor_sft"], replies["actor_ppo"], kl, judged.after_wins, strict=True
-    )
-    comparisons = [
-        Comparison(row.prompt, row.source, old, new, round(nats, 6), win)
-        for row, old, new, nats, win in columns
-    ]
+    comparisons = _comparisons(prompts, replies, kl, judged.after_wins)
     _write(spec, settings, judge, Evaluation(figures, verdict), curves, comparisons)
     return Outcome(
         rows=len(comparisons),
@@ -160,6 +154,19 @@ def _compare(
         curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
         warnings=[*warnings, *judged.warnings()],
     )
+
+
+def _comparisons(
+    prompts: Sequence[_TestPrompt],
+    replies: dict[str, list[Reply]],
+    kl: Sequence[float],
+    wins: Sequence[float | None],
+) -> list[Comparison]:
+    columns = zip(prompts, *(replies[actor] for actor in ACTORS), kl, wins, strict=True)
+    return [
+        Comparison(row.prompt, row.source, old, new, round(nats, 6), win)
+        for row, old, new, nats, win in columns
+    ]
 
 
 def _answered(

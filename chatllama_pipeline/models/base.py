@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
@@ -141,12 +141,8 @@ def _copy_model(
     model, info = load(
         kind, found.folder, f"{key}.model", config=config, output_loading_info=True, **arguments
     )
-    if info["missing_keys"] and kind is not AutoModel:
-        lost = sorted(info["missing_keys"])
-        raise SettingsError(
-            f"{key}.model: the weights in {found.folder} lack {len(lost)} tensors of a "
-            f"{type(model).__name__} ({', '.join(lost[:3])}, ...): save the whole model there"
-        )
+    if kind is not AutoModel:
+        _refuse_incomplete(model, info["missing_keys"], found.folder, f"{key}.model")
     if gguf:
         model = as_plain_model(model, gguf)
     whole, model = model, text_only(model, f"{key}.model", section.model)
@@ -181,6 +177,14 @@ def _copy_model(
         )
     metrics = {"parameters": int(model.num_parameters()), "revision": found.commit}
     return model, {**metrics, **(gguf.metrics if gguf else {})}, warnings
+
+
+def _refuse_incomplete(model: Any, missing: Iterable[str], folder: Path, key: str) -> None:
+    if lost := sorted(missing):
+        raise SettingsError(
+            f"{key}: the weights in {folder} lack {len(lost)} tensors of a "
+            f"{type(model).__name__} ({', '.join(lost[:3])}, ...): save the whole model there"
+        )
 
 
 def _tokenizer_files(section: ActorSettings | RewardSettings, key: str, found: Found) -> Found:

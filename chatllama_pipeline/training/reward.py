@@ -43,7 +43,7 @@ from chatllama_pipeline.training.reward_math import (
     shift_and_scale,
     win_share,
 )
-from chatllama_pipeline.training.reward_report import reward_report
+from chatllama_pipeline.training.reward_report import RewardReport, reward_report
 from chatllama_pipeline.training.trainer import Training, save_trained, train
 
 STAGE = "reward_model"
@@ -92,11 +92,9 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
             _normalise(model, rows_of([*items.pairs, *items.scored]), pad_id)
             setattr(model.config, MAX_LENGTH, before.context)
             setattr(model.config, READS_WHOLE, reads_whole(config))
-            report = reward_report(model, held_out, pad_id, "validation")
-            if training.is_main:
-                save_trained(Path(spec.output), model, tokenizer, training.curves)
-                report.write(Path(spec.output))
+            report = _publish(model, tokenizer, held_out, training, Path(spec.output))
     too_long = items.too_long + held_out.too_long
+    warnings = [*before.warnings, *warnings, *_left_out(too_long, before.context)]
     return Outcome(
         rows=len(chosen),
         metrics={
@@ -112,13 +110,19 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         },
         checks=[memory, training.finite_loss],
         curves=training.curves,
-        warnings=[
-            *before.warnings,
-            *warnings,
-            *_left_out(too_long, before.context),
-            *training.warnings,
-        ],
+        warnings=[*warnings, *training.warnings],
     )
+
+
+def _publish(
+    model: Any, tokenizer: Any, held_out: Items, training: Training, output: Path
+) -> RewardReport:
+    """Write the model's folder and its report, which is returned."""
+    report = reward_report(model, held_out, tokenizer.pad_token_id, "validation")
+    if training.is_main:
+        save_trained(output, model, tokenizer, training.curves)
+        report.write(output)
+    return report
 
 
 def _set_up(

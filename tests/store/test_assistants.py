@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,8 +16,7 @@ from chatllama_pipeline.assistants import (
 )
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from chatllama_pipeline.original import TAKEN
-from chatllama_pipeline.recipes import MADE_FROM, recipe_for
-from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.recipes import recipe_for
 from chatllama_pipeline.settings.data import SourceChoice
 
 REPOSITORY = Path(__file__).parents[2]
@@ -321,143 +318,6 @@ def test_the_content_hash_follows_content_and_not_times(tmp_path: Path) -> None:
     (folder / "datasets").mkdir()
     (folder / "datasets" / "actor_training_data.json").write_text("[]")
     assert content_hash("mine", tmp_path) != before
-
-
-# What may change without anything being made again: memory, intervals, paths, who keeps what.
-UNUSED_OF_PEFT = ("bias", "inference_mode", "peft_type", "task_type")
-NEUTRAL = {
-    *(
-        f"{section}.{key}"
-        for section in ("actor_config", "reward_config")
-        for key in ("zero_stage", "offload", "deepspeed_enable", "deepspeed_config_path")
-    ),
-    *(
-        f"{section}.{key}"
-        for section in ("actor_config", "reward_config", "trainer_config")
-        for key in ("checkpoint_seconds", "n_checkpoints_to_keep")
-    ),
-    "actor_config.train_dataset_path",
-    "actor_config.micro_batch_size",
-    *(
-        f"{section}_config.{key}"
-        for section in ("actor", "reward", "critic")
-        for key in [
-            "peft_config_path",
-            "lora.bias",
-            "lora.inference_mode",
-            "lora.peft_type",
-            "lora.task_type",
-        ]
-    ),
-    "actor_config.checkpoint_steps",
-    "reward_config.train_dataset_path",
-    "reward_config.micro_batch_size",
-    "reward_config.checkpoint_steps",
-    "trainer_config.examples_path",
-    "actor_config.activation_checkpointing",
-    "reward_config.activation_checkpointing",
-    "trainer_config.activation_checkpointing",
-    "trainer_config.micro_batch_size",
-    "trainer_config.rollout_batch_size",
-    "trainer_config.checkpoint_steps",
-    "retrain.cron",
-    "retrain.timezone",
-    "store.keep_versions",
-    "tracking.trackers",
-    "tracking.project",
-    "tracking.mlflow_uri",
-    "store.pins",
-    "llm.max_usd",
-    "llm.prices",
-    *(
-        f"{role}.{key}"
-        for role in ("llm", "llm.writer", "llm.judge", "evaluation.judge")
-        for key in (
-            "api_key_env",
-            "timeout",
-            "concurrency",
-            "requests_per_minute",
-            "tokens_per_minute",
-            "price",
-            "batch_size",
-        )
-    ),
-    # A writer's later questions follow from its earlier answers; a judge's don't.
-    "llm.judge.batch",
-    "evaluation.judge.batch",
-}
-
-
-def with_peft_config(
-    root: Path, text: str, config: str = "actor_config: {peft_enable: true}"
-) -> None:
-    (write(root, "mine", config) / "peft_config.yaml").write_text(text)
-
-
-def test_the_originals_peft_config_fills_lora_and_what_the_config_says_wins(tmp_path: Path) -> None:
-    # The original's artifacts/config/peft_config.yaml, key by key, with another rank.
-    with_peft_config(
-        tmp_path,
-        "inference_mode: False\nr: 4\nlora_alpha: 32\nlora_dropout: 0.1\n"
-        "target_modules: [q_proj, v_proj]\n",
-        "actor_config: {peft_enable: true, lora: {lora_alpha: 8}}",
-    )
-    settings = load_assistant("mine", {"actor_config.lora.lora_dropout": 0.2}, tmp_path).settings
-    lora = settings.actor_config.lora
-    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (4, 8, 0.2)
-    assert lora.target_modules == ["q_proj", "v_proj"]
-    assert settings.reward_config.lora.r == settings.critic_config.lora.r == 4
-
-
-def test_without_a_peft_config_lora_has_the_originals_values(tmp_path: Path) -> None:
-    write(tmp_path, "mine", "actor_config: {peft_enable: true}")
-    lora = load_assistant("mine", root=tmp_path).settings.actor_config.lora
-    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (8, 32, 0.1)
-
-
-def test_a_peft_config_that_is_not_where_the_config_says_is_told(tmp_path: Path) -> None:
-    config = "actor_config: {peft_enable: true, peft_config_path: ./artifacts/config/peft.yaml}"
-    write(tmp_path, "mine", config)
-    (warning,) = load_assistant("mine", root=tmp_path).warnings
-    assert warning.endswith("peft.yaml does not exist; the defaults of lora are used")
-    with_peft_config(tmp_path, "r: 2", config)
-    mine = load_assistant("mine", root=tmp_path)
-    assert mine.warnings[0].endswith("mine/peft_config.yaml is read")
-    assert mine.settings.actor_config.lora.r == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("r: 0", "peft_config.yaml: r: 0: input should be greater than or equal to 1"),
-        ("rank: 8", "peft_config.yaml: unknown key rank; those there are: r, lora_alpha"),
-        ("inference_mode: true", "inference_mode: true would train nothing; set it to false"),
-        ("- r", "peft_config.yaml holds a list, not `key: value` lines"),
-        ("r: [", "peft_config.yaml is not valid YAML"),
-    ],
-)
-def test_a_wrong_peft_config_is_refused_with_its_file_and_key(
-    tmp_path: Path, text: str, told: str
-) -> None:
-    with_peft_config(tmp_path, text)
-    with pytest.raises(SettingsError) as caught:
-        load_assistant("mine", root=tmp_path)
-    assert told in str(caught.value)
-
-
-def dotted_keys(settings: dict[str, Any], above: str = "") -> Iterator[str]:
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from dotted_keys(value, f"{above}{key}.")
-        elif above or not isinstance(value, dict):
-            yield above + key
-
-
-def test_every_setting_is_either_part_of_a_fingerprint_or_known_to_change_no_result() -> None:
-    every = set(dotted_keys(AssistantSettings().model_dump()))
-    listed = {key for keys in MADE_FROM.values() for key in keys}
-    assert listed | NEUTRAL == every
-    assert not listed & NEUTRAL
 
 
 def test_every_example_in_the_repository_loads() -> None:

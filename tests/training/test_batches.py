@@ -11,6 +11,7 @@ from chatllama_pipeline.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.training.batches import MicroBatch, Shares, StepBatches, loader
 from chatllama_pipeline.training.distributed import prepare_processes
+from chatllama_pipeline.training.ppo_collect import prompt_rows
 
 
 def steps_of(shares: Shares, rows: int, steps: int, first: int = 0) -> list[list[MicroBatch]]:
@@ -93,3 +94,12 @@ def test_deepspeed_without_a_compiler_is_refused_where_it_must_build(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SettingsError, match=r"with g\+\+ at first use, .* install g\+\+"):
         prepare_processes("cpu", DeepSpeedPlan({"zero_optimization": {"stage": 2}}))
+
+
+def test_every_prompt_comes_once_per_epoch_in_an_order_of_its_own() -> None:
+    drawn = [row for iteration in range(3) for row in prompt_rows(6, 4, iteration, seed=1)]
+    assert sorted(drawn[:6]) == sorted(drawn[6:]) == [0, 1, 2, 3, 4, 5]
+    assert drawn[:6] != drawn[6:]
+    # Five of two: two whole epochs and one row more.
+    counts = [prompt_rows(2, 5, 0, seed=1).count(row) for row in (0, 1)]
+    assert sorted(counts) == [2, 3]

@@ -18,7 +18,7 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
 from chatllama_pipeline.training import resume
 from chatllama_pipeline.training.course import Task
-from chatllama_pipeline.training.guards import Best, Collapse
+from chatllama_pipeline.training.guards import Best, Collapse, Guard
 from chatllama_pipeline.training.sft import run
 from chatllama_pipeline.training.stopping import SIGNALS, StopSignals
 from chatllama_pipeline.training.trainer import train
@@ -302,3 +302,13 @@ def test_an_accident_is_no_collapse() -> None:
         short = {"reply_tokens": 2.0} if iteration % 3 == 0 else {}
         watch.record(iteration, USUAL | short, ["fine"], 0.3)
     assert watch.found is None and watch.check(False).passed
+
+
+def test_the_guard_lets_single_accidents_pass_but_not_every_other_step() -> None:
+    guard = Guard()
+    for finite in (True, False, True, True):
+        guard.record(finite)
+    assert guard.passed
+    for finite in (False, False, True, False, False):
+        guard.record(finite)
+    assert (guard.skipped, guard.steps, guard.tripped, guard.passed) == (5, 9, False, False)

@@ -30,9 +30,8 @@ from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
 from chatllama_pipeline.training import ppo
-from chatllama_pipeline.training.guards import Guard
 from chatllama_pipeline.training.ppo import read_prompts, run
-from chatllama_pipeline.training.ppo_collect import Task, prompt_rows
+from chatllama_pipeline.training.ppo_collect import Task
 from chatllama_pipeline.training.ppo_loop import Training, train
 from chatllama_pipeline.training.ppo_model import ActorCritic
 from tests.families import tokenizer_kinds
@@ -241,25 +240,6 @@ def test_non_finite_losses_move_no_weight_and_end_the_training(tiny_base_folder:
     # Four steps an iteration: the fifth, in the second, is the last.
     assert (training.iterations_done, training.guard.steps, training.guard.skipped) == (2, 5, 5)
     assert not training.guard.passed
-
-
-def test_the_guard_lets_single_accidents_pass_but_not_every_other_step() -> None:
-    guard = Guard()
-    for finite in (True, False, True, True):
-        guard.record(finite)
-    assert guard.passed
-    for finite in (False, False, True, False, False):
-        guard.record(finite)
-    assert (guard.skipped, guard.steps, guard.tripped, guard.passed) == (5, 9, False, False)
-
-
-def test_every_prompt_comes_once_per_epoch_in_an_order_of_its_own() -> None:
-    drawn = [row for iteration in range(3) for row in prompt_rows(6, 4, iteration, seed=1)]
-    assert sorted(drawn[:6]) == sorted(drawn[6:]) == [0, 1, 2, 3, 4, 5]
-    assert drawn[:6] != drawn[6:]
-    # Five of two: two whole epochs and one row more.
-    counts = [prompt_rows(2, 5, 0, seed=1).count(row) for row in (0, 1)]
-    assert sorted(counts) == [2, 3]
 
 
 def test_a_critic_from_the_reward_model_starts_from_its_scores(
