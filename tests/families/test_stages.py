@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +169,13 @@ def test_a_saved_sft_model_has_the_validation_loss_it_was_saved_with(
     folder = chain.folder("actor_sft")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows, _ = sft._examples(chain.folder("actor_training_data"), tokenizer, "validation", 64)
-    collate = partial(sft.collate_completions, pad_id=tokenizer.pad_token_id)
+    pad_id = tokenizer.pad_token_id
     model = load_actor(folder, torch.float32)
     with torch.no_grad():
-        together = sft._validate([collate(rows)], model)["validation_loss"]
-        singly = sft._validate([collate([row]) for row in rows], model)["validation_loss"]
+        together = sft._validate(rows, pad_id, model)["validation_loss"]
+        tokens = [len(row.ids) - row.prompt_length for row in rows]
+        each = [sft._validate([row], pad_id, model)["validation_loss"] for row in rows]
+    singly = sum(n * loss for n, loss in zip(tokens, each, strict=True)) / sum(tokens)
     assert together == pytest.approx(
         chain.outcome("actor_sft").metrics["validation_loss"], rel=1e-4
     )

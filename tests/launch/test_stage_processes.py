@@ -110,6 +110,7 @@ def test_two_processes_are_two_ranks_of_which_one_speaks(
 ) -> None:
     outcome, _, logs = run_stage("writes", processes=2, threads=2)
 
+    assert outcome.metrics.pop("peak_gib") > 0
     assert outcome == Outcome()
     assert [text for _, text in logs].count("writes: only rank 0 speaks") == 1
     assert (tmp_path / "spec.log").read_text().count("only rank 0 speaks") == 1
@@ -168,7 +169,7 @@ def test_a_training_that_runs_out_of_memory_tries_with_half_until_it_fits(
     run_stage: Callable[..., Any], tmp_path: Path
 ) -> None:
     outcome, _, logs = run_stage("actor_sft")
-    assert outcome.metrics == {"rows": 2}
+    assert outcome.metrics["rows"] == 2
     fitted = "ran out of memory at micro_batch_size 4, 2 fitted: set it in config.yaml"
     assert outcome.warnings == ["its own", fitted]
     tries = [text for _, text in logs if "tries again" in text]
@@ -190,7 +191,7 @@ def test_a_training_that_the_kernel_kills_tries_with_half_as_well(
     assert [text.partition(": ")[2] for text in tries] == [
         "tries again with 4, from its last state"
     ]
-    assert outcome.metrics == {"rows": 4, "rollouts": 8}
+    assert (outcome.metrics["rows"], outcome.metrics["rollouts"]) == (4, 8)
 
 
 def test_where_one_row_is_too_much_the_error_says_what_would_fit(
@@ -218,7 +219,7 @@ def test_processes_that_a_stage_left_are_told_of(run_stage: Callable[..., Any]) 
 
 def test_torch_has_the_threads_of_the_spec(run_stage: Callable[..., Any]) -> None:
     outcome, _, _ = run_stage("threads", threads=1)
-    assert outcome.metrics == {"torch_threads": 1}
+    assert outcome.metrics["torch_threads"] == 1
 
 
 def test_the_same_command_works_by_hand(tmp_path: Path) -> None:
@@ -229,7 +230,8 @@ def test_the_same_command_works_by_hand(tmp_path: Path) -> None:
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     assert (ended.returncode, ended.stdout) == (0, "slow: begun\nslow: done\n")
-    assert Outcome.read(tmp_path / "result.json") == Outcome()
+    outcome = Outcome.read(tmp_path / "result.json")
+    assert list(outcome.metrics) == ["peak_gib"]
 
 
 def test_the_real_stages_start_by_the_package_itself(tmp_path: Path) -> None:

@@ -139,5 +139,5 @@ def test_rules_judge_a_whole_table_and_nobody_judges_where_the_provider_is_none(
 
 
 def test_an_unknown_provider_is_refused_with_a_list() -> None:
-    with pytest.raises(ValidationError, match="'none', 'rules', 'openai' or 'transformers'"):
+    with pytest.raises(ValidationError, match="'none', 'rules', 'rubric', 'openai' or 'tr"):
         AssistantSettings.model_validate({"llm": {"provider": "opnai"}})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 
 from assets.partitions import ASSISTANTS
@@ -243,10 +244,9 @@ def test_a_broken_change_is_told_and_asks_for_nothing(
     assert json.loads(ticks.cursor or "{}")["quickstart"]["seen"]
 
 
-def test_the_queue_runs_one_run_of_an_assistant_at_a_time(tmp_path: Path) -> None:
+def test_the_queue_runs_one_run_of_an_assistant_at_a_time() -> None:
     home = Path(__file__).parents[2] / "dagster_home" / "dagster.yaml"
-    (tmp_path / home.name).write_text(home.read_text())
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+    with dg.instance_for_test(overrides=yaml.safe_load(home.read_text())) as instance:
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
         assert queue.max_concurrent_runs == 2

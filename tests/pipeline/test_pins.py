@@ -39,12 +39,14 @@ def write(store: Store, rows: int, **pins: str) -> None:
 
 
 def materialize(*assets: str) -> None:
-    dg.materialize(
-        definitions.assets or [],
-        selection=list(assets),
-        partition_key=NAME,
-        resources=definitions.resources,
-    )
+    with dg.instance_for_test() as instance:
+        dg.materialize(
+            definitions.assets or [],
+            selection=list(assets),
+            partition_key=NAME,
+            resources=definitions.resources,
+            instance=instance,
+        )
 
 
 @pytest.fixture
