@@ -19,6 +19,7 @@ from chatllama_pipeline.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.adapters import trained_state
 from chatllama_pipeline.training.batches import Shares
+from chatllama_pipeline.training.builds import builds_root, clear_abandoned_builds
 
 LOOPBACK = "127.0.0.1"
 
@@ -29,7 +30,7 @@ def rank() -> int:
 
 
 def prepare_processes(device: str, plan: DeepSpeedPlan | None) -> None:
-    """Refuse more processes here than there are GPUs; give DeepSpeed the group it asks for.
+    """Refuse more processes here than there are GPUs; give DeepSpeed what it asks for.
 
     On a CPU any number of processes may share the cores.
     """
@@ -46,6 +47,7 @@ def prepare_processes(device: str, plan: DeepSpeedPlan | None) -> None:
             "DeepSpeed builds its operations for the CPU with g++ at first use, and there is none: "
             "install g++, or train without zero_stage and deepspeed_enable"
         )
+    clear_abandoned_builds(builds_root())
     if "RANK" not in os.environ:
         # Alone, but DeepSpeed asks for a group all the same.
         with socket.socket() as probe:

@@ -200,9 +200,10 @@ def test_the_schedule_of_a_broken_assistant_fails_saying_why(
 )
 def test_dagster_takes_every_cron_line_that_config_yaml_may_have(cron: str, timezone: str) -> None:
     retrain = RetrainSettings(cron=cron, timezone=timezone)
-    dg.ScheduleDefinition(
+    schedule = dg.ScheduleDefinition(
         job_name="all", cron_schedule=retrain.cron, execution_timezone=retrain.timezone
     )
+    assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, timezone)
 
 
 def test_a_folder_still_being_written_waits(root: Path, instance: dg.DagsterInstance) -> None:

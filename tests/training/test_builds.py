@@ -1,0 +1,57 @@
+"""What a killed build of DeepSpeed's operations leaves: nobody may wait for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.utils.file_baton import FileBaton
+
+from chatllama_pipeline.deepspeed_config import DeepSpeedPlan
+from chatllama_pipeline.training.builds import OLD_SECONDS, builds_root, clear_abandoned_builds
+from chatllama_pipeline.training.distributed import prepare_processes
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    """torch's own lock of a build, taken two minutes ago."""
+    folder = tmp_path / "py311_cpu" / "deepspeed_shm_comm"
+    folder.mkdir(parents=True)
+    baton = FileBaton(str(folder / "lock"))
+    assert baton.try_acquire()
+    taken = time.time() - 2 * OLD_SECONDS
+    os.utime(folder / "lock", (taken, taken))
+    return folder / "lock"
+
+
+def test_the_lock_of_a_killed_build_goes_before_deepspeed_is_asked_for(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(lock.parents[2]))
+    monkeypatch.setenv("RANK", "0")
+    prepare_processes("cpu", DeepSpeedPlan({"zero_optimization": {"stage": 2}}))
+    assert FileBaton(str(lock)).try_acquire()
+
+
+def test_a_build_that_goes_on_keeps_its_lock(lock: Path) -> None:
+    sleeps = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(sleeps, cwd=lock.parent, stdin=subprocess.PIPE) as compiler:
+        assert clear_abandoned_builds(lock.parents[2]) == []
+        compiler.kill()
+    assert clear_abandoned_builds(lock.parents[2]) == [lock]
+
+
+def test_a_lock_that_was_taken_just_now_stays(lock: Path) -> None:
+    lock.touch()
+    assert clear_abandoned_builds(lock.parents[2]) == []
+
+
+def test_without_a_folder_named_builds_stand_where_torch_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    assert builds_root().name == "torch_extensions"
