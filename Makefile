@@ -58,4 +58,4 @@ lock:
 	rm -rf .venv-lock
 
 readme: $(INSTALLED)
-	$(BIN)/python -m assets.readme README.md
+	$(BIN)/python -m assets.readme docs/*.md

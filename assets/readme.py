@@ -1,4 +1,4 @@
-"""`python -m assets.readme README.md`: writes those parts of a page that the code knows best."""
+"""`python -m assets.readme PAGE...`: writes those parts of pages that the code knows best."""
 
 import re
 import sys
@@ -50,5 +50,5 @@ if __name__ == "__main__":
     # Imported here: the definitions are made of the modules beside this one.
     from chatllama_pipeline.definitions import definitions
 
-    target = Path(sys.argv[1])
-    target.write_text(with_generated_parts(target.read_text(), definitions))
+    for target in map(Path, sys.argv[1:]):
+        target.write_text(with_generated_parts(target.read_text(), definitions))

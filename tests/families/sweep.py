@@ -2,7 +2,7 @@
 
     python -m tests.families.sweep [FAMILY ...]
 
-writes `families.json` beside this file; the README's table is made of it.
+writes `families.json` beside this file; the table in docs/models.md is made of it.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def _gives_values(folder: Path) -> float:
 
 
 def table(record: dict[str, dict[str, str]]) -> list[str]:
-    """The README's lines: families of the same outcome share one, the most common first."""
+    """The docs' lines: families of the same outcome share one, the most common first."""
     grouped: dict[tuple[str, ...], list[str]] = {}
     for family, found in record.items():
         grouped.setdefault(_cells(found), []).append(family)

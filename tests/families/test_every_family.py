@@ -20,7 +20,7 @@ DEFAULT = {"mamba", "qwen3_5_text", "lfm2", "mixtral", "falcon_h1", "ctrl", "rwk
 EACH = [
     pytest.param(name, marks=[] if name in DEFAULT else [pytest.mark.slow]) for name in families()
 ]
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/models.md"
 
 
 def without_numbers(found: dict[str, str]) -> dict[str, str]:
@@ -42,8 +42,8 @@ def test_of_no_family_it_is_recorded_that_something_is_wrong() -> None:
             assert told, f"{family}: {role} is {said}"
 
 
-def test_the_readmes_families_are_those_of_the_record() -> None:
-    assert "\n".join(table(RECORDED)) in README.read_text()
+def test_the_docs_families_are_those_of_the_record() -> None:
+    assert "\n".join(table(RECORDED)) in PAGE.read_text()
 
 
 @pytest.mark.parametrize(

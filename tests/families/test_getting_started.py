@@ -69,5 +69,5 @@ def test_the_copied_folder_runs_to_its_evaluation_with_tiny_models_of_its_kind(
     assert "HELD BACK" in held.stdout  # nobody judges: a person's word is asked for
 
 
-def test_the_readme_says_how_to_copy_it() -> None:
-    assert "cp -r examples/getting_started assistants/" in (REPOSITORY / "README.md").read_text()
+def test_the_examples_page_says_how_to_copy_it() -> None:
+    assert "cp -r examples/getting_started assistants/" in (EXAMPLES / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Each server of README's table, asked as it says there and answering as that product does."""
+"""Each server of the docs' table, asked as it says there and answering as that product does."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.llm.openai_replies import Body, Told, completion, told
 from tests.llm.openai_server import KEY, OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/llms.md"
 SCHEMA = json.dumps({"type": "object", "properties": {"score": {"type": "number"}}})
 
 
 def configs() -> dict[str, dict[str, Any]]:
-    """Product -> keys under `llm`, as README's table of servers has them."""
-    table = README.read_text("utf-8").partition("| server | under `llm`")[2].partition("\n\n")[0]
+    """Product -> keys under `llm`, as the docs' table of servers has them."""
+    table = PAGE.read_text("utf-8").partition("| server | under `llm`")[2].partition("\n\n")[0]
     found = {}
     for line in table.splitlines()[2:]:
         product, keys = (cell.strip() for cell in line.strip("|").split("|"))
@@ -126,7 +126,7 @@ WARNED = {
 def product_client(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], LlmClient]:
-    """Opens a client by README's config of a product, which then answers at the server."""
+    """Opens a client by the docs' config of a product, which then answers at the server."""
 
     def opened(product: str) -> LlmClient:
         config = {"api_key_env": None, **CONFIGS[product]}
@@ -151,7 +151,7 @@ def test_the_table_names_the_products_that_are_tried() -> None:
 
 
 @pytest.mark.parametrize("product", WARNED)
-def test_a_server_is_asked_as_the_readme_says_and_its_answers_are_read(
+def test_a_server_is_asked_as_the_docs_say_and_its_answers_are_read(
     product_client: Callable[[str], LlmClient], openai_server: OpenAiServer, product: str
 ) -> None:
     client = product_client(product)

@@ -1,4 +1,4 @@
-"""The README's table of families is made of what the tests are parametrized with."""
+"""The docs' table of families is made of what the tests are parametrized with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.families.kit import ACTORS, PRETRAINED_REWARDS, REWARDS
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/models.md").read_text()
 
 
 def table() -> list[str]:
@@ -26,5 +26,5 @@ def table() -> list[str]:
     return lines
 
 
-def test_the_readmes_table_of_families_is_that_of_the_tests() -> None:
-    assert "\n".join(table()) in README
+def test_the_docs_table_of_families_is_that_of_the_tests() -> None:
+    assert "\n".join(table()) in PAGE

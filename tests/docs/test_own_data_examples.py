@@ -1,4 +1,4 @@
-"""Every example of own data that the README shows is read as it stands there."""
+"""Every example of own data that its page shows is read as it stands there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import yaml
 from chatllama_pipeline.data.personal import build_personal_data
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.settings import AssistantSettings
+from tests.docs.pages import PAGES
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-SECTION = README.split("\n## Your own data\n")[1].split("\n## ")[0]
+PAGE = PAGES["docs/own_data.md"]
 EXAMPLES = re.findall(
-    r"`(datasets/\w+\.\w+)`(?:(?!```).)*?```(json|jsonl|csv|python)\n(.*?)```", SECTION, re.DOTALL
+    r"`(datasets/\w+\.\w+)`(?:(?!```).)*?```(json|jsonl|csv|python)\n(.*?)```", PAGE, re.DOTALL
 )
 # The tables that each makes, and their rows: a conversation of two answers makes two.
 EXPECTED = {
@@ -32,13 +32,13 @@ EXPECTED = {
 
 
 def test_every_format_has_an_example() -> None:
-    assert len(re.findall(r"```(?!yaml)\w+\n", SECTION)) == len(EXAMPLES) == 6
+    assert len(re.findall(r"```(?!yaml)\w+\n", PAGE)) == len(EXAMPLES) == 6
     endings = {Path(name).suffix for name, _, _ in EXAMPLES}
     assert endings == {".json", ".jsonl", ".csv", ".parquet"}
 
 
 @pytest.mark.parametrize(("name", "language", "text"), EXAMPLES)
-def test_an_example_of_the_readme_is_read(
+def test_an_example_of_the_page_is_read(
     tmp_path: Path, name: str, language: str, text: str
 ) -> None:
     (tmp_path / "poet" / "datasets").mkdir(parents=True)
@@ -52,8 +52,8 @@ def test_an_example_of_the_readme_is_read(
     assert {table: count for table, count in rows.items() if count} == EXPECTED[name, language]
 
 
-def test_the_columns_that_the_readme_shows_are_read(tmp_path: Path) -> None:
-    [shown] = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)
+def test_the_columns_that_the_page_shows_are_read(tmp_path: Path) -> None:
+    [shown] = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     datasets = tmp_path / "poet" / "datasets"
     datasets.mkdir(parents=True)
     (datasets / "actor_training_data.csv").write_text("question,answer\nWho?,A poet\n")
@@ -63,8 +63,8 @@ def test_the_columns_that_the_readme_shows_are_read(tmp_path: Path) -> None:
     assert outcome.metrics["rows"] == {"actor": 1, "reward": 0, "rlhf": 1, "pairs": 0}
 
 
-def test_the_errors_that_the_readme_shows_read_so(tmp_path: Path) -> None:
-    [shown] = re.findall(r"```\n(the files of .*?)\n```", SECTION, re.DOTALL)
+def test_the_errors_that_the_page_shows_read_so(tmp_path: Path) -> None:
+    [shown] = re.findall(r"```\n(the files of .*?)\n```", PAGE, re.DOTALL)
     datasets = tmp_path / "poet" / "datasets"
     datasets.mkdir(parents=True)
     (datasets / "actor_training_data.csv").write_text("user_input\nSing!\nHum!\n")
