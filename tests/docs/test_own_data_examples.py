@@ -32,7 +32,7 @@ EXPECTED = {
 
 
 def test_every_format_has_an_example() -> None:
-    assert len(re.findall(r"```(?!yaml)\w+\n", PAGE)) == len(EXAMPLES) == 6
+    assert len(re.findall(r"```(?!yaml|text|bash)\w+\n", PAGE)) == len(EXAMPLES) == 6
     endings = {Path(name).suffix for name, _, _ in EXAMPLES}
     assert endings == {".json", ".jsonl", ".csv", ".parquet"}
 
@@ -64,7 +64,7 @@ def test_the_columns_that_the_page_shows_are_read(tmp_path: Path) -> None:
 
 
 def test_the_errors_that_the_page_shows_read_so(tmp_path: Path) -> None:
-    [shown] = re.findall(r"```\n(the files of .*?)\n```", PAGE, re.DOTALL)
+    [shown] = re.findall(r"```text\n(the files of .*?)\n```", PAGE, re.DOTALL)
     datasets = tmp_path / "poet" / "datasets"
     datasets.mkdir(parents=True)
     (datasets / "actor_training_data.csv").write_text("user_input\nSing!\nHum!\n")
