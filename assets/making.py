@@ -21,6 +21,7 @@ from chatllama_pipeline.recipes import (
     read_in_use,
     recipe_for,
     require_pins,
+    version_in_use,
     versions_in_use,
 )
 from chatllama_pipeline.records import Check, Outcome, StageSpec
@@ -73,8 +74,10 @@ def make(
     require_pins(assistant, versions)
     if pin := assistant.settings.store.pins.get(asset):
         context.log.info(f"{asset}: store.pins asks for version {pin}")
-        yield materialization(context, Made(read_in_use(asset, assistant, versions), reused=True))
+        pinned = read_in_use(asset, assistant, versions)
+        yield materialization(context, Made(pinned, reused=True), pinned)
         return
+    before = version_in_use(asset, assistant, versions)
     upstream = current_upstream(asset, assistant, versions)
     inherited = inherited_overrides(asset, assistant, versions, run_options.overrides)
     unpromoted = [] if run_options.promote else sorted(inherited)
@@ -106,7 +109,7 @@ def make(
             )
         for folder in versions.sweep(asset, assistant.name, keep):
             context.log.info(f"{asset}: removed {folder}, of no version that is kept")
-    yield materialization(context, made)
+    yield materialization(context, made, before)
 
 
 def run_stage(context: dg.AssetExecutionContext, compute: Compute, work: Work) -> Outcome:
@@ -135,15 +138,17 @@ def run_stage(context: dg.AssetExecutionContext, compute: Compute, work: Work) -
     )
 
 
-def materialization(context: dg.AssetExecutionContext, made: Made) -> dg.MaterializeResult[None]:
-    """The result that Dagster records, stored check results included."""
+def materialization(
+    context: dg.AssetExecutionContext, made: Made, before: Version | None
+) -> dg.MaterializeResult[None]:
+    """The result that Dagster records, stored check results and what changed since `before`."""
     asset = context.asset_key.to_user_string()
     verb = "reused" if made.reused else "made"
     for warning in made.version.manifest.warnings:
         context.log.warning(f"{asset}: {warning}")
     context.log.info(f"{asset}: {verb} version {made.version.id}")
     return dg.MaterializeResult(
-        metadata=version_metadata(made.version, made.reused),
+        metadata=version_metadata(made.version, made.reused, before),
         data_version=dg.DataVersion(made.version.id),
         check_results=[check_result(asset, check) for check in made.version.manifest.checks],
     )

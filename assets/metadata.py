@@ -9,17 +9,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.evaluation.curves import sparkline_markdown
+from chatllama_pipeline.lineage.changes import brief, changes
+from chatllama_pipeline.lineage.versions import paid, size, verdict
 from chatllama_pipeline.manifests import Version
+from chatllama_pipeline.progress import MEGABYTE
 from chatllama_pipeline.records import TABLE_FILE
 
 # What Dagster accepts as the value of a metadata entry; it exports no name for it.
 RawMetadataValue = Any
 SAMPLE_ROWS = 3
 SAMPLE_CHARACTERS = 200
+MOST_CHANGES = 40
+CHANGE_CHARACTERS = 60
 
 
-def version_metadata(version: Version, reused: bool) -> dict[str, RawMetadataValue]:
-    """Metadata of a materialization; well under 50 KB, since each event is kept for good."""
+def version_metadata(
+    version: Version, reused: bool, before: Version | None = None
+) -> dict[str, RawMetadataValue]:
+    """Metadata of a materialization; well under 50 KB, since each event is kept for good.
+
+    `before` is the version that was in use until then.
+    """
     manifest = version.manifest
     shown: dict[str, RawMetadataValue] = {
         "dagster/uri": version.path.as_uri(),
@@ -27,7 +37,12 @@ def version_metadata(version: Version, reused: bool) -> dict[str, RawMetadataVal
         "reused": reused,
         "made_from": dict(manifest.upstream),
         "seconds": manifest.seconds,
+        "size_mb": round(size(version) / MEGABYTE, 3),
+        "usd": "unknown" if (usd := paid(manifest)) is None else usd,
+        "changed": _changed(before, version),
     }
+    if said := verdict(manifest):
+        shown["verdict"] = said
     if manifest.overrides:
         shown["overrides"] = dict(manifest.overrides)
     if manifest.warnings:
@@ -47,6 +62,32 @@ def version_metadata(version: Version, reused: bool) -> dict[str, RawMetadataVal
             sparkline_markdown(curve.name, curve.points)
         )
     return shown
+
+
+def _changed(before: Version | None, version: Version) -> RawMetadataValue:
+    """What differs from the version before, as a small table, or in a word where nothing does."""
+    if before is None:
+        return "the first version"
+    if before.id == version.id:
+        return "the version that was in use already"
+    found = changes(before.manifest, version.manifest)
+    if not found:
+        return f"nothing but files, since {before.id}"
+    records = [
+        dg.TableRecord(
+            {
+                "what": change.kind,
+                "name": change.key,
+                before.id: brief(change.before, CHANGE_CHARACTERS),
+                version.id: brief(change.after, CHANGE_CHARACTERS),
+            }
+        )
+        for change in found[:MOST_CHANGES]
+    ]
+    if len(found) > MOST_CHANGES:
+        more = f"and {len(found) - MOST_CHANGES} more: chatllama diff tells all"
+        records.append(dg.TableRecord({"what": "", "name": more, before.id: "", version.id: ""}))
+    return dg.MetadataValue.table(records)
 
 
 def _metrics(metrics: Mapping[str, Any]) -> dict[str, RawMetadataValue]:

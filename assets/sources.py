@@ -95,6 +95,7 @@ def _source(
     if used:
         forced = run_options.forces(source)
         asked = (config or PublicSource()).asked(forced)
+        before = versions.current_version(source, None)
         with listening(Progress(source, context.log.info)):
             recipe = source_recipe(source, versions, asked)
             made = versions.make(
@@ -105,7 +106,7 @@ def _source(
                 overrides={},
                 force=forced,
             )
-        yield materialization(context, made)
+        yield materialization(context, made, before)
         return
     current = versions.current(source, None)
     version = current.version if current else ABSENT

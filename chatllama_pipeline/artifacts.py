@@ -2,6 +2,7 @@
 
     <store>/<asset>/<assistant or _shared>/
         current.json                    which version is current, and of what run
+        history.jsonl                   which were, and since when (`history`)
         versions/<version>/             payload files, then manifest.json
     <store>/_files/                     the same files by their hashes: each stands once (`pool`)
     <store>/_runs/<asset>/<assistant>/<fingerprint>/    state of something unfinished (private)
@@ -44,6 +45,7 @@ from chatllama_pipeline.manifests import (
 )
 from chatllama_pipeline.pool import Pool
 from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.store.history import How, Use, note_use, read_uses
 
 ROOT_VARIABLE = "CHATLLAMA_STORE"
 SHARED = "_shared"
@@ -104,11 +106,20 @@ class Store:
         path = self._folder(asset, assistant) / CURRENT
         return Current(**json.loads(path.read_text())) if path.is_file() else None
 
+    def current_version(self, asset: str, assistant: str | None) -> Version | None:
+        """The current version, not verified; None where there is none."""
+        current = self.current(asset, assistant)
+        return self.version(asset, assistant, current.version) if current else None
+
     def version(self, asset: str, assistant: str | None, version: str) -> Version | None:
         """A version by its id, not verified; None if it was never published."""
         folder = self._folder(asset, assistant) / "versions" / version
         manifest = folder / MANIFEST
         return Version(folder, Manifest.read(manifest)) if manifest.is_file() else None
+
+    def uses(self, asset: str, assistant: str | None) -> list[Use]:
+        """How versions became current, oldest first; reusing the current one is no change."""
+        return read_uses(self._folder(asset, assistant))
 
     def versions(self, asset: str, assistant: str | None) -> list[Version]:
         """Every published version, newest first, not verified."""
@@ -141,7 +152,7 @@ class Store:
         and nothing is published.
         """
         started = monotonic()
-        with self._lock(recipe):
+        with self._lock(recipe.asset, recipe.assistant):
             version = None if force else self._reusable(recipe)
             reused = version is not None
             if version is None:
@@ -149,7 +160,8 @@ class Store:
                 self._pool.sweep()
             metrics = version.manifest.metrics
             self._point(
-                recipe,
+                recipe.asset,
+                recipe.assistant,
                 Current(
                     version=version.id,
                     overrides=dict(overrides),
@@ -158,8 +170,16 @@ class Store:
                     seconds=round(monotonic() - started, 3),
                     child_seconds=0.0 if reused else float(metrics.get("child_seconds", 0.0)),
                 ),
+                "reused" if reused else "made",
             )
         return Made(version, reused)
+
+    def roll_back(self, version: Version) -> None:
+        """Make a version current that stands already; its maker's lock is waited for."""
+        asset, assistant = version.manifest.asset, version.manifest.assistant
+        with self._lock(asset, assistant):
+            current = Current(version.id, version.manifest.overrides, True, utc_now(), 0.0, 0.0)
+            self._point(asset, assistant, current, "rolled back")
 
     def run_folder(self, recipe: Recipe) -> Path:
         """Where the unfinished state of this recipe stands; private, since states are loaded."""
@@ -317,13 +337,15 @@ class Store:
         _write_atomically(folder / MANIFEST, dataclasses.asdict(manifest))
         return Version(folder, manifest)
 
-    def _point(self, recipe: Recipe, current: Current) -> None:
-        folder = self._folder(recipe.asset, recipe.assistant)
+    def _point(self, asset: str, assistant: str | None, current: Current, how: How) -> None:
+        folder, before = self._folder(asset, assistant), self.current(asset, assistant)
         _write_atomically(folder / CURRENT, dataclasses.asdict(current))
+        if how != "reused" or before is None or before.version != current.version:
+            note_use(folder, Use(current.version, current.at, how))
 
     @contextlib.contextmanager
-    def _lock(self, recipe: Recipe) -> Iterator[None]:
-        folder = self._folder(recipe.asset, recipe.assistant)
+    def _lock(self, asset: str, assistant: str | None) -> Iterator[None]:
+        folder = self._folder(asset, assistant)
         folder.mkdir(parents=True, exist_ok=True)
         # The kernel releases it when the holder dies, however it dies.
         with (folder / ".lock").open("w") as handle:

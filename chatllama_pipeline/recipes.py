@@ -225,14 +225,18 @@ def owner_of(asset: str, assistant: Assistant) -> str | None:
     return None if asset in SOURCES else assistant.name
 
 
+def meant_asset(name: str) -> str:
+    """What an error says to do of a `name` that is no asset's."""
+    close = difflib.get_close_matches(name, CODE_VERSION, n=1)
+    return f"did you mean {close[0]}?" if close else f"use one of {', '.join(CODE_VERSION)}"
+
+
 def require_pins(assistant: Assistant, store: Store) -> None:
     """Raise SettingsError where `store.pins` names an asset or a version that there isn't."""
     for asset, pin in assistant.settings.store.pins.items():
         key = f"{assistant.config}: store.pins.{asset}"
         if asset not in CODE_VERSION:
-            close = difflib.get_close_matches(asset, CODE_VERSION, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(CODE_VERSION)}"
-            raise SettingsError(f"{key}: there is no asset of that name; {hint}")
+            raise SettingsError(f"{key}: there is no asset of that name; {meant_asset(asset)}")
         owner = owner_of(asset, assistant)
         if store.version(asset, owner, pin) is None:
             have = ", ".join(version.id for version in store.versions(asset, owner)) or "none"

@@ -17,6 +17,7 @@ from chatllama_pipeline.data.places import Asked
 from chatllama_pipeline.data.sources import SOURCES
 from chatllama_pipeline.errors import AbsentError
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
+from chatllama_pipeline.lineage.changes import recipe_changes
 from chatllama_pipeline.manifests import Recipe, Version
 from chatllama_pipeline.recipes import (
     ABSENT,
@@ -71,7 +72,7 @@ def _asset_status(asset: str, assistant: Assistant, store: Store) -> AssetStatus
         return AssetStatus(asset, version.id, manifest.rows, made, [], manifest.overrides, True)
     try:
         recipe = _recipe_now(asset, assistant, store, version)
-        stale = _differences(version, recipe)
+        stale = [str(change) for change in recipe_changes(version.manifest, recipe)]
     except AbsentError as error:
         stale = [str(error)]
     overrides = current.overrides if current else {}
@@ -85,27 +86,6 @@ def _recipe_now(asset: str, assistant: Assistant, store: Store, version: Version
     # Whether a run with overrides is promoted is known to that run alone.
     unpromoted = version.manifest.inputs.get("unpromoted_overrides", [])
     return recipe_for(asset, assistant, upstream, store, unpromoted)
-
-
-def _differences(version: Version, recipe: Recipe) -> list[str]:
-    manifest = version.manifest
-    found = []
-    if manifest.code_version != recipe.code_version:
-        found.append(f"code version {manifest.code_version} -> {recipe.code_version}")
-    for was, now in (
-        (manifest.upstream, recipe.upstream),
-        (manifest.settings, recipe.settings),
-        (manifest.inputs, recipe.inputs),
-    ):
-        for key in sorted(set(was) | set(now)):
-            if was.get(key) != now.get(key):
-                found.append(f"{key} {_brief(was.get(key))} -> {_brief(now.get(key))}")
-    return found
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 24 else text[:20] + " ..."
 
 
 def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
