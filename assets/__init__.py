@@ -1,0 +1,1 @@
+"""The assets, their partitions, specs and metadata; what builds them is asked of the engine."""

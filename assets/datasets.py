@@ -4,10 +4,13 @@ import dagster as dg
 
 from assets.making import Results, make
 from assets.specs import pipeline_asset
-from chatllama_pipeline.data.audit import build_data_audit
-from chatllama_pipeline.data.datasets import build_actor_training_data, build_rlhf_training_data
+from chatllama_pipeline.data.audit.build import build_data_audit
 from chatllama_pipeline.data.own.unread import unread_files
-from chatllama_pipeline.data.preferences import build_preference_data
+from chatllama_pipeline.data.prepare.datasets import (
+    build_actor_training_data,
+    build_rlhf_training_data,
+)
+from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 

@@ -8,13 +8,8 @@ from pathlib import Path
 import dagster as dg
 
 from assets.metadata import version_metadata
-from chatllama_pipeline.artifacts import Made, Workbench
-from chatllama_pipeline.assistants import Assistant, load_assistant
 from chatllama_pipeline.errors import CheckError
-from chatllama_pipeline.llm.sdk import read_key
-from chatllama_pipeline.manifests import Version
-from chatllama_pipeline.progress import Progress, listening
-from chatllama_pipeline.recipes import (
+from chatllama_pipeline.lineage.recipes import (
     current_upstream,
     inherited_overrides,
     owner_of,
@@ -24,8 +19,13 @@ from chatllama_pipeline.recipes import (
     version_in_use,
     versions_in_use,
 )
+from chatllama_pipeline.llm.client.sdk import read_key
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.folder import Assistant, load_assistant
+from chatllama_pipeline.store.manifests import Version
+from chatllama_pipeline.store.versions import Made, Workbench
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource

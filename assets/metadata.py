@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from chatllama_pipeline.evaluation.curves import sparkline_markdown
 from chatllama_pipeline.lineage.changes import brief, changes
 from chatllama_pipeline.lineage.versions import paid, size, verdict
-from chatllama_pipeline.manifests import Version
 from chatllama_pipeline.progress import MEGABYTE
 from chatllama_pipeline.records import TABLE_FILE
+from chatllama_pipeline.store.manifests import Version
 
 # What Dagster accepts as the value of a metadata entry; it exports no name for it.
 RawMetadataValue = Any

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from chatllama_pipeline.assistants import (
+from chatllama_pipeline.settings.folder import (
     assistant_names,
     require_assistants_root,
     unknown_assistant,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from chatllama_pipeline.original import TAKEN
+from chatllama_pipeline.settings.original import TAKEN
 
 
 def asset_graph(definitions: dg.Definitions) -> str:

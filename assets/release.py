@@ -4,8 +4,8 @@ import dagster as dg
 
 from assets.making import Results, make, run_stage
 from assets.specs import pipeline_asset
-from chatllama_pipeline.assistants import load_assistant
-from chatllama_pipeline.serving.verdict import release_verdict
+from chatllama_pipeline.lineage.verdict import release_verdict
+from chatllama_pipeline.settings.folder import load_assistant
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource

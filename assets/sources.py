@@ -5,12 +5,12 @@ from pydantic import Field
 
 from assets.making import Results, make, materialization
 from assets.specs import asset_checks, pipeline_asset
-from chatllama_pipeline.assistants import assistants_using, load_assistant
-from chatllama_pipeline.data.personal import build_personal_data
-from chatllama_pipeline.data.places import Asked
-from chatllama_pipeline.data.sources import build_source
+from chatllama_pipeline.data.own.personal import build_personal_data
+from chatllama_pipeline.data.sources.catalog import build_source
+from chatllama_pipeline.data.sources.places import Asked
+from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
 from chatllama_pipeline.progress import Progress, listening
-from chatllama_pipeline.recipes import ABSENT, source_recipe
+from chatllama_pipeline.settings.folder import assistants_using, load_assistant
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 

@@ -8,9 +8,9 @@ import dagster as dg
 
 from assets.partitions import ASSISTANTS
 from chatllama_pipeline.data.checks import CHECK_NAMES as DATA_CHECKS
-from chatllama_pipeline.data.sources import SOURCES
+from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.evaluation.gate import CHECK_NAMES as EVALUATION_CHECKS
-from chatllama_pipeline.recipes import CODE_VERSION, UPSTREAM
+from chatllama_pipeline.lineage.recipes import CODE_VERSION, UPSTREAM
 from chatllama_pipeline.training import CHECK_NAMES as TRAINING_CHECKS
 
 OWNERS = ["team:assistants"]

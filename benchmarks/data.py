@@ -146,11 +146,14 @@ def run(folder: Path, max_length: int) -> dict[str, Any]:
     """Build every table; seconds, rows and peak memory by step."""
     import pyarrow.parquet as pq
 
-    from chatllama_pipeline.data.datasets import build_actor_training_data, build_rlhf_training_data
-    from chatllama_pipeline.data.personal import TABLES
-    from chatllama_pipeline.data.places import Asked
-    from chatllama_pipeline.data.preferences import build_preference_data
-    from chatllama_pipeline.data.sources import build_source
+    from chatllama_pipeline.data.own.personal import TABLES
+    from chatllama_pipeline.data.prepare.datasets import (
+        build_actor_training_data,
+        build_rlhf_training_data,
+    )
+    from chatllama_pipeline.data.prepare.preferences import build_preference_data
+    from chatllama_pipeline.data.sources.catalog import build_source
+    from chatllama_pipeline.data.sources.places import Asked
     from chatllama_pipeline.llm.scoring import build_reward_training_data
     from chatllama_pipeline.records import Outcome
     from chatllama_pipeline.settings import AssistantSettings

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, OPTConfig
 
-from chatllama_pipeline.models.memory import GIB, memory_plan
+from chatllama_pipeline.models.memory.plan import GIB, memory_plan
 from chatllama_pipeline.settings import AssistantSettings
 
 # Name: hidden size, layers, heads, feed-forward size, width of the embeddings.

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import openai
 
+from chatllama_pipeline.llm.client.requests import LlmReply, LlmRequest
 from chatllama_pipeline.llm.clients import open_client
-from chatllama_pipeline.llm.requests import LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings, RoleSettings
 from tests.llm.openai_server import KEY, MODEL

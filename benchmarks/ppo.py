@@ -21,14 +21,14 @@ import torch
 from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from chatllama_pipeline.models.machine import peak_bytes
+from chatllama_pipeline.machine import peak_bytes
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings import PpoSettings
-from chatllama_pipeline.training.ppo_collect import Task
-from chatllama_pipeline.training.ppo_loop import train
-from chatllama_pipeline.training.ppo_model import ActorCritic
-from chatllama_pipeline.training.rollout import generate, pad_left, uniform_levels
+from chatllama_pipeline.training.ppo.collect import Task
+from chatllama_pipeline.training.ppo.loop import train
+from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.rollout import generate, pad_left, uniform_levels
 
 VOCABULARY, PAD, PROMPT_TOKENS, REPEATS = 1024, 0, 20, 7
 # 3 % of the tokens end a reply: 48 columns then hold 26 tokens on average.

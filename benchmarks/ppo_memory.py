@@ -13,20 +13,20 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from chatllama_pipeline.models.adapters import add_adapter, save_model
-from chatllama_pipeline.models.chat import Example
-from chatllama_pipeline.models.efficiency import checkpoint_activations
+from chatllama_pipeline.machine import peak_bytes
+from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
+from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor, load_reward, score_rows
-from chatllama_pipeline.models.machine import peak_bytes
-from chatllama_pipeline.models.memory import with_micro_batch
+from chatllama_pipeline.models.memory.efficiency import checkpoint_activations
+from chatllama_pipeline.models.memory.plan import with_micro_batch
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings import AssistantSettings, LoraSettings
-from chatllama_pipeline.training.ppo_collect import Task
-from chatllama_pipeline.training.ppo_loop import train
-from chatllama_pipeline.training.ppo_model import ActorCritic
-from chatllama_pipeline.training.ppo_roles import load_roles
+from chatllama_pipeline.training.ppo.collect import Task
+from chatllama_pipeline.training.ppo.loop import train
+from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.roles import load_roles
 
 ROWS, PROMPT, REPLY = 8, 64, 64
 MIB = 2**20

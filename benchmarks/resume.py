@@ -30,10 +30,10 @@ import pyarrow.parquet as pq
 import torch
 from transformers import AutoTokenizer
 
-from chatllama_pipeline import shim
-from chatllama_pipeline.launch import child_environment
+from chatllama_pipeline.launch import shim
+from chatllama_pipeline.launch.child import child_environment
+from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.heads import load_reward
-from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,
     PREFERENCE_SCHEMA,
@@ -115,7 +115,12 @@ class Trial:
 
     def start(self, folder: Path) -> subprocess.Popen[bytes]:
         """The stage's own command, tied to us; under torchrun with several processes."""
-        stage = [sys.executable, "-m", "chatllama_pipeline.stages", str(folder / "spec.json")]
+        stage = [
+            sys.executable,
+            "-m",
+            "chatllama_pipeline.launch.stages",
+            str(folder / "spec.json"),
+        ]
         tied = [sys.executable, "-I", "-S", str(Path(shim.__file__).resolve())]
         command = [*tied, *stage]
         if self.processes > 1:

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from chatllama_pipeline.launch import child_environment
+from chatllama_pipeline.launch.child import child_environment
+from chatllama_pipeline.models.bases.scratch import train_tokenizer
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.models.scratch import train_tokenizer
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,
     PREFERENCE_SCHEMA,
@@ -97,7 +97,7 @@ class Bench:
         )
         spec.write(self.folder / f"{name}_spec.json")
         subprocess.run(
-            [sys.executable, "-m", "chatllama_pipeline.stages", f"{output}_spec.json"],
+            [sys.executable, "-m", "chatllama_pipeline.launch.stages", f"{output}_spec.json"],
             env=child_environment(spec.threads),
             check=True,
             stdout=subprocess.DEVNULL,

@@ -28,17 +28,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from benchmarks.ppo_memory import PROMPT, QUIET, REPLY, ROWS, compare_memory
-from chatllama_pipeline.models.adapters import add_adapter
-from chatllama_pipeline.models.chat import Example
-from chatllama_pipeline.models.efficiency import checkpoint_activations
+from chatllama_pipeline.models.adapters.lora import add_adapter
+from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.models.memory.efficiency import checkpoint_activations
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import LoraSettings
-from chatllama_pipeline.training import reward as reward_stage
-from chatllama_pipeline.training import sft as sft_stage
 from chatllama_pipeline.training.course import WEIGHT, Task
-from chatllama_pipeline.training.reward_items import Pair
+from chatllama_pipeline.training.reward import stage as reward_stage
+from chatllama_pipeline.training.reward.items import Pair
+from chatllama_pipeline.training.sft import stage as sft_stage
 from chatllama_pipeline.training.trainer import train
 
 GIGA = 1e9

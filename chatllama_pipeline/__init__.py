@@ -1,0 +1,3 @@
+"""The engine of the assistant factory, which imports no Dagster (definitions and automation are the
+exceptions).
+"""

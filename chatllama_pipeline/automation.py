@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from assets.partitions import ASSISTANTS
-from chatllama_pipeline.assistants import assistant_names, content_hash, load_assistant
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.settings import RetrainSettings
+from chatllama_pipeline.settings.folder import assistant_names, content_hash, load_assistant
 
 PARTITION_TAG = "dagster/partition"
 # Which request of the folder sensor a run answers: assistant/number.

@@ -1,0 +1,1 @@
+"""Dagster resources: processes and their devices, the store, the terminal, a run's options."""

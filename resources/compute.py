@@ -10,12 +10,12 @@ import dagster as dg
 from pydantic import Field
 
 from chatllama_pipeline.errors import ChildError, OutOfMemoryError, SettingsError
-from chatllama_pipeline.launch import child_environment, cores_at_hand, run_child
-from chatllama_pipeline.llm.local import Machine
-from chatllama_pipeline.out_of_memory import advice, choice_file, micro_batch, with_half
+from chatllama_pipeline.launch.child import child_environment, cores_at_hand, run_child
+from chatllama_pipeline.launch.out_of_memory import advice, choice_file, micro_batch, with_half
+from chatllama_pipeline.launch.stages import ONE_PROCESS, error_file, stage_error
+from chatllama_pipeline.llm.local.server import Machine
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import RoleSettings
-from chatllama_pipeline.stages import ONE_PROCESS, error_file, stage_error
 from resources.gpus import Lease, lease_gpus, visible_gpus
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -148,7 +148,7 @@ class Compute(dg.ConfigurableResource[None]):
 
     def stage_command(self, spec_path: Path) -> list[str]:
         """The command that runs the stage of `spec_path`; it works by hand as well."""
-        return [sys.executable, "-m", "chatllama_pipeline.stages", str(spec_path)]
+        return [sys.executable, "-m", "chatllama_pipeline.launch.stages", str(spec_path)]
 
     @contextlib.contextmanager
     def machine(self, context: dg.AssetExecutionContext, *roles: RoleSettings) -> Iterator[Machine]:

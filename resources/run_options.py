@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.recipes import CODE_VERSION
+from chatllama_pipeline.lineage.recipes import CODE_VERSION
 
 ALL = "all"
 

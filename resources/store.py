@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from chatllama_pipeline.artifacts import Store, store_root
+from chatllama_pipeline.store.versions import Store, store_root
 
 
 class StoreResource(dg.ConfigurableResource[None]):

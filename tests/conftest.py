@@ -27,7 +27,7 @@ TINY_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kil
 @pytest.fixture(scope="session")
 def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer random Llama (hidden 32, 300 ids) with a byte-level BPE and our chat template."""
-    from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
+    from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
 
     folder = tmp_path_factory.mktemp("tiny_base")
     size = ScratchSize(hidden_size=32, layers=2, heads=2, vocabulary=300, max_length=128)

@@ -13,11 +13,11 @@ def approve(name: str) -> None:
     """Release an assistant that the gate held back: a person's word for its evaluation."""
     import getpass
 
-    from chatllama_pipeline.artifacts import Store, store_root
-    from chatllama_pipeline.assistants import load_assistant
-    from chatllama_pipeline.recipes import read_in_use
-    from chatllama_pipeline.serving.approvals import approve as write_approval
-    from chatllama_pipeline.status import make_command
+    from chatllama_pipeline.lineage.recipes import read_in_use
+    from chatllama_pipeline.lineage.status import make_command
+    from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.approvals import approve as write_approval
+    from chatllama_pipeline.store.versions import Store, store_root
 
     assistant, store = load_assistant(name), Store(store_root())
     evaluation = read_in_use("evaluation", assistant, store)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from chatllama_pipeline.llm.cache import AnswerCache
+    from chatllama_pipeline.llm.client.cache import AnswerCache
 
 _DAY_SECONDS = 86400
 
 
 def _open() -> AnswerCache:
-    from chatllama_pipeline.artifacts import store_root
     from chatllama_pipeline.errors import AbsentError
-    from chatllama_pipeline.llm.cache import AnswerCache, cache_file
+    from chatllama_pipeline.llm.client.cache import AnswerCache, cache_file
+    from chatllama_pipeline.store.versions import store_root
 
     path = cache_file(store_root())
     if not path.exists():

@@ -11,9 +11,9 @@ from chatllama_pipeline.cli.names import assistant_name
 @assistant_name
 def chat(name: str) -> None:
     """Talk to an assistant's release in the terminal."""
-    from chatllama_pipeline.artifacts import Store, store_root
-    from chatllama_pipeline.assistants import load_assistant
-    from chatllama_pipeline.recipes import read_in_use
+    from chatllama_pipeline.lineage.recipes import read_in_use
+    from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.versions import Store, store_root
 
     release = read_in_use("release", load_assistant(name), Store(store_root()))
     # torch and transformers take seconds to import: what is missing is told before.

@@ -54,7 +54,7 @@ def make(
 
     Ends with what was made; Ctrl-C stops the run, and the same command continues it.
     """
-    from chatllama_pipeline.assistants import load_assistant
+    from chatllama_pipeline.settings.folder import load_assistant
 
     changed = {**_json_object(overrides), **dict(_setting(text) for text in settings)}
     load_assistant(name, changed)  # what is wrong with it is told before Dagster starts

@@ -9,7 +9,7 @@ from click.shell_completion import CompletionItem
 def _complete(
     context: click.Context, parameter: click.Parameter, begun: str
 ) -> list[CompletionItem]:
-    from chatllama_pipeline.assistants import assistant_names
+    from chatllama_pipeline.settings.folder import assistant_names
 
     return [CompletionItem(name) for name in assistant_names() if name.startswith(begun)]
 

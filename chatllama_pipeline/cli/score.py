@@ -22,9 +22,7 @@ def score(name: str, file: Path, output: str | None) -> None:
     CSV or Parquet). It is read, never written: each row comes out with `reward` added, 0 being the
     mean of the replies that the model was trained on and 1 their standard deviation.
     """
-    from chatllama_pipeline.artifacts import Store, store_root
-    from chatllama_pipeline.assistants import load_assistant
-    from chatllama_pipeline.recipes import read_in_use
+    from chatllama_pipeline.lineage.recipes import read_in_use
     from chatllama_pipeline.serving.scores import (
         STDOUT,
         as_json,
@@ -32,6 +30,8 @@ def score(name: str, file: Path, output: str | None) -> None:
         summary,
         target_file,
     )
+    from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.versions import Store, store_root
 
     model = read_in_use("reward_model", load_assistant(name), Store(store_root()))
     replies = read_replies(file)

@@ -21,9 +21,9 @@ def show_status(name: str, since: float | None) -> None:
     """Print the table of all assets, or of those that a run made which began at `since`."""
     import time
 
-    from chatllama_pipeline.artifacts import Store, store_root
-    from chatllama_pipeline.assistants import load_assistant
-    from chatllama_pipeline.status import run_lines, status_lines
+    from chatllama_pipeline.lineage.status import run_lines, status_lines
+    from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.versions import Store, store_root
 
     assistant, store = load_assistant(name), Store(store_root())
     if since is None:

@@ -11,7 +11,7 @@ from chatllama_pipeline.cli.names import assistant_name
 def _complete(
     context: click.Context, parameter: click.Parameter, begun: str
 ) -> list[CompletionItem]:
-    from chatllama_pipeline.recipes import CODE_VERSION
+    from chatllama_pipeline.lineage.recipes import CODE_VERSION
 
     return [CompletionItem(asset) for asset in CODE_VERSION if asset.startswith(begun)]
 
@@ -24,9 +24,9 @@ asset_name = click.argument("asset", required=False, shell_complete=_complete)
 @asset_name
 def versions(name: str, asset: str | None) -> None:
     """Every version of an assistant's assets, or of ASSET: when, why, its price, its use."""
-    from chatllama_pipeline.artifacts import Store, store_root
-    from chatllama_pipeline.assistants import load_assistant
     from chatllama_pipeline.lineage.versions import require_asset, used_assets, version_lines
+    from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.versions import Store, store_root
 
     assistant, store = load_assistant(name), Store(store_root())
     assets = [require_asset(asset)] if asset else used_assets(assistant)
@@ -45,9 +45,9 @@ def diff(name: str, asset: str, before: str | None, after: str | None) -> None:
     BEFORE and AFTER are ids or their beginnings. Without AFTER, the one in use; without both, that
     and the one made before it.
     """
-    from chatllama_pipeline.artifacts import Store, store_root
-    from chatllama_pipeline.assistants import load_assistant
     from chatllama_pipeline.lineage.versions import diff_lines, require_asset, two_versions
+    from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.versions import Store, store_root
 
     assistant, store = load_assistant(name), Store(store_root())
     pair = two_versions(require_asset(asset), assistant, store, before, after)

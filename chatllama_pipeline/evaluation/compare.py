@@ -30,15 +30,15 @@ from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
 from chatllama_pipeline.evaluation.known_answers import ask_known_questions
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
-from chatllama_pipeline.llm.local import Machine
+from chatllama_pipeline.llm.judge.rubric import RubricJudge
+from chatllama_pipeline.llm.local.server import Machine
 from chatllama_pipeline.llm.providers import Judge, open_judge
-from chatllama_pipeline.llm.rubric import RubricJudge
 from chatllama_pipeline.llm.rules import RulesJudge, names_item
 from chatllama_pipeline.llm.templates import Template, load_templates
-from chatllama_pipeline.models.chat import prompt_ids
+from chatllama_pipeline.models.bases.preflight import prompt_room
+from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
-from chatllama_pipeline.models.preflight import prompt_room
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import (
@@ -52,13 +52,9 @@ from chatllama_pipeline.records import (
 )
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.statistics import (
-    bootstrap_interval,
-    mean,
-    preferences,
-)
-from chatllama_pipeline.training.ppo_math import distinct_2
-from chatllama_pipeline.training.reward_report import RewardReport
+from chatllama_pipeline.statistics import bootstrap_interval, mean, preferences
+from chatllama_pipeline.training.ppo.equations import distinct_2
+from chatllama_pipeline.training.reward.report import RewardReport
 
 ACTORS = ("actor_sft", "actor_ppo")
 TRAINED = ("actor_sft", "reward_model", "actor_ppo")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from chatllama_pipeline.evaluation.known_questions import KnownAnswers
 from chatllama_pipeline.records import Message, Prompt
+from chatllama_pipeline.settings.known_questions import KnownAnswers
 
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"

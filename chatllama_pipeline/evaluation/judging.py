@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.llm.judge import LlmJudge
+from chatllama_pipeline.llm.judge.questions import LlmJudge
+from chatllama_pipeline.llm.judge.readable import cures, listed_reasons, readable_check
 from chatllama_pipeline.llm.plans import Plan, estimate_lines
 from chatllama_pipeline.llm.providers import Judge
-from chatllama_pipeline.llm.readable import cures, listed_reasons, readable_check
-from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Prompt
 from chatllama_pipeline.settings import RoleSettings
 from chatllama_pipeline.statistics import mean, preferences
+from chatllama_pipeline.store.manifests import hash_file
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from chatllama_pipeline.evaluation.known_questions import (
+from chatllama_pipeline.evaluation.replies import answer
+from chatllama_pipeline.models.bases.preflight import prompt_room
+from chatllama_pipeline.models.chat.template import prompt_ids
+from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.known_questions import (
     KnownAnswers,
     KnownQuestion,
     read_known_questions,
 )
-from chatllama_pipeline.evaluation.replies import answer
-from chatllama_pipeline.models.chat import prompt_ids
-from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.models.loading import load_tokenizer
-from chatllama_pipeline.models.preflight import prompt_room
-from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import StageSpec, user_prompt
-from chatllama_pipeline.settings import AssistantSettings
 
 MODELS = ("actor_base", "actor_sft", "actor_ppo")
 KNOWN_FILE = "known_answers.jsonl"

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.models.chat.replies import Thoughts, reply_of, written_text
+from chatllama_pipeline.models.chat.template import stop_ids
 from chatllama_pipeline.models.generation import end_ids
 from chatllama_pipeline.models.heads import pad_right
-from chatllama_pipeline.models.loading import shape_of
-from chatllama_pipeline.models.passes import batches, writing_rows
-from chatllama_pipeline.models.replies import Thoughts, reply_of, written_text
+from chatllama_pipeline.models.memory.passes import batches, shape_of, writing_rows
 from chatllama_pipeline.progress import phase
-from chatllama_pipeline.training.rollout import pad_left, response_logprobs, sample_replies
+from chatllama_pipeline.training.ppo.rollout import pad_left, response_logprobs, sample_replies
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from chatllama_pipeline.evaluation.figures import ActorFigures, Comparison, Eval
 from chatllama_pipeline.pages import page_environment
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training.reward_report import RewardReport
+from chatllama_pipeline.training.reward.report import RewardReport
 
 NOT_MEASURED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from chatllama_pipeline.manifests import Manifest, Recipe
+from chatllama_pipeline.store.manifests import Manifest, Recipe
 
 Kind = Literal["code", "upstream", "settings", "inputs", "data", "figures", "checks"]
 # The longest value that is told in full where space is scarce.

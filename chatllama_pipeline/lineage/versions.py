@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chatllama_pipeline.artifacts import Store
-from chatllama_pipeline.assistants import Assistant
-from chatllama_pipeline.data.sources import SOURCES
+from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.lineage.changes import Change, brief, changes, summary
-from chatllama_pipeline.manifests import Manifest, Version
+from chatllama_pipeline.lineage.recipes import CODE_VERSION, meant_asset, owner_of, version_in_use
 from chatllama_pipeline.progress import MEGABYTE
-from chatllama_pipeline.recipes import CODE_VERSION, meant_asset, owner_of, version_in_use
+from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.history import Use
+from chatllama_pipeline.store.manifests import Manifest, Version
+from chatllama_pipeline.store.versions import Store
 
 # Whose word stands in the manifest of an evaluation.
 GATE = "release_gate"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chatllama_pipeline.artifacts import store_root
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.batches import BatchBackend
-from chatllama_pipeline.llm.cache import AnswerCache, cache_file
-from chatllama_pipeline.llm.client import Backend, CachedClient, OpenAiBackend
-from chatllama_pipeline.llm.local import LocalBackend, Machine, place_of
-from chatllama_pipeline.llm.requests import LlmClient
-from chatllama_pipeline.llm.sdk import read_key
+from chatllama_pipeline.llm.client.batches import BatchBackend
+from chatllama_pipeline.llm.client.cache import AnswerCache, cache_file
+from chatllama_pipeline.llm.client.calls import Backend, CachedClient, OpenAiBackend
+from chatllama_pipeline.llm.client.requests import LlmClient
+from chatllama_pipeline.llm.client.sdk import read_key
+from chatllama_pipeline.llm.local.server import LocalBackend, Machine, place_of
 from chatllama_pipeline.settings import RoleSettings
+from chatllama_pipeline.store.versions import store_root
 
 
 def open_client(

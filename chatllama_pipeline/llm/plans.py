@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chatllama_pipeline.llm.judge import LlmJudge
-from chatllama_pipeline.llm.requests import LlmClient, LlmRequest
-from chatllama_pipeline.llm.writer_requests import WriterRequests
-from chatllama_pipeline.llm.writer_texts import QUALITIES
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmRequest
+from chatllama_pipeline.llm.judge.questions import LlmJudge
+from chatllama_pipeline.llm.writer.requests import WriterRequests
+from chatllama_pipeline.llm.writer.texts import QUALITIES
 from chatllama_pipeline.records import Message, Prompt, user_prompt
 
 # Stands for a text that is yet to be written: about 75 tokens of prose.

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from chatllama_pipeline.llm.client.requests import OnProgress
 from chatllama_pipeline.llm.clients import open_client
-from chatllama_pipeline.llm.judge import Judgement, LlmJudge
-from chatllama_pipeline.llm.local import Machine
-from chatllama_pipeline.llm.requests import OnProgress
-from chatllama_pipeline.llm.rubric import RubricJudge
+from chatllama_pipeline.llm.judge.questions import Judgement, LlmJudge
+from chatllama_pipeline.llm.judge.rubric import RubricJudge
+from chatllama_pipeline.llm.local.server import Machine
 from chatllama_pipeline.llm.rules import RulesJudge
 from chatllama_pipeline.llm.templates import Template
 from chatllama_pipeline.records import Prompt

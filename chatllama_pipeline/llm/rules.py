@@ -20,10 +20,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from chatllama_pipeline.data import grammar
+from chatllama_pipeline.data.grammar import rows as grammar
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.judge import Judgement
-from chatllama_pipeline.llm.requests import OnProgress
+from chatllama_pipeline.llm.client.requests import OnProgress
+from chatllama_pipeline.llm.judge.questions import Judgement
 from chatllama_pipeline.records import Prompt, user_prompt
 
 _QUOTED_CHARACTERS = 60

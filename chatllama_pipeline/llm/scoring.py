@@ -12,21 +12,21 @@ from typing import Any
 import pyarrow as pa
 
 from chatllama_pipeline.data.checks import leak_check, schema_check
-from chatllama_pipeline.data.datasets import Rows, write_dataset
-from chatllama_pipeline.data.personal import TEMPLATES_FILE
+from chatllama_pipeline.data.own.personal import TEMPLATES_FILE
+from chatllama_pipeline.data.prepare.datasets import Rows, write_dataset
 from chatllama_pipeline.data.splits import Row
 from chatllama_pipeline.data.tables import as_prompt, read_first, read_rows
-from chatllama_pipeline.llm.agreement import (
+from chatllama_pipeline.llm.judge.agreement import (
     Agreement,
     agreement_by_comparison,
     agreement_by_scores,
     agreement_check,
 )
-from chatllama_pipeline.llm.judge import Judgement, LlmJudge, Preference
-from chatllama_pipeline.llm.local import Machine
+from chatllama_pipeline.llm.judge.questions import Judgement, LlmJudge, Preference
+from chatllama_pipeline.llm.judge.readable import cures, listed_reasons, readable_check
+from chatllama_pipeline.llm.local.server import Machine
 from chatllama_pipeline.llm.plans import estimate_lines, plan_judging
 from chatllama_pipeline.llm.providers import Judge, open_judge
-from chatllama_pipeline.llm.readable import cures, listed_reasons, readable_check
 from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import REWARD_SCHEMA, Check, Outcome

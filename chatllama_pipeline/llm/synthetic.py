@@ -9,19 +9,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from chatllama_pipeline.data.personal import TABLES, TEMPLATES_FILE
+from chatllama_pipeline.data.own.personal import TABLES, TEMPLATES_FILE
 from chatllama_pipeline.data.splits import Row, split_of
 from chatllama_pipeline.data.tables import as_messages, as_prompt, read_rows, write_rows
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.clients import open_client
-from chatllama_pipeline.llm.local import Machine
-from chatllama_pipeline.llm.novelty import diversity
+from chatllama_pipeline.llm.local.server import Machine
 from chatllama_pipeline.llm.plans import estimate_lines, plan_writing
 from chatllama_pipeline.llm.rules import RulesWriter
 from chatllama_pipeline.llm.templates import load_templates
-from chatllama_pipeline.llm.writer import Batch, LlmWriter, first_turn
-from chatllama_pipeline.llm.writer_requests import WriterRequests
-from chatllama_pipeline.llm.writer_texts import Example
+from chatllama_pipeline.llm.writer.novelty import diversity
+from chatllama_pipeline.llm.writer.requests import WriterRequests
+from chatllama_pipeline.llm.writer.texts import Example
+from chatllama_pipeline.llm.writer.writing import Batch, LlmWriter, first_turn
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.seeds import stage_seed

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatllama_pipeline.data.personal import TEMPLATES_FILE
+from chatllama_pipeline.data.own.personal import TEMPLATES_FILE
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import Prompt
 

@@ -19,34 +19,33 @@ from transformers import (
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.adapters import load_adapter
-from chatllama_pipeline.models.chat import (
+from chatllama_pipeline.models.adapters.lora import load_adapter
+from chatllama_pipeline.models.chat.template import (
     Example,
     conversation,
     question_and_answer,
     whole_conversation,
 )
-from chatllama_pipeline.models.kinds import Kind, kind_of, plain
-from chatllama_pipeline.models.language import (
+from chatllama_pipeline.models.families.kinds import Kind, kind_of, plain
+from chatllama_pipeline.models.families.language import (
     encoder_decoder_inputs,
     joined,
     row_inputs,
     tokens_first,
 )
-from chatllama_pipeline.models.layout import base_folder, has_adapter
+from chatllama_pipeline.models.families.manner import manner_of
+from chatllama_pipeline.models.families.switches import without_noise
 from chatllama_pipeline.models.loading import (
     code_arguments,
     load_config,
     load_tokenizer,
     loading,
-    shape_of,
 )
-from chatllama_pipeline.models.manner import manner_of
-from chatllama_pipeline.models.passes import batches
+from chatllama_pipeline.models.memory.passes import batches, shape_of
 from chatllama_pipeline.models.positions import longest_row
-from chatllama_pipeline.models.switches import without_noise
 from chatllama_pipeline.progress import counted, phase
 from chatllama_pipeline.records import Prompt
+from chatllama_pipeline.store.layout import base_folder, has_adapter
 
 SCORE_SHIFT = "chatllama_score_shift"
 SCORE_SCALE = "chatllama_score_scale"

@@ -14,13 +14,11 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from chatllama_pipeline.models.layout import base_folder
-from chatllama_pipeline.models.machine import own_bytes
-from chatllama_pipeline.models.passes import Shape
-from chatllama_pipeline.models.plain_text import unlimited
-from chatllama_pipeline.models.sizes import size_of
-from chatllama_pipeline.models.switches import set_switches
+from chatllama_pipeline.machine import own_bytes
+from chatllama_pipeline.models.chat.plain_text import unlimited
+from chatllama_pipeline.models.families.switches import set_switches
 from chatllama_pipeline.progress import MEGABYTE, watching
+from chatllama_pipeline.store.layout import base_folder
 
 CODE_TRUSTED = "chatllama_code_trusted"
 
@@ -44,12 +42,6 @@ def loading(folder: Path | str) -> Iterator[None]:
     size = sum(path.stat().st_size for path in files) / MEGABYTE
     with watching("loads weights", size, lambda: own_bytes("cpu") / MEGABYTE, "MB"):
         yield
-
-
-def shape_of(model: Any) -> Shape:
-    """The sizes of a loaded model."""
-    weights = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    return Shape.of(size_of(model.config, weights), model.config)
 
 
 def load_tokenizer(folder: Path | str) -> Any:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoModel
 
-from chatllama_pipeline.models.kinds import Kind, kind_of
-from chatllama_pipeline.models.sizes import halves_of
+from chatllama_pipeline.models.families.kinds import Kind, kind_of
+from chatllama_pipeline.models.memory.sizes import halves_of
 
 # How configs spell the positions that a model has; 0, -1 and null are no limit.
 POSITIONS = (

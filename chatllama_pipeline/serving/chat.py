@@ -14,13 +14,13 @@ import torch
 from transformers import TextStreamer
 
 from chatllama_pipeline.errors import DataError, StoreError
-from chatllama_pipeline.models.chat import prompt_ids, stop_ids
+from chatllama_pipeline.models.chat.replies import reply_of, written_text
+from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
 from chatllama_pipeline.models.generation import end_ids
 from chatllama_pipeline.models.heads import LONGEST_ROW, load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.models.replies import reply_of, written_text
 from chatllama_pipeline.records import Message, Prompt
 from chatllama_pipeline.serving.release import EXAMPLES_FILE
 

@@ -11,17 +11,17 @@ from transformers import GenerationConfig
 
 from chatllama_pipeline.errors import CheckError, StoreError
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
-from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.models.chat.template import stop_ids
+from chatllama_pipeline.models.families.manner import manner_of
 from chatllama_pipeline.models.generation import as_named, end_ids
-from chatllama_pipeline.models.layout import has_adapter
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
-from chatllama_pipeline.models.manner import manner_of
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.pool import link_or_copy
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.serving.model_card import model_card
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings
+from chatllama_pipeline.store.layout import has_adapter
+from chatllama_pipeline.store.pool import link_or_copy
 
 EXAMPLES_FILE = "examples.json"
 EXAMPLES = 3
@@ -69,9 +69,9 @@ def _write_merged(source: Path, output: Path) -> None:
     # Only files are copied where there is no adapter: models take seconds to import.
     import torch
 
-    from chatllama_pipeline.models.adapters import merge_adapter, save_whole
+    from chatllama_pipeline.models.adapters.lora import merge_adapter, save_whole
+    from chatllama_pipeline.models.adapters.merging import agree, outputs
     from chatllama_pipeline.models.heads import load_actor
-    from chatllama_pipeline.models.merging import agree, outputs
 
     model = merge_adapter(load_actor(source, torch.float32))
     save_whole(model, output)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline.data.own.errors import Errors
-from chatllama_pipeline.data.own.reading import read_file
+from chatllama_pipeline.data.own.files.reading import read_file
 from chatllama_pipeline.data.own.rows import FileRows, Reading
 from chatllama_pipeline.data.tables import as_prompt
 from chatllama_pipeline.errors import DataError

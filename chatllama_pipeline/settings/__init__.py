@@ -5,7 +5,6 @@ longer do what their name said stand in `original.py`. Which settings an asset i
 in `recipes.py`.
 """
 
-from chatllama_pipeline.settings.actor import ActorSettings
 from chatllama_pipeline.settings.assistant import AssistantSettings, StoreSettings
 from chatllama_pipeline.settings.data import (
     PERSONAL_KINDS,
@@ -19,16 +18,21 @@ from chatllama_pipeline.settings.evaluation import (
     EvaluationSettings,
     ReleaseSettings,
 )
-from chatllama_pipeline.settings.llm import LlmRole, LlmSettings, Price, ProviderName
-from chatllama_pipeline.settings.lora import LoraSettings
-from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
+from chatllama_pipeline.settings.llm.provider import LlmRole, LlmSettings, Price, ProviderName
+from chatllama_pipeline.settings.llm.role import RoleSettings
+from chatllama_pipeline.settings.llm.rubric import Criterion
 from chatllama_pipeline.settings.retrain import RetrainSettings
-from chatllama_pipeline.settings.reward import RewardSettings
-from chatllama_pipeline.settings.role import RoleSettings
-from chatllama_pipeline.settings.rubric import Criterion
 from chatllama_pipeline.settings.section import SCRATCH, Section
-from chatllama_pipeline.settings.tracking import TrackingSettings
-from chatllama_pipeline.settings.training import SECTION_OF, SupervisedSection, TrainedSection
+from chatllama_pipeline.settings.training.actor import ActorSettings
+from chatllama_pipeline.settings.training.common import (
+    SECTION_OF,
+    SupervisedSection,
+    TrainedSection,
+)
+from chatllama_pipeline.settings.training.lora import LoraSettings
+from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
+from chatllama_pipeline.settings.training.reward import RewardSettings
+from chatllama_pipeline.settings.training.tracking import TrackingSettings
 
 __all__ = [
     "PERSONAL_KINDS",

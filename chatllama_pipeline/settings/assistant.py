@@ -6,22 +6,22 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from chatllama_pipeline.settings.actor import ActorSettings
 from chatllama_pipeline.settings.data import DataSettings
 from chatllama_pipeline.settings.evaluation import (
     CheckSettings,
     EvaluationSettings,
     ReleaseSettings,
 )
-from chatllama_pipeline.settings.llm import LlmSettings
-from chatllama_pipeline.settings.ppo import CriticSettings, PpoSettings
+from chatllama_pipeline.settings.llm.provider import LlmSettings
+from chatllama_pipeline.settings.llm.role import RoleName, RoleSettings, resolve
+from chatllama_pipeline.settings.llm.rubric import Criterion
 from chatllama_pipeline.settings.retrain import RetrainSettings
-from chatllama_pipeline.settings.reward import RewardSettings
-from chatllama_pipeline.settings.role import RoleName, RoleSettings, resolve
-from chatllama_pipeline.settings.rubric import Criterion
 from chatllama_pipeline.settings.section import Count, Positive, Section
-from chatllama_pipeline.settings.tracking import TrackingSettings
-from chatllama_pipeline.settings.training import SECTION_OF, TrainedSection
+from chatllama_pipeline.settings.training.actor import ActorSettings
+from chatllama_pipeline.settings.training.common import SECTION_OF, TrainedSection
+from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
+from chatllama_pipeline.settings.training.reward import RewardSettings
+from chatllama_pipeline.settings.training.tracking import TrackingSettings
 
 ROLES: tuple[RoleName, ...] = ("writer", "judge", "evaluation_judge")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from chatllama_pipeline.settings.llm import LlmRole
+from chatllama_pipeline.settings.llm.provider import LlmRole
 from chatllama_pipeline.settings.section import Count, Positive, PositiveFloat, Section, Share
 
 

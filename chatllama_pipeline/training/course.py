@@ -16,8 +16,8 @@ from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import SupervisedSection
 from chatllama_pipeline.training.distributed import agree, whole_weights
 from chatllama_pipeline.training.guards import Best, Guard
-from chatllama_pipeline.training.resume import States
-from chatllama_pipeline.training.snapshot import Engine, Layout, Snapshot
+from chatllama_pipeline.training.resume.snapshot import Engine, Layout, Snapshot
+from chatllama_pipeline.training.resume.state import States
 from chatllama_pipeline.training.stopping import StopSignals, stopped
 from chatllama_pipeline.training.trackers import Trackers
 

@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor
 
-from chatllama_pipeline.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.adapters import trained_state
+from chatllama_pipeline.models.adapters.lora import trained_state
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.builds import builds_root, clear_abandoned_builds
 

@@ -17,13 +17,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from chatllama_pipeline.deepspeed_config import DeepSpeedPlan, plan_for
-from chatllama_pipeline.models.adapters import save_model
-from chatllama_pipeline.models.machine import processes_started, wants_bfloat16
+from chatllama_pipeline.machine import processes_started, wants_bfloat16
+from chatllama_pipeline.models.adapters.lora import save_model
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import CURVES_FILE, Check, Curve, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, SupervisedSection
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan, plan_for
 from chatllama_pipeline.training.batches import Shares, StepBatches, loader
 from chatllama_pipeline.training.course import (
     WEIGHT,
@@ -41,14 +41,14 @@ from chatllama_pipeline.training.distributed import (
     rank,
     whole_weights,
 )
-from chatllama_pipeline.training.resume import States, made_from
-from chatllama_pipeline.training.snapshot import (
+from chatllama_pipeline.training.resume.snapshot import (
     Layout,
     Snapshot,
     best_weights,
     bring_back_best,
     require_room,
 )
+from chatllama_pipeline.training.resume.state import States, made_from
 from chatllama_pipeline.training.stopping import StopSignals
 from chatllama_pipeline.training.trackers import Trackers
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.data.personal import TABLES
+from chatllama_pipeline.data.own.personal import TABLES
 from tests.data.small_tables import table
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.personal import build_personal_data
+from chatllama_pipeline.data.own.personal import build_personal_data
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.settings import AssistantSettings

@@ -8,13 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatllama_pipeline.data.personal import TABLES
-from chatllama_pipeline.data.preferences import build_preference_data
-from chatllama_pipeline.records import (
-    PAIR_SCHEMA,
-    Check,
-    Outcome,
-)
+from chatllama_pipeline.data.own.personal import TABLES
+from chatllama_pipeline.data.prepare.preferences import build_preference_data
+from chatllama_pipeline.records import PAIR_SCHEMA, Check, Outcome
 from chatllama_pipeline.settings import AssistantSettings
 
 SHARES = {"validation_share": 0.1, "test_share": 0.2}

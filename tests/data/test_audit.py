@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatllama_pipeline.data.audit import AUDIT_FILE, AUDIT_PAGE, build_data_audit
-from chatllama_pipeline.data.audit_figures import AUDITED, measure
-from chatllama_pipeline.data.audit_lengths import lengths_of, tokenizer_fingerprint
-from chatllama_pipeline.data.audit_pairs import Contests, length_only_accuracy, measure_pairs
+from chatllama_pipeline.data.audit.build import AUDIT_FILE, AUDIT_PAGE, build_data_audit
+from chatllama_pipeline.data.audit.figures import AUDITED, measure
+from chatllama_pipeline.data.audit.lengths import lengths_of, tokenizer_fingerprint
+from chatllama_pipeline.data.audit.pairs import Contests, length_only_accuracy, measure_pairs
 from chatllama_pipeline.data.checks import CHECK_NAMES
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,
@@ -305,7 +305,7 @@ def test_the_audit_is_the_same_whatever_the_process_hashes_by(folders: Any) -> N
     )
     program = (
         "import sys; from pathlib import Path\n"
-        "from chatllama_pipeline.data.audit_figures import AUDITED, measure\n"
+        "from chatllama_pipeline.data.audit.figures import AUDITED, measure\n"
         "from chatllama_pipeline.settings import AssistantSettings\n"
         "root = Path(sys.argv[1])\n"
         "print(measure({name: root / name for name in AUDITED}, AssistantSettings()))"

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.places import Asked
-from chatllama_pipeline.data.sources import build_source
+from chatllama_pipeline.data.sources.catalog import build_source
+from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import Outcome
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.personal import personal_fingerprint
+from chatllama_pipeline.data.own.personal import personal_fingerprint
 from chatllama_pipeline.settings import AssistantSettings
 from tests.data.own_files import (
     ACTOR,
@@ -286,7 +286,7 @@ def test_memory_does_not_grow_with_the_file(folder: Path) -> None:
         put(folder.parent / name, f"{ACTOR}.jsonl", row.encode() * rows)
     program = (
         "import resource, sys; from pathlib import Path\n"
-        "from chatllama_pipeline.data.personal import build_personal_data as build\n"
+        "from chatllama_pipeline.data.own.personal import build_personal_data as build\n"
         "from chatllama_pipeline.settings import AssistantSettings\n"
         "for name in ('small', 'large'):\n"
         "    output = Path(sys.argv[1]) / f'{name}_version'; output.mkdir()\n"

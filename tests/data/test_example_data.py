@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.assistants import Assistant, load_assistant
-from chatllama_pipeline.data.audit import build_data_audit
-from chatllama_pipeline.data.datasets import build_actor_training_data, build_rlhf_training_data
+from chatllama_pipeline.data.audit.build import build_data_audit
+from chatllama_pipeline.data.own.personal import build_personal_data
 from chatllama_pipeline.data.own.unread import unread_files
-from chatllama_pipeline.data.personal import build_personal_data
-from chatllama_pipeline.data.preferences import build_preference_data
+from chatllama_pipeline.data.prepare.datasets import (
+    build_actor_training_data,
+    build_rlhf_training_data,
+)
+from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.data.tables import read_split
-from chatllama_pipeline.evaluation.known_questions import read_known_questions
-from chatllama_pipeline.llm.rubric import RubricJudge
+from chatllama_pipeline.llm.judge.rubric import RubricJudge
 from chatllama_pipeline.llm.scoring import build_reward_training_data
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,
@@ -26,6 +27,8 @@ from chatllama_pipeline.records import (
     Check,
     user_prompt,
 )
+from chatllama_pipeline.settings.folder import Assistant, load_assistant
+from chatllama_pipeline.settings.known_questions import read_known_questions
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -11,9 +11,9 @@ import sys
 import pyarrow as pa
 import pytest
 
-from chatllama_pipeline.data import grammar
 from chatllama_pipeline.data.checks import LengthWins
-from chatllama_pipeline.data.grammar_items import (
+from chatllama_pipeline.data.grammar import rows as grammar
+from chatllama_pipeline.data.grammar.items import (
     CLOSINGS,
     DOMAINS,
     EMPTY_ADVICE,
@@ -114,7 +114,7 @@ def test_the_writer_has_questions_that_the_source_does_not_ask() -> None:
 
 def test_the_pairs_do_not_depend_on_python_s_hash_seed() -> None:
     program = (
-        "import hashlib, json; from chatllama_pipeline.data.grammar import grammar_pairs; "
+        "import hashlib, json; from chatllama_pipeline.data.grammar.rows import grammar_pairs; "
         "print(hashlib.sha256(json.dumps(list(grammar_pairs())).encode()).hexdigest())"
     )
     here = hashlib.sha256(json.dumps(PAIRS).encode()).hexdigest()

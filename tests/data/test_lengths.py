@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
-from chatllama_pipeline.data.datasets import build_actor_training_data
-from chatllama_pipeline.data.lengths import TokenCounter, lengths_identity, limits_of
-from chatllama_pipeline.data.personal import TABLES
-from chatllama_pipeline.data.preferences import build_preference_data
+from chatllama_pipeline.data.own.personal import TABLES
+from chatllama_pipeline.data.prepare.datasets import build_actor_training_data
+from chatllama_pipeline.data.prepare.lengths import TokenCounter, lengths_identity, limits_of
+from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.data.splits import split_of
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.records import PAIR_SCHEMA, Outcome
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.store.manifests import hash_file
 
 NAMES = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima"
 WORDS = NAMES.split()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.hh_rlhf import convert
+from chatllama_pipeline.data.sources.hh_rlhf import convert
 from chatllama_pipeline.settings import AssistantSettings
 from tests.data.own_files import ACTOR, REWARD, RLHF, build, errors_of, jsonl, put, user
 

@@ -278,7 +278,7 @@ def test_own_files_need_no_openpyxl_and_a_workbook_says_that_it_does(folder: Pat
     program = (
         "import sys; sys.modules['openpyxl'] = None\n"
         "from pathlib import Path\n"
-        "from chatllama_pipeline.data.personal import build_personal_data as build\n"
+        "from chatllama_pipeline.data.own.personal import build_personal_data as build\n"
         "from chatllama_pipeline.settings import AssistantSettings\n"
         "build(Path(sys.argv[1]), AssistantSettings(), Path(sys.argv[1]).parent)"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.personal import build_personal_data, personal_fingerprint
+from chatllama_pipeline.data.own.personal import build_personal_data, personal_fingerprint
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.settings import AssistantSettings
 

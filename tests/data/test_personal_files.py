@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.data.personal import personal_fingerprint
+from chatllama_pipeline.data.own.personal import personal_fingerprint
 from chatllama_pipeline.settings import AssistantSettings
 from tests.data.own_files import (
     ACTOR,

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from chatllama_pipeline.artifacts import Made, Store
-from chatllama_pipeline.data.places import Asked
-from chatllama_pipeline.data.sources import build_source, source_inputs
+from chatllama_pipeline.data.sources.catalog import build_source, source_inputs
+from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.manifests import Manifest
-from chatllama_pipeline.recipes import source_recipe
+from chatllama_pipeline.lineage.recipes import source_recipe
+from chatllama_pipeline.store.manifests import Manifest
+from chatllama_pipeline.store.versions import Made, Store
 from tests.data.loopback import Hub, served
 
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data import hh_rlhf, shp
-from chatllama_pipeline.data.sources import SOURCES, build_source, source_location
+from chatllama_pipeline.data.sources import hh_rlhf, shp
+from chatllama_pipeline.data.sources.catalog import SOURCES, build_source, source_location
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import PAIR_SCHEMA
 
@@ -255,7 +255,8 @@ def test_a_source_is_on_the_hub_unless_a_variable_moves_it(monkeypatch: pytest.M
 
 def test_loading_data_and_llm_imports_nothing_heavy() -> None:
     program = (
-        "import sys; import chatllama_pipeline.data.datasets, chatllama_pipeline.data.personal, "
+        "import sys; "
+        "import chatllama_pipeline.data.prepare.datasets, chatllama_pipeline.data.own.personal, "
         "chatllama_pipeline.llm.scoring, chatllama_pipeline.llm.synthetic; "
         "print([m for m in ('torch', 'transformers', 'datasets', 'dagster') if m in sys.modules])"
     )

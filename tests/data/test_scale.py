@@ -15,8 +15,8 @@ REPOSITORY = Path(__file__).parents[2]
 MAKE = """
 import json, resource, sys
 from pathlib import Path
-from chatllama_pipeline.data.places import Asked
-from chatllama_pipeline.data.sources import build_source
+from chatllama_pipeline.data.sources.places import Asked
+from chatllama_pipeline.data.sources.catalog import build_source
 root, rows = Path(sys.argv[1]), int(sys.argv[2])
 with (root / "rows.jsonl").open("w") as file:
     for n in range(rows):

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.personal import TABLES
-from chatllama_pipeline.data.preferences import build_preference_data
-from chatllama_pipeline.data.selection import quotas
+from chatllama_pipeline.data.own.personal import TABLES
+from chatllama_pipeline.data.prepare.preferences import build_preference_data
+from chatllama_pipeline.data.prepare.selection import quotas
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import PAIR_SCHEMA, Outcome
 from chatllama_pipeline.settings import AssistantSettings
@@ -183,7 +183,7 @@ def test_one_identical_pair_is_dropped_and_thirty_of_a_hundred_stop(tmp_path: Pa
 def test_identical_pairs_that_the_source_dropped_already_stop_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chatllama_pipeline.data.sources import build_source
+    from chatllama_pipeline.data.sources.catalog import build_source
 
     row = {"history": "h", "human_ref_A": "a", "human_ref_B": "b", "labels": 1}
     rows = [

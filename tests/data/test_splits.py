@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from chatllama_pipeline.data.lengths import Limits
-from chatllama_pipeline.data.preparation import Preparation
+from chatllama_pipeline.data.prepare.lengths import Limits
+from chatllama_pipeline.data.prepare.rows import Preparation
 from chatllama_pipeline.data.splits import is_flipped, split_of
 from chatllama_pipeline.data.texts import evened
 from chatllama_pipeline.records import PROMPT_SCHEMA

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.artifacts import Store
-from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.data.own.unread import unread_files
-from chatllama_pipeline.recipes import recipe_for
+from chatllama_pipeline.lineage.recipes import recipe_for
+from chatllama_pipeline.lineage.status import status_lines
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.status import status_lines
+from chatllama_pipeline.settings.folder import load_assistant
+from chatllama_pipeline.store.versions import Store
 from tests.data.own_files import ACTOR, RLHF, build, jsonl, paths, put
 
 ROWS = jsonl([{"user_input": "Sing!", "completion": "La"}])

@@ -15,11 +15,11 @@ import click
 import dagster as dg
 from dagster._cli import cli as dagster_cli
 
-from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.automation import JOBS, PARTITION_TAG
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import ChatllamaError
+from chatllama_pipeline.settings.folder import load_assistant
 from tests.docs.pages import REPOSITORY
 
 Check = Callable[[list[str], bool], None]

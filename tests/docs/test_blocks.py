@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.evaluation.known_questions import read_known_questions
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.folder import load_assistant
+from chatllama_pipeline.settings.known_questions import read_known_questions
 from chatllama_pipeline.settings.section import Section
 from tests.docs.pages import ALL, PAGES, REPOSITORY, Block, blocks, section
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from chatllama_pipeline.data.personal import build_personal_data
+from chatllama_pipeline.data.own.personal import build_personal_data
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.settings import AssistantSettings
 from tests.docs.pages import PAGES

@@ -96,7 +96,7 @@ def test_the_file_tree_knows_every_module(file: Path) -> None:
 
 
 def test_the_first_errors_that_they_tell_of_read_as_they_say() -> None:
-    from chatllama_pipeline.assistants import load_assistant
+    from chatllama_pipeline.settings.folder import load_assistant
 
     with pytest.raises(UnknownAssistantError, match="unknown assistant"):
         load_assistant("nobody", root=REPOSITORY / "assistants")

@@ -12,21 +12,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.evaluation import gate
 from chatllama_pipeline.evaluation.compare import run
 from chatllama_pipeline.evaluation.figures import Evaluation, Figures
 from chatllama_pipeline.evaluation.known_answers import KNOWN_FILE
-from chatllama_pipeline.evaluation.known_questions import (
+from chatllama_pipeline.lineage.recipes import upstream_of
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Check, StageSpec
+from chatllama_pipeline.settings import AssistantSettings, CheckSettings, ReleaseSettings
+from chatllama_pipeline.settings.folder import load_assistant
+from chatllama_pipeline.settings.known_questions import (
     KnownAnswers,
     KnownQuestion,
     read_known_questions,
 )
-from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.recipes import upstream_of
-from chatllama_pipeline.records import Check, StageSpec
-from chatllama_pipeline.settings import AssistantSettings, CheckSettings, ReleaseSettings
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.evaluation import compare
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
 from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
-from chatllama_pipeline.llm.judge import LlmJudge
-from chatllama_pipeline.llm.requests import LlmRequest
+from chatllama_pipeline.llm.client.requests import LlmRequest
+from chatllama_pipeline.llm.judge.questions import LlmJudge
 from chatllama_pipeline.llm.templates import Template
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt

@@ -17,12 +17,12 @@ from chatllama_pipeline.evaluation.figures import (
     read_comparisons,
     write_comparisons,
 )
-from chatllama_pipeline.evaluation.known_questions import KnownAnswers
 from chatllama_pipeline.evaluation.report import render, select
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training.reward_math import CalibrationBin
-from chatllama_pipeline.training.reward_report import RewardReport, SourceReport
+from chatllama_pipeline.settings.known_questions import KnownAnswers
+from chatllama_pipeline.training.reward.equations import CalibrationBin
+from chatllama_pipeline.training.reward.report import RewardReport, SourceReport
 
 NOTHING = ActorFigures(None, None, None, None, None, None)
 

@@ -19,18 +19,18 @@ from typing import Any
 import torch
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.adapters import add_adapter, merge_adapter
-from chatllama_pipeline.models.base import run
-from chatllama_pipeline.models.chat import Example
-from chatllama_pipeline.models.decoding import decoding
+from chatllama_pipeline.models.adapters.lora import add_adapter, merge_adapter
+from chatllama_pipeline.models.bases.build import run
+from chatllama_pipeline.models.chat.template import Example
+from chatllama_pipeline.models.families.decoding import decoding
+from chatllama_pipeline.models.families.language import response_logits
+from chatllama_pipeline.models.families.manner import manner_of
 from chatllama_pipeline.models.heads import load_actor, load_reward, response_values, score_rows
-from chatllama_pipeline.models.language import response_logits
-from chatllama_pipeline.models.manner import manner_of
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import LoraSettings
-from chatllama_pipeline.training.rollout import pad_left
+from chatllama_pipeline.training.ppo.rollout import pad_left
 from tests.families.every import families, make
 
 RECORD = Path(__file__).with_name("families.json")

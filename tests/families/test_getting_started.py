@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.assistants import assistant_names, load_assistant
+from chatllama_pipeline.settings.folder import assistant_names, load_assistant
 from tests.families.kit import ACTORS
 from tests.pipeline.place import Place
 

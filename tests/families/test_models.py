@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.models.base import run
-from chatllama_pipeline.models.chat import prompt_ids, stop_ids
+from chatllama_pipeline.models.bases.build import run
+from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
+from chatllama_pipeline.models.families.kinds import Kind, kind_of
 from chatllama_pipeline.models.heads import (
     RewardScorer,
     load_actor,
@@ -20,11 +21,10 @@ from chatllama_pipeline.models.heads import (
     score_rows,
     scoring_example,
 )
-from chatllama_pipeline.models.kinds import Kind, kind_of
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
-from chatllama_pipeline.training.rollout import pad_left, response_logprobs, sample_replies
+from chatllama_pipeline.training.ppo.rollout import pad_left, response_logprobs, sample_replies
 from tests.families.kit import ACTORS, PRETRAINED_REWARDS, REWARDS
 
 FolderOf = Callable[[str], Path]

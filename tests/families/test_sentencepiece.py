@@ -11,8 +11,8 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.data.lengths import load_tokenizer
-from chatllama_pipeline.models.base import run
+from chatllama_pipeline.data.prepare.lengths import load_tokenizer
+from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.progress import Progress
 from tests.families.tokenizer_kinds import CORPUS
 

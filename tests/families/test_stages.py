@@ -17,21 +17,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.evaluation.figures import Evaluation
-from chatllama_pipeline.models.adapters import merge_adapter
-from chatllama_pipeline.models.chat import prompt_ids, stop_ids
+from chatllama_pipeline.launch.stages import STAGES
+from chatllama_pipeline.models.adapters.lora import merge_adapter
+from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
+from chatllama_pipeline.models.families.kinds import Kind, kind_of
 from chatllama_pipeline.models.heads import RewardScorer, load_actor, load_reward
-from chatllama_pipeline.models.kinds import Kind, kind_of
-from chatllama_pipeline.models.layout import has_adapter
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import (
-    Outcome,
-    StageSpec,
-    user_prompt,
-)
+from chatllama_pipeline.records import Outcome, StageSpec, user_prompt
 from chatllama_pipeline.serving.chat import chat_once
-from chatllama_pipeline.stages import STAGES
-from chatllama_pipeline.training import sft
+from chatllama_pipeline.store.layout import has_adapter
+from chatllama_pipeline.training.sft import stage as sft
 from tests.families.kit import ACTORS, REWARDS
 from tests.families.tokenizer_kinds import WORDS
 

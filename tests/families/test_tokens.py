@@ -11,17 +11,17 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.chat import (
+from chatllama_pipeline.models.bases.preflight import preflight
+from chatllama_pipeline.models.chat.template import (
     conversation,
     ensure_chat_template,
     prompt_ids,
     question_and_answer,
     stop_ids,
 )
-from chatllama_pipeline.models.preflight import preflight
-from chatllama_pipeline.models.unembedded import without_unembedded
+from chatllama_pipeline.models.families.unembedded import without_unembedded
 from chatllama_pipeline.records import Message, user_prompt
-from chatllama_pipeline.training.sft import collate_completions
+from chatllama_pipeline.training.sft.stage import collate_completions
 from tests.families import tokenizer_kinds
 from tests.families.kit import ACTORS
 from tests.families.token_properties import (

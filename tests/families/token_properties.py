@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatllama_pipeline.models.chat import conversation, prompt_ids, stop_ids
+from chatllama_pipeline.models.chat.template import conversation, prompt_ids, stop_ids
 from chatllama_pipeline.records import Message, user_prompt
 
 ROOM = 2048

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.models.adapters import switch_adapter
+from chatllama_pipeline.machine import free_bytes, wants_bfloat16
+from chatllama_pipeline.models.adapters.lora import switch_adapter
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
-from chatllama_pipeline.models.machine import free_bytes, wants_bfloat16
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import (
     ACTOR_SCHEMA,
@@ -23,8 +23,10 @@ from chatllama_pipeline.records import (
     user_prompt,
 )
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training import ppo, reward, sft
-from chatllama_pipeline.training.ppo_roles import load_roles
+from chatllama_pipeline.training.ppo import stage as ppo
+from chatllama_pipeline.training.ppo.roles import load_roles
+from chatllama_pipeline.training.reward import stage as reward
+from chatllama_pipeline.training.sft import stage as sft
 from resources.gpus import lease_gpus, visible_gpus
 
 pytestmark = [

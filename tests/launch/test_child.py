@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline import launch
 from chatllama_pipeline.errors import ChildError, OutOfMemoryError
-from chatllama_pipeline.launch import ChildRun, child_environment, cores_at_hand, run_child
+from chatllama_pipeline.launch import child as launch
+from chatllama_pipeline.launch.child import ChildRun, child_environment, cores_at_hand, run_child
 
 
 def run_python(code: str, log: Path, **options: Any) -> ChildRun:
@@ -225,7 +225,7 @@ def test_a_childs_environment_is_steady_and_quiet(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
 def test_cores_at_hand_are_those_the_process_may_run_on() -> None:
     code = (
-        "import os\nfrom chatllama_pipeline.launch import cores_at_hand\n"
+        "import os\nfrom chatllama_pipeline.launch.child import cores_at_hand\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(cores_at_hand())"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1\n"

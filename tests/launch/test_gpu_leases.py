@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.launch import child_environment, run_child
+from chatllama_pipeline.launch.child import child_environment, run_child
 from resources import compute, gpus
 from resources.compute import Compute
 from resources.gpus import lease_gpus

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.manifests import hash_file
 from chatllama_pipeline.progress import Progress, counted, listening, phase, watching
+from chatllama_pipeline.store.manifests import hash_file
 
 
 class Clock:

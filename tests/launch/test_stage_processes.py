@@ -10,7 +10,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from chatllama_pipeline import launch
 from chatllama_pipeline.errors import (
     CheckError,
     ChildError,
@@ -18,6 +17,7 @@ from chatllama_pipeline.errors import (
     OutOfMemoryError,
     SettingsError,
 )
+from chatllama_pipeline.launch import child as launch
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from resources.compute import Compute
 

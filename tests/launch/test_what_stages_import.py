@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.launch import child_environment
-from chatllama_pipeline.models.layout import ADAPTER_CONFIG
+from chatllama_pipeline.launch.child import child_environment
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.store.layout import ADAPTER_CONFIG
 
 REPOSITORY = Path(__file__).parents[2]
 MakeSpec = Callable[..., StageSpec]
@@ -39,7 +39,7 @@ print(json.dumps(found))
 """
 HIDDEN = """
 import importlib.util, pathlib, sys
-from chatllama_pipeline.hidden import ASKED_BY, hide_unused
+from chatllama_pipeline.launch.hidden import ASKED_BY, hide_unused
 from chatllama_pipeline.records import StageSpec
 hide_unused(StageSpec.read(pathlib.Path(sys.argv[1])))
 print(*sorted(name for name in ASKED_BY if importlib.util.find_spec(name)))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.artifacts import Store, Workbench
-from chatllama_pipeline.manifests import Recipe, Version
 from chatllama_pipeline.records import Check, Outcome
+from chatllama_pipeline.store.manifests import Recipe, Version
+from chatllama_pipeline.store.versions import Store, Workbench
 
 NAME = "mine"
 # A version of this asset with that text: made, checked, published, current.

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.errors import AbsentError, SettingsError
-from chatllama_pipeline.manifests import Version
+from chatllama_pipeline.store.manifests import Version
+from chatllama_pipeline.store.versions import Store
 from tests.lineage.conftest import Make, gate, write_config
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from chatllama_pipeline.llm.requests import (
+from chatllama_pipeline.llm.client.requests import (
     Answer,
     Estimate,
     Ledger,

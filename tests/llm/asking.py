@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatllama_pipeline.llm.requests import LlmReply, LlmRequest
+from chatllama_pipeline.llm.client.requests import LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 
 

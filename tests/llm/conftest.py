@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from chatllama_pipeline.llm.client.requests import LlmClient
 from chatllama_pipeline.llm.clients import open_client
-from chatllama_pipeline.llm.requests import LlmClient
 from chatllama_pipeline.settings import AssistantSettings
 from tests.llm.desk import Desk
 from tests.llm.openai_server import KEY, MODEL, OpenAiServer

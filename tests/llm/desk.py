@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatllama_pipeline.data.personal import TABLES
+from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.llm.scoring import build_reward_training_data
 from chatllama_pipeline.llm.synthetic import build_synthetic
 from chatllama_pipeline.progress import Progress

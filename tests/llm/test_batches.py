@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from chatllama_pipeline.errors import BudgetError, ProviderError
-from chatllama_pipeline.llm.cache import AnswerCache, cache_file
-from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmRequest
+from chatllama_pipeline.llm.client.cache import AnswerCache, cache_file
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure, LlmRequest
 from chatllama_pipeline.records import Message
 from tests.llm.openai_server import OpenAiServer
 
@@ -20,7 +20,7 @@ MakeClient = Callable[..., LlmClient]
 
 @pytest.fixture(autouse=True)
 def polled_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.batches.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.batches.POLL_SECONDS", 0.01)
 
 
 def asks(count: int) -> list[LlmRequest]:

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.errors import AbsentError, StoreError
-from chatllama_pipeline.llm.cache import AnswerCache, Asked, cache_file
-from chatllama_pipeline.llm.requests import LlmClient, LlmReply, LlmRequest
+from chatllama_pipeline.llm.client.cache import AnswerCache, Asked, cache_file
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from tests.llm.openai_server import OpenAiServer
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.cache import cache_file
-from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
+from chatllama_pipeline.llm.client.cache import cache_file
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from tests.llm.asking import ask, asks, texts
 from tests.llm.openai_server import KEY, OpenAiServer

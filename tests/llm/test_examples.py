@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.artifacts import Store
-from chatllama_pipeline.assistants import assistant_names, load_assistant
-from chatllama_pipeline.data.personal import build_personal_data
-from chatllama_pipeline.llm.preview import preview_lines
+from chatllama_pipeline.data.own.personal import build_personal_data
+from chatllama_pipeline.lineage.preview import preview_lines
 from chatllama_pipeline.llm.templates import load_templates
+from chatllama_pipeline.settings.folder import assistant_names, load_assistant
+from chatllama_pipeline.store.versions import Store
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from chatllama_pipeline.llm.judge import ATTEMPTS, Judgement, LlmJudge, Preference
-from chatllama_pipeline.llm.requests import LlmFailure, LlmRequest
+from chatllama_pipeline.llm.client.requests import LlmFailure, LlmRequest
+from chatllama_pipeline.llm.judge.questions import ATTEMPTS, Judgement, LlmJudge, Preference
 from chatllama_pipeline.llm.templates import DEFAULTS, Template
 from chatllama_pipeline.records import Message, user_prompt
 from tests.llm.answering import Answering, asked, said

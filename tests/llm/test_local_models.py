@@ -12,12 +12,12 @@ import psutil
 import pytest
 
 from chatllama_pipeline.errors import ProviderError, SettingsError
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
 from chatllama_pipeline.llm.clients import open_client
-from chatllama_pipeline.llm.local import place_of
-from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
+from chatllama_pipeline.llm.local.server import place_of
+from chatllama_pipeline.models.chat.thoughts import spoken
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.thoughts import spoken
 from tests.families.every import make
 
 OpenLocal = Callable[..., LlmClient]
@@ -166,7 +166,7 @@ def test_weights_that_cannot_be_loaded_are_told_by_the_child(
 def test_marks_of_thoughts_that_are_special_tokens_are_kept_for_who_reads_the_reply(
     tiny_base_folder: Path, tmp_path: Path
 ) -> None:
-    from chatllama_pipeline.llm.local_model import LocalModel
+    from chatllama_pipeline.llm.local.process import LocalModel
 
     model = LocalModel(str(tiny_base_folder), "cpu", 1, "llm.judge")
     tokenizer = model._tokenizer

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from chatllama_pipeline.errors import BudgetError
-from chatllama_pipeline.llm.cache import AnswerCache, cache_file
-from chatllama_pipeline.llm.money import (
+from chatllama_pipeline.llm.client.cache import AnswerCache, cache_file
+from chatllama_pipeline.llm.client.money import (
     OPENAI_TERMS,
     Budget,
     Tariff,
     likely_prompt_tokens,
     most_prompt_tokens,
 )
-from chatllama_pipeline.llm.requests import LlmClient, LlmReply, LlmRequest
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import Price
 from tests.llm.openai_server import FAULTS, OpenAiServer
@@ -71,7 +71,7 @@ def test_reserved_money_counts_until_it_is_settled() -> None:
 def test_a_dollar_is_never_passed_with_concurrency_retries_and_faults(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.02)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch._FIRST_WAIT", 0.02)
     openai_server.behaviour.latency = 0.01
     openai_server.behaviour.retry_after = "0.02"
     openai_server.behaviour.faults = dict.fromkeys(FAULTS, 0.2 / len(FAULTS))
@@ -150,7 +150,7 @@ ASKER = """
 import sys
 from pathlib import Path
 from chatllama_pipeline.llm.clients import open_client
-from chatllama_pipeline.llm.requests import LlmRequest
+from chatllama_pipeline.llm.client.requests import LlmRequest
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings
 

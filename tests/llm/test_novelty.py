@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatllama_pipeline.llm.novelty import Pool, diversity, fault_of, similarity, tokens
+from chatllama_pipeline.llm.writer.novelty import Pool, diversity, fault_of, similarity, tokens
 
 CHINESE = "\u600e\u4e48\u79cd\u7f57\u52d2\uff1f"  # How does one grow basil?
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 import yaml
 
-from chatllama_pipeline.llm.requests import LlmClient, LlmFailure, LlmRequest
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure, LlmRequest
 from chatllama_pipeline.records import Message
 from tests.llm.asking import ask, asks, texts
 from tests.llm.openai_replies import Body, Told, completion, told

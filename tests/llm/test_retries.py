@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.dispatch import MOST_ATTEMPTS
-from chatllama_pipeline.llm.openai_calls import retry_after
-from chatllama_pipeline.llm.requests import LlmClient, LlmReply
+from chatllama_pipeline.llm.client.dispatch import MOST_ATTEMPTS
+from chatllama_pipeline.llm.client.openai_calls import retry_after
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply
 from tests.llm.asking import ask, asks, texts
 from tests.llm.openai_server import FAULTS, Behaviour, OpenAiServer
 
@@ -59,8 +59,8 @@ def test_the_wait_that_a_server_asks_for_is_read_in_seconds_or_as_a_date() -> No
 def test_an_outage_is_sat_out_by_single_probes(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.limits._FIRST_REST", 0.05)
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.limits._FIRST_REST", 0.05)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch._FIRST_WAIT", 0.01)
     # 8 failures in a row open the breaker; 2 probes fail before the third finds it back.
     openai_server.behaviour.script.extend(["ok"] * 4 + ["server_error"] * 10)
     client = make_client(concurrency=1)
@@ -76,8 +76,8 @@ def test_an_outage_is_sat_out_by_single_probes(
 def test_an_outage_that_lasts_stops_all_after_few_calls_and_keeps_what_there_is(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.limits._FIRST_REST", 0.01)
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.limits._FIRST_REST", 0.01)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch._FIRST_WAIT", 0.01)
     openai_server.behaviour.script.extend(["ok"] * 4 + ["server_error"] * 500)
     with pytest.raises(ProviderError, match="stays out of order"):
         make_client(concurrency=4).answer(asks(100))
@@ -111,7 +111,7 @@ def test_a_server_that_asks_to_wait_is_left_alone_so_long_by_every_call(
 def test_what_never_comes_right_is_left_for_the_next_run_with_its_reason(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch._FIRST_WAIT", 0.001)
     client = make_client()
     openai_server.behaviour.script.extend(["malformed"] * MOST_ATTEMPTS)
     with pytest.raises(
@@ -127,7 +127,7 @@ def test_what_never_comes_right_is_left_for_the_next_run_with_its_reason(
 def test_with_faults_in_a_fifth_of_all_calls_every_row_is_answered_or_has_its_reason(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.05)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch._FIRST_WAIT", 0.05)
     openai_server.behaviour = Behaviour(faults=dict.fromkeys(FAULTS, 0.2 / len(FAULTS)))
     openai_server.behaviour.retry_after = "0.02"
     client = make_client(concurrency=32, timeout=1.5)

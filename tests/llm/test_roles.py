@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.settings import AssistantSettings, Price
 from chatllama_pipeline.settings.assistant import ROLES
+from chatllama_pipeline.settings.folder import load_assistant
 
 OPENAI = {"provider": "openai", "model": "big", "price": {"input": 2, "output": 8}}
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.rubric import RubricJudge
+from chatllama_pipeline.llm.judge.rubric import RubricJudge
 from chatllama_pipeline.records import Message, Prompt, user_prompt
 from chatllama_pipeline.settings import AssistantSettings, Criterion
 

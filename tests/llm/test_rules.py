@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from chatllama_pipeline.data import grammar
+from chatllama_pipeline.data.grammar import rows as grammar
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.providers import open_judge
 from chatllama_pipeline.llm.rules import RulesJudge, RulesWriter, names_item

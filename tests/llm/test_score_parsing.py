@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from chatllama_pipeline.llm.choice_parsing import read_choice
-from chatllama_pipeline.llm.score_parsing import Reading, read_score
+from chatllama_pipeline.llm.judge.verdicts.choices import read_choice
+from chatllama_pipeline.llm.judge.verdicts.scores import Reading, read_score
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.requests import LlmClient, LlmReply, LlmRequest
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from tests.llm.asking import ask, asks, texts
 from tests.llm.openai_replies import JSON, Body, Told, told
@@ -244,8 +244,8 @@ def test_what_stays_out_of_order_is_told_with_what_it_said(
     product: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.001)
-    monkeypatch.setattr("chatllama_pipeline.llm.limits._FIRST_REST", 0.001)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.limits._FIRST_REST", 0.001)
     status, body, said = BROKEN[product]
     openai_server.behaviour.product = lambda asked: told(status, body)
     with pytest.raises(ProviderError, match=r"stays out of order .*It said: ") as stopped:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.requests import LlmClient
+from chatllama_pipeline.llm.client.requests import LlmClient
 from tests.llm.asking import ask, asks
 from tests.llm.openai_replies import told
 from tests.llm.openai_server import OpenAiServer

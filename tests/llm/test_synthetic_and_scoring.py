@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from chatllama_pipeline.data.checks import CHECK_NAMES
-from chatllama_pipeline.data.personal import TABLES
-from chatllama_pipeline.data.preferences import build_preference_data
-from chatllama_pipeline.data.sources import build_source
+from chatllama_pipeline.data.own.personal import TABLES
+from chatllama_pipeline.data.prepare.preferences import build_preference_data
+from chatllama_pipeline.data.sources.catalog import build_source
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.scoring import build_reward_training_data
 from chatllama_pipeline.llm.synthetic import build_synthetic

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from chatllama_pipeline.thoughts import split_thought, spoken, without_turn_marks
+from chatllama_pipeline.models.chat.thoughts import split_thought, spoken, without_turn_marks
 
 
 @pytest.mark.parametrize(

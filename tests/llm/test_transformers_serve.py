@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from chatllama_pipeline.llm.client.requests import LlmReply, LlmRequest
 from chatllama_pipeline.llm.clients import open_client
-from chatllama_pipeline.llm.requests import LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from chatllama_pipeline.errors import ProviderError
-from chatllama_pipeline.llm.requests import LlmClient, LlmFailure
+from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure
 from tests.llm.asking import asks, texts
 from tests.llm.openai_replies import told
 from tests.llm.openai_server import OpenAiServer
@@ -23,8 +23,8 @@ def test_rows_that_failed_for_a_passing_reason_are_asked_by_the_next_run(
     fault: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch._FIRST_WAIT", 0.001)
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch.MOST_ATTEMPTS", 1)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch.MOST_ATTEMPTS", 1)
     openai_server.behaviour.retry_after = "0.001"
     openai_server.behaviour.script.extend(["ok", fault])
     with pytest.raises(ProviderError, match=r"1 of 4 rows are still to ask \(\w+ 1\): run again"):
@@ -37,7 +37,7 @@ def test_rows_that_failed_for_a_passing_reason_are_asked_by_the_next_run(
 def test_a_row_that_fails_in_three_runs_is_set_aside(
     make_client: MakeClient, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.llm.dispatch.MOST_ATTEMPTS", 1)
+    monkeypatch.setattr("chatllama_pipeline.llm.client.dispatch.MOST_ATTEMPTS", 1)
     openai_server.behaviour.product = lambda body: (
         told(500, {"error": {"message": "Crashed."}}) if "row 1" in json.dumps(body) else None
     )

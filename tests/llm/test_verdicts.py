@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.llm.choice_parsing import NO_CHOICE, read_choice
-from chatllama_pipeline.llm.score_parsing import CUT_OFF, REFUSED, read_score
+from chatllama_pipeline.llm.judge.verdicts.choices import NO_CHOICE, read_choice
+from chatllama_pipeline.llm.judge.verdicts.scores import CUT_OFF, REFUSED, read_score
 
 # language, asked (score or choice), said, finish (stop or length), and the right reading: a number,
 # A, B, tie, or why there is none (refused, cut off, nothing).

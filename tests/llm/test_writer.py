@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.llm.requests import LlmFailure, LlmRequest
+from chatllama_pipeline.llm.client.requests import LlmFailure, LlmRequest
 from chatllama_pipeline.llm.templates import load_templates
-from chatllama_pipeline.llm.writer import Batch, LlmWriter
-from chatllama_pipeline.llm.writer_replies import read_items, read_text
-from chatllama_pipeline.llm.writer_requests import WriterRequests
-from chatllama_pipeline.llm.writer_texts import QUALITIES, Example
+from chatllama_pipeline.llm.writer.replies import read_items, read_text
+from chatllama_pipeline.llm.writer.requests import WriterRequests
+from chatllama_pipeline.llm.writer.texts import QUALITIES, Example
+from chatllama_pipeline.llm.writer.writing import Batch, LlmWriter
 from chatllama_pipeline.records import user_prompt
 from tests.llm.answering import Answering, asked, said
 

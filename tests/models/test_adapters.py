@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.adapters import (
+from chatllama_pipeline.models.adapters.lora import (
     add_adapter,
     is_adapted,
     merge_adapter,

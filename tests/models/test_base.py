@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from chatllama_pipeline.errors import DataError, SettingsError
-from chatllama_pipeline.models.base import run
-from chatllama_pipeline.models.chat import prompt_ids
+from chatllama_pipeline.models.bases.build import run
+from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec, user_prompt

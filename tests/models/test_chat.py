@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, LlamaConfig
 
-from chatllama_pipeline.models.chat import (
+from chatllama_pipeline.models.chat.template import (
     CHAT_TEMPLATE,
     conversation,
     ensure_chat_template,

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from chatllama_pipeline.evaluation.replies import answer
-from chatllama_pipeline.llm.local_model import LocalModel
-from chatllama_pipeline.models.adapters import add_adapter, save_model
-from chatllama_pipeline.models.base import run
-from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.llm.local.process import LocalModel
+from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
+from chatllama_pipeline.models.bases.build import run
+from chatllama_pipeline.models.chat.template import stop_ids
 from chatllama_pipeline.models.generation import end_ids, generate_plainly
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaF
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.base import run
-from chatllama_pipeline.models.gguf import LLAMA3_ROPE
+from chatllama_pipeline.models.bases.build import run
+from chatllama_pipeline.models.bases.gguf import LLAMA3_ROPE
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from tests.models.gguf_files import write_gguf

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
-from chatllama_pipeline.models.language import joined, padded_right, positions
-from chatllama_pipeline.training.rollout import pad_left, response_logprobs
+from chatllama_pipeline.models.families.language import joined, padded_right, positions
+from chatllama_pipeline.training.ppo.rollout import pad_left, response_logprobs
 
 IDS = torch.tensor([[0, 0, 7], [4, 5, 6]])
 MASK = torch.tensor([[False, False, True], [True, True, True]])

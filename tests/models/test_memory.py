@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.stage_memory import USED, Bench, make_inputs
 from chatllama_pipeline.errors import CheckError
-from chatllama_pipeline.models.machine import container_free_bytes
-from chatllama_pipeline.models.memory import (
+from chatllama_pipeline.machine import container_free_bytes
+from chatllama_pipeline.models.memory.plan import (
     as_check,
     memory_check,
     memory_plan,
@@ -265,7 +265,7 @@ def test_a_plan_that_does_not_fit_says_what_to_lower(
 
 def test_the_plan_and_the_names_of_checks_need_no_torch() -> None:
     program = (
-        "import sys; import chatllama_pipeline.models.memory, chatllama_pipeline.training; "
+        "import sys; import chatllama_pipeline.models.memory.plan, chatllama_pipeline.training; "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -39,15 +39,15 @@ from transformers import (
 )
 
 from chatllama_pipeline.errors import CheckError, SettingsError, StoreError
-from chatllama_pipeline.models.adapters import (
+from chatllama_pipeline.models.adapters.lora import (
     add_adapter,
     load_adapter,
     merge_adapter,
     save_model,
     set_trainable,
 )
+from chatllama_pipeline.models.adapters.merging import adapted_layers, outputs, tried
 from chatllama_pipeline.models.heads import load_actor, load_reward
-from chatllama_pipeline.models.merging import adapted_layers, outputs, tried
 from chatllama_pipeline.settings import LoraSettings
 
 SIZE = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2}

@@ -14,7 +14,7 @@ from transformers import (
     Qwen2ForSequenceClassification,
 )
 
-from chatllama_pipeline.models.chat import ensure_chat_template
+from chatllama_pipeline.models.chat.template import ensure_chat_template
 from chatllama_pipeline.models.heads import RewardScorer, scoring_example
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.progress import Progress
@@ -26,7 +26,7 @@ from chatllama_pipeline.records import (
     StageSpec,
     user_prompt,
 )
-from chatllama_pipeline.training import reward
+from chatllama_pipeline.training.reward import stage as reward
 from tests.families import tokenizer_kinds
 
 QUIET = Progress("test", lambda line: None)

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, T5Config
 
-from chatllama_pipeline.models import passes
-from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_reward, score_rows
-from chatllama_pipeline.models.passes import Shape, batches, rows_at_once, writing_rows
-from chatllama_pipeline.models.sizes import size_of
+from chatllama_pipeline.models.memory import passes
+from chatllama_pipeline.models.memory.passes import Shape, batches, rows_at_once, writing_rows
+from chatllama_pipeline.models.memory.sizes import size_of
 
 
 def shape(config: Any) -> Shape:
@@ -99,5 +99,7 @@ def test_free_memory_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    program = "import sys, chatllama_pipeline.models.passes; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, chatllama_pipeline.models.memory.passes; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -10,7 +10,9 @@ import pytest
 from tokenizers import AddedToken, normalizers
 from transformers import LlamaConfig, T5Config
 
-from chatllama_pipeline.models.chat import (
+from chatllama_pipeline.models.chat.plain_text import plain_text_of
+from chatllama_pipeline.models.chat.rendering import rendered
+from chatllama_pipeline.models.chat.template import (
     conversation,
     ensure_chat_template,
     prompt_ids,
@@ -19,8 +21,6 @@ from chatllama_pipeline.models.chat import (
     text_ids,
 )
 from chatllama_pipeline.models.loading import load_tokenizer
-from chatllama_pipeline.models.plain_text import plain_text_of
-from chatllama_pipeline.models.rendering import rendered
 from chatllama_pipeline.records import Message, user_prompt
 from tests.families import tokenizer_kinds
 

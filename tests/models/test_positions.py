@@ -34,7 +34,7 @@ from transformers import (
     XmodConfig,
 )
 
-from chatllama_pipeline.llm.local_model import LocalModel
+from chatllama_pipeline.llm.local.process import LocalModel
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.records import user_prompt

@@ -10,13 +10,14 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from chatllama_pipeline.errors import DataError, SettingsError
-from chatllama_pipeline.models import base
-from chatllama_pipeline.models.chat import CHAT_TEMPLATE, Example
-from chatllama_pipeline.models.preflight import preflight, prompt_room, rows_in_words
+from chatllama_pipeline.models.bases import build as base
+from chatllama_pipeline.models.bases.preflight import preflight, prompt_room, rows_in_words
+from chatllama_pipeline.models.chat.template import CHAT_TEMPLATE, Example
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, PROMPT_SCHEMA, StageSpec
 from chatllama_pipeline.settings import ActorSettings
-from chatllama_pipeline.training import ppo, sft
+from chatllama_pipeline.training.ppo import stage as ppo
+from chatllama_pipeline.training.sft import stage as sft
 from tests.families import tokenizer_kinds
 from tests.models.test_rendering import OPENS_A_THOUGHT, WITHOUT_SYSTEM
 

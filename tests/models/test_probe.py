@@ -21,12 +21,13 @@ from transformers import (
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.base import run
-from chatllama_pipeline.models.chat import stop_ids
+from chatllama_pipeline.models.bases.build import run
+from chatllama_pipeline.models.bases.preflight import preflight
+from chatllama_pipeline.models.chat.template import stop_ids
+from chatllama_pipeline.models.families.manner import MANNER, Manner, manner_of
+from chatllama_pipeline.models.families.switches import SWITCHES
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.models.loading import load_config
-from chatllama_pipeline.models.manner import MANNER, Manner, manner_of
-from chatllama_pipeline.models.preflight import preflight
 from chatllama_pipeline.models.probe.base import _tried
 from chatllama_pipeline.models.probe.depth import first_layers
 from chatllama_pipeline.models.probe.failure import Failure
@@ -34,7 +35,6 @@ from chatllama_pipeline.models.probe.language import probe_language
 from chatllama_pipeline.models.probe.rows import Rows, probe_rows
 from chatllama_pipeline.models.probe.scoring import probe_scoring
 from chatllama_pipeline.models.probe.tensors import lost, not_finite
-from chatllama_pipeline.models.switches import SWITCHES
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.serving.release import _generation_config

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.chat import conversation, prompt_ids
-from chatllama_pipeline.models.rendering import (
+from chatllama_pipeline.models.chat.rendering import (
     known_options,
     rendered,
     reply_form,
     set_options,
 )
+from chatllama_pipeline.models.chat.template import conversation, prompt_ids
 from chatllama_pipeline.records import Message, user_prompt
 from tests.families import tokenizer_kinds
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.models.replies import reply_of, written_text
+from chatllama_pipeline.models.chat.replies import reply_of, written_text
 from tests.families import tokenizer_kinds
 from tests.models.test_rendering import OPENS_A_THOUGHT
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from chatllama_pipeline.models.chat import conversation
+from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
+from chatllama_pipeline.models.chat.template import conversation
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
-from chatllama_pipeline.models.sizes import model_size
+from chatllama_pipeline.models.memory.sizes import model_size
 from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings.section import ScratchFamily
-from chatllama_pipeline.training.sft import collate_completions, completion_loss_sum
+from chatllama_pipeline.training.sft.stage import collate_completions, completion_loss_sum
 
 MODEL_TYPES = {"gemma3": "gemma3_text"}
 

@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from chatllama_pipeline.models.sizes import ModelSize, model_size, size_of
+from chatllama_pipeline.models.memory.sizes import ModelSize, model_size, size_of
 from tests.models.test_memory import make_folder
 
 FAMILIES = sorted(
@@ -99,5 +99,6 @@ def test_the_size_of_a_saved_model_is_that_of_its_weights(tmp_path: Path) -> Non
 
 
 def test_planning_imports_transformers_only_where_sizes_are_asked_for() -> None:
-    code = "import sys, chatllama_pipeline.models.memory; assert 'transformers' not in sys.modules"
+    module = "chatllama_pipeline.models.memory.plan"
+    code = f"import sys, {module}; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.base import run
-from chatllama_pipeline.models.sources import find_model
+from chatllama_pipeline.models.bases.build import run
+from chatllama_pipeline.models.bases.sources import find_model
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 

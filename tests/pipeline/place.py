@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.artifacts import Store
+from chatllama_pipeline.store.versions import Store
 
 REPOSITORY = Path(__file__).parents[2]
 GUARD = Path(__file__).parent / "guard"

@@ -13,11 +13,11 @@ import yaml
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 
 from assets.partitions import ASSISTANTS
-from chatllama_pipeline.assistants import content_hash
 from chatllama_pipeline.automation import assistant_folders, retrain_schedules
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.settings import RetrainSettings
+from chatllama_pipeline.settings.folder import content_hash
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def refused(place: Place, name: str, select: str = "*", **options: object) -> st
         assert "Stack Trace" not in run.stderr
         assert "Dependencies for step" not in run.stderr
     trained = place.root / "guarded_processes"
-    assert "chatllama_pipeline.stages" not in trained.read_text(), "a child was started"
+    assert "chatllama_pipeline.launch.stages" not in trained.read_text(), "a child was started"
     return run.stderr
 
 

@@ -6,7 +6,7 @@ import json
 
 import yaml
 
-from chatllama_pipeline.recipes import CODE_VERSION
+from chatllama_pipeline.lineage.recipes import CODE_VERSION
 from chatllama_pipeline.records import TABLE_FILE
 from tests.pipeline.place import TINY_CONFIG, Place
 
@@ -25,7 +25,7 @@ def test_every_asset_is_made_with_its_manifest(tiny_run: Place) -> None:
 def test_no_process_of_the_run_touched_a_network(tiny_run: Place) -> None:
     assert not (tiny_run.root / "network_attempts").exists()
     guarded = (tiny_run.root / "guarded_processes").read_text()
-    assert guarded.count("chatllama_pipeline.stages") >= 6
+    assert guarded.count("chatllama_pipeline.launch.stages") >= 6
     assert "asset materialize" in guarded
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.manifests import Version
-from chatllama_pipeline.recipes import CODE_VERSION
+from chatllama_pipeline.lineage.recipes import CODE_VERSION
+from chatllama_pipeline.store.manifests import Version
 from tests.pipeline.place import Place
 
 RECORDED = Path(__file__).with_name("recorded_results.json")

@@ -11,9 +11,9 @@ from pathlib import Path
 import dagster as dg
 
 from assets.specs import CHECK_NAMES, CHECK_TEXTS, OWNERS
-from chatllama_pipeline.data.sources import SOURCES
+from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.definitions import definitions
-from chatllama_pipeline.recipes import CODE_VERSION, MADE_FROM, UPSTREAM
+from chatllama_pipeline.lineage.recipes import CODE_VERSION, MADE_FROM, UPSTREAM
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ["torch", "transformers", "datasets", "deepspeed", "accelerate", "peft"]
@@ -124,7 +124,7 @@ def test_a_service_started_elsewhere_finds_the_assistants_and_the_store_of_the_c
 ) -> None:
     program = """
 from assets.partitions import ASSISTANTS
-from chatllama_pipeline.artifacts import store_root
+from chatllama_pipeline.store.versions import store_root
 print(ASSISTANTS.get_partition_keys(), store_root())
 """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -13,10 +13,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from chatllama_pipeline.data.grammar import grammar_pairs
-from chatllama_pipeline.models.adapters import merge_adapter
+from chatllama_pipeline.data.grammar.rows import grammar_pairs
+from chatllama_pipeline.models.adapters.lora import merge_adapter
+from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
 
 

@@ -9,12 +9,12 @@ import dagster as dg
 import pytest
 import yaml
 
-from chatllama_pipeline.artifacts import Store
-from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.recipes import read_in_use
-from chatllama_pipeline.status import asset_statuses, run_lines, status_lines
+from chatllama_pipeline.lineage.recipes import read_in_use
+from chatllama_pipeline.lineage.status import asset_statuses, run_lines, status_lines
+from chatllama_pipeline.settings.folder import load_assistant
+from chatllama_pipeline.store.versions import Store
 
 DATA = "actor_training_data"
 BEFORE = ("personal_data", "preference_data", "synthetic_conversations")

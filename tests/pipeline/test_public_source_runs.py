@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from assets.sources import PublicSource, shp
-from chatllama_pipeline.artifacts import Store
+from chatllama_pipeline.store.versions import Store
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 

@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.definitions import definitions
+from chatllama_pipeline.store.versions import Store
 
 DATA = "actor_training_data"
 BEFORE = ("personal_data", "preference_data", "synthetic_conversations")

@@ -10,8 +10,8 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._serdes import serialize_value
 
 from assets.specs import CHECK_NAMES
-from chatllama_pipeline.data.sources import SOURCES
-from chatllama_pipeline.recipes import CODE_VERSION
+from chatllama_pipeline.data.sources.catalog import SOURCES
+from chatllama_pipeline.lineage.recipes import CODE_VERSION
 from chatllama_pipeline.records import TABLE_FILE
 from tests.pipeline.place import Place
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from chatllama_pipeline.models.base import run
+from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec

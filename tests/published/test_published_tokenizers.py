@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from chatllama_pipeline.models.bases.preflight import preflight
 from chatllama_pipeline.models.loading import load_config
-from chatllama_pipeline.models.preflight import preflight
 from tests.families.token_properties import EVERY_PROPERTY
 from tests.published.registry import TOKENIZERS
 

@@ -18,9 +18,9 @@ from chatllama_pipeline.evaluation.figures import (
     Verdict,
     write_comparisons,
 )
-from chatllama_pipeline.evaluation.known_questions import KnownAnswers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Message, StageSpec, user_prompt
+from chatllama_pipeline.settings.known_questions import KnownAnswers
 
 SFT = ActorFigures(0.5, 0.1, 24.0, 0.98, 0.4, 0.3)
 PPO = ActorFigures(0.85, 1.9, 30.0, 1.0, 0.65, 0.2)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from chatllama_pipeline.serving.approvals import approve, is_approved
+from chatllama_pipeline.store.approvals import approve, is_approved
 
 
 def test_an_approval_holds_for_its_assistant_and_its_evaluation_alone(tmp_path: Path) -> None:

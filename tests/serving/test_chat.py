@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from chatllama_pipeline.errors import DataError, StoreError
-from chatllama_pipeline.models.replies import reply_of, written_text
+from chatllama_pipeline.models.chat.replies import reply_of, written_text
 from chatllama_pipeline.records import Message, Prompt, user_prompt
 from chatllama_pipeline.serving.chat import Assistant, _Pieces, chat, chat_once
 from tests.families import tokenizer_kinds

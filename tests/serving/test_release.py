@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.evaluation.figures import Verdict
-from chatllama_pipeline.models.adapters import add_adapter, save_model
+from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
+from chatllama_pipeline.models.adapters.merging import outputs
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.models.merging import outputs
 from chatllama_pipeline.settings import LoraSettings
 
 

@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner, Result
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.artifacts import Store, Workbench
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.errors import ChatllamaError
-from chatllama_pipeline.manifests import Recipe
 from chatllama_pipeline.models.heads import RewardScorer, load_reward
 from chatllama_pipeline.records import Outcome, user_prompt
+from chatllama_pipeline.store.manifests import Recipe
+from chatllama_pipeline.store.versions import Store, Workbench
 
 ROWS = [
     {"user_input": "alpha", "completion": "bravo", "score": 4.5},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from chatllama_pipeline.artifacts import Build, Workbench
-from chatllama_pipeline.manifests import Recipe
 from chatllama_pipeline.records import Check, Curve, Outcome
+from chatllama_pipeline.store.manifests import Recipe
+from chatllama_pipeline.store.versions import Build, Workbench
 
 
 def recipe(**changes: object) -> Recipe:

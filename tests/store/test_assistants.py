@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.artifacts import Store
-from chatllama_pipeline.assistants import (
+from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
+from chatllama_pipeline.lineage.recipes import recipe_for
+from chatllama_pipeline.settings.data import SourceChoice
+from chatllama_pipeline.settings.folder import (
     assistant_names,
     assistants_using,
     content_hash,
     load_assistant,
     misnamed_folders,
 )
-from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
-from chatllama_pipeline.original import TAKEN
-from chatllama_pipeline.recipes import recipe_for
-from chatllama_pipeline.settings.data import SourceChoice
+from chatllama_pipeline.settings.original import TAKEN
+from chatllama_pipeline.store.versions import Store
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.assistants import load_assistant
-from chatllama_pipeline.deepspeed_config import DeepSpeedPlan, plan_for
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan, plan_for
+from chatllama_pipeline.settings.folder import load_assistant
 
 # As the original ChatLLaMA ships it.
 ORIGINAL = {

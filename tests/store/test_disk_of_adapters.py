@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.artifacts import Store, Workbench
-from chatllama_pipeline.models.adapters import add_adapter, merge_adapter, save_model
+from chatllama_pipeline.models.adapters.lora import add_adapter, merge_adapter, save_model
+from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.heads import load_actor, load_reward
-from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.settings import LoraSettings
+from chatllama_pipeline.store.versions import Store, Workbench
 from tests.store.recipes import recipe
 
 SIZE = ScratchSize(hidden_size=128, layers=2, heads=4, vocabulary=400, max_length=64)

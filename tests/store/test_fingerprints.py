@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from chatllama_pipeline.recipes import MADE_FROM
+from chatllama_pipeline.lineage.recipes import MADE_FROM
 from chatllama_pipeline.settings import AssistantSettings
 
 # What may change without anything being made again: memory, intervals, paths, who keeps what.

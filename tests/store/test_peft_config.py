@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.assistants import load_assistant
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.settings.folder import load_assistant
 
 
 def write(root: Path, name: str, config: str) -> Path:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.artifacts import Store
 from chatllama_pipeline.errors import CorruptVersionError
-from chatllama_pipeline.manifests import Version
+from chatllama_pipeline.store.manifests import Version
+from chatllama_pipeline.store.versions import Store
 from tests.store.recipes import never, recipe, writes
 
 BIG = "0123456789abcdef" * 4096
@@ -181,7 +181,7 @@ KILLED = """
     import os, sys
     from pathlib import Path
     from chatllama_pipeline import artifacts
-    from chatllama_pipeline.artifacts import Store
+    from chatllama_pipeline.store.versions import Store
     from tests.store.recipes import recipe, writes
 
     root, number, stride = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -246,7 +246,7 @@ def test_a_kill_at_any_moment_leaves_whole_versions_and_nothing_for_good(
 AT_ONCE = """
     import os, sys
     from pathlib import Path
-    from chatllama_pipeline.artifacts import Store
+    from chatllama_pipeline.store.versions import Store
     from tests.store.recipes import recipe, writes
 
     os.fsync = lambda descriptor: None

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.artifacts import Build, Store, Workbench, store_root
 from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionError, StoreError
-from chatllama_pipeline.manifests import PayloadFile, payload_version
 from chatllama_pipeline.records import Check, Curve, Outcome
+from chatllama_pipeline.store.manifests import PayloadFile, payload_version
+from chatllama_pipeline.store.versions import Build, Store, Workbench, store_root
 from tests.store.recipes import never, recipe, writes
 
 
@@ -217,8 +217,8 @@ def test_two_makers_of_one_asset_wait_for_each_other(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from chatllama_pipeline.artifacts import Store
-        from chatllama_pipeline.manifests import Recipe
+        from chatllama_pipeline.store.versions import Store
+        from chatllama_pipeline.store.manifests import Recipe
         from chatllama_pipeline.records import Outcome
 
         root, started = Path(sys.argv[1]), Path(sys.argv[2])

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatllama_pipeline.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.batches import MicroBatch, Shares, StepBatches, loader
 from chatllama_pipeline.training.distributed import prepare_processes
-from chatllama_pipeline.training.ppo_collect import prompt_rows
+from chatllama_pipeline.training.ppo.collect import prompt_rows
 
 
 def steps_of(shares: Shares, rows: int, steps: int, first: int = 0) -> list[list[MicroBatch]]:

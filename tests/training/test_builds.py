@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch.utils.file_baton import FileBaton
 
-from chatllama_pipeline.deepspeed_config import DeepSpeedPlan
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.builds import OLD_SECONDS, builds_root, clear_abandoned_builds
 from chatllama_pipeline.training.distributed import prepare_processes
 

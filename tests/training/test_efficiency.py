@@ -13,16 +13,16 @@ from torch import nn
 from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.chat import Example
-from chatllama_pipeline.models.efficiency import checkpoint_activations, use_attention
+from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.models.memory.efficiency import checkpoint_activations, use_attention
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
 from chatllama_pipeline.settings import ActorSettings
-from chatllama_pipeline.training import sft
 from chatllama_pipeline.training.batches import Shares, StepBatches, bucketed
-from chatllama_pipeline.training.reward import collate_items, reward_loss_sum
-from chatllama_pipeline.training.reward_items import Pair, Scored
+from chatllama_pipeline.training.reward.items import Pair, Scored
+from chatllama_pipeline.training.reward.stage import collate_items, reward_loss_sum
+from chatllama_pipeline.training.sft import stage as sft
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)

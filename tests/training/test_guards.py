@@ -16,10 +16,10 @@ from chatllama_pipeline.errors import StoppedError, StoreError
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
-from chatllama_pipeline.training import resume
 from chatllama_pipeline.training.course import Task
 from chatllama_pipeline.training.guards import Best, Collapse, Guard
-from chatllama_pipeline.training.sft import run
+from chatllama_pipeline.training.resume import state as resume
+from chatllama_pipeline.training.sft.stage import run
 from chatllama_pipeline.training.stopping import SIGNALS, StopSignals
 from chatllama_pipeline.training.trainer import train
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from chatllama_pipeline.models.adapters import is_adapted, switch_adapter
+from chatllama_pipeline.models.adapters.lora import is_adapted, switch_adapter
 from chatllama_pipeline.models.heads import RewardScorer, load_actor, load_reward
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import (
@@ -24,8 +24,10 @@ from chatllama_pipeline.records import (
     user_prompt,
 )
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training import ppo, reward, sft
-from chatllama_pipeline.training.ppo_roles import Roles, load_roles
+from chatllama_pipeline.training.ppo import stage as ppo
+from chatllama_pipeline.training.ppo.roles import Roles, load_roles
+from chatllama_pipeline.training.reward import stage as reward
+from chatllama_pipeline.training.sft import stage as sft
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)

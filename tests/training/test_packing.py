@@ -14,10 +14,10 @@ from transformers import (
     GPTNeoXForCausalLM,
 )
 
-from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.training.packing import collate_packed, heeds_borders, packed_rows
-from chatllama_pipeline.training.sft import collate_completions, completion_loss_sum
+from chatllama_pipeline.training.sft.packing import collate_packed, heeds_borders, packed_rows
+from chatllama_pipeline.training.sft.stage import collate_completions, completion_loss_sum
 
 EXAMPLES = [
     Example([3, 40, 41, 4, 50, 51, 1], 4),

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.models.chat import Example, stop_ids
+from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
+from chatllama_pipeline.models.chat.template import Example, stop_ids
 from chatllama_pipeline.models.heads import (
     SCORE_SCALE,
     SCORE_SHIFT,
@@ -25,15 +26,14 @@ from chatllama_pipeline.models.heads import (
     pad_right,
     score_rows,
 )
-from chatllama_pipeline.models.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
-from chatllama_pipeline.training import ppo
-from chatllama_pipeline.training.ppo import read_prompts, run
-from chatllama_pipeline.training.ppo_collect import Task
-from chatllama_pipeline.training.ppo_loop import Training, train
-from chatllama_pipeline.training.ppo_model import ActorCritic
+from chatllama_pipeline.training.ppo import stage as ppo
+from chatllama_pipeline.training.ppo.collect import Task
+from chatllama_pipeline.training.ppo.loop import Training, train
+from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.stage import read_prompts, run
 from tests.families import tokenizer_kinds
 
 MakeSpec = Callable[..., StageSpec]

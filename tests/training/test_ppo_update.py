@@ -12,8 +12,8 @@ from torch import Tensor
 
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.settings import PpoSettings
-from chatllama_pipeline.training.ppo_model import ActorCritic
-from chatllama_pipeline.training.ppo_update import Experience, _micro_loss, minibatch_gradients
+from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.update import Experience, _micro_loss, minibatch_gradients
 
 
 def fresh_critic(base: Path) -> Any:

@@ -21,10 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Prompt, user_prompt
 from chatllama_pipeline.settings import PpoSettings
-from chatllama_pipeline.training.ppo_collect import Task
-from chatllama_pipeline.training.ppo_loop import train
-from chatllama_pipeline.training.ppo_model import ActorCritic
-from chatllama_pipeline.training.rollout import sample_replies
+from chatllama_pipeline.training.ppo.collect import Task
+from chatllama_pipeline.training.ppo.loop import train
+from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.rollout import sample_replies
 
 NODES, GOAL, LONGEST, WALKS, EDGE_CHANCE, GRAPH_SEED = 21, 0, 10, 1000, 0.1, 1002
 PAD = NODES

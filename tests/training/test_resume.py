@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.training import resume
-from chatllama_pipeline.training.resume import States
+from chatllama_pipeline.training.resume import state as resume
+from chatllama_pipeline.training.resume.state import States
 
 ORIGIN = {"code version": "1", "actor_config.lr": 0.001}
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from chatllama_pipeline.training.reward_math import (
+from chatllama_pipeline.training.reward.equations import (
     CalibrationBin,
     bradley_terry,
     calibration,

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_reward, score_rows
-from chatllama_pipeline.training.reward_items import Items, Pair, Scored
-from chatllama_pipeline.training.reward_report import RewardReport, reward_report
+from chatllama_pipeline.training.reward.items import Items, Pair, Scored
+from chatllama_pipeline.training.reward.report import RewardReport, reward_report
 
 PROMPT = [3, 40, 4]
 

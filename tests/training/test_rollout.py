@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from chatllama_pipeline.training.rollout import (
+from chatllama_pipeline.training.ppo.rollout import (
     Rollout,
     draw,
     generate,
@@ -163,7 +163,7 @@ def test_a_reply_depends_on_no_other_row(llama: Any) -> None:
 def test_log_probabilities_in_a_padded_batch_are_those_of_single_rows(
     name: str, bound: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatllama_pipeline.models.passes.SMALL_BYTES", bound)
+    monkeypatch.setattr("chatllama_pipeline.models.memory.passes.SMALL_BYTES", bound)
     model = request.getfixturevalue(name)
     found = sampled(model, PROMPTS)
     logp = response_logprobs(

@@ -23,9 +23,9 @@ from benchmarks.resume import (
     kill_at_random,
     make_inputs,
 )
+from chatllama_pipeline.launch.stages import STOPPED
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.records import Outcome, StageSpec
-from chatllama_pipeline.stages import STOPPED
 
 STEPS = 20
 Curves = dict[str, list[float]]

@@ -12,15 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from chatllama_pipeline.errors import CheckError, DataError
-from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
-from chatllama_pipeline.training.sft import (
-    collate_completions,
-    completion_loss_sum,
-    run,
-)
+from chatllama_pipeline.training.sft.stage import collate_completions, completion_loss_sum, run
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)

@@ -1,0 +1,1 @@
+"""The person's own files, read into rows whatever their shape."""

@@ -7,8 +7,8 @@ import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatllama_pipeline.data.own.endings import TOLD_ENDINGS, format_of, split_name
 from chatllama_pipeline.data.own.errors import Errors
+from chatllama_pipeline.data.own.files.endings import TOLD_ENDINGS, format_of, split_name
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.settings import (
     ActorSettings,

@@ -7,13 +7,8 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from chatllama_pipeline.data.own.endings import (
-    ending_cure,
-    format_of,
-    is_data,
-    split_name,
-)
 from chatllama_pipeline.data.own.errors import Errors
+from chatllama_pipeline.data.own.files.endings import ending_cure, format_of, is_data, split_name
 from chatllama_pipeline.data.own.finding import Place, find_files, places
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.section import told_paths

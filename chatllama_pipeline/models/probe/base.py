@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.families.manner import MANNER, Manner
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
-from chatllama_pipeline.models.manner import MANNER, Manner
 from chatllama_pipeline.models.probe.depth import first_layers
 from chatllama_pipeline.models.probe.failure import Failure
 from chatllama_pipeline.models.probe.language import Spoken, probe_language

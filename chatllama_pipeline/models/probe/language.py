@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatllama_pipeline.models.decoding import decoding
-from chatllama_pipeline.models.kinds import Kind, kind_of, takes
-from chatllama_pipeline.models.language import response_logits, start_column
-from chatllama_pipeline.models.manner import Manner, Steps, set_manner
+from chatllama_pipeline.models.families.decoding import decoding
+from chatllama_pipeline.models.families.kinds import Kind, kind_of, takes
+from chatllama_pipeline.models.families.language import response_logits, start_column
+from chatllama_pipeline.models.families.manner import Manner, Steps, set_manner
 from chatllama_pipeline.models.probe.failure import Failure, tried
 from chatllama_pipeline.models.probe.rows import Rows, Truth, nats
 

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatllama_pipeline.models.chat import Example
+from chatllama_pipeline.models.chat.template import Example
+from chatllama_pipeline.models.families.kinds import Kind, kind_of, takes
+from chatllama_pipeline.models.families.language import start_column
+from chatllama_pipeline.models.families.manner import Manner, manner_of, set_manner
 from chatllama_pipeline.models.heads import (
     SCORING_SUFFIX,
     pad_right,
@@ -17,9 +20,6 @@ from chatllama_pipeline.models.heads import (
     scores,
     token_values,
 )
-from chatllama_pipeline.models.kinds import Kind, kind_of, takes
-from chatllama_pipeline.models.language import start_column
-from chatllama_pipeline.models.manner import Manner, manner_of, set_manner
 from chatllama_pipeline.models.probe.failure import Failure, tried
 from chatllama_pipeline.models.probe.rows import Rows, Truth, numbers
 

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 from chatllama_pipeline.errors import CheckError, DataError
-from chatllama_pipeline.out_of_memory import tell_choice
+from chatllama_pipeline.launch.out_of_memory import tell_choice
+from chatllama_pipeline.launch.stages import main
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
-from chatllama_pipeline.stages import main
 
 
 class EmptyFileError(DataError):

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from chatllama_pipeline.launch import child_environment, run_child
+from chatllama_pipeline.launch.child import child_environment, run_child
 
 folder = Path(sys.argv[1], sys.argv[2])
 run_child(

@@ -1,0 +1,1 @@
+"""The made-up language of the quickstart: rows for machines that have nothing."""

@@ -1,0 +1,227 @@
+"""Length limits in tokens, held before anything is trained.
+
+A byte-level or SentencePiece tokenizer makes no more tokens of a text than it has bytes, so most
+rows need no tokenizer: only where the bytes leave doubt is a text tokenized, each distinct one
+once. `TURN_TOKENS` is allowed per turn for what a chat template puts around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from chatllama_pipeline.data.hashes import text_hash
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.chat.plain_text import PlainText, unlimited
+from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+from chatllama_pipeline.store.manifests import hash_file
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.models.bases.sources import Found
+
+TURN_TOKENS = 8
+# The reason under which rows beyond the limits are counted.
+TOO_LONG = "too_long"
+_TOKENIZER_FILE = "tokenizer.json"
+_GPT2_FILES = ("vocab.json", "merges.txt")
+_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most tokens of prompt and reply together, and of a reply; None where there is no limit."""
+
+    total: int | None
+    reply: int | None
+
+
+def limits_of(settings: AssistantSettings) -> Limits:
+    """What `data` sets; without `max_length` what the actor reads, if its tokenizer is there.
+
+    A model from scratch has no tokenizer before its data: only an explicit limit holds, in bytes.
+    """
+    total = settings.data.max_length
+    if total is None and settings.actor_config.model != SCRATCH:
+        total = settings.actor_config.max_sequence_length
+    return Limits(total, settings.data.max_reply_length)
+
+
+def limits_in_words(settings: AssistantSettings) -> str:
+    """The keys that set `limits_of`, with their values."""
+    limits, own = limits_of(settings), settings.data.max_length
+    total = "actor_config.max_sequence_length" if own is None else "data.max_length"
+    named = {total: limits.total, "data.max_reply_length": limits.reply}
+    return " or ".join(f"{key} ({value})" for key, value in named.items() if value is not None)
+
+
+def lengths_identity(settings: AssistantSettings) -> dict[str, Any]:
+    """What decides the lengths of a table: the limits, and the tokenizer that counts."""
+    limits = limits_of(settings)
+    if limits == Limits(None, None):
+        return {}
+    folder = Path(*tokenizer_place(settings))
+    place = str(folder)
+    if folder.is_file():
+        place = hash_file(folder)
+    elif folder.is_absolute():
+        files = [folder / name for name in (_TOKENIZER_FILE, *_GPT2_FILES)]
+        if not files[0].is_file():
+            files += [folder / name for name in _SENTENCEPIECE_FILES]
+        place = " ".join(hash_file(file) for file in files if file.is_file())
+    return {"total": limits.total, "reply": limits.reply, "tokenizer": place}
+
+
+def tokenizer_place(settings: AssistantSettings) -> tuple[str, str]:
+    """Where the actor's tokenizer is: a folder, GGUF file or hub id, and the GGUF file in it."""
+    actor = settings.actor_config
+    if actor.tokenizer_path is not None:
+        return actor.tokenizer_path, ""
+    return actor.model, actor.gguf_file or ""
+
+
+class TokenCounter:
+    """Counts tokens with the actor's tokenizer, which is loaded once it is needed."""
+
+    def __init__(self, settings: AssistantSettings) -> None:
+        self.tokenized = 0
+        self._place = tokenizer_place(settings)
+        self._plain: PlainText | None = None
+        self._counts: dict[int, int] = {}
+
+    def counts(self, texts: Iterable[str]) -> dict[str, int]:
+        """Tokens of each text; what was counted before isn't tokenized again."""
+        keys = {text: text_hash(text) for text in texts}
+        new = [text for text, key in keys.items() if key not in self._counts]
+        if self._place[0] == SCRATCH:
+            self._counts |= {keys[text]: len(text.encode()) for text in new}
+        elif new:
+            self._plain = self._plain or PlainText(load_tokenizer(*self._place))
+            self.tokenized += len(new)
+            for text, count in zip(new, self._plain.counts(new), strict=True):
+                self._counts[keys[text]] = count
+        return {text: self._counts[key] for text, key in keys.items()}
+
+
+def load_tokenizer(place: str, gguf_file: str = "") -> Any:
+    """The tokenizer of a local folder, GGUF file or hub id, of the `tokenizers` library.
+
+    It neither truncates nor pads. transformers, which takes seconds to import, is asked only where
+    it must convert one. Raises DataError where there is none, with what to set.
+    """
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
+
+    from chatllama_pipeline.models.bases.sources import find_tokenizer
+
+    try:
+        found = find_tokenizer(place, "actor_config", gguf_file=gguf_file or None)
+        folder = found.folder
+        if found.gguf is not None:
+            return _converted(found)
+        if (folder / _TOKENIZER_FILE).is_file():
+            return unlimited(Tokenizer.from_file(str(folder / _TOKENIZER_FILE)))
+        pair = [folder / name for name in _GPT2_FILES]
+        if all(file.is_file() for file in pair):
+            return ByteLevelBPETokenizer(*map(str, pair))._tokenizer
+        if any((folder / name).is_file() for name in _SENTENCEPIECE_FILES):
+            return _converted(found)
+    # What is no tokenizer file makes `tokenizers` raise plain exceptions.
+    except Exception as error:
+        raise _no_tokenizer(place, f" ({type(error).__name__}: {error})") from error
+    raise _no_tokenizer(place, "")
+
+
+def _converted(found: Found) -> Any:
+    """The tokenizer that transformers makes of a SentencePiece or GGUF file."""
+    from transformers import AutoTokenizer
+
+    made = AutoTokenizer.from_pretrained(
+        str(found.folder), local_files_only=True, **found.arguments
+    )
+    return unlimited(made.backend_tokenizer)
+
+
+def _no_tokenizer(place: str, why: str) -> DataError:
+    return DataError(
+        f"rows may be longer than the limit in tokens, and {place} gives no {_TOKENIZER_FILE} to "
+        f"count them by{why}; set actor_config.tokenizer_path to a folder that holds one, or "
+        "data.max_length to more bytes than any row has"
+    )
+
+
+def fit(
+    table: pa.Table, replies: tuple[str, ...], limits: Limits, counter: TokenCounter
+) -> tuple[Flags, npt.NDArray[np.int64]]:
+    """Which rows fit, and how many turns their prompts lose on the left for it.
+
+    A prompt is cut before a user's turn and keeps its system turn; a reply is never cut.
+    """
+    count = table.num_rows
+    fits, cuts = np.ones(count, np.bool_), np.zeros(count, np.int64)
+    doubtful = np.flatnonzero(_doubtful(table, replies, limits))
+    if not len(doubtful):
+        return fits, cuts
+    rows = table.select(["prompt", *replies]).take(pa.array(doubtful)).to_pylist()
+    texts = {turn["content"] for row in rows for turn in row["prompt"]}
+    tokens = counter.counts(texts | {row[name] for row in rows for name in replies})
+    for number, row in zip(doubtful.tolist(), rows, strict=True):
+        reply = max((tokens[row[name]] for name in replies), default=0)
+        if limits.reply is not None and reply > limits.reply:
+            fits[number] = False
+        elif limits.total is not None:
+            room = limits.total - (reply + TURN_TOKENS if replies else 0)
+            cut = _cut([tokens[t["content"]] for t in row["prompt"]], row["prompt"], room)
+            fits[number], cuts[number] = cut is not None, cut or 0
+    return fits, cuts
+
+
+def _doubtful(table: pa.Table, replies: tuple[str, ...], limits: Limits) -> Flags:
+    """Rows that have more bytes than tokens are allowed."""
+    prompts = table["prompt"].combine_chunks()
+    sizes = pc.binary_length(prompts.flatten().field("content")).to_numpy(zero_copy_only=False)
+    ends = np.concatenate([[0], np.cumsum(sizes.astype(np.int64) + TURN_TOKENS)])
+    offsets = prompts.offsets.to_numpy() - prompts.offsets[0].as_py()
+    total = ends[offsets[1:]] - ends[offsets[:-1]]
+    reply = np.zeros(table.num_rows, np.int64)
+    for name in replies:
+        reply = np.maximum(reply, pc.binary_length(table[name]).to_numpy())
+    doubtful = np.zeros(table.num_rows, np.bool_)
+    if limits.total is not None:
+        doubtful |= total + reply + (TURN_TOKENS if replies else 0) > limits.total
+    if limits.reply is not None:
+        doubtful |= reply > limits.reply
+    return doubtful
+
+
+def _cut(tokens: list[int], prompt: list[dict[str, str]], room: int) -> int | None:
+    """How many turns go on the left (after a system turn) for the rest to fit; None: none does."""
+    system = int(prompt[0]["role"] == "system") if prompt else 0
+    head = sum(tokens[:system]) + TURN_TOKENS * system
+    for first in range(system, len(prompt)):
+        if first > system and prompt[first]["role"] != "user":
+            continue
+        if head + sum(tokens[first:]) + TURN_TOKENS * (len(prompt) - first) <= room:
+            return first - system
+    return None
+
+
+def cut_prompts(table: pa.Table, cuts: npt.NDArray[np.int64]) -> pa.Table:
+    """The rows with that many turns fewer on the left of their prompts, system turns kept."""
+    if not cuts.any():
+        return table
+    place = table.schema.get_field_index("prompt")
+    prompts = table["prompt"].to_pylist()
+    for number in np.flatnonzero(cuts).tolist():
+        prompt = prompts[number]
+        system = int(prompt[0]["role"] == "system")
+        prompts[number] = prompt[:system] + prompt[system + int(cuts[number]) :]
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(prompts, field.type))

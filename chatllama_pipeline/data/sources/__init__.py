@@ -1,0 +1,1 @@
+"""Public data, from a hub, a folder or a URL, as Parquet at a revision."""

@@ -1,0 +1,195 @@
+"""The sources that any assistant may draw on, and how their tables are made.
+
+Rows stream from the files through the converter into the table, which is ordered by the rows'
+hashes: the order of files and rows changes nothing, and memory doesn't grow with the dataset.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from chatllama_pipeline.data.checks import Faults, not_empty_check, schema_check
+from chatllama_pipeline.data.funnel import Funnel
+from chatllama_pipeline.data.grammar import rows as grammar
+from chatllama_pipeline.data.hashes import row_hash
+from chatllama_pipeline.data.ordered import OrderedTable
+from chatllama_pipeline.data.sources import hh_rlhf, shp
+from chatllama_pipeline.data.sources.places import Asked, Files, Home, fetch, identify
+from chatllama_pipeline.data.sources.raw import RawRow, read_file
+from chatllama_pipeline.data.splits import Row
+from chatllama_pipeline.records import PAIR_SCHEMA, TABLE_FILE, Outcome
+
+_SUBSETS_TOLD = 50
+_MADE_HERE_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class Public:
+    """A source that is fetched: where it lives, and how a row of its files becomes a pair.
+
+    `convert` gets a row and the subset that its file stands in, "" if none; it returns a pair
+    (with a key `mended` where it had to be mended) or the defect of a row that is dropped.
+    `subsets` are the folders that count as subsets, none meaning any.
+    """
+
+    home: Home
+    convert: Callable[[dict[str, Any], str], Row | str]
+    needed: tuple[str, ...]
+    used: tuple[str, ...]
+    subsets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source: fetched (`public`), or made here (`rows`)."""
+
+    title: str
+    public: Public | None = None
+    rows: Callable[[], Iterable[Row]] | None = None
+
+
+SOURCES: dict[str, Source] = {
+    "shp": Source(
+        "Stanford Human Preferences (Reddit)",
+        Public(shp.HOME, shp.convert, shp.NEEDED, shp.USED),
+    ),
+    "hh_rlhf": Source(
+        "Anthropic's hh-rlhf",
+        Public(hh_rlhf.HOME, hh_rlhf.convert, hh_rlhf.NEEDED, hh_rlhf.NEEDED, hh_rlhf.SUBSETS),
+    ),
+    "grammar": Source(
+        "questions and replies from templates of our own", rows=grammar.grammar_pairs
+    ),
+}
+
+
+def source_location(name: str, asked: Asked | None = None) -> str:
+    """Where a source's rows come from now: a hub id or a place of the user's; "" if made here."""
+    public = SOURCES[name].public
+    return public.home.location(asked or Asked()) if public else ""
+
+
+def source_inputs(
+    name: str, asked: Asked, known: Mapping[str, Any] | None, look: bool = True
+) -> dict[str, Any]:
+    """What a source's files are now (see `places.identify`); nothing for one made here."""
+    public = SOURCES[name].public
+    return identify(public.home, asked, known, look) if public else {}
+
+
+def build_source(
+    name: str,
+    output: Path,
+    asked: Asked | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    scratch: Path | None = None,
+) -> Outcome:
+    """Write all pairs of a source to `output`, dropping and counting defects.
+
+    `inputs` are what `source_inputs` told of the files; `scratch` outlives a kill and keeps
+    downloads.
+    """
+    source, asked = SOURCES[name], asked or Asked()
+    files: Files | None = None
+    if source.public:
+        inputs = inputs if inputs is not None else source_inputs(name, asked, None)
+        files = fetch(source.public.home, asked, inputs, scratch or output)
+        batches = _converted(source.public, files)
+    else:
+        batches = _made_here(source)
+    table = _SourceTable(name)
+    with OrderedTable(output / TABLE_FILE, PAIR_SCHEMA) as ordered:
+        for batch in batches:
+            table.take(batch, ordered)
+    table.funnel.write(output)
+    metrics: dict[str, Any] = {
+        "dropped": table.funnel.dropped(),
+        "mended": dict(sorted(table.mended.items())),
+        "domains": dict(table.domains.most_common(_SUBSETS_TOLD)),
+    }
+    if files is not None:
+        metrics |= {
+            "location": files.location,
+            "revision": files.revision or "none: no hub revision",
+            "licence": files.licence,
+            "files": len(files.paths),
+            "bytes": files.size,
+        }
+    return Outcome(
+        rows=ordered.rows,
+        metrics=metrics,
+        checks=[schema_check(table.faults), not_empty_check(ordered.rows, _cure(source, table))],
+    )
+
+
+class _SourceTable:
+    """Counts of a source's rows, and its pairs on their way to the table."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.funnel = Funnel()
+        self.domains: Counter[str] = Counter()
+        self.mended: Counter[str] = Counter()
+        self.faults = Faults()
+
+    def take(self, batch: list[Row | str], ordered: OrderedTable) -> None:
+        self.funnel.read(self.name, len(batch))
+        pairs = [row for row in batch if not isinstance(row, str)]
+        for defect, count in Counter(row for row in batch if isinstance(row, str)).items():
+            self.funnel.drop(self.name, defect, count)
+        self.mended.update(pair["mended"] for pair in pairs if "mended" in pair)
+        self.domains.update(pair["domain"] for pair in pairs)
+        table = pa.Table.from_pylist(pairs, schema=PAIR_SCHEMA)
+        self.faults.look_at(table)
+        ordered.add(table, np.array([_pair_hash(pair) for pair in pairs], np.uint64))
+
+
+def _pair_hash(pair: Row) -> int:
+    turns = [text for turn in pair["prompt"] for text in (turn["role"], turn["content"])]
+    rest = (pair["chosen"], pair["rejected"], pair["domain"], repr(pair["strength"]))
+    return row_hash(*turns, *rest)
+
+
+def _converted(public: Public, files: Files) -> Iterator[list[Row | str]]:
+    for path in files.paths:
+        subset = _subset(path, files.root, public.subsets)
+        for batch in read_file(path, public.needed, public.used):
+            yield [_convert(public, row, subset) for row in batch]
+
+
+def _convert(public: Public, row: RawRow, subset: str) -> Row | str:
+    if isinstance(row, str):
+        return row
+    if any(name not in row for name in public.needed):
+        return "missing_column"
+    return public.convert(row, subset)
+
+
+def _subset(path: Path, root: Path, subsets: tuple[str, ...]) -> str:
+    """The subset that a file's folder names: one of `subsets`, or the folder below the root."""
+    if subsets:
+        return next((part for part in reversed(path.parts[:-1]) if part in subsets), "")
+    folders = path.relative_to(root).parts[:-1]
+    return folders[0] if folders else ""
+
+
+def _made_here(source: Source) -> Iterator[list[Row | str]]:
+    rows: list[Row | str] = list(source.rows()) if source.rows else []
+    for start in range(0, len(rows), _MADE_HERE_ROWS):
+        yield rows[start : start + _MADE_HERE_ROWS]
+
+
+def _cure(source: Source, table: _SourceTable) -> str:
+    if source.public is None:
+        return "see the grammar"
+    dropped = table.funnel.dropped()
+    told = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+    why = f"all were dropped ({told}); " if told else ""
+    return f"{why}set {source.public.home.variable} to a place that holds rows"

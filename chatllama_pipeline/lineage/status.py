@@ -1,0 +1,224 @@
+"""What an assistant has: current, stale, released; and what the last run made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from chatllama_pipeline.data.audit.build import AUDIT_PAGE
+from chatllama_pipeline.data.own.unread import unread_files
+from chatllama_pipeline.data.sources.catalog import SOURCES
+from chatllama_pipeline.data.sources.places import Asked
+from chatllama_pipeline.errors import AbsentError
+from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
+from chatllama_pipeline.lineage.changes import recipe_changes
+from chatllama_pipeline.lineage.recipes import (
+    ABSENT,
+    CODE_VERSION,
+    current_upstream,
+    owner_of,
+    recipe_for,
+    require_pins,
+    source_recipe,
+    upstream_of,
+    version_in_use,
+)
+from chatllama_pipeline.lineage.verdict import release_verdict
+from chatllama_pipeline.settings.folder import Assistant
+from chatllama_pipeline.store.manifests import Recipe, Version
+from chatllama_pipeline.store.versions import Store
+
+
+@dataclass(frozen=True)
+class AssetStatus:
+    """One asset of an assistant; `stale` says why another run would make it again."""
+
+    asset: str
+    version: str | None
+    rows: int | None
+    created: str
+    stale: list[str]
+    overrides: dict[str, Any]
+    pinned: bool = False
+
+
+def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
+    """Every asset that this assistant uses, in the order in which they are made."""
+    found: dict[str, AssetStatus] = {}
+    for asset in CODE_VERSION:
+        if asset not in SOURCES or asset in assistant.settings.data.sources:
+            status = _asset_status(asset, assistant, store)
+            behind = [
+                f"{name} is stale"
+                for name in upstream_of(asset, assistant.settings)
+                if status.version and not status.pinned and found[name].stale
+            ]
+            found[asset] = replace(status, stale=[*status.stale, *behind])
+    return list(found.values())
+
+
+def _asset_status(asset: str, assistant: Assistant, store: Store) -> AssetStatus:
+    current = store.current(asset, owner_of(asset, assistant))
+    version = version_in_use(asset, assistant, store)
+    if version is None:
+        return AssetStatus(asset, None, None, "", ["never made"], {})
+    manifest = version.manifest
+    if asset in assistant.settings.store.pins:
+        made = manifest.created
+        return AssetStatus(asset, version.id, manifest.rows, made, [], manifest.overrides, True)
+    try:
+        recipe = _recipe_now(asset, assistant, store, version)
+        stale = [str(change) for change in recipe_changes(version.manifest, recipe)]
+    except AbsentError as error:
+        stale = [str(error)]
+    overrides = current.overrides if current else {}
+    return AssetStatus(asset, version.id, manifest.rows, manifest.created, stale, overrides)
+
+
+def _recipe_now(asset: str, assistant: Assistant, store: Store, version: Version) -> Recipe:
+    if asset in SOURCES:
+        return source_recipe(asset, store, Asked(), look=False)
+    upstream = current_upstream(asset, assistant, store)
+    # Whether a run with overrides is promoted is known to that run alone.
+    unpromoted = version.manifest.inputs.get("unpromoted_overrides", [])
+    return recipe_for(asset, assistant, upstream, store, unpromoted)
+
+
+def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
+    """The report of `chatllama status NAME`."""
+    require_pins(assistant, store)
+    statuses = asset_statuses(assistant, store)
+    yield f"assistant {assistant.name}   {assistant.config}"
+    told = [*assistant.warnings, *unread_files(assistant.folder, assistant.settings)]
+    yield from (f"warning: {warning}" for warning in told)
+    yield ""
+    yield f"{'asset':<25}{'version':<18}{'rows':>7}  {'made':<17} state"
+    for status in statuses:
+        rows = "" if status.rows is None else str(status.rows)
+        made = status.created[:16].replace("T", " ")
+        fresh = "pinned (store.pins)" if status.pinned else "current"
+        state = "; ".join(status.stale) if status.stale else fresh
+        if status.stale and status.version:
+            state = f"stale: {state}"
+        if status.overrides:
+            state += f"  (overrides {json.dumps(status.overrides)})"
+        yield f"{status.asset:<25}{status.version or '-':<18}{rows:>7}  {made:<17} {state}"
+    yield ""
+    yield from _audit_line(assistant, store)
+    yield from _release_lines(assistant, store)
+
+
+def run_lines(assistant: Assistant, store: Store, since: float, now: float) -> Iterator[str]:
+    """What the run that began at `since` (seconds since 1970) made, and what came of it."""
+    yield f"{'asset':<25}{'version':<18}{'rows':>7}  {'':<7}{'seconds':>8}"
+    made, child_seconds = 0, 0.0
+    for asset in CODE_VERSION:
+        owner = owner_of(asset, assistant)
+        current = store.current(asset, owner)
+        if asset in SOURCES and asset not in assistant.settings.data.sources:
+            yield f"{asset:<25}{current.version if current else ABSENT:<18}{'':>7}  not used"
+            continue
+        if pin := assistant.settings.store.pins.get(asset):
+            yield f"{asset:<25}{pin:<18}{'':>7}  pinned"
+            continue
+        if current is None or datetime.fromisoformat(current.at).timestamp() < since:
+            continue
+        version = store.version(asset, owner, current.version)
+        rows = version.manifest.rows if version else None
+        verb = "reused" if current.reused else "made"
+        made += not current.reused
+        child_seconds += current.child_seconds
+        yield (
+            f"{asset:<25}{current.version:<18}{'' if rows is None else rows:>7}  "
+            f"{verb:<7}{current.seconds:>8.1f}"
+        )
+    yield ""
+    seconds = now - since
+    line = f"{made} made in {seconds:.1f} s"
+    if child_seconds:
+        line += f"; child processes {child_seconds:.1f} s, ratio {seconds / child_seconds:.2f}"
+    yield line
+    yield ""
+    yield from _before_and_after(assistant, store)
+    yield from _audit_line(assistant, store)
+    yield from _release_lines(assistant, store)
+
+
+def _before_and_after(assistant: Assistant, store: Store) -> Iterator[str]:
+    path = _evaluation_file(assistant, store)
+    if path is None:
+        return
+    figures = json.loads(path.read_text())
+    before, after = figures["actor_sft"], figures["actor_ppo"]
+    yield f"{'on test prompts':<25}{'before (SFT)':>13}{'after (PPO)':>13}"
+    for name, label in (
+        ("rubric_score", "judge's score, 0..1"),
+        ("names_item", "names the item"),
+        ("reward", "reward"),
+        ("reply_tokens", "tokens per reply"),
+        ("share_finished", "finished"),
+    ):
+        if before[name] is not None and after[name] is not None:
+            yield f"{label:<25}{before[name]:>13.3f}{after[name]:>13.3f}"
+    if figures["win_rate"] is not None:
+        yield (
+            f"{'wins against before':<25}{'':>13}{figures['win_rate']:>13.3f}   "
+            f"({figures['win_rate_low']:.3f} to {figures['win_rate_high']:.3f})"
+        )
+    yield ""
+
+
+def _audit_line(assistant: Assistant, store: Store) -> Iterator[str]:
+    version = version_in_use("data_audit", assistant, store)
+    if version is not None:
+        doubts = [check.name for check in version.manifest.checks if not check.passed]
+        told = f"   (look at: {', '.join(doubts)})" if doubts else ""
+        yield f"data audit: {version.path / AUDIT_PAGE}{told}"
+
+
+def _release_lines(assistant: Assistant, store: Store) -> Iterator[str]:
+    """The verdict, the path of the evaluation, and what to do next."""
+    path = _evaluation_file(assistant, store)
+    released = version_in_use("release", assistant, store)
+    if path is None:
+        yield "not evaluated yet; make everything with"
+        yield f"  {make_command(assistant.name)}"
+        return
+    verdict = release_verdict(store, assistant)
+    if not verdict.released:
+        yield f"HELD BACK: {verdict.reason}"
+    elif released is None:
+        yield f"to be released with the next run: {verdict.reason}"
+    else:
+        yield "RELEASED"
+        yield f"why:        {verdict.reason}"
+    yield f"evaluation: {path}"
+    yield f"report:     {path.with_name(REPORT_FILE)}"
+    if released:
+        yield f"release:    {released.path}"
+    yield f"next:       {_next_step(assistant, verdict.released, released is not None)}"
+
+
+def _next_step(assistant: Assistant, passed: bool, released: bool) -> str:
+    talk = f"talk to it with `chatllama chat {assistant.name}`"
+    if passed:
+        return f"{talk}, or `make chat`" if assistant.name == "quickstart" else talk
+    kept = f"; the release before stays: {talk}" if released else ""
+    return (
+        "read the report; change config.yaml and run again, or release it all the same with "
+        f"`chatllama approve {assistant.name}`{kept}"
+    )
+
+
+def make_command(name: str, select: str = "") -> str:
+    """What a person types to make all of an assistant, or the assets `select`."""
+    return f"chatllama make {name}" + (f" --select {select}" if select else "")
+
+
+def _evaluation_file(assistant: Assistant, store: Store) -> Path | None:
+    version = version_in_use("evaluation", assistant, store)
+    return version.path / EVALUATION_FILE if version else None

@@ -1,0 +1,26 @@
+"""Whether an assistant is released: the gate's word, or a person's."""
+
+from __future__ import annotations
+
+import json
+
+from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, Verdict
+from chatllama_pipeline.lineage.recipes import read_in_use
+from chatllama_pipeline.settings.folder import Assistant
+from chatllama_pipeline.store.approvals import is_approved
+from chatllama_pipeline.store.versions import Store
+
+
+def release_verdict(store: Store, assistant: Assistant) -> Verdict:
+    """The verdict on the evaluation in use.
+
+    Raises AbsentError where there is none, CorruptVersionError where it can't be trusted.
+    """
+    evaluation = read_in_use("evaluation", assistant, store)
+    found = json.loads((evaluation.path / EVALUATION_FILE).read_text())
+    released, reason = bool(found["released"]), str(found["reason"])
+    approved = is_approved(store.root, assistant.name, evaluation.id)
+    # An approval is of the model; that it came of a run with overrides takes that run's promote.
+    if approved and not released and not evaluation.manifest.inputs["unpromoted_overrides"]:
+        return Verdict(True, f"approved by a person, though: {reason}")
+    return Verdict(released, reason)

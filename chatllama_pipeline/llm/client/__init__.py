@@ -1,0 +1,1 @@
+"""Calls to servers that speak the OpenAI API: cached, limited, retried, paid for."""

@@ -1,0 +1,1 @@
+"""Scores and verdicts: what a judge is told, the rubric, agreement with people."""

@@ -1,0 +1,1 @@
+"""What a judge's words say: a score, a choice, or nothing that can be read."""

@@ -1,0 +1,1 @@
+"""LoRA: which layers, put in, merged, compared."""

@@ -1,0 +1,1 @@
+"""A published, local, GGUF or from-scratch model becomes a base that a stage can train."""

@@ -1,0 +1,1 @@
+"""Conversations as tokens: templates, thoughts, plain text."""

@@ -1,0 +1,1 @@
+"""What fits: sizes, phases, rows at once, the plan that is checked before training."""

@@ -1,0 +1,59 @@
+"""The phases of a training stage, and the bytes that pass through memory in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from chatllama_pipeline.machine import processes_started
+from chatllama_pipeline.models.memory.passes import MOST_ROWS, Shape, rows_at_once
+from chatllama_pipeline.models.memory.sizes import config_of, model_size
+from chatllama_pipeline.settings import AssistantSettings
+
+TRAINING, ROLLOUT = "training", "rollout"
+UPDATES = {"policy": "the policy's update", "critic": "the critic's update"}
+# Those whose memory the micro-batch decides.
+LEARNING = (TRAINING, *UPDATES.values(), "score pass")
+
+
+def learning_phases(stage: str, learning: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Parts that pass in each phase of training, from those of each trained role.
+
+    PPO in one process lets the actor's go before it makes the critic's.
+    """
+    if stage == "actor_ppo" and processes_started() == 1:
+        return {UPDATES[role]: passing for role, passing in learning.items()}
+    together = {part: size for passing in learning.values() for part, size in passing.items()}
+    return {TRAINING: together} if together else {}
+
+
+def reading_phases(
+    stage: str, folders: Mapping[str, Path | str], settings: AssistantSettings, longest: int
+) -> dict[str, dict[str, int]]:
+    """Parts that pass where nothing is learned, for rows of `longest` tokens; see `passes`."""
+    shapes = {role: _shape(Path(folder)) for role, folder in folders.items()}
+    if stage == "actor_sft":
+        return {"validation": {"logits and layers": _read_at_once(shapes["actor"], longest, True)}}
+    scoring = {"scoring": {"layers": _read_at_once(shapes["reward"], longest, False)}}
+    if stage == "reward_model":
+        return scoring
+    ppo, reply = settings.trainer_config, settings.actor_config.max_tokens
+    prompt = max(1, longest - reply)
+    share = ppo.prompts_per_iteration // processes_started()
+    replies = min(ppo.rollout_batch_size or share, share)
+    policy = shapes["policy"]
+    row = policy.reading(longest, min(reply, longest))
+    read = rows_at_once(row, min(ppo.micro_batch_size or share, share))
+    return scoring | {
+        ROLLOUT: {"caches and logits": replies * policy.writing(prompt, reply)},
+        "score pass": {"logits and layers": read * row},
+    }
+
+
+def _read_at_once(shape: Shape, longest: int, logits: bool) -> int:
+    row = shape.reading(longest, longest if logits else 0)
+    return row * rows_at_once(row, MOST_ROWS)
+
+
+def _shape(folder: Path) -> Shape:
+    return Shape.of(model_size(folder), config_of(folder))

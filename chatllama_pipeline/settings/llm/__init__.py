@@ -1,0 +1,1 @@
+"""The settings of who writes and judges: providers, roles, rubric."""

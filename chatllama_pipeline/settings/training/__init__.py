@@ -1,0 +1,1 @@
+"""The settings of what is trained: bases, actor, reward model, PPO, adapters, trackers."""

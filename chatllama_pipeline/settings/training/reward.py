@@ -1,0 +1,31 @@
+"""`reward_config`: the model that scores."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from chatllama_pipeline.settings.section import NonNegative, Paths, Positive
+from chatllama_pipeline.settings.training.base_model import BaseModelSettings
+from chatllama_pipeline.settings.training.common import SupervisedSection
+
+
+class RewardSettings(BaseModelSettings, SupervisedSection):
+    """`reward_config`: the model that scores; its training stage."""
+
+    model: str = Field(
+        default="facebook/opt-125m", description="hub id, local folder, GGUF file, or scratch"
+    )
+    train: bool = Field(default=True, description="false takes a pre-trained reward model as it is")
+    train_dataset_path: Paths = "datasets/reward_training_data.json"
+    objective: Literal["both", "pairwise", "scores"] = Field(
+        default="both", description="learn from preference pairs, from 0..5 scores, or from both"
+    )
+    margin: Literal["strength", "none"] = Field(
+        default="strength",
+        description="replies of a pair should lie apart by the logarithm of its strength, or by 0",
+    )
+    max_sequence_length: Positive = 2048
+    batch_size: Positive = Field(default=8, description="pairs (or scored replies) per step")
+    centering: NonNegative = Field(default=0.01, description="weight of (chosen + rejected)^2")

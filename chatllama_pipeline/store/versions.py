@@ -1,0 +1,379 @@
+"""The store: immutable version folders with manifests, for tables and checkpoints alike.
+
+    <store>/<asset>/<assistant or _shared>/
+        current.json                    which version is current, and of what run
+        history.jsonl                   which were, and since when (`history`)
+        versions/<version>/             payload files, then manifest.json
+    <store>/_files/                     the same files by their hashes: each stands once (`pool`)
+    <store>/_runs/<asset>/<assistant>/<fingerprint>/    state of something unfinished (private)
+    <store>/_logs/<assistant>/<asset>/<fingerprint>/    trackers' files, such as TensorBoard's
+    <store>/_staging/                   what is being written; never read
+
+A version is the hash of its payload; a fingerprint is the hash of all that it was made from. A
+folder without a manifest is no version, and the manifest is written last, so a crash at any moment
+leaves either the whole version or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionError, StoreError
+from chatllama_pipeline.home import home
+from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.store.history import How, Use, note_use, read_uses
+from chatllama_pipeline.store.manifests import (
+    Manifest,
+    PayloadFile,
+    Recipe,
+    Version,
+    library_versions,
+    list_payload,
+    payload_version,
+    utc_now,
+)
+from chatllama_pipeline.store.pool import Pool
+
+ROOT_VARIABLE = "CHATLLAMA_STORE"
+SHARED = "_shared"
+MANIFEST = "manifest.json"
+CURRENT = "current.json"
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+def store_root() -> Path:
+    """The store's folder: `CHATLLAMA_STORE`, else `storage/` at home."""
+    text = os.environ.get(ROOT_VARIABLE) or str(home() / "storage")
+    if "://" in text:
+        raise StoreError(f"{ROOT_VARIABLE}={text} is a URL; set it to a local folder")
+    return Path(text).absolute()
+
+
+@dataclass(frozen=True)
+class Current:
+    """The pointer to the current version, and how the last run came to it."""
+
+    version: str
+    overrides: dict[str, Any]
+    reused: bool
+    at: str
+    seconds: float
+    child_seconds: float
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Where something is made: `output` takes payload files, `run_folder` outlives a kill.
+
+    `logs` is for what a person may follow meanwhile; it stays when the version is published.
+    """
+
+    output: Path
+    run_folder: Path
+    logs: Path
+
+
+@dataclass(frozen=True)
+class Made:
+    version: Version
+    reused: bool
+
+
+Build = Callable[[Workbench], Outcome]
+
+
+class Store:
+    """All versions under one local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._pool = Pool(root)
+
+    def current(self, asset: str, assistant: str | None) -> Current | None:
+        path = self._folder(asset, assistant) / CURRENT
+        return Current(**json.loads(path.read_text())) if path.is_file() else None
+
+    def current_version(self, asset: str, assistant: str | None) -> Version | None:
+        """The current version, not verified; None where there is none."""
+        current = self.current(asset, assistant)
+        return self.version(asset, assistant, current.version) if current else None
+
+    def version(self, asset: str, assistant: str | None, version: str) -> Version | None:
+        """A version by its id, not verified; None if it was never published."""
+        folder = self._folder(asset, assistant) / "versions" / version
+        manifest = folder / MANIFEST
+        return Version(folder, Manifest.read(manifest)) if manifest.is_file() else None
+
+    def uses(self, asset: str, assistant: str | None) -> list[Use]:
+        """How versions became current, oldest first; reusing the current one is no change."""
+        return read_uses(self._folder(asset, assistant))
+
+    def versions(self, asset: str, assistant: str | None) -> list[Version]:
+        """Every published version, newest first, not verified."""
+        folder = self._folder(asset, assistant) / "versions"
+        manifests = folder.glob(f"*/{MANIFEST}")
+        found = [Version(path.parent, Manifest.read(path)) for path in manifests]
+        return sorted(found, key=lambda version: version.manifest.created, reverse=True)
+
+    def read(self, asset: str, assistant: str | None, pin: str | None = None) -> Version:
+        """The pinned or else the current version, every file verified."""
+        current = self.current(asset, assistant)
+        wanted = pin or (current.version if current else None)
+        version = self.version(asset, assistant, wanted) if wanted else None
+        if version is None:
+            whose = f" of assistant {assistant}" if assistant else ""
+            if pin:
+                have = ", ".join(v.id for v in self.versions(asset, assistant)) or "none"
+                raise AbsentError(
+                    f"{asset}{whose} has no version {pin} (store.pins); those there are: {have}"
+                )
+            raise AbsentError(f"{asset}{whose} was never made; materialize it first, or select '*'")
+        for file in version.damaged():
+            raise CorruptVersionError(version.fault(file) + self._shared(version, file))
+        return version
+
+    def make(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any], force: bool) -> Made:
+        """Reuse the version of this recipe, or build, check and publish one; make it current.
+
+        One maker at a time per asset and assistant. A failed blocking check raises CheckError,
+        and nothing is published.
+        """
+        started = monotonic()
+        with self._lock(recipe.asset, recipe.assistant):
+            version = None if force else self._reusable(recipe)
+            reused = version is not None
+            if version is None:
+                version = self._build(recipe, build, overrides)
+                self._pool.sweep()
+            metrics = version.manifest.metrics
+            self._point(
+                recipe.asset,
+                recipe.assistant,
+                Current(
+                    version=version.id,
+                    overrides=dict(overrides),
+                    reused=reused,
+                    at=utc_now(),
+                    seconds=round(monotonic() - started, 3),
+                    child_seconds=0.0 if reused else float(metrics.get("child_seconds", 0.0)),
+                ),
+                "reused" if reused else "made",
+            )
+        return Made(version, reused)
+
+    def roll_back(self, version: Version) -> None:
+        """Make a version current that stands already; its maker's lock is waited for."""
+        asset, assistant = version.manifest.asset, version.manifest.assistant
+        with self._lock(asset, assistant):
+            current = Current(version.id, version.manifest.overrides, True, utc_now(), 0.0, 0.0)
+            self._point(asset, assistant, current, "rolled back")
+
+    def run_folder(self, recipe: Recipe) -> Path:
+        """Where the unfinished state of this recipe stands; private, since states are loaded."""
+        runs = self.root / "_runs" / recipe.asset / (recipe.assistant or SHARED)
+        folder = runs / recipe.fingerprint
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def logs_folder(self, recipe: Recipe) -> Path:
+        """Where trackers' files of this recipe stand."""
+        owner = recipe.assistant or SHARED
+        return self.root / "_logs" / owner / recipe.asset / recipe.fingerprint
+
+    def prune(self, asset: str, assistant: str | None, keep: int, needed: set[str]) -> list[str]:
+        """Remove all but the newest `keep` versions and those `needed`; returns what went."""
+        removed = []
+        for version in self.versions(asset, assistant)[keep:]:
+            if version.id not in needed:
+                # Without its manifest it is no version any more, whatever happens next.
+                (version.path / MANIFEST).unlink()
+                shutil.rmtree(version.path)
+                removed.append(version.id)
+        if removed:
+            self._pool.sweep()
+        return removed
+
+    def sweep(self, asset: str, assistant: str | None, keep: int) -> list[Path]:
+        """Remove what only older versions had: trackers' files, and states never finished.
+
+        Old is what was last written before the `keep`-th newest version; what belongs to a version
+        that stands is never removed. Returns the folders that went.
+        """
+        versions, owner = self.versions(asset, assistant), assistant or SHARED
+        if len(versions) < keep:
+            return []
+        since = datetime.fromisoformat(versions[keep - 1].manifest.created).timestamp()
+        standing = {version.manifest.fingerprint for version in versions}
+        old = [
+            folder
+            for place in (self.root / "_runs" / asset / owner, self.root / "_logs" / owner / asset)
+            for folder in sorted(place.glob("*/"))
+            if folder.name not in standing and _last_written(folder) < since
+        ]
+        for folder in old:
+            shutil.rmtree(folder)
+        return old
+
+    def _folder(self, asset: str, assistant: str | None) -> Path:
+        return self.root / asset / (assistant or SHARED)
+
+    def _reusable(self, recipe: Recipe) -> Version | None:
+        for version in self.versions(recipe.asset, recipe.assistant):
+            if version.manifest.fingerprint == recipe.fingerprint:
+                damaged = list(version.damaged())
+                # Where another version has the same file, nothing is made again for it.
+                if not self._pool.mend(version.path, damaged, _maker(recipe)):
+                    self._pool.take(version.path, version.manifest.files, _maker(recipe))
+                    return version
+        return None
+
+    def _shared(self, version: Version, file: PayloadFile) -> str:
+        """Which other versions have a damaged file too, for the end of an error; "" if none."""
+        damaged = version.path / file.path
+        if not damaged.is_file():
+            return ""
+        names = []
+        for manifest in sorted(self.root.glob(f"[!_]*/*/versions/*/{MANIFEST}")):
+            other = Version(manifest.parent, Manifest.read(manifest))
+            paths = [other.path / one.path for one in other.manifest.files]
+            if other.path != version.path and any(
+                path.is_file() and path.samefile(damaged) for path in paths
+            ):
+                names.append(other.name)
+        if not names:
+            return ""
+        return (
+            f". The same file is damaged in {', '.join(names)}: once it is made again for one, "
+            "making the others again takes it from there"
+        )
+
+    def _build(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any]) -> Version:
+        started = monotonic()
+        run_folder = self.run_folder(recipe)
+        try:
+            with self._staging(recipe) as staging:
+                outcome = build(Workbench(staging, run_folder, self.logs_folder(recipe)))
+                failed = [check for check in outcome.checks if check.blocking and not check.passed]
+                if failed:
+                    raise CheckError(
+                        "\n".join(f"{recipe.asset}: {check.description}" for check in failed),
+                        outcome.checks,
+                    )
+                version = self._publish(recipe, outcome, overrides, staging, started)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise StoreError(
+                f"{recipe.asset} could not be written to {self.root}: {error.strerror}. "
+                f"Nothing was published; free space there, or set {ROOT_VARIABLE}"
+            ) from error
+        shutil.rmtree(run_folder)
+        return version
+
+    @contextlib.contextmanager
+    def _staging(self, recipe: Recipe) -> Iterator[Path]:
+        folder = self.root / "_staging" / recipe.asset / (recipe.assistant or SHARED)
+        # The lock makes us its only writer, so what stands there is a killed one's.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            # Renamed away when published; whatever else happened, nothing half-written stays.
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _publish(
+        self,
+        recipe: Recipe,
+        outcome: Outcome,
+        overrides: Mapping[str, Any],
+        staging: Path,
+        started: float,
+    ) -> Version:
+        files = list_payload(staging)
+        self._pool.take(staging, files, _maker(recipe))
+        version = payload_version(files)
+        manifest = Manifest(
+            asset=recipe.asset,
+            assistant=recipe.assistant,
+            version=version,
+            fingerprint=recipe.fingerprint,
+            code_version=recipe.code_version,
+            upstream=dict(recipe.upstream),
+            settings=dict(recipe.settings),
+            inputs=dict(recipe.inputs),
+            overrides=dict(overrides),
+            libraries=library_versions(),
+            files=files,
+            rows=outcome.rows,
+            metrics=outcome.metrics,
+            checks=outcome.checks,
+            curves=outcome.curves,
+            warnings=outcome.warnings,
+            created=utc_now(),
+            seconds=round(monotonic() - started, 3),
+        )
+        folder = self._folder(recipe.asset, recipe.assistant) / "versions" / version
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            # The same payload made again, or the rest of a crash, or a damaged copy: the new one
+            # takes its place; readers find no manifest in between, never a mixture.
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        staging.rename(folder)
+        _write_atomically(folder / MANIFEST, dataclasses.asdict(manifest))
+        return Version(folder, manifest)
+
+    def _point(self, asset: str, assistant: str | None, current: Current, how: How) -> None:
+        folder, before = self._folder(asset, assistant), self.current(asset, assistant)
+        _write_atomically(folder / CURRENT, dataclasses.asdict(current))
+        if how != "reused" or before is None or before.version != current.version:
+            note_use(folder, Use(current.version, current.at, how))
+
+    @contextlib.contextmanager
+    def _lock(self, asset: str, assistant: str | None) -> Iterator[None]:
+        folder = self._folder(asset, assistant)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The kernel releases it when the holder dies, however it dies.
+        with (folder / ".lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def _maker(recipe: Recipe) -> str:
+    """Whom the lock lets make it: one at a time."""
+    return f"{recipe.asset}.{recipe.assistant or SHARED}"
+
+
+def _write_atomically(path: Path, record: dict[str, Any]) -> None:
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w") as handle:
+        json.dump(record, handle, indent=1, sort_keys=True)
+        handle.flush()
+        os.fsync(handle.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _last_written(folder: Path) -> float:
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:  # somebody is at work in it
+        return math.inf

@@ -1,0 +1,1 @@
+"""PPO: rollouts, rewards, the update, the loop; `stage` is where it starts."""

@@ -1,0 +1,182 @@
+"""Steps 1 to 4 of a PPO iteration: prompts, rollouts, the score pass, rewards.
+
+With several processes each samples and scores its share of the prompts; then all of them hold all
+rows, as one process would have made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from chatllama_pipeline.models.families.language import response_logits
+from chatllama_pipeline.progress import counted
+from chatllama_pipeline.records import Prompt
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import PpoSettings
+from chatllama_pipeline.training.distributed import gather_rows, share_of, whole_weights
+from chatllama_pipeline.training.ppo import equations
+from chatllama_pipeline.training.ppo.log import Stopwatch
+from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.rollout import Rollout, pad_left, row_chunks, sample_replies
+
+# (prompts, reply texts, reply ids with their stop token), B each -> scores [B].
+Reward = Callable[[list[Prompt], list[str], list[list[int]]], Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: replies to `prompts`, whose token ids are `prompt_ids`, that earn `reward`.
+
+    `decode` turns B replies' ids into texts; None is the text of one that never came to replying.
+    A reply ends at any of `stop_ids` or after `max_new_tokens`.
+    """
+
+    prompts: Sequence[Prompt]
+    prompt_ids: Sequence[list[int]]
+    reward: Reward
+    decode: Callable[[list[list[int]]], Sequence[str | None]]
+    stop_ids: Sequence[int]
+    pad_id: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What stays the same through the iterations; `prepared` is `models` as accelerate wraps it."""
+
+    models: ActorCritic
+    prepared: Any
+    reference: Any
+    optimizer: torch.optim.Optimizer
+    task: Task
+    settings: PpoSettings
+    accelerator: Accelerator
+    seed: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the models said of a rollout before its update, each `[B,T]`."""
+
+    logp_old: Tensor
+    logp_ref: Tensor
+    values_old: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True)
+class Collected:
+    """An iteration's B rows: prompts `[B,P]` (left-padded), replies, what was said of them.
+
+    `scores[B]` are those of the reward, before penalties.
+    """
+
+    prompts: list[Prompt]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    rollout: Rollout
+    seen: Seen
+    texts: list[str]
+    scores: Tensor
+
+
+def prompt_rows(available: int, wanted: int, iteration: int, seed: int) -> list[int]:
+    """The rows of an iteration's prompts: every row once per epoch, each epoch shuffled anew."""
+    rows: list[int] = []
+    first = iteration * wanted
+    for epoch in range(first // available, (first + wanted - 1) // available + 1):
+        shuffle = torch.Generator().manual_seed(stage_seed(seed, "prompts", epoch))
+        order = torch.randperm(available, generator=shuffle).tolist()
+        start, end = first - epoch * available, first + wanted - epoch * available
+        rows += order[max(start, 0) : end]
+    return rows
+
+
+def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
+    """The prompts of an iteration with sampled and scored replies, the same in every process."""
+    settings, task, accelerator = loop.settings, loop.task, loop.accelerator
+
+    # 1. Prompts
+    rows = prompt_rows(len(task.prompts), settings.prompts_per_iteration, iteration, loop.seed)
+    prompts, ids = [task.prompts[row] for row in rows], [task.prompt_ids[row] for row in rows]
+    prompt_ids, prompt_mask = (
+        columns.to(accelerator.device) for columns in pad_left(ids, task.pad_id)
+    )
+    mine = share_of(accelerator, len(rows))
+
+    with whole_weights(loop.prepared):
+        # 2. Rollout
+        with watch.phase("rollout"):
+            rollout = _roll_out(loop, ids, mine, iteration)
+
+        # 3. Score pass
+        with watch.phase("score"):
+            seen = score_pass(loop, prompt_ids[mine], prompt_mask[mine], rollout)
+
+        # 4. Rewards
+        with watch.phase("reward"):
+            replies = rollout.reply_ids()
+            read = task.decode(replies)
+            replied = torch.tensor([text is not None for text in read], device=accelerator.device)
+            rollout = rollout._replace(finished=rollout.finished & replied)
+            texts = [text or "" for text in read]
+            scores = task.reward(prompts[mine], texts, replies).float().to(accelerator.device)
+    with watch.phase("gather"):
+        return Collected(
+            prompts,
+            prompt_ids,
+            prompt_mask,
+            _rollout_of_all(accelerator, rollout, task.pad_id),
+            Seen(*(gather_rows(accelerator, columns) for columns in vars(seen).values())),
+            texts if accelerator.num_processes == 1 else gather_object(texts),
+            gather_rows(accelerator, scores),
+        )
+
+
+def _roll_out(loop: Loop, prompt_ids: list[list[int]], share: slice, iteration: int) -> Rollout:
+    generator = torch.Generator(loop.accelerator.device)
+    with loop.accelerator.autocast():
+        return sample_replies(
+            loop.models.actor,
+            prompt_ids,
+            rollout_batch_size=loop.settings.rollout_batch_size,
+            max_new_tokens=loop.task.max_new_tokens,
+            temperature=loop.settings.temperature,
+            stop_ids=loop.task.stop_ids,
+            pad_id=loop.task.pad_id,
+            generator=generator.manual_seed(stage_seed(loop.seed, "rollout", iteration)),
+            share=share,
+        )
+
+
+@torch.no_grad()
+def score_pass(loop: Loop, prompt_ids: Tensor, prompt_mask: Tensor, rollout: Rollout) -> Seen:
+    """Actor, reference and critic on a rollout, in chunks of rows."""
+    response, temperature = rollout.response, loop.settings.temperature
+    columns = (prompt_ids, prompt_mask, response, rollout.action_mask)
+    parts: list[tuple[Any, ...]] = []
+    most = loop.settings.micro_batch_size
+    chunks = row_chunks(loop.models.actor, prompt_ids, response, most)
+    for rows in counted("reads what was written", chunks, len(chunks), "parts"):
+        with loop.accelerator.autocast():
+            chunk = [column[rows] for column in columns]
+            scores = loop.models(*chunk, temperature, True)
+            logits = response_logits(loop.reference, *chunk, temperature=temperature)
+        logp_ref = equations.token_logp(logits, response[rows])
+        parts.append((scores.logp, logp_ref, scores.values, scores.entropy))
+    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _rollout_of_all(accelerator: Accelerator, mine: Rollout, pad_id: int) -> Rollout:
+    return Rollout(
+        gather_rows(accelerator, mine.response, pad_id),
+        gather_rows(accelerator, mine.action_mask, False),
+        gather_rows(accelerator, mine.finished),
+    )

@@ -1,0 +1,249 @@
+"""The PPO loop: seven numbered steps an iteration, from prompts to log."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import PpoSettings
+from chatllama_pipeline.training.distributed import agree, load_whole, whole_weights
+from chatllama_pipeline.training.guards import Collapse, Guard
+from chatllama_pipeline.training.ppo import equations
+from chatllama_pipeline.training.ppo.collect import Collected, Loop, Task, collect
+from chatllama_pipeline.training.ppo.equations import KlController
+from chatllama_pipeline.training.ppo.log import PpoLog, Stopwatch, rollout_figures
+from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.update import Experience, update
+from chatllama_pipeline.training.resume.snapshot import Engine, Layout, Snapshot
+from chatllama_pipeline.training.resume.state import States
+from chatllama_pipeline.training.stopping import StopSignals, stopped
+from chatllama_pipeline.training.trackers import Trackers
+
+ADAM_EPS = 1e-5
+# Learning rates fall linearly to this share of their first value.
+LAST_LEARNING_RATE_SHARE = 0.1
+
+
+@dataclass
+class Training:
+    """The state beside weights and optimizer; randomness follows from the seed and these counts."""
+
+    kl: KlController
+    iterations_done: int = 0
+    guard: Guard = field(default_factory=Guard)
+    collapse: Collapse = field(default_factory=Collapse)
+    log: PpoLog = field(default_factory=PpoLog)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    warnings: list[str] = field(default_factory=list)
+    # A context in which every process has all weights of the trained models.
+    whole: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+
+def make_optimizer(module: ActorCritic, settings: PpoSettings) -> torch.optim.Optimizer:
+    """One AdamW over both models, each at its own learning rate."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}
+        for model, rate in ((module.actor, settings.actor_lr), (module.critic, settings.critic_lr))
+    ]
+    return torch.optim.AdamW(groups, eps=ADAM_EPS, weight_decay=0.0, fused=True)
+
+
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, settings: PpoSettings, iteration: int
+) -> None:
+    """The rates of iteration 0, 1, ...: they follow from its number, so none is ever saved."""
+    done = iteration / max(1, settings.iterations - 1)
+    share = 1 - (1 - LAST_LEARNING_RATE_SHARE) * done
+    for group, rate in zip(
+        optimizer.param_groups, (settings.actor_lr, settings.critic_lr), strict=True
+    ):
+        group["lr"] = rate * share
+
+
+def train(
+    module: ActorCritic,
+    reference: Any,
+    task: Task,
+    settings: PpoSettings,
+    *,
+    accelerator: Accelerator,
+    seed: int,
+    progress: Progress,
+    states: States | None = None,
+    open_trackers: Callable[..., Trackers] | None = None,
+) -> Training:
+    """Train `module` in place by PPO against the frozen `reference`.
+
+    Every model stays in eval mode, so that dropout is off. With `states`, the training is saved
+    there every `checkpoint_steps` timesteps and `checkpoint_seconds`, and continued from there.
+    Too many non-finite losses in a row end it early, as collapsed replies may: see guard and
+    collapse. Raises StoppedError after a SIGTERM, its state saved. `open_trackers(steps_done=...)`
+    gives the trackers of each iteration's figures.
+    """
+    state = Training(KlController(settings.kl_beta, settings.kl_target, settings.kl_horizon))
+    layout = Layout.prepared_by(accelerator)
+    snapshot = Snapshot.newest(states, state.warnings.append) if states else None
+    if snapshot is not None:
+        _read(snapshot.counts, state)
+        progress.say(f"continues after iteration {state.iterations_done}")
+        state.warnings += filter(None, [snapshot.continued_in(layout)])
+        load_whole(module, snapshot.weights())
+    prepared, optimizer = accelerator.prepare(module, make_optimizer(module, settings))
+    prepared.eval()
+    # DeepSpeed's bfloat16 holds weights of that type: the reference reads as the policy does.
+    reference = reference.to(accelerator.device, next(module.parameters()).dtype).eval()
+    loop = Loop(module, prepared, reference, optimizer, task, settings, accelerator, seed)
+    engine = Engine(accelerator, module, prepared, optimizer, layout)
+    if snapshot is not None:
+        engine.restore(snapshot)
+    state.whole = lambda: whole_weights(prepared)
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        trackers = open_trackers(steps_done=state.iterations_done) if open_trackers else None
+        if trackers is not None:
+            stack.enter_context(trackers)
+        keeper = Keeper(states, engine, signals, settings)
+        while not _is_over(state, settings):
+            _iterate(loop, state, keeper)
+            done = state.iterations_done
+            figures = state.log.newest("score", "kl", "reply_tokens")
+            progress.step(done, settings.iterations, **figures)
+            if trackers is not None:
+                trackers.log(done, state.log.newest())
+            # What follows the last iteration may be killed as well; nothing follows bad losses.
+            ending = _is_over(state, settings)
+            if not ending or state.guard.passed:
+                warn = progress.say if ending else state.warnings.append
+                keeper.save_if_due(state, _due(done, settings) or ending, warn)
+    state.warnings += trackers.warnings if trackers is not None else []
+    return state
+
+
+def _is_over(state: Training, settings: PpoSettings) -> bool:
+    collapsed = settings.collapse == "stop" and state.collapse.found is not None
+    return state.iterations_done >= settings.iterations or state.guard.tripped or collapsed
+
+
+@dataclass
+class Keeper:
+    """Saves the training's state when it is time, and leaves when it was asked to."""
+
+    states: States | None
+    engine: Engine
+    signals: StopSignals
+    settings: PpoSettings
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def save_if_due(self, state: Training, due: bool, warn: Callable[[str], None]) -> None:
+        """Save where it is `due` by step or by time; save and raise StoppedError after a signal.
+
+        `warn` is told where the disk has no room.
+        """
+        late = time.monotonic() - self.saved_at >= self.settings.checkpoint_seconds
+        wishes = [self.signals.received is not None, late and self.engine.is_main]
+        stop, late = agree(self.engine.accelerator, wishes)
+        if not (stop or due or late):
+            return
+        saved = False
+        if self.states is not None:
+            with state.stopwatch.phase("save"):
+                saved = self.engine.save(self.states, _counts(state), warn)
+        self.saved_at = time.monotonic()
+        if stop:
+            raise stopped(self.signals, f"iteration {state.iterations_done}", saved)
+
+
+def _iterate(loop: Loop, state: Training, keeper: Keeper) -> None:
+    settings, iteration, watch = loop.settings, state.iterations_done, state.stopwatch
+
+    # 1. Prompts, 2. Rollout, 3. Score pass, 4. Rewards
+    found = collect(loop, iteration, watch)
+    mask, seen = found.rollout.action_mask, found.seen
+    watch.tokens += int(mask.sum())
+    # A signal is obeyed before the update too: until then the weights are those of the state.
+    if agree(loop.accelerator, [keeper.signals.received is not None])[0]:
+        keeper.save_if_due(state, due=False, warn=state.warnings.append)
+    scores = equations.final_scores(
+        found.scores, found.rollout.finished, missing_eos_penalty=settings.missing_eos_penalty
+    )
+    kl = equations.k1(seen.logp_old, seen.logp_ref)
+    beta, score_clip = state.kl.beta, settings.score_clip
+    rewards = equations.shaped_rewards(scores, kl, mask, beta=beta, score_clip=score_clip)
+
+    # 5. Advantages
+    gamma, lam = settings.gamma_discounted, settings.gae_lambda
+    advantages, returns = equations.gae(rewards, seen.values_old, mask, gamma=gamma, lam=lam)
+    white = torch.where(mask, equations.whiten(advantages, mask), 0.0)
+
+    # 6. Update
+    set_learning_rates(loop.optimizer, settings, iteration)
+    with watch.phase("update"):
+        experience = Experience(
+            found.prompt_ids, found.prompt_mask, found.rollout.response, mask, seen.logp_old,
+            seen.values_old, white, returns,
+        )  # fmt: skip
+        update_seed = stage_seed(loop.seed, "update", iteration)
+        updated = update(
+            loop.prepared, loop.optimizer, loop.accelerator, experience, settings, state.guard,
+            update_seed,
+        )  # fmt: skip
+
+    # 7. Log
+    explained = equations.explained_variance(seen.values_old, returns, mask)
+    _log(state, found, {**updated, "beta": beta, "explained_variance": explained}, settings)
+
+
+def _log(state: Training, found: Collected, more: dict[str, float], settings: PpoSettings) -> None:
+    seen, rollout = found.seen, found.rollout
+    figures = rollout_figures(
+        found.scores,
+        rollout.finished,
+        seen.logp_old,
+        seen.logp_ref,
+        seen.entropy,
+        rollout.action_mask,
+        rollout.reply_ids(),
+    )
+    state.iterations_done += 1
+    state.log.record(state.iterations_done, {**figures, **more})
+    state.log.keep(
+        state.iterations_done, found.prompts, found.texts, found.scores, rollout.finished
+    )
+    state.kl = state.kl.updated(figures["kl"], len(found.prompts))
+    if settings.collapse != "ignore":
+        share = settings.collapse_share
+        state.collapse.record(state.iterations_done, figures, found.texts, share)
+
+
+def _counts(state: Training) -> dict[str, Any]:
+    """The training beside weights and optimizer, as plain data."""
+    return {
+        "iterations_done": state.iterations_done,
+        "beta": state.kl.beta,
+        "guard": dataclasses.asdict(state.guard),
+        "collapse": dataclasses.asdict(state.collapse),
+        "log": dataclasses.asdict(state.log),
+    }
+
+
+def _read(counts: dict[str, Any], state: Training) -> None:
+    state.iterations_done = counts["iterations_done"]
+    state.kl = dataclasses.replace(state.kl, beta=counts["beta"])
+    state.guard = Guard(**counts["guard"])
+    state.collapse = Collapse(**counts["collapse"])
+    state.log = PpoLog(**counts["log"])
+
+
+def _due(done: int, settings: PpoSettings) -> bool:
+    """Whether a multiple of `checkpoint_steps` lies in the last iteration's timesteps."""
+    steps, every = settings.update_timesteps, settings.checkpoint_steps
+    return done * steps // every > (done - 1) * steps // every

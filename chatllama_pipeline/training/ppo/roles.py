@@ -1,0 +1,157 @@
+"""The four models of PPO, on as few sets of base weights as they need.
+
+A role that trains or keeps an adapter leaves the weights beneath it alone, so all roles on the same
+base share them: each is a model of its own whose frozen parameters are the same tensors, with its
+own adapter (and head) on top. What is trained whole has weights of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatllama_pipeline.models.adapters.lora import (
+    add_adapter,
+    load_adapter,
+    merge_adapter,
+    set_trainable,
+)
+from chatllama_pipeline.models.adapters.targets import head_names
+from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.models.loading import load_config
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.store.layout import base_folder, has_adapter, weights_digest
+from chatllama_pipeline.training.ppo.sharing import scoring_on, shared_copy
+
+# Keys of our own in a reward model's config (normalisation, longest row), and its pad token.
+OWN_KEYS, PAD = "chatllama_", "pad_token_id"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The models, on one device; `sharing` lists the roles that stand on each set of weights."""
+
+    policy: Any
+    reference: Any
+    critic: Any
+    reward: Any
+    sharing: list[list[str]]
+
+    @property
+    def in_words(self) -> str:
+        """Which roles share their weights."""
+        parts = [
+            f"{' and '.join(roles)} share one set of base weights"
+            if len(roles) > 1
+            else f"{roles[0]} has weights of its own"
+            for roles in self.sharing
+        ]
+        return "; ".join(parts)
+
+
+def load_roles(
+    sft: Path,
+    reward_model: Path,
+    critic_start: Path,
+    settings: AssistantSettings,
+    seed: int,
+    device: torch.device | str,
+    share: bool = True,
+) -> Roles:
+    """Load the roles from version folders; `critic_start` is one of the first two.
+
+    The policy continues the SFT adapter, the reference is that adapter frozen (the plain SFT
+    weights where SFT trained none), the reward model keeps the adapter it was trained with. The
+    critic continues the adapter of the model it starts from. Without adapters every role has
+    weights of its own; so it has without `share`.
+    """
+    bases = Bases(device, share)
+    reference = bases.language("reference", sft)
+    if settings.policy_has_adapter:
+        policy = bases.language("policy", sft)
+        if not has_adapter(sft):
+            lora = settings.actor_config.lora
+            add_adapter(policy, lora, "actor_config", sft, stage_seed(seed, "policy adapter"))
+        set_trainable(policy)
+    else:
+        policy = bases.own("policy", merge_adapter(load_actor(sft, torch.float32)))
+    if settings.critic_has_adapter:
+        critic = bases.scoring("critic", critic_start, stage_seed(seed, "critic"))
+        if not has_adapter(critic_start):
+            lora = settings.critic_config.lora
+            start = stage_seed(seed, "critic adapter")
+            add_adapter(critic, lora, "critic_config", critic_start, start)
+        set_trainable(critic)
+    else:
+        whole = merge_adapter(load_critic(critic_start, stage_seed(seed, "critic")))
+        critic = bases.own("critic", whole)
+    reward = bases.scoring("reward", reward_model, stage_seed(seed, "critic"))
+    for model in (reference, reward):
+        model.requires_grad_(False)
+    return Roles(policy, reference, critic, reward, list(bases.users.values()))
+
+
+def load_critic(folder: Path | str, seed: int) -> Any:
+    """The scoring model in `folder`; a plain language model gets a fresh head drawn from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return load_reward(folder, torch.float32)
+
+
+@dataclass
+class Bases:
+    """Frozen base weights by their content, and the roles that stand on each."""
+
+    device: torch.device | str
+    share: bool = True
+    models: dict[str, Any] = field(default_factory=dict)
+    users: dict[str, list[str]] = field(default_factory=dict)
+
+    def own(self, role: str, model: Any) -> Any:
+        """A model that is trained whole shares nothing."""
+        self.users[role] = [role]
+        return model.to(self.device)
+
+    def language(self, role: str, folder: Path) -> Any:
+        """The language model in `folder`, its adapter in it where there is one, frozen."""
+        base = base_folder(folder)
+        key = weights_digest(base) if self.share else role
+        if key not in self.models:
+            self.models[key] = self._frozen(load_actor(base, torch.float32))
+        self.users.setdefault(key, []).append(role)
+        model = shared_copy(self.models[key])
+        if has_adapter(folder):
+            load_adapter(model, folder)
+        return model
+
+    def scoring(self, role: str, folder: Path, seed: int) -> Any:
+        """The scoring model in `folder`, likewise; a head that it hasn't is drawn from `seed`."""
+        base = base_folder(folder)
+        key = weights_digest(base) if self.share else role
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self._scoring_on(key, folder)
+        if model is None:
+            key = f"{key} scoring"
+            if key not in self.models:
+                self.models[key] = self._frozen(load_critic(base, seed))
+            model = shared_copy(self.models[key], own=head_names(self.models[key]))
+        self.users.setdefault(key, []).append(role)
+        if has_adapter(folder):
+            load_adapter(model, folder)
+        config = load_config(folder)
+        for name, value in config.to_dict().items():
+            if name.startswith(OWN_KEYS) or name == PAD:
+                setattr(model.config, name, value)
+        return model
+
+    def _scoring_on(self, key: str, folder: Path) -> Any | None:
+        """On a language model's weights, where that was loaded already."""
+        return scoring_on(self.models[key], folder) if key in self.models else None
+
+    def _frozen(self, model: Any) -> Any:
+        return model.to(self.device).requires_grad_(False)

@@ -1,0 +1,1 @@
+"""States of unfinished trainings: what they hold, how they are saved and taken up."""

@@ -1,0 +1,227 @@
+"""What a state holds of a training, and how it comes back, in one process or several."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from chatllama_pipeline.errors import StoreError
+from chatllama_pipeline.models.adapters.lora import trained_state
+from chatllama_pipeline.progress import MEGABYTE, growing, watching
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
+from chatllama_pipeline.training.resume.state import States
+
+WEIGHTS, OPTIMIZER, COUNTS, BEST = "weights.pt", "optimizer.pt", "counts.json", "best.pt"
+DEEPSPEED = "deepspeed"
+# Weights and AdamW's two moments, all float32.
+BYTES_PER_WEIGHT = 12
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a training is spread: only in the same layout does it continue exactly."""
+
+    processes: int
+    zero_stage: int | None
+
+    @classmethod
+    def of(cls, processes: int, plan: DeepSpeedPlan | None) -> Layout:
+        # Stage 0 shards nothing: it is trained without DeepSpeed.
+        return cls(processes, plan.stage or None if plan else None)
+
+    @classmethod
+    def prepared_by(cls, accelerator: Accelerator) -> Layout:
+        plugin = accelerator.state.deepspeed_plugin
+        return cls(accelerator.num_processes, plugin.zero_stage if plugin else None)
+
+    def __str__(self) -> str:
+        by = "" if self.zero_stage is None else f" at ZeRO stage {self.zero_stage}"
+        return f"{self.processes} process{'es' if self.processes > 1 else ''}{by}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state found: its folder, the counts in it, and the layout it was saved in."""
+
+    folder: Path
+    counts: dict[str, Any]
+    layout: Layout
+
+    @classmethod
+    def newest(cls, states: States, warn: Callable[[str], None]) -> Snapshot | None:
+        """The newest whole state, or None."""
+        folder = states.newest(warn)
+        if folder is None:
+            return None
+        told = json.loads((folder / COUNTS).read_text())
+        return cls(folder, told["counts"], Layout(**told["layout"]))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The consolidated weights, whatever the layout."""
+        weights: dict[str, torch.Tensor] = _load(self.folder / WEIGHTS)
+        return weights
+
+    def continued_in(self, layout: Layout) -> str | None:
+        """What isn't exact about continuing in `layout`; None where everything is."""
+        if layout == self.layout:
+            return None
+        lost = "sums are rounded in another order"
+        if not self.has_moments_for(layout):
+            lost = "the optimizer's moments start anew"
+        return (
+            f"the state was saved by {self.layout} and continues with {layout}, from its "
+            f"consolidated weights: {lost}, so the result will not be exactly that of a run that "
+            "was never stopped"
+        )
+
+    def has_moments_for(self, layout: Layout) -> bool:
+        """Whether the optimizer's state can be loaded: shards fit their layout alone."""
+        return layout == self.layout or (
+            layout.zero_stage is None and self.layout.zero_stage is None
+        )
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A training as accelerate prepared it; `model` is the plain module within `prepared`."""
+
+    accelerator: Accelerator
+    model: Any
+    prepared: Any
+    optimizer: Any
+    layout: Layout
+    scheduler: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    def save(self, states: States, counts: dict[str, Any], warn: Callable[[str], None]) -> bool:
+        """Write a state; all processes take part. False, with a warning, where the disk is full."""
+        missing = [states.room_for(state_bytes(self.model)) if self.is_main else None]
+        broadcast_object_list(missing)
+        if missing[0] is not None:
+            warn(f"state not saved, training goes on: {missing[0]}")
+            return False
+        begun = [str(states.begin()) if self.is_main else ""]
+        broadcast_object_list(begun)
+        folder = Path(begun[0])
+        with watching("saves its state", state_bytes(self.model) / MEGABYTE, growing(folder), "MB"):
+            self._write(folder, states, counts)
+        if self.is_main:
+            states.commit(folder)
+        # A kill between the commit and here must not let one rank run ahead by a step.
+        self.accelerator.wait_for_everyone()
+        return True
+
+    def _write(self, folder: Path, states: States, counts: dict[str, Any]) -> None:
+        weights = self._trained_weights()
+        if self.layout.zero_stage is not None:
+            self.prepared.save_checkpoint(
+                str(folder / DEEPSPEED), tag="state", exclude_frozen_parameters=True
+            )
+        torch.save(_random_state(), folder / f"random_{self.accelerator.process_index}.pt")
+        if self.is_main:
+            torch.save(weights, folder / WEIGHTS)
+            if self.layout.zero_stage is None:
+                torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+            if self.scheduler is not None:
+                torch.save(self.scheduler.state_dict(), folder / "scheduler.pt")
+            told = {"counts": counts, "layout": vars(self.layout)}
+            (folder / COUNTS).write_text(json.dumps(told))
+            best = states.run_folder / BEST
+            if best.exists():
+                os.link(best, folder / BEST)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Optimizer, schedule, randomness; plain weights were loaded before they were prepared."""
+        folder = snapshot.folder
+        if snapshot.layout.zero_stage is not None and snapshot.layout == self.layout:
+            self.prepared.load_checkpoint(
+                str(folder / DEEPSPEED), tag="state", load_module_strict=False
+            )
+        elif snapshot.has_moments_for(self.layout):
+            self.optimizer.load_state_dict(_load(folder / OPTIMIZER))
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(_load(folder / "scheduler.pt"))
+        if snapshot.layout == self.layout:
+            _set_random_state(_load(folder / f"random_{self.accelerator.process_index}.pt"))
+
+    def save_best(self, run_folder: Path) -> None:
+        """Keep the weights of now beside the states; all processes take part."""
+        weights = self._trained_weights()
+        if self.is_main:
+            fresh = run_folder / f"{BEST}.new"
+            torch.save(weights, fresh)
+            fresh.replace(run_folder / BEST)
+
+    def _trained_weights(self) -> dict[str, torch.Tensor]:
+        """Whole, of all that learns: on the main process alone where they are sharded."""
+        weights = self.accelerator.get_state_dict(self.prepared)
+        return trained_state(self.model, weights) if self.is_main else {}
+
+
+def require_room(states: States, model: Any) -> None:
+    """Raise StoreError before a training whose states the disk could not hold."""
+    missing = states.room_for(state_bytes(model))
+    if missing is not None:
+        raise StoreError(missing)
+
+
+def state_bytes(model: Any) -> int:
+    """About how large a state is, from the number of weights."""
+    return BYTES_PER_WEIGHT * sum(
+        int(getattr(weight, "ds_numel", weight.numel()))
+        for weight in model.parameters()
+        if weight.requires_grad
+    )
+
+
+def bring_back_best(snapshot: Snapshot | None, run_folder: Path) -> None:
+    """The best weights as they were at the state: a killed run may have found better ones since."""
+    best = run_folder / BEST
+    best.unlink(missing_ok=True)
+    if snapshot is not None and (snapshot.folder / BEST).exists():
+        os.link(snapshot.folder / BEST, best)
+
+
+def best_weights(run_folder: Path) -> dict[str, torch.Tensor]:
+    """What `Engine.save_best` kept last."""
+    weights: dict[str, torch.Tensor] = _load(run_folder / BEST)
+    return weights
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _random_state() -> dict[str, Any]:
+    numpy_state: Any = np.random.get_state(legacy=False)
+    key = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": key}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def _set_random_state(saved: dict[str, Any]) -> None:
+    random.setstate(saved["python"])
+    numpy_state = saved["numpy"]
+    key = numpy_state["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"] is not None:
+        torch.cuda.set_rng_state(saved["cuda"])

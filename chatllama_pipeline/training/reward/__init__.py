@@ -1,0 +1,1 @@
+"""The reward model: items, loss, report; `stage` is where it starts."""

@@ -1,0 +1,243 @@
+"""The reward stage: a model that scores replies, from preference pairs and from 0..5 scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.adapters.lora import add_adapter, trained_share
+from chatllama_pipeline.models.bases.preflight import preflight, rows_in_words
+from chatllama_pipeline.models.chat.template import Example
+from chatllama_pipeline.models.heads import (
+    MAX_LENGTH,
+    READS_WHOLE,
+    SCORE_SCALE,
+    SCORE_SHIFT,
+    load_reward,
+    reads_whole,
+    score_inputs,
+    score_rows,
+    scores,
+    scoring_example,
+)
+from chatllama_pipeline.models.loading import load_config, load_tokenizer
+from chatllama_pipeline.models.memory.efficiency import make_efficient
+from chatllama_pipeline.models.memory.plan import require_memory
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import AssistantSettings, RewardSettings
+from chatllama_pipeline.training import FINITE_LOSS
+from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.distributed import rank
+from chatllama_pipeline.training.reward.equations import (
+    bradley_terry,
+    centering,
+    shift_and_scale,
+    win_share,
+)
+from chatllama_pipeline.training.reward.items import Item, Items, Pair, Scored, read_items, rows_of
+from chatllama_pipeline.training.reward.report import RewardReport, reward_report
+from chatllama_pipeline.training.trainer import Training, save_trained, train
+
+STAGE = "reward_model"
+MARGIN, SCORE = "margin", "score"
+# Mean and deviation of the scores come from an even sample of the training replies of about this
+# size: their standard error is then 2 % of a deviation, and large sets are not read once more.
+NORMALISATION_REPLIES = 2048
+
+
+def run(spec: StageSpec, progress: Progress) -> Outcome:
+    """Train the scoring model, or take it as it is (`reward_config.train: false`).
+
+    Writes its folder, `curves.json` and `reward_report.json`. Raises SettingsError where tokenizer
+    and model contradict each other, DataError, CheckError. A non-finite training gives no payload.
+    """
+    quiet_transformers()
+    settings = AssistantSettings.model_validate(spec.settings)
+    reward, base = settings.reward_config, Path(spec.inputs["reward_base"])
+    tokenizer, config = load_tokenizer(base), load_config(base)
+    before = preflight(tokenizer, config, "reward_config", reward.max_sequence_length)
+    encode = partial(scoring_example, config, tokenizer)
+    items = read_items(spec, encode, reward, before.context, "train")
+    held_out = read_items(spec, encode, reward, before.context, "validation")
+    chosen, warnings = _learned_from(items, reward, spec)
+    longest = max(len(row.ids) for row in rows_of(chosen))
+    memory, plan = require_memory(STAGE, {"reward": base}, settings, longest, spec.device)
+    told = f"{before}; {rows_in_words(rows_of(chosen), items.too_long)}"
+    progress.say(told)
+    progress.say(
+        f"{len(items.pairs)} pairs, {len(items.scored)} scored replies, "
+        f"longest {longest} tokens; {memory.description}"
+    )
+
+    pad_id = tokenizer.pad_token_id
+    torch.manual_seed(stage_seed(settings.seed, STAGE))  # of the fresh head
+    model = load_reward(base, torch.float32)
+    model.config.pad_token_id = pad_id
+    if reward.train:
+        _set_up(model, base, settings, plan.checkpointing, progress)
+        training = _train(model, chosen, held_out, settings, pad_id, spec, progress)
+    else:
+        training = _as_it_is(model.to(spec.device), held_out, pad_id)
+    report = None
+    with training.whole():
+        if training.finite_loss.passed:
+            _normalise(model, rows_of([*items.pairs, *items.scored]), pad_id)
+            setattr(model.config, MAX_LENGTH, before.context)
+            setattr(model.config, READS_WHOLE, reads_whole(config))
+            report = _publish(model, tokenizer, held_out, training, Path(spec.output))
+    too_long = items.too_long + held_out.too_long
+    warnings = [*before.warnings, *warnings, *_left_out(too_long, before.context)]
+    return Outcome(
+        rows=len(chosen),
+        metrics={
+            "preflight": told,
+            "pairs": len(items.pairs),
+            "scored_replies": len(items.scored),
+            "dropped_too_long": too_long,
+            "steps": training.steps,
+            "train_seconds": training.seconds,
+            **plan.metrics(),
+            **training.last_figures,
+            **(report.metrics() if report else {}),
+        },
+        checks=[memory, training.finite_loss],
+        curves=training.curves,
+        warnings=[*warnings, *training.warnings],
+    )
+
+
+def _publish(
+    model: Any, tokenizer: Any, held_out: Items, training: Training, output: Path
+) -> RewardReport:
+    """Write the model's folder and its report, which is returned."""
+    report = reward_report(model, held_out, tokenizer.pad_token_id, "validation")
+    if training.is_main:
+        save_trained(output, model, tokenizer, training.curves)
+        report.write(output)
+    return report
+
+
+def _set_up(
+    model: Any, base: Path, settings: AssistantSettings, checkpointing: bool, progress: Progress
+) -> None:
+    reward = settings.reward_config
+    if reward.peft_enable:
+        start = stage_seed(stage_seed(settings.seed, STAGE), "adapter")
+        add_adapter(model, reward.lora, "reward_config", base, start)
+        progress.say(trained_share(model))
+    make_efficient(model, reward, "reward_config", checkpointing)
+
+
+def _train(
+    model: Any,
+    chosen: list[Item],
+    held_out: Items,
+    settings: AssistantSettings,
+    pad_id: int,
+    spec: StageSpec,
+    progress: Progress,
+) -> Training:
+    reward = settings.reward_config
+    task = Task(
+        rows=chosen,
+        collate=partial(collate_items, model, pad_id=pad_id),
+        loss_sum=partial(reward_loss_sum, centering_weight=reward.centering),
+        validate=partial(_validate, held_out, pad_id),
+        length=lambda item: max(len(row.ids) for row in rows_of([item])),
+        judged_by=("validation_accuracy", True),
+    )
+    return train(model, task, spec, progress)
+
+
+def _as_it_is(model: Any, held_out: Items, pad_id: int) -> Training:
+    """The figures of a model that somebody else trained."""
+    figures = _validate(held_out, pad_id, model.eval())
+    curves = [Curve(name, [(0.0, value)]) for name, value in figures.items()]
+    untouched = Check(FINITE_LOSS, True, True, 0.0, 0.0, "reward_config.train: false: no training")
+    return Training(curves, 0.0, 0, [], untouched, is_main=rank() == 0)
+
+
+def _left_out(too_long: int, context: int) -> list[str]:
+    if too_long == 0:
+        return []
+    return [
+        f"{too_long} rows are longer than reward_config.max_sequence_length, or than the model "
+        f"allows ({context}), and were left out"
+    ]
+
+
+def reward_loss_sum(model: Any, batch: dict[str, Any], centering_weight: float) -> torch.Tensor:
+    """Sum over a batch's pairs (Bradley-Terry, centering) and scored replies (squared error).
+
+    The model's inputs hold P chosen, P rejected, S scored replies, all in one forward;
+    `margin[P]`, `score[S]`.
+    """
+    inputs = {name: value for name, value in batch.items() if name not in (MARGIN, SCORE)}
+    found, pairs = scores(model, inputs), len(batch[MARGIN])
+    chosen, rejected, scored = found[:pairs], found[pairs : 2 * pairs], found[2 * pairs :]
+    ranking = bradley_terry(chosen, rejected, batch[MARGIN])
+    ranking = ranking + centering_weight * centering(chosen, rejected)
+    regression: torch.Tensor = (scored - batch[SCORE]) ** 2
+    return ranking.sum() + regression.sum()
+
+
+def collate_items(model: Any, items: list[Item], pad_id: int) -> dict[str, Any]:
+    """Pairs and scored replies as one batch for `model`; the weight is the number of items."""
+    pairs = [item for item in items if isinstance(item, Pair)]
+    scored = [item for item in items if isinstance(item, Scored)]
+    return {
+        **score_inputs(model, rows_of([*pairs, *scored]), pad_id),
+        MARGIN: torch.tensor([pair.margin for pair in pairs]),
+        SCORE: torch.tensor([row.score for row in scored]),
+        WEIGHT: len(items),
+    }
+
+
+def _learned_from(
+    items: Items, reward: RewardSettings, spec: StageSpec
+) -> tuple[list[Item], list[str]]:
+    """The items that the objective asks for, and what it asked for in vain."""
+    asked: dict[str, tuple[Sequence[Item], str, str]] = {
+        "pairwise": (items.pairs, spec.inputs["preference_data"], "preference pairs"),
+        "scores": (items.scored, spec.inputs["reward_training_data"], "scored replies"),
+    }
+    if reward.objective != "both":
+        asked = {reward.objective: asked[reward.objective]}
+    missing = [f"{what} ({folder})" for found, folder, what in asked.values() if not found]
+    chosen: list[Item] = [item for found, _, _ in asked.values() for item in found]
+    if not chosen:
+        raise DataError(
+            f"reward_config.objective is {reward.objective} and there are no training rows: no "
+            f"{' and no '.join(missing)} within reward_config.max_sequence_length "
+            f"({reward.max_sequence_length}); add data.sources, score replies, or raise the length"
+        )
+    return chosen, [
+        f"reward_config.objective is both, but there are no {what}: learned without them"
+        for what in missing
+    ]
+
+
+def _validate(held_out: Items, pad_id: int, model: Any) -> dict[str, float]:
+    """Share of held-out pairs ranked as people did; nothing where there are none."""
+    pairs = len(held_out.pairs)
+    if pairs == 0:
+        return {}
+    found = score_rows(model, rows_of(held_out.pairs), pad_id, "validates on")
+    return {"validation_accuracy": win_share(found[:pairs], found[pairs:])}
+
+
+def _normalise(model: Any, rows: list[Example], pad_id: int) -> None:
+    """Put shift and scale of the raw scores on training replies into the model's config."""
+    stride = -(-len(rows) // NORMALISATION_REPLIES)
+    found = score_rows(model, rows[::stride], pad_id, "normalises on")
+    shift, scale = shift_and_scale(found)
+    setattr(model.config, SCORE_SHIFT, shift)
+    setattr(model.config, SCORE_SCALE, scale)
