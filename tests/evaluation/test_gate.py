@@ -174,7 +174,7 @@ def test_a_check_warns_where_a_person_should_look(
 
 
 def test_gate_and_curves_and_approvals_load_no_torch() -> None:
-    modules = ["evaluation.gate", "evaluation.curves", "evaluation.figures", "serving.approvals"]
+    modules = ["evaluation.gate", "evaluation.curves", "evaluation.figures", "store.approvals"]
     program = ";".join(f"import chatllama_pipeline.{module}" for module in modules)
     program += ";import sys;print(sorted({'torch','transformers'} & set(sys.modules)))"
     done = subprocess.run(

@@ -23,7 +23,7 @@ MakeSpec = Callable[..., StageSpec]
 # run, since saving a model is what brings DeepSpeed.
 STAGE_BY_STAGE = """
 import importlib, json, sys
-from chatllama_pipeline import stages
+from chatllama_pipeline.launch import stages
 heavy = ("transformers.modeling_utils", "transformers.trainer", "peft", "deepspeed", "datasets")
 found = {}
 def note(name):

@@ -180,13 +180,13 @@ def test_a_store_without_a_pool_goes_on_and_gets_one(store: Store) -> None:
 KILLED = """
     import os, sys
     from pathlib import Path
-    from chatllama_pipeline import artifacts
+    from chatllama_pipeline.store import versions
     from chatllama_pipeline.store.versions import Store
     from tests.store.recipes import recipe, writes
 
     root, number, stride = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     text = "0123456789abcdef" * 512
-    artifacts.library_versions = dict  # slow, and no part of this
+    versions.library_versions = dict  # slow, and no part of this
     calls = ("link", "unlink", "rename", "replace", "mkdir", "rmdir")
 
     os.fsync = lambda descriptor: None  # no power fails here
