@@ -1,4 +1,4 @@
-"""The code location: every asset, resource, job and sensor, in one list."""
+"""The code location: every asset, resource, job, schedule and sensor, in one list."""
 
 import dagster as dg
 
@@ -11,6 +11,7 @@ from assets.datasets import (
 from assets.evaluation import evaluation
 from assets.models import actor_base, actor_ppo, actor_sft, reward_base, reward_model
 from assets.release import release
+from assets.rollback import rollback_job
 from assets.scoring import reward_training_data
 from assets.sources import grammar, hh_rlhf, personal_data, shp
 from assets.synthetic import (
@@ -18,10 +19,7 @@ from assets.synthetic import (
     synthetic_conversations,
     synthetic_prompts,
 )
-from chatllama_pipeline.automation.folders import assistant_folders
-from chatllama_pipeline.automation.jobs import JOBS
-from chatllama_pipeline.automation.keys import assistants
-from chatllama_pipeline.automation.retraining import retrain
+from chatllama_pipeline.automation import JOBS, assistant_folders, retrain_schedules
 from resources.compute import Compute
 from resources.console import console_logger
 from resources.run_options import RunOptions
@@ -60,8 +58,9 @@ definitions = dg.Definitions(
         "store": StoreResource(),
         "run_options": RunOptions(),
     },
-    jobs=JOBS,
-    sensors=[assistants, assistant_folders, retrain],
+    jobs=[*JOBS, rollback_job],
+    schedules=retrain_schedules(),
+    sensors=[assistant_folders],
     loggers={"console": console_logger},
     # A training has its own process; a second one per step costs seconds and outlives a killed run.
     executor=dg.in_process_executor,

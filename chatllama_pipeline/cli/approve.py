@@ -16,11 +16,15 @@ def approve(name: str) -> None:
     from chatllama_pipeline.lineage.recipes import read_in_use
     from chatllama_pipeline.lineage.status import make_command
     from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.approvals import accept
     from chatllama_pipeline.store.approvals import approve as write_approval
     from chatllama_pipeline.store.versions import Store, store_root
 
     assistant, store = load_assistant(name), Store(store_root())
     evaluation = read_in_use("evaluation", assistant, store)
     write_approval(store.root, assistant.name, evaluation.id, by=getpass.getuser())
+    accept(
+        store.root, assistant.name, evaluation.manifest.upstream[assistant.settings.release.stage]
+    )
     click.echo(f"approved evaluation {evaluation.id} of {name}; now make the release with")
     click.echo(f"  {make_command(name, 'release')}")

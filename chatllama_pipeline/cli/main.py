@@ -12,6 +12,7 @@ from chatllama_pipeline.cli.chat import chat
 from chatllama_pipeline.cli.completion import completion
 from chatllama_pipeline.cli.make import make
 from chatllama_pipeline.cli.preview import preview
+from chatllama_pipeline.cli.rollback import rollback
 from chatllama_pipeline.cli.score import score
 from chatllama_pipeline.cli.status import status
 from chatllama_pipeline.cli.versions import diff, versions
@@ -19,7 +20,19 @@ from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.progress import Progress, listening
 
 # Each imports what it needs when it runs: help and completion answer at once.
-COMMANDS = (make, status, versions, diff, preview, chat, score, approve, cache, completion)
+COMMANDS = (
+    make,
+    status,
+    versions,
+    diff,
+    rollback,
+    preview,
+    chat,
+    score,
+    approve,
+    cache,
+    completion,
+)
 
 
 @click.group()

@@ -7,7 +7,7 @@ import json
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, Verdict
 from chatllama_pipeline.lineage.recipes import read_in_use
 from chatllama_pipeline.settings.folder import Assistant
-from chatllama_pipeline.store.approvals import is_approved
+from chatllama_pipeline.store.approvals import is_approved, rejection
 from chatllama_pipeline.store.versions import Store
 
 
@@ -19,6 +19,13 @@ def release_verdict(store: Store, assistant: Assistant) -> Verdict:
     evaluation = read_in_use("evaluation", assistant, store)
     found = json.loads((evaluation.path / EVALUATION_FILE).read_text())
     released, reason = bool(found["released"]), str(found["reason"])
+    candidate = evaluation.manifest.upstream.get(assistant.settings.release.stage, "")
+    if left := rejection(store.root, assistant.name, candidate):
+        return Verdict(
+            False,
+            f"{left.by} went back from it to release {left.back_to} at {left.at}: it is released "
+            f"again only when a person approves it: chatllama approve {assistant.name}",
+        )
     approved = is_approved(store.root, assistant.name, evaluation.id)
     # An approval is of the model; that it came of a run with overrides takes that run's promote.
     if approved and not released and not evaluation.manifest.inputs["unpromoted_overrides"]:

@@ -230,13 +230,21 @@ class Store:
     def _folder(self, asset: str, assistant: str | None) -> Path:
         return self.root / asset / (assistant or SHARED)
 
+    def mend(self, version: Version) -> list[PayloadFile]:
+        """Verify every file; returns those that are damaged and stand nowhere else in the store."""
+        asset, assistant = version.manifest.asset, version.manifest.assistant
+        with self._lock(asset, assistant):
+            damaged = list(version.damaged())
+            return self._pool.mend(version.path, damaged, _maker(asset, assistant))
+
     def _reusable(self, recipe: Recipe) -> Version | None:
+        maker = _maker(recipe.asset, recipe.assistant)
         for version in self.versions(recipe.asset, recipe.assistant):
             if version.manifest.fingerprint == recipe.fingerprint:
                 damaged = list(version.damaged())
                 # Where another version has the same file, nothing is made again for it.
-                if not self._pool.mend(version.path, damaged, _maker(recipe)):
-                    self._pool.take(version.path, version.manifest.files, _maker(recipe))
+                if not self._pool.mend(version.path, damaged, maker):
+                    self._pool.take(version.path, version.manifest.files, maker)
                     return version
         return None
 
@@ -304,7 +312,7 @@ class Store:
         started: float,
     ) -> Version:
         files = list_payload(staging)
-        self._pool.take(staging, files, _maker(recipe))
+        self._pool.take(staging, files, _maker(recipe.asset, recipe.assistant))
         version = payload_version(files)
         manifest = Manifest(
             asset=recipe.asset,
@@ -353,9 +361,9 @@ class Store:
             yield
 
 
-def _maker(recipe: Recipe) -> str:
+def _maker(asset: str, assistant: str | None) -> str:
     """Whom the lock lets make it: one at a time."""
-    return f"{recipe.asset}.{recipe.assistant or SHARED}"
+    return f"{asset}.{assistant or SHARED}"
 
 
 def _write_atomically(path: Path, record: dict[str, Any]) -> None:

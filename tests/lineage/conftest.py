@@ -69,5 +69,6 @@ def two_releases(make: Make) -> tuple[Version, Version]:
         actor = make("actor_ppo", word, settings={"seed": len(found)})
         evaluation = make("evaluation", word, {"actor_ppo": actor.id}, checks=[gate(True)])
         upstream = {"evaluation": evaluation.id, "actor_ppo": actor.id}
-        found.append(make("release", word, upstream))
+        settings = {"release.stage": "actor_ppo"}
+        found.append(make("release", word, upstream, settings=settings))
     return found[0], found[1]

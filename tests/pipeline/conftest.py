@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from filelock import FileLock
 
+from chatllama_pipeline.store.versions import Store
 from tests.pipeline.place import TINY_CONFIG, Place
 
 
@@ -39,3 +42,17 @@ def copied(tiny_run: Place, tmp_path: Path) -> Place:
     """A copy of the made chain that a test may change."""
     shutil.copytree(tiny_run.root, tmp_path / "copy")
     return Place(tmp_path / "copy")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store and a folder of assistants of the test's own, for runs in this process."""
+    monkeypatch.setenv("CHATLLAMA_ASSISTANTS", str(tmp_path / "assistants"))
+    monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "storage"))
+    return Store(tmp_path / "storage")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as opened:
+        yield opened

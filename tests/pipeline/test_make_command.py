@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.cli.make import dagster_environment
+from chatllama_pipeline.cli.dagster_runs import dagster_environment
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
 
 # As the console script runs it.
@@ -109,8 +109,8 @@ def test_dagster_s_history_is_at_home_where_nothing_else_is_said(
 
 RUNS_A_CHILD = """
 import sys
-from chatllama_pipeline.cli.make import _run
-sys.exit(_run([sys.executable, "-c", sys.argv[1]]))
+from chatllama_pipeline.cli.dagster_runs import run_dagster
+sys.exit(run_dagster([sys.executable, "-c", sys.argv[1]]))
 """
 COUNTS_SIGNALS = """
 import signal, time

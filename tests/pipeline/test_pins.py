@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -20,13 +19,6 @@ DATA = "actor_training_data"
 BEFORE = ("personal_data", "preference_data", "synthetic_conversations")
 # The definitions were loaded with this one; its folder here is another.
 NAME = "quickstart"
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("CHATLLAMA_ASSISTANTS", str(tmp_path / "assistants"))
-    monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "storage"))
-    return Store(tmp_path / "storage")
 
 
 def write(store: Store, rows: int, **pins: str) -> None:

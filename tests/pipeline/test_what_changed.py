@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pytest
 
-from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.store.versions import Store
-
-DATA = "actor_training_data"
-BEFORE = ("personal_data", "preference_data", "synthetic_conversations")
-# The definitions were loaded with this one; its folder here is another.
-NAME = "quickstart"
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("CHATLLAMA_ASSISTANTS", str(tmp_path / "assistants"))
-    monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "storage"))
-    return Store(tmp_path / "storage")
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as opened:
-        yield opened
+from tests.pipeline.own_rows import DATA, NAME, make_data, write_rows
 
 
 def changed(instance: dg.DagsterInstance, store: Store, rows: int, limit: int) -> Any:
     """What the data's materialization says changed, once it has so many rows and that limit."""
-    folder = store.root.parent / "assistants" / NAME
-    (folder / "datasets").mkdir(exist_ok=True, parents=True)
-    (folder / "config.yaml").write_text(
-        f"data: {{sources: [], validation_share: 0.2, max_reply_length: {limit}}}"
-    )
-    table = [{"user_input": f"What is {n}?", "completion": f"It is {n}."} for n in range(rows)]
-    (folder / "datasets" / f"{DATA}.json").write_text(json.dumps(table))
-    done = dg.materialize(
-        definitions.assets or [],
-        selection=[*BEFORE, DATA],
-        partition_key=NAME,
-        resources=definitions.resources,
-        instance=instance,
-    )
+    write_rows(store, rows, limit)
+    done = make_data(instance)
     [event] = done.asset_materializations_for_node(DATA)
     told = event.metadata["changed"]
     if isinstance(told, dg.TableMetadataValue):
