@@ -1,4 +1,4 @@
-"""The code location: every asset, resource, job, schedule and sensor, in one list."""
+"""The code location: every asset, resource, job and sensor, in one list."""
 
 import dagster as dg
 
@@ -19,7 +19,10 @@ from assets.synthetic import (
     synthetic_conversations,
     synthetic_prompts,
 )
-from chatllama_pipeline.automation import JOBS, assistant_folders, retrain_schedules
+from chatllama_pipeline.automation.folders import assistant_folders
+from chatllama_pipeline.automation.jobs import JOBS
+from chatllama_pipeline.automation.keys import assistants
+from chatllama_pipeline.automation.retraining import retrain
 from resources.compute import Compute
 from resources.console import console_logger
 from resources.run_options import RunOptions
@@ -59,8 +62,7 @@ definitions = dg.Definitions(
         "run_options": RunOptions(),
     },
     jobs=[*JOBS, rollback_job],
-    schedules=retrain_schedules(),
-    sensors=[assistant_folders],
+    sensors=[assistants, assistant_folders, retrain],
     loggers={"console": console_logger},
     # A training has its own process; a second one per step costs seconds and outlives a killed run.
     executor=dg.in_process_executor,

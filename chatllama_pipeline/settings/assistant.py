@@ -41,22 +41,48 @@ class StoreSettings(Section):
 class AssistantSettings(Section):
     """All of one assistant's `config.yaml`."""
 
-    seed: Count = 0
-    data: DataSettings = DataSettings()
-    llm: LlmSettings = LlmSettings()
-    actor_config: ActorSettings = ActorSettings()
-    reward_config: RewardSettings = RewardSettings()
-    critic_config: CriticSettings = CriticSettings()
-    trainer_config: PpoSettings = PpoSettings()
+    seed: Count = Field(default=0, description="everything random follows from it")
+    data: DataSettings = Field(
+        default=DataSettings(),
+        description="public sources and what is taken of them, limits in tokens, shares of "
+        "validation and test, own columns, personal data to redact",
+    )
+    llm: LlmSettings = Field(
+        default=LlmSettings(),
+        description="who writes and scores, by which model, at what price, and how many rows",
+    )
+    actor_config: ActorSettings = Field(
+        default=ActorSettings(), description="the model that talks, and its SFT"
+    )
+    reward_config: RewardSettings = Field(
+        default=RewardSettings(), description="the model that scores, and its training"
+    )
+    critic_config: CriticSettings = Field(
+        default=CriticSettings(),
+        description="the critic's adapter; all else follows from the other models",
+    )
+    trainer_config: PpoSettings = Field(default=PpoSettings(), description="PPO")
     rubric: list[Criterion] = Field(
         default=[], description="what the judge `rubric` gives points for"
     )
-    evaluation: EvaluationSettings = EvaluationSettings()
-    release: ReleaseSettings = ReleaseSettings()
-    retrain: RetrainSettings = RetrainSettings()
-    store: StoreSettings = StoreSettings()
-    checks: CheckSettings = CheckSettings()
-    tracking: TrackingSettings = TrackingSettings()
+    evaluation: EvaluationSettings = Field(
+        default=EvaluationSettings(), description="test prompts, judge, temperature, known answers"
+    )
+    release: ReleaseSettings = Field(
+        default=ReleaseSettings(), description="which stage is released, and what holds it back"
+    )
+    retrain: RetrainSettings = Field(
+        default=RetrainSettings(), description="when an assistant is made again"
+    )
+    store: StoreSettings = Field(
+        default=StoreSettings(), description="versions kept, versions pinned"
+    )
+    checks: CheckSettings = Field(
+        default=CheckSettings(), description="the number behind each check"
+    )
+    tracking: TrackingSettings = Field(
+        default=TrackingSettings(), description="trackers of a training's figures"
+    )
 
     @model_validator(mode="after")
     def _every_role_can_be_played(self) -> Self:

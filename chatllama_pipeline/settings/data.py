@@ -99,8 +99,13 @@ class DataSettings(Section):
         default=[],
         description="personal data that is replaced by placeholders; true means all kinds",
     )
-    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.05, description="share of prompts, by their hash, that trainings are validated on"
+    )
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = Field(
+        default=0.05,
+        description="share of prompts, by their hash, that nothing is trained or validated on",
+    )
 
     @field_validator("sources", mode="before")
     @classmethod

@@ -17,12 +17,16 @@ class EvaluationSettings(Section):
     judge: LlmRole = Field(
         default=LlmRole(), description="as llm.judge if empty; a provider's name alone will do"
     )
-    temperature: PositiveFloat = 1.0
+    temperature: PositiveFloat = Field(default=1.0, description="of the replies that are compared")
     known_answers: str | None = Field(
         default=None, description="a JSON file of questions whose answers should not get lost"
     )
-    bootstrap_samples: Positive = 2000
-    table_rows: Positive = 12
+    bootstrap_samples: Positive = Field(
+        default=2000, description="resamplings behind the win rate's interval"
+    )
+    table_rows: Positive = Field(
+        default=12, description="prompts whose replies the report shows side by side"
+    )
 
     @field_validator("judge", mode="before")
     @classmethod
@@ -35,27 +39,57 @@ class EvaluationSettings(Section):
 class ReleaseSettings(Section):
     """What is released, and what holds it back."""
 
-    stage: Literal["actor_ppo", "actor_sft"] = "actor_ppo"
+    stage: Literal["actor_ppo", "actor_sft"] = Field(
+        default="actor_ppo", description="whose weights are released"
+    )
     min_win_rate: Share = Field(default=0.5, description="the win rate's lower bound must pass it")
     max_kl: PositiveFloat = Field(default=10.0, description="nats per reply")
-    max_length_ratio: Annotated[float, Field(gt=1)] = 2.0
+    max_length_ratio: Annotated[float, Field(gt=1)] = Field(
+        default=2.0, description="length of replies over SFT's, or the other way round, at most"
+    )
 
 
 class CheckSettings(Section):
     """The number behind each check."""
 
-    min_reward_rows: Count = 100
-    few_rows: Count = 1000
-    max_identical_pairs: Share = 0.2
-    max_length_only_accuracy: Share = 0.65
-    max_near_duplicates: Share = 0.05
-    max_alike_pairs: Share = 0.05
-    max_personal_data: Count = 0
-    min_judge_agreement: Share = 0.6
+    min_reward_rows: Count = Field(
+        default=100, description="scored replies without which no reward model is trained on scores"
+    )
+    few_rows: Count = Field(
+        default=1000, description="rows of a table below which a warning is given"
+    )
+    max_identical_pairs: Share = Field(
+        default=0.2, description="of the pairs read: same text as both replies; more block"
+    )
+    max_length_only_accuracy: Share = Field(
+        default=0.65, description="how well length alone may tell the preferred reply"
+    )
+    max_near_duplicates: Share = Field(
+        default=0.05, description="of the prompts: nearly the same as another"
+    )
+    max_alike_pairs: Share = Field(
+        default=0.05, description="of the pairs: replies that hardly differ"
+    )
+    max_personal_data: Count = Field(
+        default=0, description="places with personal data in all tables"
+    )
+    min_judge_agreement: Share = Field(
+        default=0.6, description="of the scored pairs: the judge prefers what people chose"
+    )
     max_judge_unread: Share = Field(
         default=0.05, description="of a judge's verdicts; where most can't be read, it blocks"
     )
-    min_reward_accuracy: Share = 0.6
-    max_known_answers_lost: Share = 0.1
-    max_kl: PositiveFloat = 10.0
-    max_length_ratio: Annotated[float, Field(gt=1)] = 2.0
+    min_reward_accuracy: Share = Field(
+        default=0.6, description="of the test pairs: the chosen reply scores higher"
+    )
+    max_known_answers_lost: Share = Field(
+        default=0.1, description="of what the base answers: what the released stage doesn't"
+    )
+    max_kl: PositiveFloat = Field(
+        default=10.0, description="nats per reply from the SFT actor above which a warning is given"
+    )
+    max_length_ratio: Annotated[float, Field(gt=1)] = Field(
+        default=2.0,
+        description="length of replies over SFT's, or the other way round, above which a warning "
+        "is given",
+    )

@@ -104,13 +104,21 @@ def content_hash(name: str, root: Path | None = None) -> str:
     """
     folder = (root or assistants_root()) / name
     digest = hashlib.sha256()
+    for path, times in file_times(folder):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(_file_digest(path, times))
+    return digest.hexdigest()[:16]
+
+
+def file_times(folder: Path) -> tuple[tuple[Path, tuple[int, ...]], ...]:
+    """The files under `folder` but the hidden ones, each with what tells that it was changed."""
+    files = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts):
             status = path.stat()
             times = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            digest.update(_file_digest(path, times))
-    return digest.hexdigest()[:16]
+            files.append((path, times))
+    return tuple(files)
 
 
 @functools.lru_cache(maxsize=2**16)

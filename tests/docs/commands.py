@@ -15,7 +15,8 @@ import click
 import dagster as dg
 from dagster._cli import cli as dagster_cli
 
-from chatllama_pipeline.automation import JOBS, PARTITION_TAG
+from chatllama_pipeline.automation.jobs import JOBS
+from chatllama_pipeline.automation.runs import PARTITION_TAG
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import ChatllamaError

@@ -16,8 +16,8 @@ from tests.docs.pages import ALL, PAGES, REPOSITORY
 from tests.store.test_assistants import ORIGINAL_CONFIG
 
 QUOTED = sorted(set(re.findall(r"`([^`\n]+)`", ALL)))
-# Folders that runs or readers make.
-MADE = ("storage/", "dagster_home/", "assistants/poet/", "assistants/NAME/")
+# Folders that runs or readers make, and names of models on the hub.
+MADE = ("storage/", "dagster_home/", "assistants/poet/", "assistants/NAME/", "facebook/")
 README_LINES = 200
 
 

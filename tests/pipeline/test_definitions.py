@@ -103,29 +103,30 @@ def test_the_jobs_are_the_originals_types() -> None:
     assert "reward_model" not in selected["actor"]
 
 
-def test_a_broken_assistant_keeps_neither_the_location_nor_the_others_from_loading(
-    tmp_path: Path,
-) -> None:
-    for name, config in (("good", "seed: 0"), ("broken", "seed: [")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text(config)
+def test_two_hundred_assistants_and_a_broken_one_load_in_five_seconds(tmp_path: Path) -> None:
+    config = (REPOSITORY / "assistants" / "quickstart" / "config.yaml").read_text()
+    for number in range(200):
+        (tmp_path / f"mine_{number}").mkdir()
+        (tmp_path / f"mine_{number}" / "config.yaml").write_text(config)
+    (tmp_path / "mine_7" / "config.yaml").write_text("seed: [")
     program = (
+        "import time;"
         "from chatllama_pipeline.definitions import definitions as d;"
-        "from assets.partitions import ASSISTANTS;"
-        "print(ASSISTANTS.get_partition_keys(), [s.name for s in d.schedules])"
+        "d.get_repository_def().load_all_definitions();"
+        "print(time.process_time())"
     )
     loaded = in_a_new_process(program, CHATLLAMA_ASSISTANTS=tmp_path)
-    shown = "['broken', 'good'] ['retrain_broken', 'retrain_good']"
-    assert loaded.stdout.strip() == shown, loaded.stderr
+    assert float(loaded.stdout) < 5, loaded.stderr
 
 
 def test_a_service_started_elsewhere_finds_the_assistants_and_the_store_of_the_checkout(
     tmp_path: Path,
 ) -> None:
     program = """
-from assets.partitions import ASSISTANTS
+import assets.partitions
+from chatllama_pipeline.settings.folder import assistant_names
 from chatllama_pipeline.store.versions import store_root
-print(ASSISTANTS.get_partition_keys(), store_root())
+print(assistant_names(), store_root())
 """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for variable in ("CHATLLAMA_ASSISTANTS", "CHATLLAMA_STORE"):
@@ -147,18 +148,10 @@ def test_a_place_without_assistants_is_an_error_of_the_location(tmp_path: Path) 
     assert f"there is no folder {tmp_path / 'nowhere'}: make it" in loaded.stderr
 
 
-def test_schedules_and_sensors_start_stopped() -> None:
-    for schedule in definitions.schedules or []:
-        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED  # type: ignore[union-attr]
+def test_what_starts_runs_by_itself_starts_stopped() -> None:
     for sensor in definitions.sensors or []:
-        assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-
-
-def test_the_schedule_asks_for_its_own_assistant() -> None:
-    [schedule] = [s for s in definitions.schedules or [] if s.name == "retrain_quickstart"]
-    with dg.instance_for_test() as instance:
-        context = dg.build_schedule_context(
-            instance, repository_def=definitions.get_repository_def()
+        status = (
+            dg.DefaultSensorStatus.STOPPED if sensor.has_jobs else dg.DefaultSensorStatus.RUNNING
         )
-        data = schedule.evaluate_tick(context)  # type: ignore[union-attr]
-    assert [request.partition_key for request in data.run_requests or []] == ["quickstart"]
+        assert sensor.default_status == status, sensor.name
+    assert not definitions.schedules

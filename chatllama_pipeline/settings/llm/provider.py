@@ -19,8 +19,8 @@ Style = Literal["chat", "completion"]
 class Price(Section):
     """US dollars per million tokens."""
 
-    input: NonNegative
-    output: NonNegative
+    input: NonNegative = Field(description="of the prompt")
+    output: NonNegative = Field(description="of the reply")
 
 
 ModelPrice = Annotated[
@@ -57,8 +57,13 @@ class CallSettings(Section):
         default=None, description="seconds for one call, the whole reply included; 120 if null"
     )
     concurrency: Positive | None = Field(default=None, description="calls at once; 16 if null")
-    requests_per_minute: Positive | None = None
-    tokens_per_minute: Positive | None = None
+    requests_per_minute: Positive | None = Field(
+        default=None, description="calls sent in a minute, at most; no limit if null"
+    )
+    tokens_per_minute: Positive | None = Field(
+        default=None,
+        description="tokens of prompts and longest replies in a minute, at most; no limit if null",
+    )
     price: ModelPrice | None = Field(default=None, description="of `model`; else llm.prices has it")
     batch: bool | None = Field(
         default=None, description="ask through OpenAI's Batch API: half the price, within a day"
@@ -89,15 +94,25 @@ class LlmSettings(CallSettings):
         "section of that name; openai is any server that speaks its API; transformers is a local "
         "model",
     )
-    writer: LlmRole = LlmRole()
-    judge: LlmRole = LlmRole()
+    writer: LlmRole = Field(
+        default=LlmRole(), description="who writes synthetic data, where another than stands at llm"
+    )
+    judge: LlmRole = Field(
+        default=LlmRole(), description="who scores replies, where another than stands at llm"
+    )
     max_usd: NonNegative = Field(
         default=1.0, description="US dollars that making one asset may cost, restarts included"
     )
     prices: dict[str, ModelPrice] = Field(default={}, description="model: its price")
-    synthetic_conversations: Count = 0
-    synthetic_prompts: Count = 0
-    synthetic_completions: Count = 0
+    synthetic_conversations: Count = Field(
+        default=0, description="questions with good replies to write, for the actor to imitate"
+    )
+    synthetic_prompts: Count = Field(
+        default=0, description="questions to write, for PPO to practise on"
+    )
+    synthetic_completions: Count = Field(
+        default=0, description="replies of five qualities to write, for the judge to score"
+    )
     scored_pairs: Count = Field(
         default=0, description="preference pairs whose replies are scored too, to measure agreement"
     )

@@ -15,8 +15,10 @@ CONDITIONS = ("says", "avoids", "words", "words_of_the_question")
 class Criterion(Section):
     """One thing that a reply earns `points` for, all or none of them."""
 
-    name: Annotated[str, Field(min_length=1)]
-    points: PositiveFloat = 1.0
+    name: Annotated[str, Field(min_length=1)] = Field(
+        description="what the criterion is called in messages"
+    )
+    points: PositiveFloat = Field(default=1.0, description="what meeting it earns")
     says: str | None = Field(default=None, description="a pattern (regex) that the reply holds")
     avoids: str | None = Field(default=None, description="a pattern that it doesn't hold")
     words: tuple[Count, Count] | None = Field(

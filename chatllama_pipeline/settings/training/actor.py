@@ -19,8 +19,14 @@ class ActorSettings(BaseModelSettings, SupervisedSection):
     model: str = Field(
         default="facebook/opt-1.3b", description="hub id, local folder, GGUF file, or scratch"
     )
-    train_dataset_path: Paths = "datasets/actor_training_data.json"
-    froze_embeddings: bool = False
+    train_dataset_path: Paths = Field(
+        default="datasets/actor_training_data.json",
+        description="own conversations: a file, folder, glob, or a list of them; as it stands "
+        "here, any ending is found",
+    )
+    froze_embeddings: bool = Field(
+        default=False, description="SFT leaves the embeddings as they are"
+    )
     max_sequence_length: Positive = Field(default=2048, description="prompt and reply, in tokens")
     max_tokens: Positive = Field(
         default=USUAL_REPLY,

@@ -18,7 +18,9 @@ class BaseModelSettings(Section):
     gguf_file: str | None = Field(
         default=None, description="the GGUF file to read, of those in the model's repository"
     )
-    tokenizer_path: str | None = None
+    tokenizer_path: str | None = Field(
+        default=None, description="hub id or folder of another tokenizer than the model's own"
+    )
     trust_remote_code: bool = Field(
         default=False, description="run the Python code that comes with this model"
     )
@@ -29,10 +31,16 @@ class BaseModelSettings(Section):
     scratch_family: ScratchFamily = Field(
         default="llama", description="architecture of a model made from nothing"
     )
-    scratch_hidden_size: Positive = 128
-    scratch_layers: Positive = 2
-    scratch_heads: Positive = 4
-    scratch_vocabulary: Annotated[int, Field(ge=300)] = 1024
+    scratch_hidden_size: Positive = Field(
+        default=128, description="width of a model made from nothing"
+    )
+    scratch_layers: Positive = Field(default=2, description="layers of a model made from nothing")
+    scratch_heads: Positive = Field(
+        default=4, description="attention heads of a model made from nothing"
+    )
+    scratch_vocabulary: Annotated[int, Field(ge=300)] = Field(
+        default=1024, description="tokens of a tokenizer made from nothing"
+    )
 
     @model_validator(mode="after")
     def _one_gguf_file_of_the_model(self) -> Self:

@@ -30,7 +30,9 @@ class TrainedSection(Section):
     micro_batch_size: Positive | None = Field(
         default=None, description="rows per forward, their gradients added up: costs only memory"
     )
-    max_grad_norm: PositiveFloat = 1.0
+    max_grad_norm: PositiveFloat = Field(
+        default=1.0, description="longer gradients are cut to this norm"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="of matrix products, over float32 weights; auto: bfloat16 on a GPU that has it",
@@ -75,17 +77,21 @@ class SupervisedSection(TrainedSection):
     """Settings that SFT and reward training share; PPO takes DeepSpeed's from `actor_config`."""
 
     batch_size: Positive = Field(default=8, description="rows per step")
-    lr: Rate = 9e-6
-    warmup_ratio: Share = 0.03
-    weight_decay: NonNegative = 0.0
-    epochs: Positive = 1
+    lr: Rate = Field(default=9e-6, description="highest learning rate of AdamW")
+    warmup_ratio: Share = Field(
+        default=0.03, description="share of the steps in which the learning rate rises to lr"
+    )
+    weight_decay: NonNegative = Field(default=0.0, description="AdamW's weight decay")
+    epochs: Positive = Field(default=1, description="passes over the training rows")
     max_steps: Positive | None = Field(
         default=None, description="optimizer steps; wins over epochs"
     )
     evaluations: Positive = Field(default=8, description="validation passes over the training")
     peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")
     peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
-    lora: LoraSettings = LoraSettings()
+    lora: LoraSettings = Field(
+        default=LoraSettings(), description="the adapter that peft_enable trains"
+    )
     checkpoint_steps: Positive = Field(
         default=200, description="steps between saves of the resume state"
     )
@@ -107,7 +113,9 @@ class SupervisedSection(TrainedSection):
         default="none", description="to the CPU's memory; all: optimizer and weights, at stage 3"
     )
     deepspeed_enable: bool = Field(default=False, description="train by ds_config.json")
-    deepspeed_config_path: str = "ds_config.json"
+    deepspeed_config_path: str = Field(
+        default="ds_config.json", description="DeepSpeed's file, where deepspeed_enable is true"
+    )
 
     @property
     def minibatch_size(self) -> int:

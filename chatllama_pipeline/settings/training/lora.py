@@ -17,16 +17,22 @@ class LoraSettings(Section):
 
     r: Positive = Field(default=8, description="rank")
     lora_alpha: PositiveFloat = Field(default=32, description="the update counts lora_alpha / r")
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="share of the adapter's inputs left out at each step of training"
+    )
     target_modules: Annotated[list[str], Field(min_length=1)] | str | None = Field(
         default=None,
         description="names of linear layers, a regex of whole names, or all-linear; null: what "
         "peft takes for the model's family, else all-linear",
     )
     use_rslora: bool = Field(default=False, description="lora_alpha / sqrt(r) instead")
-    bias: Literal["none"] = "none"
-    inference_mode: Literal[False] = False
-    peft_type: Literal["LORA"] = "LORA"
+    bias: Literal["none"] = Field(default="none", description="no bias is trained")
+    inference_mode: Literal[False] = Field(
+        default=False, description="an adapter here is there to train"
+    )
+    peft_type: Literal["LORA"] = Field(
+        default="LORA", description="the one kind of adapter there is here"
+    )
     task_type: str | None = Field(default=None, description="not used: the role says it")
 
     @field_validator("target_modules")

@@ -26,36 +26,64 @@ class PpoSettings(TrainedSection):
     `num_episodes * max_timesteps / update_timesteps`, as in the original.
     """
 
-    actor_lr: Rate = 3e-6
-    critic_lr: Rate = 1e-5
-    actor_eps_clip: Rate = 0.2
-    critic_eps_clip: Rate = 0.2
+    actor_lr: Rate = Field(default=3e-6, description="the actor's learning rate")
+    critic_lr: Rate = Field(default=1e-5, description="the critic's learning rate")
+    actor_eps_clip: Rate = Field(
+        default=0.2,
+        description="how far a token's probability may move from the rollout's before its gain is "
+        "cut: ratio 1 - this to 1 + this",
+    )
+    critic_eps_clip: Rate = Field(
+        default=0.2,
+        description="how far a value may move from the rollout's before its loss is cut",
+    )
     beta_s: NonNegative = Field(default=0.0, description="entropy coefficient")
-    gamma_discounted: Annotated[float, Field(gt=0, le=1)] = 1.0
-    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    gamma_discounted: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="discount of rewards, token by token"
+    )
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.95, description="lambda of generalised advantage estimation"
+    )
     kl_beta: NonNegative = Field(
         default=0.05, description="price of a nat of divergence from the SFT actor"
     )
     kl_target: PositiveFloat | None = Field(
         default=None, description="nats per reply; set it to adapt kl_beta towards it"
     )
-    kl_horizon: Positive = 10_000
+    kl_horizon: Positive = Field(
+        default=10_000,
+        description="replies in which kl_beta moves by a fifth at most, towards kl_target",
+    )
     update_kl_limit: PositiveFloat = Field(
         default=0.02, description="nats per token that end an epoch early"
     )
-    value_coefficient: NonNegative = 0.1
-    score_clip: PositiveFloat = 10.0
-    missing_eos_penalty: NonNegative = 1.0
+    value_coefficient: NonNegative = Field(
+        default=0.1, description="weight of the critic's loss beside the actor's"
+    )
+    score_clip: PositiveFloat = Field(
+        default=10.0, description="rewards of replies are cut to minus this and this"
+    )
+    missing_eos_penalty: NonNegative = Field(
+        default=1.0, description="taken off the reward of a reply that doesn't end"
+    )
     temperature: PositiveFloat = Field(default=1.0, description="of rollouts and updates alike")
-    examples_path: Paths = "datasets/rlhf_training_data.json"
-    num_episodes: Positive = 100
-    max_timesteps: Positive = 32
-    update_timesteps: Positive = 32
-    num_examples: Positive = 1
+    examples_path: Paths = Field(
+        default="datasets/rlhf_training_data.json",
+        description="own prompts: a file, folder, glob, or a list of them; as it stands here, any "
+        "ending is found",
+    )
+    num_episodes: Positive = Field(
+        default=100, description="with max_timesteps, how long PPO lasts"
+    )
+    max_timesteps: Positive = Field(default=32, description="timesteps of an episode")
+    update_timesteps: Positive = Field(default=32, description="timesteps between updates")
+    num_examples: Positive = Field(default=1, description="prompts of a timestep")
     batch_size: Positive | None = Field(
         default=None, description="rollouts per minibatch; the whole iteration if null"
     )
-    rollout_batch_size: Positive | None = None
+    rollout_batch_size: Positive | None = Field(
+        default=None, description="replies sampled at once; all of an iteration if null"
+    )
     epochs: Positive = Field(default=1, description="passes over each iteration's rollouts")
     peft_enable: bool | None = Field(
         default=None, description="PPO trains an adapter of the actor; as actor_config if null"

@@ -18,7 +18,11 @@ class RewardSettings(BaseModelSettings, SupervisedSection):
         default="facebook/opt-125m", description="hub id, local folder, GGUF file, or scratch"
     )
     train: bool = Field(default=True, description="false takes a pre-trained reward model as it is")
-    train_dataset_path: Paths = "datasets/reward_training_data.json"
+    train_dataset_path: Paths = Field(
+        default="datasets/reward_training_data.json",
+        description="own scored replies or pairs: a file, folder, glob, or a list of them; as it "
+        "stands here, any ending is found",
+    )
     objective: Literal["both", "pairwise", "scores"] = Field(
         default="both", description="learn from preference pairs, from 0..5 scores, or from both"
     )
@@ -26,6 +30,6 @@ class RewardSettings(BaseModelSettings, SupervisedSection):
         default="strength",
         description="replies of a pair should lie apart by the logarithm of its strength, or by 0",
     )
-    max_sequence_length: Positive = 2048
+    max_sequence_length: Positive = Field(default=2048, description="prompt and reply, in tokens")
     batch_size: Positive = Field(default=8, description="pairs (or scored replies) per step")
     centering: NonNegative = Field(default=0.01, description="weight of (chosen + rejected)^2")

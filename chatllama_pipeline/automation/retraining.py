@@ -1,0 +1,66 @@
+"""A run for each assistant whose `retrain.cron` came round."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+from dagster._utils.schedules import get_latest_completed_cron_tick
+
+from chatllama_pipeline.automation.jobs import all_job
+from chatllama_pipeline.automation.keys import changed_keys
+from chatllama_pipeline.automation.reading import settings_or_why
+from chatllama_pipeline.automation.runs import unfinished_run
+from chatllama_pipeline.automation.ticks import tick_result
+from chatllama_pipeline.settings import RetrainSettings
+from chatllama_pipeline.settings.folder import assistant_names
+
+
+@dg.sensor(
+    job=all_job,
+    minimum_interval_seconds=60,
+    description="Makes each assistant again at its retrain.cron: one run for a time.",
+)
+def retrain(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Asks for what is due; what can't be asked for yet stays due, and the tick says why.
+
+    The cursor holds since when an assistant's times count: since it was first seen, or its cron or
+    zone changed, and after that since the last time asked for. Of several that passed, while the
+    service stood still, the last is asked for.
+    """
+    before = json.loads(context.cursor or "{}")
+    keys, _ = changed_keys(context.instance)
+    now = datetime.now(UTC)
+    counted, requests, reasons = {}, [], []
+    for name in assistant_names():
+        settings, why = settings_or_why(name)
+        if settings is None:
+            reasons.append(why)
+            if name in before:
+                counted[name] = before[name]
+            continue
+        counted[name], due = _due(name, settings.retrain, before.get(name), now)
+        if due is None:
+            continue
+        if run := unfinished_run(context.instance, name):
+            reasons.append(f"{name} is due since {due:%F %H:%M}: waits for the end of run {run}")
+            continue
+        counted[name]["since"] = due.timestamp()
+        # Whatever becomes of the cursor, Dagster makes one run of a key.
+        requests.append(dg.RunRequest(run_key=f"{name} {due.isoformat()}", partition_key=name))
+    remembered = json.dumps(counted, sort_keys=True)
+    return tick_result(context, requests, reasons, "nobody is due", keys, remembered)
+
+
+def _due(
+    name: str, retrain: RetrainSettings, before: dict[str, Any] | None, now: datetime
+) -> tuple[dict[str, Any], datetime | None]:
+    """What the cursor holds of an assistant, and the last of its times that weren't asked for."""
+    when = [retrain.cron_of(name), retrain.timezone]
+    if before is None or before["when"] != when:
+        return {"when": when, "since": now.timestamp()}, None
+    cron, timezone = when
+    if cron is None:
+        return before, None
+    last = get_latest_completed_cron_tick(cron, now, timezone)
+    return before, last if last.timestamp() > before["since"] else None
