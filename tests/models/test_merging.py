@@ -275,6 +275,14 @@ def test_a_trial_leaves_the_adapter_and_its_weights_as_they_were(tmp_path: Path)
     assert trained == {name for name in before if ".lora_" in name}
 
 
+def test_a_model_that_is_being_trained_is_compared_without_its_dropout() -> None:
+    model = LlamaForCausalLM(LlamaConfig(**HEADS, attention_dropout=0.5)).train()
+    add_adapter(model, LoraSettings(lora_dropout=0.5), "actor_config", "", seed=0)
+    model.model.layers[1].eval()
+    assert torch.equal(outputs(model), outputs(model))
+    assert [layer.training for layer in model.model.layers] == [True, False]
+
+
 class AsksForNumbers(LlamaForCausalLM):
     """Of somebody's own code: it can't be made without weights."""
 

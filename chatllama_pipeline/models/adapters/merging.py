@@ -83,11 +83,24 @@ def outputs(model: Any) -> torch.Tensor:
         inputs["use_cache"] = False
     if kind is Kind.ENCODER_DECODER:
         inputs["decoder_input_ids"] = ids
-    if writes or kind is Kind.ENCODER:
-        logits: torch.Tensor = model(**inputs).logits
-        return logits.float()
-    hidden: torch.Tensor = model.score(model.base_model(**inputs).last_hidden_state)
-    return hidden.float()
+    with _without_dropout(model):
+        if writes or kind is Kind.ENCODER:
+            logits: torch.Tensor = model(**inputs).logits
+            return logits.float()
+        hidden: torch.Tensor = model.score(model.base_model(**inputs).last_hidden_state)
+        return hidden.float()
+
+
+@contextlib.contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """Within, `model` is in evaluation mode; afterwards each module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def unmergeable(model: Any) -> list[str]:
