@@ -11,7 +11,6 @@ from assets.datasets import (
 from assets.evaluation import evaluation
 from assets.models import actor_base, actor_ppo, actor_sft, reward_base, reward_model
 from assets.release import release
-from assets.rollback import rollback_job
 from assets.scoring import reward_training_data
 from assets.sources import grammar, hh_rlhf, personal_data, shp
 from assets.synthetic import (
@@ -23,6 +22,7 @@ from chatllama_pipeline.automation.folders import assistant_folders
 from chatllama_pipeline.automation.jobs import JOBS
 from chatllama_pipeline.automation.keys import assistants
 from chatllama_pipeline.automation.retraining import retrain
+from chatllama_pipeline.automation.rollback import rollback_job
 from resources.compute import Compute
 from resources.console import console_logger
 from resources.run_options import RunOptions

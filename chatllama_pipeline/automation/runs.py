@@ -3,13 +3,12 @@
 import dagster as dg
 
 PARTITION_TAG = "dagster/partition"
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
+GOING = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, *GOING]
 
 
 def unfinished_run(instance: dg.DagsterInstance, name: str) -> str | None:
@@ -18,3 +17,10 @@ def unfinished_run(instance: dg.DagsterInstance, name: str) -> str | None:
         dg.RunsFilter(tags={PARTITION_TAG: name}, statuses=UNFINISHED), limit=1
     )
     return found[0].dagster_run.run_id if found else None
+
+
+def going_run(instance: dg.DagsterInstance, name: str, besides: str = "") -> str | None:
+    """The id of a run of assistant `name` that goes on, other than the run `besides`."""
+    wanted = dg.RunsFilter(tags={PARTITION_TAG: name}, statuses=GOING)
+    found = [record.dagster_run.run_id for record in instance.get_run_records(wanted)]
+    return next((run for run in found if run != besides), None)

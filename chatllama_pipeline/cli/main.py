@@ -12,10 +12,10 @@ from chatllama_pipeline.cli.chat import chat
 from chatllama_pipeline.cli.completion import completion
 from chatllama_pipeline.cli.make import make
 from chatllama_pipeline.cli.preview import preview
-from chatllama_pipeline.cli.rollback import rollback
 from chatllama_pipeline.cli.score import score
 from chatllama_pipeline.cli.status import status
-from chatllama_pipeline.cli.versions import diff, versions
+from chatllama_pipeline.cli.versions.listing import diff, versions
+from chatllama_pipeline.cli.versions.rollback import rollback
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.progress import Progress, listening
 

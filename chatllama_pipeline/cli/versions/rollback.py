@@ -7,7 +7,7 @@ import sys
 import click
 
 from chatllama_pipeline.cli.names import assistant_name
-from chatllama_pipeline.cli.versions import asset_name
+from chatllama_pipeline.cli.versions.listing import asset_name
 
 
 @click.command()

@@ -8,6 +8,7 @@ from pydantic import Field
 from assets.metadata import version_metadata
 from assets.partitions import ASSISTANTS
 from assets.specs import partitions_of
+from chatllama_pipeline.automation.runs import going_run
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.lineage.recipes import UPSTREAM
 from chatllama_pipeline.lineage.rollback import Move, go_back, plan_rollback, rollback_lines
@@ -42,7 +43,7 @@ class Rollback(dg.Config):
 def roll_back(context: dg.OpExecutionContext, config: Rollback, store: StoreResource) -> None:
     """Make an earlier version current, in the store and in Dagster."""
     assistant, versions = load_assistant(context.partition_key), store.open()
-    if run := other_run(context, assistant.name):
+    if run := going_run(context.instance, assistant.name, context.run_id):
         raise StoreError(
             f"run {run} of {assistant.name} goes on and could move it again: wait for its end, or "
             "end it, and roll back then"
@@ -74,18 +75,6 @@ def roll_back(context: dg.OpExecutionContext, config: Rollback, store: StoreReso
 )
 def rollback_job() -> None:
     roll_back()
-
-
-def other_run(context: dg.OpExecutionContext, name: str) -> str | None:
-    """The id of another run of the assistant that goes on; those that wait don't matter."""
-    going = [
-        dg.DagsterRunStatus.STARTING,
-        dg.DagsterRunStatus.STARTED,
-        dg.DagsterRunStatus.CANCELING,
-    ]
-    wanted = dg.RunsFilter(tags={"dagster/partition": name}, statuses=going)
-    found = [record.dagster_run.run_id for record in context.instance.get_run_records(wanted)]
-    return next((run for run in found if run != context.run_id), None)
 
 
 def _tags(instance: dg.DagsterInstance, assistant: Assistant, move: Move) -> dict[str, str]:

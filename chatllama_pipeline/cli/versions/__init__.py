@@ -1,0 +1,4 @@
+"""Commands about versions: what there is, going back, pruning, forgetting an assistant.
+
+Each imports what it needs when it runs.
+"""
