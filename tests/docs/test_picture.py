@@ -1,0 +1,51 @@
+"""The picture of the report that README shows is taken by a script."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import PAGES, REPOSITORY
+
+SCRIPT = REPOSITORY / "docs" / "picture.py"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+MOST_BYTES = 200_000
+
+
+def size(picture: Path) -> tuple[int, int]:
+    """Width and height of a PNG, as its header says."""
+    header = picture.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", header[16:24])
+
+
+def test_the_readme_shows_a_small_picture_of_the_report() -> None:
+    assert "](docs/report.png)" in PAGES["README.md"]
+    picture = REPOSITORY / "docs" / "report.png"
+    assert size(picture) == (1100, 1080)
+    assert picture.stat().st_size < MOST_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium here")
+def test_the_script_takes_a_picture_of_a_page(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<h1>released</h1>")
+    command = [sys.executable, SCRIPT, tmp_path / "report.html", tmp_path / "report.png"]
+    subprocess.run(command, check=True, timeout=100)
+    assert size(tmp_path / "report.png") == (1100, 1080)
+
+
+def test_without_a_browser_the_script_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<h1>released</h1>")
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path / "report.html", tmp_path / "report.png"],
+        env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "apt-get install chromium" in ended.stderr
