@@ -1,14 +1,18 @@
 """How every asset is made: reuse or build, check, publish, and tell Dagster."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 
 from assets.metadata import version_metadata
+from assets.specs import pipeline_asset
 from chatllama_pipeline.errors import CheckError
+from chatllama_pipeline.lineage.assets import ASSETS
+from chatllama_pipeline.lineage.declaration import Asset
 from chatllama_pipeline.lineage.recipes import (
     current_upstream,
     inherited_overrides,
@@ -38,16 +42,29 @@ Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
 @dataclass(frozen=True)
 class Work:
-    """What building a version needs: validated settings, verified inputs, a place to write."""
+    """What building a version needs: settings, verified inputs, a place to write, a machine.
 
+    `settings` and `inputs` are those that the asset declares, and no others.
+    """
+
+    context: dg.AssetExecutionContext
+    compute: Compute
     assistant: Assistant
     inputs: dict[str, Version]
     unpromoted: list[str]
     bench: Workbench
 
     @property
+    def asset(self) -> Asset:
+        return ASSETS[self.context.asset_key.to_user_string()]
+
+    @property
     def settings(self) -> AssistantSettings:
-        return self.assistant.settings
+        return self.asset.limited(self.assistant.settings)
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.asset.name, self.context.log.info)
 
     @property
     def output(self) -> Path:
@@ -58,8 +75,36 @@ class Work:
         return self.inputs[asset].path
 
 
+def built_asset(
+    name: str, group: str, kinds: Sequence[str], description: str | None = None
+) -> Callable[[Callable[[Work], Outcome]], dg.AssetsDefinition]:
+    """Turns the function that builds an asset's versions into the asset."""
+
+    def asset(build: Callable[[Work], Outcome]) -> dg.AssetsDefinition:
+        @pipeline_asset(name, group, kinds, description or inspect.getdoc(build))
+        def made(
+            context: dg.AssetExecutionContext,
+            compute: Compute,
+            store: StoreResource,
+            run_options: RunOptions,
+        ) -> Results:
+            yield from make(context, compute, store, run_options, build)
+
+        return made
+
+    return asset
+
+
+def stage_asset(
+    name: str, group: str, kinds: Sequence[str], description: str
+) -> dg.AssetsDefinition:
+    """An asset that the stage of its name builds, in a child process."""
+    return built_asset(name, group, kinds, description)(run_stage)
+
+
 def make(
     context: dg.AssetExecutionContext,
+    compute: Compute,
     store: StoreResource,
     run_options: RunOptions,
     build: Callable[[Work], Outcome],
@@ -87,7 +132,7 @@ def make(
             name: versions.read(name, owner_of(name, assistant), version)
             for name, version in upstream.items()
         }
-        return build(Work(assistant, inputs, unpromoted, bench))
+        return build(Work(context, compute, assistant, inputs, unpromoted, bench))
 
     try:
         with listening(Progress(asset, context.log.info)):
@@ -112,27 +157,31 @@ def make(
     yield materialization(context, made, before)
 
 
-def run_stage(context: dg.AssetExecutionContext, compute: Compute, work: Work) -> Outcome:
+def run_stage(work: Work) -> Outcome:
     """Build by the child process of the asset's own name.
 
     Raises ProviderError where the evaluation of the same run would find no key for its judge: that
     is told before hours of training, not after.
     """
-    asset = context.asset_key.to_user_string()
-    if asset in TRAINED and EVALUATION in context.job_def.asset_layer.executable_asset_keys:
-        read_key(work.settings.role("evaluation_judge"))
+    asset, settings = work.asset, work.assistant.settings
+    executed = work.context.job_def.asset_layer.executable_asset_keys
+    if asset.name in TRAINED and EVALUATION in executed:
+        read_key(settings.role("evaluation_judge"))
     spec = StageSpec(
-        stage=asset,
+        stage=asset.name,
         assistant=work.assistant.name,
-        settings=work.settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json"),
         inputs={name: str(version.path) for name, version in work.inputs.items()},
         output=str(work.output),
         run_folder=str(work.bench.run_folder),
         result=str(work.bench.run_folder / "result.json"),
         unpromoted_overrides=work.unpromoted,
         logs=str(work.bench.logs),
+        made_from=asset.made_from(settings),
+        readable=asset.readable,
     )
-    outcome, seconds = compute.run_stage(context, spec, work.bench.run_folder / "spec.json")
+    spec_path = work.bench.run_folder / "spec.json"
+    outcome, seconds = work.compute.run_stage(work.context, spec, spec_path)
     return dataclasses.replace(
         outcome, metrics={**outcome.metrics, "child_seconds": round(seconds, 3)}
     )

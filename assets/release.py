@@ -11,7 +11,7 @@ from resources.run_options import RunOptions
 from resources.store import StoreResource
 
 
-@pipeline_asset("release", "release", "huggingface", "safetensors", output_required=False)
+@pipeline_asset("release", "release", ("huggingface", "safetensors"), output_required=False)
 def release(
     context: dg.AssetExecutionContext,
     compute: Compute,
@@ -24,4 +24,4 @@ def release(
     if not verdict.released and "release" not in assistant.settings.store.pins:
         context.log.warning(f"HELD BACK: {verdict.reason}")
         return
-    yield from make(context, store, run_options, lambda work: run_stage(context, compute, work))
+    yield from make(context, compute, store, run_options, run_stage)

@@ -11,6 +11,7 @@ from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.settings.folder import assistants_using, load_assistant
+from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
@@ -32,7 +33,7 @@ class PublicSource(dg.Config):
         return Asked(self.source, self.refresh or forced, self.offline)
 
 
-@pipeline_asset("shp", "sources", "huggingface", "parquet")
+@pipeline_asset("shp", "sources", ("huggingface", "parquet"))
 def shp(
     context: dg.AssetExecutionContext,
     config: PublicSource,
@@ -43,7 +44,7 @@ def shp(
     yield from _source(context, store, run_options, config)
 
 
-@pipeline_asset("hh_rlhf", "sources", "huggingface", "parquet")
+@pipeline_asset("hh_rlhf", "sources", ("huggingface", "parquet"))
 def hh_rlhf(
     context: dg.AssetExecutionContext,
     config: PublicSource,
@@ -54,7 +55,7 @@ def hh_rlhf(
     yield from _source(context, store, run_options, config)
 
 
-@pipeline_asset("grammar", "sources", "python", "parquet")
+@pipeline_asset("grammar", "sources", ("python", "parquet"))
 def grammar(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> Results:
@@ -62,9 +63,12 @@ def grammar(
     yield from _source(context, store, run_options)
 
 
-@pipeline_asset("personal_data", "sources", "json", "parquet")
+@pipeline_asset("personal_data", "sources", ("json", "parquet"))
 def personal_data(
-    context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
+    context: dg.AssetExecutionContext,
+    compute: Compute,
+    store: StoreResource,
+    run_options: RunOptions,
 ) -> Results:
     """The user's own rows and templates, validated; their files are never written."""
     # The first asset that an assistant's run comes to: here its config.yaml is talked about.
@@ -72,6 +76,7 @@ def personal_data(
         context.log.warning(warning)
     yield from make(
         context,
+        compute,
         store,
         run_options,
         lambda work: build_personal_data(work.assistant.folder, work.settings, work.output),

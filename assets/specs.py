@@ -1,7 +1,7 @@
 """What every asset declares alike, so that an asset's own lines say only what is its own."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -10,7 +10,7 @@ from assets.partitions import ASSISTANTS
 from chatllama_pipeline.data.checks import CHECK_NAMES as DATA_CHECKS
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.evaluation.gate import CHECK_NAMES as EVALUATION_CHECKS
-from chatllama_pipeline.lineage.recipes import CODE_VERSION, UPSTREAM
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.training import CHECK_NAMES as TRAINING_CHECKS
 
 OWNERS = ["team:assistants"]
@@ -45,20 +45,25 @@ CHECK_TEXTS = {
 
 
 def pipeline_asset(
-    name: str, group: str, *kinds: str, output_required: bool = True
+    name: str,
+    group: str,
+    kinds: Sequence[str],
+    description: str | None = None,
+    output_required: bool = True,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """`dg.asset` with its place in the graph, partitions, code version and checks by `name`.
+    """`dg.asset` with what the asset of that `name` declares, its partitions and its checks.
 
     Upstream assets are `deps`: what is read of them is read from the store, verified.
     """
     return dg.asset(
         name=name,
-        deps=UPSTREAM[name],
+        deps=ASSETS[name].upstream,
         partitions_def=partitions_of(name),
         group_name=group,
+        description=description,
         kinds=set(kinds),
         owners=OWNERS,
-        code_version=CODE_VERSION[name],
+        code_version=ASSETS[name].code_version,
         check_specs=asset_checks(name),
         output_required=output_required,
     )

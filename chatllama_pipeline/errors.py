@@ -18,6 +18,10 @@ class SettingsError(ChatllamaError, ValueError):
     """A setting is missing, unknown, of the wrong type, out of range, or contradicts another."""
 
 
+class UndeclaredSettingError(ChatllamaError, RuntimeError):
+    """A build reads a setting that isn't among those its asset declares."""
+
+
 class UnknownAssistantError(ChatllamaError, KeyError):
     """No assistant of that name; the message lists those there are."""
 

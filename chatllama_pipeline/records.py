@@ -136,7 +136,8 @@ class StageSpec:
     where the state of an unfinished training outlives a kill; the outcome goes to `result`;
     trackers write to `logs`, and there are none without it.
     `unpromoted_overrides` are the dotted keys a run changed without `promote`: they hold a
-    release back.
+    release back. `made_from` holds the code version and the settings that count, by which states
+    are told apart; `readable` are the dotted keys that the stage may read, None all of them.
     """
 
     stage: str
@@ -150,6 +151,8 @@ class StageSpec:
     threads: int = 2
     unpromoted_overrides: list[str] = field(default_factory=list)
     logs: str = ""
+    made_from: dict[str, Any] = field(default_factory=dict)
+    readable: list[str] | None = None
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True))

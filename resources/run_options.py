@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.lineage.recipes import CODE_VERSION
+from chatllama_pipeline.lineage.assets import ASSETS
 
 ALL = "all"
 
@@ -27,10 +27,10 @@ class RunOptions(dg.ConfigurableResource[None]):
 
     def forces(self, asset: str) -> bool:
         """Whether `asset` is to be made again; an unknown name in `force` is an error."""
-        unknown = [name for name in self.force if name != ALL and name not in CODE_VERSION]
+        unknown = [name for name in self.force if name != ALL and name not in ASSETS]
         if unknown:
             raise SettingsError(
                 f"run_options.force: unknown asset {unknown[0]!r}; those there are: "
-                f"{ALL}, {', '.join(CODE_VERSION)}"
+                f"{ALL}, {', '.join(ASSETS)}"
             )
         return ALL in self.force or asset in self.force

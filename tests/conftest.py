@@ -19,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.settings import AssistantSettings
 
 TINY_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima"
 
@@ -64,6 +66,7 @@ def make_spec(tmp_path: Path) -> Callable[..., StageSpec]:
     ) -> StageSpec:
         output = tmp_path / f"{stage}_{take}"
         output.mkdir()
+        asset = ASSETS[stage]
         return StageSpec(
             stage=stage,
             assistant="tiny",
@@ -72,6 +75,8 @@ def make_spec(tmp_path: Path) -> Callable[..., StageSpec]:
             output=str(output),
             run_folder=str(tmp_path / f"{stage}_{take}_run"),
             result=str(tmp_path / f"{stage}_{take}.json"),
+            made_from=asset.made_from(AssistantSettings.model_validate(settings)),
+            readable=asset.readable,
         )
 
     return make

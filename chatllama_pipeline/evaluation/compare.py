@@ -73,7 +73,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     Without test prompts, test pairs or a judge the figures that rest on them are None, and the
     gate holds the release.
     """
-    settings = AssistantSettings.model_validate(spec.settings)
+    settings = AssistantSettings.of_stage(spec)
     quiet_transformers()
     # A judge without a key is told before anything is sampled.
     with open_judge(

@@ -25,7 +25,7 @@ def micro_batch(spec: StageSpec, processes: int) -> int | None:
     """Rows per forward of a training's spec; None where the stage isn't one."""
     if spec.stage not in SECTION_OF:
         return None
-    section = AssistantSettings.model_validate(spec.settings).training(spec.stage)
+    section = AssistantSettings.of_stage(spec).training(spec.stage)
     chosen = None if section.micro_batch_size else _chosen(spec)
     return chosen or section.rows_per_forward(processes)
 
@@ -59,7 +59,7 @@ def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
     rows = micro_batch(spec, processes)
     if rows is None or rows == 1:
         return None
-    whole = AssistantSettings.model_validate(spec.settings)
+    whole = AssistantSettings.of_stage(spec)
     share = whole.training(spec.stage).minibatch_size // processes
     settings = copy.deepcopy(spec.settings)
     changed = settings.setdefault(SECTION_OF[spec.stage], {})

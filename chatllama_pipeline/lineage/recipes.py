@@ -1,223 +1,24 @@
-"""What each asset is made from: upstream assets, settings, code; and so its fingerprint."""
+"""The recipe of a version as a run would make it, its fingerprint, and the versions in use."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.data.audit.lengths import tokenizer_fingerprint
-from chatllama_pipeline.data.own.personal import personal_fingerprint
-from chatllama_pipeline.data.own.unread import unread_files
-from chatllama_pipeline.data.prepare.lengths import lengths_identity
 from chatllama_pipeline.data.sources.catalog import SOURCES, source_inputs
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError, SettingsError
-from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+from chatllama_pipeline.lineage.assets import ASSETS
+from chatllama_pipeline.lineage.declaration import Given
 from chatllama_pipeline.settings.folder import Assistant
-from chatllama_pipeline.store.approvals import is_approved
 from chatllama_pipeline.store.manifests import Recipe, Version, hash_files
 from chatllama_pipeline.store.versions import Store
 
 # The version of a source that nobody ever needed.
 ABSENT = "absent"
-
-# Raised by hand whenever an asset's code gives another result for the same inputs.
-CODE_VERSION: dict[str, str] = {
-    "shp": "3",
-    "hh_rlhf": "3",
-    "grammar": "3",
-    "personal_data": "3",
-    "preference_data": "5",
-    "synthetic_conversations": "2",
-    "synthetic_prompts": "2",
-    "synthetic_completions": "2",
-    "actor_training_data": "5",
-    "rlhf_training_data": "5",
-    "reward_training_data": "6",
-    "data_audit": "3",
-    "actor_base": "4",
-    "reward_base": "4",
-    "reward_model": "5",
-    "actor_sft": "4",
-    "actor_ppo": "6",
-    "evaluation": "8",
-    "release": "4",
-}
-
-UPSTREAM: dict[str, tuple[str, ...]] = {
-    "shp": (),
-    "hh_rlhf": (),
-    "grammar": (),
-    "personal_data": (),
-    "preference_data": ("shp", "hh_rlhf", "grammar", "personal_data"),
-    "synthetic_conversations": ("personal_data",),
-    "synthetic_prompts": ("personal_data",),
-    "synthetic_completions": ("personal_data",),
-    "actor_training_data": ("preference_data", "synthetic_conversations", "personal_data"),
-    "rlhf_training_data": ("preference_data", "synthetic_prompts", "personal_data"),
-    "reward_training_data": ("preference_data", "synthetic_completions", "personal_data"),
-    "data_audit": (
-        "shp",
-        "hh_rlhf",
-        "grammar",
-        "preference_data",
-        "actor_training_data",
-        "rlhf_training_data",
-        "reward_training_data",
-    ),
-    "actor_base": ("actor_training_data",),
-    "reward_base": ("actor_training_data",),
-    "reward_model": ("reward_base", "reward_training_data", "preference_data"),
-    "actor_sft": ("actor_base", "actor_training_data"),
-    "actor_ppo": ("actor_sft", "reward_model", "rlhf_training_data"),
-    "evaluation": (
-        "actor_sft",
-        "actor_ppo",
-        "reward_model",
-        "rlhf_training_data",
-        "preference_data",
-        "personal_data",
-        "actor_base",
-    ),
-    "release": ("evaluation", "actor_sft", "actor_ppo"),
-}
-
-
-def _keys(section: str, names: str) -> tuple[str, ...]:
-    return tuple(f"{section}.{name}" for name in names.split())
-
-
-_SCRATCH = (
-    "model gguf_file tokenizer_path trust_remote_code template_options scratch_family "
-    "scratch_hidden_size scratch_layers scratch_heads scratch_vocabulary"
-)
-_ADAPTER = (
-    "peft_enable lora.r lora.lora_alpha lora.lora_dropout lora.target_modules lora.use_rslora"
-)
-_OPTIMIZER = (
-    "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
-    "early_stopping keep_weights attention compile length_bucketing " + _ADAPTER
-)
-_SPLIT = _keys("data", "validation_share test_share max_length max_reply_length")
-_TELL_OF_UNREAD = ("personal_data", "data_audit")
-_DATASETS = ("preference_data", "actor_training_data", "rlhf_training_data", "reward_training_data")
-# Of who answers, all that can change an answer; speed, money and keys cannot.
-_ASKED = "provider model base_url style temperature max_tokens omit extra_body"
-# A writer's later questions follow from its earlier answers: in batches all is asked at once.
-_WRITER = (*_keys("llm", _ASKED + " batch"), *_keys("llm.writer", _ASKED + " batch"))
-_JUDGE = ("rubric", *_keys("llm", _ASKED), *_keys("llm.judge", _ASKED))
-_EVALUATION_JUDGE = (*_JUDGE, *_keys("evaluation.judge", _ASKED))
-
-MADE_FROM: dict[str, tuple[str, ...]] = {
-    "shp": (),
-    "hh_rlhf": (),
-    "grammar": (),
-    "personal_data": _keys("data", "redact columns.actor columns.reward columns.rlhf"),
-    "preference_data": (
-        "seed",
-        *_keys("data", "sources number_of_samples label_noise redact"),
-        *_SPLIT,
-        # Limits of checks count too: a version is reused with the check results it was made with.
-        *_keys("checks", "max_identical_pairs max_length_only_accuracy"),
-        "reward_config.objective",
-    ),
-    "synthetic_conversations": (
-        "seed",
-        *_WRITER,
-        *_keys("llm", "synthetic_conversations conversations_by turns rows_per_call"),
-        *_SPLIT,
-    ),
-    "synthetic_prompts": (
-        "seed",
-        *_WRITER,
-        *_keys("llm", "synthetic_prompts rows_per_call"),
-        *_SPLIT,
-    ),
-    "synthetic_completions": (
-        "seed",
-        *_WRITER,
-        *_keys("llm", "synthetic_completions rows_per_call"),
-        *_SPLIT,
-    ),
-    "actor_training_data": ("data.actor_replies", *_SPLIT, "checks.few_rows"),
-    "rlhf_training_data": (*_SPLIT, "checks.few_rows", *_EVALUATION_JUDGE),
-    "reward_training_data": (
-        "seed",
-        *_JUDGE,
-        *_keys("llm", "scored_pairs judge_samples agreement_by"),
-        *_SPLIT,
-        *_keys("checks", "min_reward_rows min_judge_agreement max_judge_unread"),
-        "reward_config.objective",
-    ),
-    "data_audit": (
-        "data.redact",
-        "actor_config.max_sequence_length",
-        "reward_config.max_sequence_length",
-        *_keys(
-            "checks",
-            "max_length_only_accuracy max_near_duplicates max_alike_pairs max_personal_data",
-        ),
-    ),
-    "actor_base": ("seed", *_keys("actor_config", _SCRATCH + " max_sequence_length")),
-    "reward_base": ("seed", *_keys("reward_config", _SCRATCH + " train max_sequence_length")),
-    "reward_model": (
-        "seed",
-        *_keys(
-            "reward_config",
-            _OPTIMIZER + " objective margin train centering max_sequence_length",
-        ),
-    ),
-    "actor_sft": (
-        "seed",
-        *_keys("actor_config", _OPTIMIZER + " froze_embeddings packing max_sequence_length"),
-    ),
-    "actor_ppo": (
-        "seed",
-        *_keys("actor_config", "max_sequence_length max_tokens thoughts " + _ADAPTER),
-        *_keys("critic_config", _ADAPTER),
-        *_keys(
-            "trainer_config",
-            "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted gae_lambda "
-            "kl_beta kl_target kl_horizon update_kl_limit value_coefficient score_clip "
-            "missing_eos_penalty max_grad_norm temperature num_episodes max_timesteps "
-            "update_timesteps num_examples batch_size epochs precision collapse collapse_share "
-            "attention "
-            "peft_enable",
-        ),
-    ),
-    "evaluation": (
-        "seed",
-        *_EVALUATION_JUDGE,
-        *_keys("actor_config", "max_tokens max_sequence_length thoughts"),
-        *_keys("evaluation", "prompts temperature known_answers bootstrap_samples table_rows"),
-        *_keys("release", "stage min_win_rate max_kl max_length_ratio"),
-        *_keys("checks", "min_reward_accuracy max_kl max_length_ratio max_known_answers_lost"),
-        "checks.max_judge_unread",
-    ),
-    "release": ("release.stage", "actor_config.temperature", "actor_config.max_tokens"),
-}
-
-
-def upstream_of(asset: str, settings: AssistantSettings) -> list[str]:
-    """The upstream assets whose versions count for this assistant.
-
-    An unused source, the other candidate of a release, or the data behind a tokenizer that isn't
-    trained here may change without anything being made again.
-    """
-    unused = set(SOURCES) - set(settings.data.sources)
-    if asset == "actor_base" and settings.actor_config.model != SCRATCH:
-        unused.add("actor_training_data")
-    if asset == "reward_base" and settings.reward_config.model != SCRATCH:
-        unused.add("actor_training_data")
-    if asset == "evaluation" and not settings.role("evaluation_judge").asks_a_model:
-        unused.add("personal_data")  # Its templates are an LLM's to judge by.
-    if asset == "evaluation" and settings.evaluation.known_answers is None:
-        unused.add("actor_base")
-    if asset == "release":
-        unused |= {"actor_sft", "actor_ppo"} - {settings.release.stage}
-    return [name for name in UPSTREAM[asset] if name not in unused]
 
 
 def owner_of(asset: str, assistant: Assistant) -> str | None:
@@ -227,15 +28,15 @@ def owner_of(asset: str, assistant: Assistant) -> str | None:
 
 def meant_asset(name: str) -> str:
     """What an error says to do of a `name` that is no asset's."""
-    close = difflib.get_close_matches(name, CODE_VERSION, n=1)
-    return f"did you mean {close[0]}?" if close else f"use one of {', '.join(CODE_VERSION)}"
+    close = difflib.get_close_matches(name, ASSETS, n=1)
+    return f"did you mean {close[0]}?" if close else f"use one of {', '.join(ASSETS)}"
 
 
 def require_pins(assistant: Assistant, store: Store) -> None:
     """Raise SettingsError where `store.pins` names an asset or a version that there isn't."""
     for asset, pin in assistant.settings.store.pins.items():
         key = f"{assistant.config}: store.pins.{asset}"
-        if asset not in CODE_VERSION:
+        if asset not in ASSETS:
             raise SettingsError(f"{key}: there is no asset of that name; {meant_asset(asset)}")
         owner = owner_of(asset, assistant)
         if store.version(asset, owner, pin) is None:
@@ -261,7 +62,7 @@ def read_in_use(asset: str, assistant: Assistant, store: Store) -> Version:
 def current_upstream(asset: str, assistant: Assistant, store: Store) -> dict[str, str]:
     """Upstream asset -> the version that would be used now (pinned, else current)."""
     versions = {}
-    for name in upstream_of(asset, assistant.settings):
+    for name in ASSETS[asset].upstream_for(assistant.settings):
         version = version_in_use(name, assistant, store)
         if version is None:
             raise AbsentError(f"{asset} needs {name}, which was never made for {assistant.name}")
@@ -279,7 +80,7 @@ def source_recipe(source: str, store: Store, asked: Asked, look: bool = True) ->
     version = store.version(source, None, current.version) if current else None
     known = version.manifest.inputs if version else None
     inputs = source_inputs(source, asked, known, look)
-    return Recipe(source, None, CODE_VERSION[source], {}, {}, inputs)
+    return Recipe(source, None, ASSETS[source].code_version, {}, {}, inputs)
 
 
 def recipe_for(
@@ -293,22 +94,16 @@ def recipe_for(
 
     `unpromoted` are the overrides behind it that nobody promoted: the gate reads them.
     """
-    settings = {key: assistant.settings.at(key) for key in MADE_FROM[asset]}
-    inputs: dict[str, Any] = {}
-    if asset == "personal_data":
-        inputs["files"] = personal_fingerprint(assistant.folder, assistant.settings)
-    elif asset == "data_audit":
-        inputs["tokenizer"] = tokenizer_fingerprint(assistant.settings)
-    elif asset == "evaluation":
-        inputs["unpromoted_overrides"] = unpromoted
-    elif asset == "release":
-        inputs["approved"] = is_approved(store.root, assistant.name, upstream["evaluation"])
-    elif asset in _DATASETS and (lengths := lengths_identity(assistant.settings)):
-        inputs["lengths"] = lengths
-    if asset in _TELL_OF_UNREAD and (unread := unread_files(assistant.folder, assistant.settings)):
-        inputs["unread"] = unread
+    declared = ASSETS[asset]
+    settings = {key: assistant.settings.at(key) for key in declared.settings}
+    limited = dataclasses.replace(assistant, settings=declared.limited(assistant.settings))
+    given, inputs = Given(limited, store.root, upstream, unpromoted), {}
+    for each in declared.inputs:
+        found = each.find(given)
+        if each.always or found:
+            inputs[each.name] = found
     _replace_local_models(settings, inputs)
-    return Recipe(asset, assistant.name, CODE_VERSION[asset], dict(upstream), settings, inputs)
+    return Recipe(asset, assistant.name, declared.code_version, dict(upstream), settings, inputs)
 
 
 def _replace_local_models(settings: dict[str, Any], inputs: dict[str, Any]) -> None:
@@ -329,7 +124,7 @@ def inherited_overrides(
 ) -> dict[str, Any]:
     """This run's overrides with those that stand behind the upstream versions in use."""
     found: dict[str, Any] = {}
-    for name in upstream_of(asset, assistant.settings):
+    for name in ASSETS[asset].upstream_for(assistant.settings):
         owner = owner_of(name, assistant)
         current = store.current(name, owner)
         if name in assistant.settings.store.pins:
@@ -342,9 +137,9 @@ def inherited_overrides(
 
 def versions_in_use(assistant: Assistant, store: Store) -> dict[str, set[str]]:
     """Asset -> versions that must stay: current, pinned, released, and upstream of those."""
-    used: dict[str, set[str]] = {asset: set() for asset in CODE_VERSION}
+    used: dict[str, set[str]] = {asset: set() for asset in ASSETS}
     waiting = list(assistant.settings.store.pins.items())
-    for asset in CODE_VERSION:
+    for asset in ASSETS:
         if current := store.current(asset, owner_of(asset, assistant)):
             waiting.append((asset, current.version))
     while waiting:

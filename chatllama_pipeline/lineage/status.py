@@ -15,16 +15,15 @@ from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.changes import recipe_changes
 from chatllama_pipeline.lineage.recipes import (
     ABSENT,
-    CODE_VERSION,
     current_upstream,
     owner_of,
     recipe_for,
     require_pins,
     source_recipe,
-    upstream_of,
     version_in_use,
 )
 from chatllama_pipeline.lineage.verdict import release_verdict
@@ -49,12 +48,12 @@ class AssetStatus:
 def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
     """Every asset that this assistant uses, in the order in which they are made."""
     found: dict[str, AssetStatus] = {}
-    for asset in CODE_VERSION:
+    for asset in ASSETS:
         if asset not in SOURCES or asset in assistant.settings.data.sources:
             status = _asset_status(asset, assistant, store)
             behind = [
                 f"{name} is stale"
-                for name in upstream_of(asset, assistant.settings)
+                for name in ASSETS[asset].upstream_for(assistant.settings)
                 if status.version and not status.pinned and found[name].stale
             ]
             found[asset] = replace(status, stale=[*status.stale, *behind])
@@ -116,7 +115,7 @@ def run_lines(assistant: Assistant, store: Store, since: float, now: float) -> I
     """What the run that began at `since` (seconds since 1970) made, and what came of it."""
     yield f"{'asset':<25}{'version':<18}{'rows':>7}  {'':<7}{'seconds':>8}"
     made, child_seconds = 0, 0.0
-    for asset in CODE_VERSION:
+    for asset in ASSETS:
         owner = owner_of(asset, assistant)
         current = store.current(asset, owner)
         if asset in SOURCES and asset not in assistant.settings.data.sources:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.errors import AbsentError, SettingsError
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.changes import Change, brief, changes, summary
-from chatllama_pipeline.lineage.recipes import CODE_VERSION, meant_asset, owner_of, version_in_use
+from chatllama_pipeline.lineage.recipes import meant_asset, owner_of, version_in_use
 from chatllama_pipeline.progress import MEGABYTE
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.history import Use
@@ -54,7 +55,7 @@ class Listed:
 
 def require_asset(asset: str) -> str:
     """`asset`, if there is one of that name; else SettingsError with what may be meant."""
-    if asset not in CODE_VERSION:
+    if asset not in ASSETS:
         raise SettingsError(f"there is no asset {asset}; {meant_asset(asset)}")
     return asset
 
@@ -62,7 +63,7 @@ def require_asset(asset: str) -> str:
 def used_assets(assistant: Assistant) -> list[str]:
     """The assets that an assistant uses, in the order in which they are made."""
     sources = assistant.settings.data.sources
-    return [asset for asset in CODE_VERSION if asset not in SOURCES or asset in sources]
+    return [asset for asset in ASSETS if asset not in SOURCES or asset in sources]
 
 
 def named_version(asset: str, assistant: Assistant, store: Store, text: str) -> Version:

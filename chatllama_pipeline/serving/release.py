@@ -37,7 +37,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     into its base, so that a release is always a plain model.
     """
     quiet_transformers()
-    settings = AssistantSettings.model_validate(spec.settings)
+    settings = AssistantSettings.of_stage(spec)
     stage = settings.release.stage
     source, output = Path(spec.inputs[stage]), Path(spec.output)
     evaluation = Evaluation.read(Path(spec.inputs["evaluation"]))

@@ -6,12 +6,14 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings.data import DataSettings
 from chatllama_pipeline.settings.evaluation import (
     CheckSettings,
     EvaluationSettings,
     ReleaseSettings,
 )
+from chatllama_pipeline.settings.limited import limited_to
 from chatllama_pipeline.settings.llm.provider import LlmSettings
 from chatllama_pipeline.settings.llm.role import RoleName, RoleSettings, resolve
 from chatllama_pipeline.settings.llm.rubric import Criterion
@@ -84,6 +86,12 @@ class AssistantSettings(Section):
         default=TrackingSettings(), description="trackers of a training's figures"
     )
 
+    @classmethod
+    def of_stage(cls, spec: StageSpec) -> Self:
+        """The settings of a stage, those left out that its asset doesn't declare."""
+        whole = cls.model_validate(spec.settings)
+        return whole if spec.readable is None else limited_to(whole, spec.readable)
+
     @model_validator(mode="after")
     def _every_role_can_be_played(self) -> Self:
         others = [name for name in self.data.sources if name != "grammar"]
@@ -136,7 +144,9 @@ class AssistantSettings(Section):
 
     def at(self, dotted: str) -> Any:
         """The plain value at a dotted key."""
-        value: Any = self.model_dump(mode="json")
-        for part in dotted.split("."):
-            value = value[part]
-        return value
+        *sections, name = dotted.split(".")
+        section: Section = self
+        for part in sections:
+            section = getattr(section, part)
+        getattr(section, name)  # where it was left out, that is the error
+        return section.model_dump(mode="json", include={name})[name]

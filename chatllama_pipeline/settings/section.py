@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from chatllama_pipeline.errors import UndeclaredSettingError
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -55,3 +57,15 @@ class Section(BaseModel):
     """A section of `config.yaml`: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    if not TYPE_CHECKING:  # else every misspelt setting would pass for one
+
+        def __getattr__(self, name: str) -> Any:
+            """A field that isn't there was left out by `limited_to`."""
+            if name in type(self).model_fields:
+                raise UndeclaredSettingError(
+                    f"{name} of {type(self).__name__} is read and isn't among the settings that "
+                    "the asset declares: add it to `settings` of the asset in lineage/assets.py, "
+                    "or to settings/neutral.py if no result depends on it"
+                )
+            return super().__getattr__(name)

@@ -137,7 +137,7 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     loss move no weight, and too many of them end the training: see the failed check in the result.
     Raises StoppedError after a SIGTERM, its state saved.
     """
-    settings = AssistantSettings.model_validate(spec.settings)
+    settings = AssistantSettings.of_stage(spec)
     section = _section(spec, settings)
     plan = plan_for(spec.stage, settings, spec.device, processes_started())
     prepare_processes(spec.device, plan)

@@ -17,7 +17,7 @@ from chatllama_pipeline.evaluation import gate
 from chatllama_pipeline.evaluation.compare import run
 from chatllama_pipeline.evaluation.figures import Evaluation, Figures
 from chatllama_pipeline.evaluation.known_answers import KNOWN_FILE
-from chatllama_pipeline.lineage.recipes import upstream_of
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, StageSpec
 from chatllama_pipeline.settings import AssistantSettings, CheckSettings, ReleaseSettings
@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_asked_is_an_error_of_the_settings(
 def test_the_base_is_an_input_only_where_there_are_questions(tmp_path: Path) -> None:
     def upstream(**evaluation: Any) -> list[str]:
         settings = AssistantSettings.model_validate({"evaluation": evaluation})
-        return upstream_of("evaluation", settings)
+        return ASSETS["evaluation"].upstream_for(settings)
 
     assert "actor_base" in upstream(known_answers="known.json")
     assert "actor_base" not in upstream()

@@ -6,11 +6,11 @@ import json
 
 import yaml
 
-from chatllama_pipeline.lineage.recipes import CODE_VERSION
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.records import TABLE_FILE
 from tests.pipeline.place import TINY_CONFIG, Place
 
-MADE = set(CODE_VERSION) - {"shp", "hh_rlhf", "release"}
+MADE = set(ASSETS) - {"shp", "hh_rlhf", "release"}
 
 
 def test_every_asset_is_made_with_its_manifest(tiny_run: Place) -> None:
@@ -18,7 +18,7 @@ def test_every_asset_is_made_with_its_manifest(tiny_run: Place) -> None:
     for asset in MADE - {"grammar"}:
         version = tiny_run.store.read(asset, "tiny")
         assert version.manifest.seconds > 0
-        assert set(version.manifest.upstream) <= set(CODE_VERSION)
+        assert set(version.manifest.upstream) <= set(ASSETS)
         assert version.manifest.libraries["torch"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.lineage.recipes import CODE_VERSION
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.store.manifests import Version
 from tests.pipeline.place import Place
 
@@ -46,12 +46,12 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize("asset", sorted(set(CODE_VERSION) - UNRECORDED))
+@pytest.mark.parametrize("asset", sorted(set(ASSETS) - UNRECORDED))
 def test_a_changed_result_comes_with_a_raised_code_version(tiny_run: Place, asset: str) -> None:
     owner = None if asset == "grammar" else "tiny"
     result = result_of(tiny_run.store.read(asset, owner))
-    recorded = json.loads(RECORDED.read_text()).get(asset, {}).get(CODE_VERSION[asset])
-    how = f"raise CODE_VERSION[{asset!r}] and record {json.dumps(result)} for it"
+    recorded = json.loads(RECORDED.read_text()).get(asset, {}).get(ASSETS[asset].code_version)
+    how = f"raise code_version of {asset} and record {json.dumps(result)} for it"
     if isinstance(result, dict):
         assert result == pytest.approx(recorded, rel=0.1), how
     else:

@@ -13,7 +13,7 @@ import dagster as dg
 from assets.specs import CHECK_NAMES, CHECK_TEXTS, OWNERS
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.definitions import definitions
-from chatllama_pipeline.lineage.recipes import CODE_VERSION, MADE_FROM, UPSTREAM
+from chatllama_pipeline.lineage.assets import ASSETS
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ["torch", "transformers", "datasets", "deepspeed", "accelerate", "peft"]
@@ -55,7 +55,7 @@ for module in pkgutil.walk_packages(chatllama_pipeline.__path__, "chatllama_pipe
 
 def test_every_asset_has_its_group_owners_kinds_description_and_place() -> None:
     graph = definitions.resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(CODE_VERSION)
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(ASSETS)
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
         name = key.to_user_string()
@@ -63,8 +63,10 @@ def test_every_asset_has_its_group_owners_kinds_description_and_place() -> None:
         assert list(node.owners) == OWNERS, name
         assert node.kinds, name
         assert node.description, name
-        assert node.code_version == CODE_VERSION[name], name
-        assert {parent.to_user_string() for parent in node.parent_keys} == set(UPSTREAM[name]), name
+        assert node.code_version == ASSETS[name].code_version, name
+        assert {parent.to_user_string() for parent in node.parent_keys} == set(
+            ASSETS[name].upstream
+        ), name
         assert (node.partitions_def is None) == (name in SOURCES), name
 
 
@@ -81,10 +83,6 @@ def test_every_check_has_a_description_and_the_partitions_of_its_asset() -> None
     assert named == set(CHECK_TEXTS)
 
 
-def test_every_table_of_what_assets_are_made_from_speaks_of_the_same_assets() -> None:
-    assert set(CODE_VERSION) == set(UPSTREAM) == set(MADE_FROM)
-
-
 def test_the_jobs_are_the_originals_types() -> None:
     selected = {
         name: {
@@ -93,7 +91,7 @@ def test_the_jobs_are_the_originals_types() -> None:
         }
         for name in ("audit", "reward", "actor", "rl", "all")
     }
-    assert selected["all"] == set(CODE_VERSION)
+    assert selected["all"] == set(ASSETS)
     assert selected["rl"] == {"actor_ppo", "evaluation", "release"}
     assert {"data_audit", "reward_training_data"} <= selected["audit"]
     assert not {"actor_base", "reward_base"} & selected["audit"]

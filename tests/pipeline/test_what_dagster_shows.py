@@ -11,11 +11,11 @@ from dagster._serdes import serialize_value
 
 from assets.specs import CHECK_NAMES
 from chatllama_pipeline.data.sources.catalog import SOURCES
-from chatllama_pipeline.lineage.recipes import CODE_VERSION
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.records import TABLE_FILE
 from tests.pipeline.place import Place
 
-ASSETS = sorted(set(CODE_VERSION) - {"release"})
+MADE = sorted(set(ASSETS) - {"release"})
 MOST_BYTES = 50_000
 
 
@@ -31,7 +31,7 @@ def newest(instance: dg.DagsterInstance, asset: str) -> dg.EventLogRecord:
     return instance.fetch_materializations(wanted, limit=1).records[0]
 
 
-@pytest.mark.parametrize("asset", ASSETS)
+@pytest.mark.parametrize("asset", MADE)
 def test_a_materialization_carries_its_version_and_standard_metadata(
     tiny_run: Place, instance: dg.DagsterInstance, asset: str
 ) -> None:

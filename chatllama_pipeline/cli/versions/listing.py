@@ -11,9 +11,9 @@ from chatllama_pipeline.cli.names import assistant_name
 def _complete(
     context: click.Context, parameter: click.Parameter, begun: str
 ) -> list[CompletionItem]:
-    from chatllama_pipeline.lineage.recipes import CODE_VERSION
+    from chatllama_pipeline.lineage.assets import ASSETS
 
-    return [CompletionItem(asset) for asset in CODE_VERSION if asset.startswith(begun)]
+    return [CompletionItem(asset) for asset in ASSETS if asset.startswith(begun)]
 
 
 asset_name = click.argument("asset", required=False, shell_complete=_complete)

@@ -66,7 +66,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     trained; both bases then get the same one. Raises SettingsError naming the key and the cure.
     """
     quiet_transformers()
-    settings = AssistantSettings.model_validate(spec.settings)
+    settings = AssistantSettings.of_stage(spec)
     key = SECTIONS[spec.stage]
     section = settings.actor_config if key == "actor_config" else settings.reward_config
     output, seed = Path(spec.output), stage_seed(settings.seed, spec.stage)

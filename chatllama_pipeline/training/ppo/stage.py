@@ -52,7 +52,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     payload.
     """
     quiet_transformers()
-    settings = AssistantSettings.model_validate(spec.settings)
+    settings = AssistantSettings.of_stage(spec)
     check_settings(settings.trainer_config)
     sft, reward_model = Path(spec.inputs["actor_sft"]), Path(spec.inputs["reward_model"])
     seed = stage_seed(settings.seed, STAGE)

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.lineage.recipes import CODE_VERSION, MADE_FROM
 from chatllama_pipeline.records import StageSpec
-from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.manifests import hash_files, sync_file
 
 STATE, DAMAGED = "state", "state.damaged"
@@ -30,12 +28,8 @@ SPARE_BYTES = 64 * MEBIBYTE
 
 def made_from(spec: StageSpec) -> dict[str, Any]:
     """What a training's state depends on: code version, upstream versions, settings."""
-    settings = AssistantSettings.model_validate(spec.settings)
-    return {
-        "code version": CODE_VERSION[spec.stage],
-        **{f"input {name}": Path(folder).name for name, folder in sorted(spec.inputs.items())},
-        **{key: settings.at(key) for key in MADE_FROM[spec.stage]},
-    }
+    inputs = {f"input {name}": Path(folder).name for name, folder in sorted(spec.inputs.items())}
+    return {**spec.made_from, **inputs}
 
 
 @dataclass(frozen=True)

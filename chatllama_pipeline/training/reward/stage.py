@@ -60,7 +60,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     and model contradict each other, DataError, CheckError. A non-finite training gives no payload.
     """
     quiet_transformers()
-    settings = AssistantSettings.model_validate(spec.settings)
+    settings = AssistantSettings.of_stage(spec)
     reward, base = settings.reward_config, Path(spec.inputs["reward_base"])
     tokenizer, config = load_tokenizer(base), load_config(base)
     before = preflight(tokenizer, config, "reward_config", reward.max_sequence_length)

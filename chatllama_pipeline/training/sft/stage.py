@@ -42,7 +42,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     check and no payload.
     """
     quiet_transformers()
-    settings = AssistantSettings.model_validate(spec.settings)
+    settings = AssistantSettings.of_stage(spec)
     actor = settings.actor_config
     base = Path(spec.inputs["actor_base"])
     tokenizer = load_tokenizer(base)

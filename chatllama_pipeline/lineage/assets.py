@@ -1,0 +1,287 @@
+"""What each asset is made from: upstream assets, settings, other inputs, code.
+
+This is where an asset's upstream, settings or code version change; everything else follows: its
+place in Dagster's graph, its fingerprint, what `status` calls stale, the picture in the docs. Its
+build gets the payloads and the settings named here and can read no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from chatllama_pipeline.data.audit.lengths import tokenizer_fingerprint
+from chatllama_pipeline.data.own.personal import personal_fingerprint
+from chatllama_pipeline.data.own.unread import unread_files
+from chatllama_pipeline.data.prepare.lengths import lengths_identity
+from chatllama_pipeline.data.sources.catalog import SOURCES
+from chatllama_pipeline.lineage.declaration import Asset, Given, Input, keys
+from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+from chatllama_pipeline.store.approvals import is_approved
+
+_BASE = (
+    "model gguf_file tokenizer_path trust_remote_code template_options scratch_family "
+    "scratch_hidden_size scratch_layers scratch_heads scratch_vocabulary"
+)
+_ADAPTER = (
+    "peft_enable lora.r lora.lora_alpha lora.lora_dropout lora.target_modules lora.use_rslora"
+)
+_OPTIMIZER = (
+    "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
+    "early_stopping keep_weights attention compile length_bucketing " + _ADAPTER
+)
+_SPLIT = keys("data", "validation_share test_share max_length max_reply_length")
+# Of who answers, all that can change an answer; speed, money and keys cannot.
+_ASKED = "provider model base_url style temperature max_tokens omit extra_body"
+# A writer's later questions follow from its earlier answers: in batches all is asked at once.
+_WRITER = (*keys("llm", _ASKED + " batch"), *keys("llm.writer", _ASKED + " batch"))
+_JUDGE = ("rubric", *keys("llm", _ASKED), *keys("llm.judge", _ASKED))
+_EVALUATION_JUDGE = (*_JUDGE, *keys("evaluation.judge", _ASKED))
+# A judge's questions don't follow from its answers: in batches they are the same.
+_BATCHED = ("llm.batch",)
+
+# What tells where the actor's tokenizer is.
+_TOKENIZER = keys("actor_config", "model gguf_file tokenizer_path")
+_FILES = (
+    *keys("data", "columns.actor columns.reward columns.rlhf"),
+    "evaluation.known_answers",
+)
+
+
+def _own_files(given: Given) -> dict[str, str]:
+    return personal_fingerprint(given.assistant.folder, given.assistant.settings)
+
+
+def _unread_files(given: Given) -> list[str]:
+    return unread_files(given.assistant.folder, given.assistant.settings)
+
+
+def _tokenizer(given: Given) -> str | None:
+    return tokenizer_fingerprint(given.assistant.settings)
+
+
+def _lengths(given: Given) -> dict[str, object]:
+    return lengths_identity(given.assistant.settings)
+
+
+def _approved(given: Given) -> bool:
+    evaluation = given.upstream["evaluation"]
+    return is_approved(given.store_root, given.assistant.name, evaluation)
+
+
+_UNREAD = Input("unread", _unread_files, _FILES, always=False)
+_LENGTHS = Input(
+    "lengths", _lengths, (*_TOKENIZER, "actor_config.max_sequence_length"), always=False
+)
+
+
+def _sources_left_out(settings: AssistantSettings) -> Collection[str]:
+    return set(SOURCES) - set(settings.data.sources)
+
+
+def _published_actor(settings: AssistantSettings) -> Collection[str]:
+    """A published tokenizer isn't trained on the data."""
+    return () if settings.actor_config.model == SCRATCH else ("actor_training_data",)
+
+
+def _published_reward(settings: AssistantSettings) -> Collection[str]:
+    return () if settings.reward_config.model == SCRATCH else ("actor_training_data",)
+
+
+def _not_evaluated_by(settings: AssistantSettings) -> Collection[str]:
+    unused = []
+    if not settings.role("evaluation_judge").asks_a_model:
+        unused.append("personal_data")  # Its templates are an LLM's to judge by.
+    if settings.evaluation.known_answers is None:
+        unused.append("actor_base")
+    return unused
+
+
+def _other_candidate(settings: AssistantSettings) -> Collection[str]:
+    return {"actor_sft", "actor_ppo"} - {settings.release.stage}
+
+
+def _synthetic(name: str, rows: str) -> Asset:
+    return Asset(
+        name,
+        code_version="2",
+        upstream=("personal_data",),
+        settings=("seed", *_WRITER, *_SPLIT, *keys("llm", rows + " rows_per_call")),
+        also_reads=("rubric",),  # a writer that is set to judge by it is refused
+    )
+
+
+_DECLARED = [
+    Asset("shp", code_version="3"),
+    Asset("hh_rlhf", code_version="3"),
+    Asset("grammar", code_version="3"),
+    Asset(
+        "personal_data",
+        code_version="3",
+        settings=keys("data", "redact columns.actor columns.reward columns.rlhf"),
+        inputs=(Input("files", _own_files), _UNREAD),
+    ),
+    Asset(
+        "preference_data",
+        code_version="5",
+        upstream=(*SOURCES, "personal_data"),
+        unused=_sources_left_out,
+        settings=(
+            "seed",
+            *keys("data", "sources number_of_samples label_noise redact"),
+            *_SPLIT,
+            # Limits of checks count too: a version is reused with its check results.
+            *keys("checks", "max_identical_pairs max_length_only_accuracy"),
+            "reward_config.objective",
+        ),
+        inputs=(_LENGTHS,),
+    ),
+    _synthetic("synthetic_conversations", "synthetic_conversations conversations_by turns"),
+    _synthetic("synthetic_prompts", "synthetic_prompts"),
+    _synthetic("synthetic_completions", "synthetic_completions"),
+    Asset(
+        "actor_training_data",
+        code_version="5",
+        upstream=("preference_data", "synthetic_conversations", "personal_data"),
+        settings=("data.actor_replies", *_SPLIT, "checks.few_rows"),
+        inputs=(_LENGTHS,),
+    ),
+    Asset(
+        "rlhf_training_data",
+        code_version="5",
+        upstream=("preference_data", "synthetic_prompts", "personal_data"),
+        settings=(*_SPLIT, "checks.few_rows", *_EVALUATION_JUDGE),
+        also_reads=_BATCHED,
+        inputs=(_LENGTHS,),
+    ),
+    Asset(
+        "reward_training_data",
+        code_version="6",
+        upstream=("preference_data", "synthetic_completions", "personal_data"),
+        settings=(
+            "seed",
+            *_JUDGE,
+            *keys("llm", "scored_pairs judge_samples agreement_by"),
+            *_SPLIT,
+            *keys("checks", "min_reward_rows min_judge_agreement max_judge_unread"),
+            "reward_config.objective",
+        ),
+        also_reads=_BATCHED,
+        inputs=(_LENGTHS,),
+    ),
+    Asset(
+        "data_audit",
+        code_version="3",
+        upstream=(
+            *SOURCES,
+            "preference_data",
+            "actor_training_data",
+            "rlhf_training_data",
+            "reward_training_data",
+        ),
+        unused=_sources_left_out,
+        settings=(
+            "data.redact",
+            "actor_config.max_sequence_length",
+            "reward_config.max_sequence_length",
+            *keys(
+                "checks",
+                "max_length_only_accuracy max_near_duplicates max_alike_pairs max_personal_data",
+            ),
+        ),
+        inputs=(Input("tokenizer", _tokenizer, _TOKENIZER), _UNREAD),
+    ),
+    Asset(
+        "actor_base",
+        code_version="4",
+        upstream=("actor_training_data",),
+        unused=_published_actor,
+        settings=("seed", *keys("actor_config", _BASE + " max_sequence_length")),
+    ),
+    Asset(
+        "reward_base",
+        code_version="4",
+        upstream=("actor_training_data",),
+        unused=_published_reward,
+        settings=("seed", *keys("reward_config", _BASE + " train max_sequence_length")),
+    ),
+    Asset(
+        "reward_model",
+        code_version="5",
+        upstream=("reward_base", "reward_training_data", "preference_data"),
+        settings=(
+            "seed",
+            *keys(
+                "reward_config",
+                _OPTIMIZER + " objective margin train centering max_sequence_length",
+            ),
+        ),
+    ),
+    Asset(
+        "actor_sft",
+        code_version="4",
+        upstream=("actor_base", "actor_training_data"),
+        settings=(
+            "seed",
+            *keys("actor_config", _OPTIMIZER + " froze_embeddings packing max_sequence_length"),
+        ),
+        # Refused before it trains where PPO would have no room for a prompt.
+        also_reads=("actor_config.max_tokens",),
+    ),
+    Asset(
+        "actor_ppo",
+        code_version="6",
+        upstream=("actor_sft", "reward_model", "rlhf_training_data"),
+        settings=(
+            "seed",
+            *keys("actor_config", "max_sequence_length max_tokens thoughts " + _ADAPTER),
+            *keys("critic_config", _ADAPTER),
+            *keys(
+                "trainer_config",
+                "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted "
+                "gae_lambda kl_beta kl_target kl_horizon update_kl_limit value_coefficient "
+                "score_clip missing_eos_penalty max_grad_norm temperature num_episodes "
+                "max_timesteps update_timesteps num_examples batch_size epochs precision collapse "
+                "collapse_share attention peft_enable",
+            ),
+        ),
+        # How much memory the reward model's adapter takes.
+        also_reads=keys("reward_config", "lora.r lora.target_modules"),
+    ),
+    Asset(
+        "evaluation",
+        code_version="8",
+        upstream=(
+            "actor_sft",
+            "actor_ppo",
+            "reward_model",
+            "rlhf_training_data",
+            "preference_data",
+            "personal_data",
+            "actor_base",
+        ),
+        unused=_not_evaluated_by,
+        settings=(
+            "seed",
+            *_EVALUATION_JUDGE,
+            *keys("actor_config", "max_tokens max_sequence_length thoughts"),
+            *keys("evaluation", "prompts temperature known_answers bootstrap_samples table_rows"),
+            *keys("release", "stage min_win_rate max_kl max_length_ratio"),
+            *keys("checks", "min_reward_accuracy max_kl max_length_ratio max_known_answers_lost"),
+            "checks.max_judge_unread",
+        ),
+        # The reward model that it names is another where its objective is.
+        also_reads=(*_BATCHED, "reward_config.objective"),
+        inputs=(Input("unpromoted_overrides", lambda given: given.unpromoted),),
+    ),
+    Asset(
+        "release",
+        code_version="4",
+        upstream=("evaluation", "actor_sft", "actor_ppo"),
+        unused=_other_candidate,
+        settings=("release.stage", "actor_config.temperature", "actor_config.max_tokens"),
+        inputs=(Input("approved", _approved),),
+    ),
+]
+
+# In the order in which they are made.
+ASSETS: dict[str, Asset] = {asset.name: asset for asset in _DECLARED}
