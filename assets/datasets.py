@@ -1,4 +1,4 @@
-"""The preference pairs, and ChatLLaMA's actor and RLHF datasets."""
+"""The preference pairs, and ChatLLaMA's three datasets with their audit."""
 
 from assets.making import Work, built_asset
 from chatllama_pipeline.data.audit.build import build_data_audit
@@ -8,6 +8,7 @@ from chatllama_pipeline.data.prepare.datasets import (
     build_rlhf_training_data,
 )
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
+from chatllama_pipeline.llm.scoring import build_reward_training_data
 from chatllama_pipeline.records import Outcome
 
 _TABLE = ("python", "parquet")
@@ -46,6 +47,22 @@ def rlhf_training_data(work: Work) -> Outcome:
         work.settings,
         work.output,
     )
+
+
+@built_asset("reward_training_data", "scoring", _TABLE)
+def reward_training_data(work: Work) -> Outcome:
+    """The third dataset: completions with scores; scores that stood already are kept."""
+    with work.compute.machine(work.context, work.settings.role("judge")) as machine:
+        return build_reward_training_data(
+            work.folder("preference_data"),
+            work.folder("synthetic_completions"),
+            work.folder("personal_data"),
+            work.settings,
+            work.output,
+            work.bench.run_folder,
+            work.progress,
+            machine,
+        )
 
 
 @built_asset("data_audit", "data", ("python", "html"))

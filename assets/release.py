@@ -1,14 +1,21 @@
-"""Release: the folder that people use, where the gate lets it through."""
+"""Evaluation, and the release that people use where its gate lets it through."""
 
 import dagster as dg
 
-from assets.making import Results, make, run_stage
+from assets.making import Results, make, run_stage, stage_asset
 from assets.specs import pipeline_asset
 from chatllama_pipeline.lineage.verdict import release_verdict
 from chatllama_pipeline.settings.folder import load_assistant
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource
+
+evaluation = stage_asset(
+    "evaluation",
+    group="evaluation",
+    kinds=("pytorch", "html"),
+    description="SFT against PPO on test prompts, with the verdict of the release gate.",
+)
 
 
 @pipeline_asset("release", "release", ("huggingface", "safetensors"), output_required=False)

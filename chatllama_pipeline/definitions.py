@@ -6,12 +6,11 @@ from assets.datasets import (
     actor_training_data,
     data_audit,
     preference_data,
+    reward_training_data,
     rlhf_training_data,
 )
-from assets.evaluation import evaluation
 from assets.models import actor_base, actor_ppo, actor_sft, reward_base, reward_model
-from assets.release import release
-from assets.scoring import reward_training_data
+from assets.release import evaluation, release
 from assets.sources import grammar, hh_rlhf, personal_data, shp
 from assets.synthetic import (
     synthetic_completions,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatllama_pipeline.lineage.neutral import NEUTRAL
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.settings.limited import limited_to
-from chatllama_pipeline.settings.neutral import NEUTRAL
 
 
 @dataclass(frozen=True)

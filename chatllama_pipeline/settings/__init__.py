@@ -2,7 +2,7 @@
 
 The four sections of the original ChatLLaMA keep their names and keys; those of its keys that no
 longer do what their name said stand in `original.py`. Which settings an asset is made from stands
-in `recipes.py`.
+in `lineage.assets`.
 """
 
 from chatllama_pipeline.settings.assistant import AssistantSettings, StoreSettings

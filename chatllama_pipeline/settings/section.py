@@ -66,6 +66,6 @@ class Section(BaseModel):
                 raise UndeclaredSettingError(
                     f"{name} of {type(self).__name__} is read and isn't among the settings that "
                     "the asset declares: add it to `settings` of the asset in lineage/assets.py, "
-                    "or to settings/neutral.py if no result depends on it"
+                    "or to lineage/neutral.py if no result depends on it"
                 )
             return super().__getattr__(name)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from chatllama_pipeline.lineage.assets import ASSETS
+from chatllama_pipeline.lineage.neutral import NEUTRAL
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.settings.neutral import NEUTRAL
 
 
 def dotted_keys(settings: dict[str, Any], above: str = "") -> Iterator[str]:
