@@ -10,7 +10,7 @@ from assets.partitions import ASSISTANTS
 from assets.specs import partitions_of
 from chatllama_pipeline.automation.runs import going_run
 from chatllama_pipeline.errors import StoreError
-from chatllama_pipeline.lineage.recipes import UPSTREAM
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.rollback import Move, go_back, plan_rollback, rollback_lines
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
 from resources.store import StoreResource
@@ -81,7 +81,7 @@ def _tags(instance: dg.DagsterInstance, assistant: Assistant, move: Move) -> dic
     """What the event of a materialization that made this version had said it was made from."""
     manifest = move.version.manifest
     tags = {DATA_VERSION: manifest.version, IS_OURS: "true", CODE_VERSION: manifest.code_version}
-    for name in UPSTREAM[move.asset]:
+    for name in ASSETS[move.asset].upstream:
         partitions = [assistant.name] if partitions_of(name) else None
         wanted = dg.AssetRecordsFilter(dg.AssetKey(name), asset_partitions=partitions)
         events = instance.fetch_materializations(wanted, limit=EVENTS).records

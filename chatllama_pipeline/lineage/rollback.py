@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.errors import AbsentError, CorruptVersionError, SettingsError
-from chatllama_pipeline.lineage.recipes import CODE_VERSION, owner_of
+from chatllama_pipeline.lineage.assets import ASSETS
+from chatllama_pipeline.lineage.recipes import owner_of
 from chatllama_pipeline.lineage.versions import minute, named_version
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.approvals import accept, reject
@@ -55,7 +56,7 @@ def plan_rollback(
             found[name] = _behind(assistant, store, name, wanted_id, target)
             waiting.extend(found[name].manifest.upstream.items())
     moves = []
-    for name in (name for name in CODE_VERSION if name in found):
+    for name in (name for name in ASSETS if name in found):
         current = store.current(name, assistant.name)
         before = current.version if current else None
         if before != found[name].id:
