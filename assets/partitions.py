@@ -3,9 +3,11 @@
 import contextlib
 from typing import Any
 
+import click
 import dagster as dg
 from sqlalchemy.exc import IntegrityError
 
+from chatllama_pipeline.errors import UnknownAssistantError
 from chatllama_pipeline.settings.folder import (
     assistant_names,
     require_assistants_root,
@@ -13,6 +15,10 @@ from chatllama_pipeline.settings.folder import (
 )
 
 NAME = "assistant"
+
+
+class NoAssistantError(click.ClickException, UnknownAssistantError):
+    """The command line tells it as its own error; anybody else raises it on."""
 
 
 class AssistantPartitions(dg.DynamicPartitionsDefinition):
@@ -25,7 +31,7 @@ class AssistantPartitions(dg.DynamicPartitionsDefinition):
 
     def validate_partition_key(self, partition_key: str, context: Any) -> None:
         if partition_key not in assistant_names():
-            raise unknown_assistant(partition_key)
+            raise NoAssistantError(str(unknown_assistant(partition_key)))
         knowing = context.dynamic_partitions_store
         if isinstance(knowing, dg.DagsterInstance):
             # Another process that adds the same key at the same time has done our work.

@@ -12,6 +12,7 @@ from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.evaluation.gate import CHECK_NAMES as EVALUATION_CHECKS
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.training import CHECK_NAMES as TRAINING_CHECKS
+from resources.refusals import refusing
 
 OWNERS = ["team:assistants"]
 CHECK_NAMES = {**DATA_CHECKS, **TRAINING_CHECKS, **EVALUATION_CHECKS}
@@ -55,7 +56,7 @@ def pipeline_asset(
 
     Upstream assets are `deps`: what is read of them is read from the store, verified.
     """
-    return dg.asset(
+    declared = dg.asset(
         name=name,
         deps=ASSETS[name].upstream,
         partitions_def=partitions_of(name),
@@ -67,6 +68,7 @@ def pipeline_asset(
         check_specs=asset_checks(name),
         output_required=output_required,
     )
+    return lambda build: declared(refusing(build))
 
 
 def asset_checks(asset: str) -> list[dg.AssetCheckSpec]:

@@ -1,18 +1,20 @@
-"""What a person reads in the terminal: one short line per thing said, and errors in full."""
+"""What a person reads in the terminal: a short line per thing said, and why a run failed, once."""
 
+import functools
 import io
 import logging
 import os
 import sys
 import weakref
-from typing import Any
 
 import dagster as dg
 
-from chatllama_pipeline import errors
+from resources.refusals import Refused
 
 STEP_FAILURE = dg.DagsterEventType.STEP_FAILURE.value
 RUN_FAILURE = dg.DagsterEventType.RUN_FAILURE.value
+RUN_CANCELED = dg.DagsterEventType.RUN_CANCELED.value
+FOR_PEOPLE = (STEP_FAILURE, RUN_FAILURE, RUN_CANCELED)
 # Dagster's words for each step after a failed one, which says enough itself, and for each child.
 NOT_FOR_PEOPLE = ("Dependencies for step", "[pipes] external process")
 
@@ -26,7 +28,7 @@ def console_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
     level = str(init_context.logger_config["log_level"]).upper()
     logger = logging.Logger("chatllama", level)
     handler = _terminal()
-    handler.setFormatter(_Lines("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Lines(_failures(init_context.run_id)))
     if logger.level > logging.DEBUG:
         handler.addFilter(_is_for_people)
     logger.addHandler(handler)
@@ -54,7 +56,7 @@ def _is_for_people(record: logging.LogRecord) -> bool:
     event = getattr(record, "dagster_event", None)
     if event is None:
         return not _said(record).startswith(NOT_FOR_PEOPLE)
-    return bool(event.event_type_value == STEP_FAILURE or _run_error(event))
+    return event.event_type_value in FOR_PEOPLE
 
 
 def _said(record: logging.LogRecord) -> str:
@@ -63,35 +65,49 @@ def _said(record: logging.LogRecord) -> str:
     return str(meta["orig_message"]) if meta else record.getMessage()
 
 
+@functools.cache
+def _failures(run_id: str | None) -> dict[str, list[str]]:
+    """Why -> the steps of the run that failed for it: a wrong setting stops several.
+
+    Dagster makes a run's loggers anew for its steps and for its end.
+    """
+    return {}
+
+
 class _Lines(logging.Formatter):
+    """Tells of a step's failure in a word when it comes, and of why when the run ends."""
+
+    def __init__(self, failures: dict[str, list[str]]) -> None:
+        super().__init__("%(asctime)s %(message)s", "%H:%M:%S")
+        self._failures = failures
+
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "dagster_event", None)
         if event is None:
             level = f"{record.levelname} " if record.levelno > logging.INFO else ""
             record.msg, record.args = f"{level}{_said(record)}", None
         elif event.event_type_value == STEP_FAILURE:
-            record.msg, record.args = _failure(event), None
-        elif error := _run_error(event):
-            record.msg, record.args = f"FAILED before any step\n{error.to_string()}", None
+            self._failures.setdefault(_why(event), []).append(str(event.step_key))
+            record.msg, record.args = f"FAILED {event.step_key}", None
+        elif event.event_type_value in (RUN_FAILURE, RUN_CANCELED):
+            record.msg, record.args = self._end(event), None
         return super().format(record)
 
+    def _end(self, event: dg.DagsterEvent) -> str:
+        if event.event_type_value == RUN_CANCELED:
+            return "STOPPED: the same command continues it"
+        told = [f"{', '.join(steps)}: {why}" for why, steps in self._failures.items()]
+        if not told and (error := event.job_failure_data.error):
+            told = [f"before any step: {error.to_string()}"]
+        return "\n".join(["the run failed", *told])
 
-def _run_error(event: dg.DagsterEvent) -> Any:
-    """Why a run failed that no step's failure explains, such as a resource's; None elsewhere."""
-    if event.event_type_value != RUN_FAILURE:
-        return None
-    failed = event.job_failure_data
-    return None if failed.first_step_failure_event else failed.error
 
-
-def _failure(event: dg.DagsterEvent) -> str:
+def _why(event: dg.DagsterEvent) -> str:
     """An error raised on purpose by its message alone; any other with its traceback."""
     error = event.step_failure_data.error
-    cause = error.cause if error and error.cause else error
-    if cause is None:
-        return f"FAILED {event.step_key}"
-    raised = getattr(errors, cause.cls_name or "", None)
-    if isinstance(raised, type) and issubclass(raised, errors.ChatllamaError):
-        message = cause.message.split(": ", 1)[-1].strip()
-        return f"FAILED {event.step_key}\n{message}"
-    return f"FAILED {event.step_key}\n{cause.to_string()}"
+    if error is None:
+        return "no error was recorded"
+    cause = error.cause or error
+    if cause.cls_name == Refused.__name__:
+        return cause.message.split(": ", 1)[-1].strip()
+    return cause.to_string()

@@ -33,7 +33,7 @@ def test_a_run_that_fails_before_any_step_says_why(capsys: pytest.CaptureFixture
     )
     job.execute_in_process(run_config={"loggers": {"console": {}}}, raise_on_error=False)
     shown = capsys.readouterr().err
-    assert "FAILED before any step" in shown and "the disk is gone" in shown
+    assert "before any step" in shown and "the disk is gone" in shown
 
 
 def test_a_step_s_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,7 @@ def test_a_step_s_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> No
     )
     job.execute_in_process(run_config={"loggers": {"console": {}}}, raise_on_error=False)
     shown = capsys.readouterr().err
-    assert shown.count("FAILED") == 1 and "of the step" in shown
+    assert shown.count("FAILED") == 1 and shown.count('raise ValueError("of the step")') == 1
 
 
 @dg.op
