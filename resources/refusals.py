@@ -1,5 +1,6 @@
 """Errors raised on purpose end a step by their message alone, in the terminal and in the UI."""
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -17,20 +18,27 @@ class Refused(dg.Failure):
         super().__init__(message, allow_retries=False)
 
 
-def refusing(build: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """`build`, an asset's function, with each error raised on purpose as a failure of its step.
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Turns each error raised on purpose into a failure of the step; also as a decorator.
 
     Any other error keeps its traceback: nobody expected it.
     """
+    show_tracebacks()
+    try:
+        yield
+    except ChatllamaError as error:
+        _hide_tracebacks()
+        raise Refused(str(error)) from None
+
+
+def refusing(build: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """The function of an asset, which yields its results, within `refusals`."""
 
     @functools.wraps(build)
     def step(*arguments: Any, **named: Any) -> Iterator[Any]:
-        show_tracebacks()
-        try:
+        with refusals():
             yield from build(*arguments, **named)
-        except ChatllamaError as error:
-            _hide_tracebacks()
-            raise Refused(str(error)) from None
 
     return step
 

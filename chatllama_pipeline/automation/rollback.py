@@ -13,6 +13,7 @@ from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.rollback import Move, go_back, plan_rollback, rollback_lines
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
+from resources.refusals import refusals
 from resources.store import StoreResource
 
 # What Dagster's staleness goes by; it exports no names for these tags.
@@ -40,6 +41,7 @@ class Rollback(dg.Config):
 
 
 @dg.op(out={"done": dg.Out(dg.Nothing)})
+@refusals()
 def roll_back(context: dg.OpExecutionContext, config: Rollback, store: StoreResource) -> None:
     """Make an earlier version current, in the store and in Dagster."""
     assistant, versions = load_assistant(context.partition_key), store.open()

@@ -8,7 +8,6 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from chatllama_pipeline.definitions import definitions
-from chatllama_pipeline.errors import AbsentError, StoreError
 from chatllama_pipeline.store.versions import Store
 from tests.pipeline.own_rows import DATA, MADE, NAME, make_data, write_rows
 
@@ -79,7 +78,7 @@ def test_with_its_chain_all_goes_back_and_dagster_holds_it_fresh_until_a_run_goe
 def test_a_rollback_to_what_there_is_not_moves_nothing(
     instance: dg.DagsterInstance, store: Store, two_versions: tuple[str, str]
 ) -> None:
-    with pytest.raises(AbsentError, match="has no version ffff; those there are"):
+    with pytest.raises(dg.Failure, match="has no version ffff; those there are"):
         roll_back(instance, version="ffff")
     assert store.read(DATA, NAME).id == two_versions[1]
 
@@ -92,6 +91,6 @@ def test_a_rollback_while_a_run_of_the_assistant_goes_on_is_refused_with_its_id(
         status=dg.DagsterRunStatus.STARTED,
         tags={"dagster/partition": NAME},
     )
-    with pytest.raises(StoreError, match=f"run {going.run_id} of {NAME} goes on"):
+    with pytest.raises(dg.Failure, match=f"run {going.run_id} of {NAME} goes on"):
         roll_back(instance)
     assert store.read(DATA, NAME).id == two_versions[1]
