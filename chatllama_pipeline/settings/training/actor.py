@@ -30,7 +30,7 @@ class ActorSettings(BaseModelSettings, SupervisedSection):
     max_sequence_length: Positive = Field(default=2048, description="prompt and reply, in tokens")
     max_tokens: Positive = Field(
         default=USUAL_REPLY,
-        description="longest reply, in tokens; half of a max_sequence_length that is no longer",
+        description="longest reply, in tokens; unset, half of a max_sequence_length of 256 or less",
     )
     temperature: NonNegative = Field(
         default=0.7, description="of the released assistant when it chats"
