@@ -38,8 +38,9 @@ card = torch.cuda.get_device_properties(0)
 print(f"{card.name}, {card.total_memory / 2**30:.0f} GiB; Python {platform.python_version()}, "
       f"torch {torch.__version__}, transformers {transformers.__version__}")
 PYTHON_END
-  measure 240 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/gpu
+  measure 120 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/gpu
   measure 180 "$python" benchmarks/train.py large
+  measure 150 "$python" benchmarks/ppo_large.py
 } > >(tee "$file")
 wait
 exit $failed
