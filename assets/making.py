@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -23,6 +24,7 @@ from chatllama_pipeline.lineage.recipes import (
     version_in_use,
     versions_in_use,
 )
+from chatllama_pipeline.lineage.retention import old_of, remove_old
 from chatllama_pipeline.llm.client.sdk import read_key
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
@@ -145,15 +147,11 @@ def make(
     except CheckError as error:
         yield from (check_result(asset, check) for check in error.checks)
         raise
-    keep = assistant.settings.store.keep_versions
-    if keep is not None:
-        in_use = versions_in_use(assistant, versions)[asset]
-        for version in versions.prune(asset, assistant.name, keep, in_use):
-            context.log.info(
-                f"{asset}: removed old version {version} (store.keep_versions: {keep})"
-            )
-        for folder in versions.sweep(asset, assistant.name, keep):
-            context.log.info(f"{asset}: removed {folder}, of no version that is kept")
+    rule = assistant.settings.store
+    in_use = versions_in_use(assistant, versions)[asset]
+    old = old_of(asset, assistant.name, versions, rule, in_use, datetime.now(UTC))
+    for line in remove_old(versions, old):
+        context.log.info(f"{line} (store.keep_versions: {rule.keep_versions})")
     yield materialization(context, made, before)
 
 

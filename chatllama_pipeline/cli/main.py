@@ -15,6 +15,7 @@ from chatllama_pipeline.cli.preview import preview
 from chatllama_pipeline.cli.score import score
 from chatllama_pipeline.cli.status import status
 from chatllama_pipeline.cli.versions.listing import diff, versions
+from chatllama_pipeline.cli.versions.removing import forget, prune
 from chatllama_pipeline.cli.versions.rollback import rollback
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.progress import Progress, listening
@@ -26,6 +27,8 @@ COMMANDS = (
     versions,
     diff,
     rollback,
+    prune,
+    forget,
     preview,
     chat,
     score,

@@ -26,7 +26,7 @@ NEUTRAL: frozenset[str] = frozenset(
         ("llm.judge", f"{_OF_CALLS} batch"),
         ("evaluation.judge", f"{_OF_CALLS} batch"),
         ("retrain", "cron timezone"),
-        ("store", "keep_versions pins"),
+        ("store", "keep_versions keep_days pins"),
         ("tracking", "trackers project mlflow_uri"),
     )
     for name in names.split()

@@ -32,8 +32,11 @@ class StoreSettings(Section):
     """Which versions stay, and which are used."""
 
     keep_versions: Positive | None = Field(
-        default=None,
-        description="newest versions kept per asset, beside those that are in use",
+        default=10,
+        description="newest versions kept per asset, beside those that are in use; null: all",
+    )
+    keep_days: Count = Field(
+        default=0, description="versions made in so many days stay, however many they are"
     )
     pins: dict[str, str] = Field(
         default={}, description="asset: version to use instead of the current one"

@@ -24,7 +24,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -193,39 +193,37 @@ class Store:
         owner = recipe.assistant or SHARED
         return self.root / "_logs" / owner / recipe.asset / recipe.fingerprint
 
-    def prune(self, asset: str, assistant: str | None, keep: int, needed: set[str]) -> list[str]:
-        """Remove all but the newest `keep` versions and those `needed`; returns what went."""
-        removed = []
-        for version in self.versions(asset, assistant)[keep:]:
-            if version.id not in needed:
-                # Without its manifest it is no version any more, whatever happens next.
-                (version.path / MANIFEST).unlink()
-                shutil.rmtree(version.path)
-                removed.append(version.id)
-        if removed:
-            self._pool.sweep()
-        return removed
+    def remove(self, versions: Iterable[Version], folders: Iterable[Path] = ()) -> None:
+        """Remove versions, folders of trackers and states, and the pool's files that they had."""
+        for version in versions:
+            # Without its manifest it is no version any more, whatever happens next.
+            (version.path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(version.path, ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._pool.sweep()
 
-    def sweep(self, asset: str, assistant: str | None, keep: int) -> list[Path]:
-        """Remove what only older versions had: trackers' files, and states never finished.
+    def pooled(self, version: Version) -> set[Path]:
+        """The pool's names of a version's files."""
+        return {self._pool.path(file.sha256) for file in version.manifest.files}
 
-        Old is what was last written before the `keep`-th newest version; what belongs to a version
-        that stands is never removed. Returns the folders that went.
+    def leftovers(self, asset: str, assistant: str | None, keep: int, before: float) -> list[Path]:
+        """What only older versions had: trackers' files, and states never finished.
+
+        Old is what was last written before the `keep`-th newest version and `before` (seconds since
+        1970); what belongs to a version that stands never is.
         """
         versions, owner = self.versions(asset, assistant), assistant or SHARED
         if len(versions) < keep:
             return []
         since = datetime.fromisoformat(versions[keep - 1].manifest.created).timestamp()
         standing = {version.manifest.fingerprint for version in versions}
-        old = [
+        return [
             folder
             for place in (self.root / "_runs" / asset / owner, self.root / "_logs" / owner / asset)
             for folder in sorted(place.glob("*/"))
-            if folder.name not in standing and _last_written(folder) < since
+            if folder.name not in standing and _last_written(folder) < min(since, before)
         ]
-        for folder in old:
-            shutil.rmtree(folder)
-        return old
 
     def _folder(self, asset: str, assistant: str | None) -> Path:
         return self.root / asset / (assistant or SHARED)

@@ -91,7 +91,7 @@ def click_values(command: click.Command, words: list[str], whole: bool) -> dict[
 
 def check_chatllama(words: list[str], whole: bool) -> None:
     values = click_values(cli, words, whole)
-    if "name" in values and values["name"] not in ASSISTANTS:
+    if values.get("name") is not None and values["name"] not in ASSISTANTS:
         raise WrongCommandError(f"no assistant is called {values['name']}")
     if overrides := json.loads(values.get("overrides") or "{}"):
         load_assistant("quickstart", overrides, root=REPOSITORY / "assistants")

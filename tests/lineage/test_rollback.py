@@ -14,6 +14,7 @@ from chatllama_pipeline.store.approvals import accept
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
 from tests.lineage.conftest import Make, write_config
+from tests.store.recipes import prune
 
 Releases = tuple[Version, Version]
 
@@ -116,7 +117,7 @@ def test_a_version_that_was_pruned_is_told_as_one_that_was_in_use_once(
     store: Store, two_releases: Releases
 ) -> None:
     older, newer = two_releases
-    store.prune("release", "mine", keep=1, needed=set())
+    prune(store, "release", "mine", keep=1)
     for wanted in (None, older.id):
         with pytest.raises(AbsentError) as told:
             roll_back(store, wanted=wanted)
@@ -129,7 +130,7 @@ def test_a_chain_with_a_hole_moves_nothing_and_says_what_can_be_done(
     store: Store, two_releases: Releases
 ) -> None:
     older, newer = two_releases
-    store.prune("actor_ppo", "mine", keep=1, needed=set())
+    prune(store, "actor_ppo", "mine", keep=1)
     with pytest.raises(AbsentError, match=r"which is gone.* Without --chain it goes back alone"):
         roll_back(store, chain=True)
     assert in_use(store, "evaluation") == newer.manifest.upstream["evaluation"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from chatllama_pipeline.lineage.retention import old_of, remove_old
 from chatllama_pipeline.records import Check, Curve, Outcome
+from chatllama_pipeline.settings import StoreSettings
 from chatllama_pipeline.store.manifests import Recipe
-from chatllama_pipeline.store.versions import Build, Workbench
+from chatllama_pipeline.store.versions import Build, Store, Workbench
 
 
 def recipe(**changes: object) -> Recipe:
@@ -32,3 +36,13 @@ def writes(text: str, *checks: Check) -> Build:
 
 def never(bench: Workbench) -> Outcome:
     raise AssertionError("built again")
+
+
+def prune(
+    store: Store, asset: str, assistant: str, keep: int, needed: frozenset[str] = frozenset()
+) -> list[str]:
+    """Remove what is older than the newest `keep` versions; returns the versions that went."""
+    rule = StoreSettings(keep_versions=keep)
+    old = old_of(asset, assistant, store, rule, set(needed), datetime.now(UTC))
+    remove_old(store, old)
+    return [version.id for version in old.versions]

@@ -14,7 +14,7 @@ import pytest
 from chatllama_pipeline.errors import CorruptVersionError
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
-from tests.store.recipes import never, recipe, writes
+from tests.store.recipes import never, prune, recipe, writes
 
 BIG = "0123456789abcdef" * 4096
 ASSETS = ("actor_base", "reward_base", "actor_sft")
@@ -69,12 +69,12 @@ def test_pruning_frees_a_file_with_its_last_user(store: Store) -> None:
     made(store, "actor_base", BIG + "more", code="2")
     sharing = made(store, "reward_base")
 
-    assert store.prune("actor_base", "mine", keep=1, needed=set()) == [old.id]
+    assert prune(store, "actor_base", "mine", keep=1) == [old.id]
     assert len(pooled(store)) == 2
     assert store.read("reward_base", "mine").id == sharing.id
 
     made(store, "reward_base", BIG + "other", code="2")
-    assert store.prune("reward_base", "mine", keep=1, needed=set()) == [sharing.id]
+    assert prune(store, "reward_base", "mine", keep=1) == [sharing.id]
     assert old.manifest.files[0].sha256 not in {path.name for path in pooled(store)}
     assert disk_bytes(store.root) < 2.5 * len(BIG)
 
@@ -161,7 +161,7 @@ def test_where_the_disk_cannot_link_versions_are_copies(
     assert [store.read(asset, "mine").id for asset in ASSETS] == [v.id for v in versions]
     assert pooled(store) == []
     made(store, "actor_base", "new", code="2")
-    assert store.prune("actor_base", "mine", keep=1, needed=set()) == [versions[0].id]
+    assert prune(store, "actor_base", "mine", keep=1) == [versions[0].id]
     assert store.read("reward_base", "mine").id == versions[1].id
 
 
@@ -182,7 +182,7 @@ KILLED = """
     from pathlib import Path
     from chatllama_pipeline.store import versions
     from chatllama_pipeline.store.versions import Store
-    from tests.store.recipes import recipe, writes
+    from tests.store.recipes import prune, recipe, writes
 
     root, number, stride = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     text = "0123456789abcdef" * 512
@@ -199,7 +199,7 @@ KILLED = """
         make(store, "reward_base", "1")  # the bytes that another version has
         make(store, "reward_base", "2")
         make(store, "reward_base", "2")  # once more, in the place of itself
-        store.prune("reward_base", "mine", 1, set())
+        prune(store, "reward_base", "mine", 1)
 
     def die_at(number):
         left = [number]
@@ -247,7 +247,7 @@ AT_ONCE = """
     import os, sys
     from pathlib import Path
     from chatllama_pipeline.store.versions import Store
-    from tests.store.recipes import recipe, writes
+    from tests.store.recipes import prune, recipe, writes
 
     os.fsync = lambda descriptor: None
     store, asset = Store(Path(sys.argv[1])), sys.argv[2]
@@ -256,7 +256,7 @@ AT_ONCE = """
         build = writes("ab"[number % 2] * 5000)
         version = store.make(made, build, {}, force=True).version
         assert not list(version.damaged()), version.path
-        store.prune(asset, "mine", 1, set())
+        prune(store, asset, "mine", 1)
         assert store.read(asset, "mine").id == version.id
 """
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionErr
 from chatllama_pipeline.records import Check, Curve, Outcome
 from chatllama_pipeline.store.manifests import PayloadFile, payload_version
 from chatllama_pipeline.store.versions import Build, Store, Workbench, store_root
-from tests.store.recipes import never, recipe, writes
+from tests.store.recipes import never, prune, recipe, writes
 
 
 @pytest.fixture
@@ -247,7 +249,7 @@ def test_pruning_keeps_the_newest_and_those_in_use(store: Store) -> None:
         store.make(recipe(code_version=str(n)), writes(str(n)), {}, force=False).version.id
         for n in range(4)
     ]
-    removed = store.prune("actor_sft", "mine", keep=1, needed={versions[0]})
+    removed = prune(store, "actor_sft", "mine", keep=1, needed=frozenset({versions[0]}))
 
     assert sorted(removed) == sorted(versions[1:3])
     assert {version.id for version in store.versions("actor_sft", "mine")} == {
@@ -280,12 +282,15 @@ def test_sweeping_removes_old_logs_and_states_that_no_version_has(store: Store) 
     logs = [store.logs_folder(each) for each in recipes]
     old, new = (store.root / "_runs/actor_sft/mine" / recipes[n].fingerprint for n in (1, 4))
 
-    assert store.sweep("actor_sft", "mine", keep=4) == []
-    assert store.sweep("actor_sft", "mine", keep=1) == [old]
+    assert store.leftovers("actor_sft", "mine", 4, math.inf) == []
+    assert store.leftovers("actor_sft", "mine", 1, math.inf) == [old]
+    # Of states that young nothing goes by age.
+    assert store.leftovers("actor_sft", "mine", 1, time.time() - 3600) == []
+    store.remove([], [old])
     assert not old.exists() and (new / "state").is_dir()
     assert logs[0].is_dir(), "its version stands"
-    store.prune("actor_sft", "mine", keep=2, needed=set())
-    assert store.sweep("actor_sft", "mine", keep=2) == [logs[0]]
+    prune(store, "actor_sft", "mine", keep=2)
+    assert store.leftovers("actor_sft", "mine", 2, math.inf) == [logs[0]]
     assert logs[2].is_dir() and logs[3].is_dir()
 
 

@@ -6,6 +6,7 @@
     payments    what each making of an asset (its scope) has paid
     unanswered  in how many runs a request failed for a reason that might pass
     batches     batches of the Batch API that were submitted and not yet collected
+    askers      which assistants asked each request: one may be forgotten
 
 Any number of processes may read and write it (WAL, short transactions). An answer is committed the
 moment it arrives, and a killed process leaves whole rows only. It needs a local disk: SQLite's
@@ -47,6 +48,9 @@ CREATE TABLE IF NOT EXISTS batches (
     token TEXT PRIMARY KEY, scope TEXT NOT NULL, place TEXT NOT NULL, id TEXT,
     keys TEXT NOT NULL, reserved_usd REAL NOT NULL, submitted REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS askers (
+    key TEXT NOT NULL, assistant TEXT NOT NULL, PRIMARY KEY (key, assistant)
+) WITHOUT ROWID;
 """
 
 
@@ -90,6 +94,15 @@ class ModelAnswers:
     last_used: float
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """Answers that went with an assistant, that others asked too, and that are nobody's."""
+
+    removed: int
+    shared: int
+    nobodys: int
+
+
 class AnswerCache:
     """The answers of one store. Raises StoreError, naming the file, for what SQLite refuses."""
 
@@ -107,8 +120,8 @@ class AnswerCache:
     def close(self) -> None:
         self._db.close()
 
-    def read(self, keys: Sequence[str]) -> dict[str, LlmReply]:
-        """The cached replies among `keys`; each counts as used now."""
+    def read(self, keys: Sequence[str], scope: str = "") -> dict[str, LlmReply]:
+        """The cached replies among `keys`; each counts as used now, and as asked by `scope`."""
         found: dict[str, LlmReply] = {}
         with self._told():
             for start in range(0, len(keys), _LOOKUP_ROWS):
@@ -127,6 +140,7 @@ class AnswerCache:
                         "UPDATE answers SET used = ? WHERE key = ?",
                         [(time.time(), key) for key in found],
                     )
+                    self._note_askers(list(found), scope)
         return found
 
     def write(self, asked: Asked, reply: LlmReply, usd: float | None, scope: str) -> None:
@@ -151,6 +165,7 @@ class AnswerCache:
                 self._db.execute(
                     "INSERT INTO payments VALUES (?, ?, 'answer', ?)", (scope, usd, now)
                 )
+            self._note_askers([asked.key], scope)
 
     def charge(self, scope: str, usd: float, what: str) -> None:
         """Count money that may have been charged without an answer to show for it."""
@@ -233,9 +248,46 @@ class AnswerCache:
                 "DELETE FROM batches WHERE submitted < ?", (time.time() - _BATCH_SECONDS,)
             )
             self._db.execute("DELETE FROM unanswered WHERE at < ?", (unused_since,))
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._db.execute("VACUUM")
+            self._db.execute("DELETE FROM askers WHERE key NOT IN (SELECT key FROM answers)")
+            self._shrink()
         return removed
+
+    def forget(self, assistant: str) -> Forgotten:
+        """Remove the answers that this assistant alone asked for, and all that it paid."""
+        its_own = "%/" + assistant.replace("_", "\\_") + "/%"
+        with self._told(), self._transaction():
+            asked = "SELECT key FROM askers WHERE assistant = ?"
+            others = "SELECT key FROM askers WHERE assistant != ?"
+            removed = self._db.execute(
+                f"DELETE FROM answers WHERE key IN ({asked}) AND key NOT IN ({others})",
+                (assistant, assistant),
+            ).rowcount
+            shared = self._db.execute(
+                f"SELECT COUNT(*) FROM answers WHERE key IN ({asked})", (assistant,)
+            ).fetchone()[0]
+            nobodys = self._db.execute(
+                "SELECT COUNT(*) FROM answers WHERE key NOT IN (SELECT key FROM askers)"
+            ).fetchone()[0]
+            self._db.execute("DELETE FROM askers WHERE assistant = ?", (assistant,))
+            for table in ("payments", "batches"):
+                self._db.execute(f"DELETE FROM {table} WHERE scope LIKE ? ESCAPE '\\'", (its_own,))
+        with self._told():
+            self._shrink()
+        return Forgotten(removed, int(shared), int(nobodys))
+
+    def _note_askers(self, keys: Sequence[str], scope: str) -> None:
+        """A scope is asset/assistant/fingerprint; what has none is nobody's."""
+        parts = scope.split("/")
+        if len(parts) == 3:
+            self._db.executemany(
+                "INSERT OR IGNORE INTO askers VALUES (?, ?)", [(key, parts[1]) for key in keys]
+            )
+
+    def _shrink(self) -> None:
+        # What was removed is gone from the file, not only from its tables.
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

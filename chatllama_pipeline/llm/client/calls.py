@@ -150,7 +150,7 @@ class CachedClient:
         """See `LlmClient.answer`."""
         asked = self._asked(requests)
         unique = {one.key: one for one in asked}
-        found = self._cache.read(list(unique))
+        found = self._cache.read(list(unique), self._scope)
         missing = [one for key, one in unique.items() if key not in found]
         keeper = self._keeper
         keeper.count_cached(len(requests) - len(missing))
