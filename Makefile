@@ -1,5 +1,5 @@
 # Every target sets itself up: the first call installs into .venv, later calls install nothing.
-.PHONY: quickstart test ui chat check format lock readme
+.PHONY: quickstart test ui chat check format lock docs
 .DEFAULT_GOAL := quickstart
 
 VENV := .venv
@@ -57,5 +57,5 @@ lock:
 	.venv-lock/bin/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\).*/\1/' > constraints.txt
 	rm -rf .venv-lock
 
-readme: $(INSTALLED)
-	$(BIN)/python -m assets.readme docs/*.md
+docs: $(INSTALLED)
+	$(BIN)/python -m assets.docs docs/*.md

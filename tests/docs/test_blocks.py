@@ -121,3 +121,18 @@ def test_every_variable_of_the_environment_is_one_that_the_code_reads() -> None:
     code = "\n".join(file.read_text() for file in files)
     assert len(named) >= 4
     assert {name for name in named if f'"{name}"' not in code} == set()
+
+
+def test_every_variable_that_the_engine_reads_is_on_the_page_of_settings() -> None:
+    folders = ("chatllama_pipeline", "assets", "resources")
+    files = [file for folder in folders for file in (REPOSITORY / folder).rglob("*.py")]
+    read = {
+        name for file in files for name in re.findall(r'"(CHATLLAMA_[A-Z_]+)"', file.read_text())
+    }
+    assert "CHATLLAMA_STORE" in read
+    # Ours alone, from a child process to its shim.
+    told = {
+        *re.findall(r"`(CHATLLAMA_[A-Z_]+)`", PAGES["docs/settings.md"]),
+        "CHATLLAMA_PARENT_PID",
+    }
+    assert read - told == set()

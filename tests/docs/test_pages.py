@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from assets.readme import with_generated_parts
+from assets.docs import filled, generated_parts
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
@@ -40,8 +40,11 @@ def test_the_readme_can_be_read_at_one_sitting() -> None:
 
 
 def test_the_generated_parts_are_those_of_the_code() -> None:
+    parts = generated_parts(definitions)
     for page, text in PAGES.items():
-        assert with_generated_parts(text, definitions) == text, f"{page}: run `make readme`"
+        assert filled(text, parts) == text, f"{page}: run `make docs`"
+    for name, part in parts.items():
+        assert part in ALL, f"no page has the part {name}"
     assert "preference_data --> reward_model" in PAGES["docs/dagster.md"]
     assert "| `actor_config` | `min_tokens` |" in PAGES["docs/coming_from_chatllama.md"]
 

@@ -51,7 +51,7 @@ KEYS = sorted(keys_of(AssistantSettings()))
 
 
 def test_the_page_is_what_the_settings_classes_say() -> None:
-    assert settings_tables() in PAGE, "run `make readme`"
+    assert settings_tables() in PAGE, "run `make docs`"
 
 
 def test_every_key_of_config_yaml_has_its_row() -> None:

@@ -1,14 +1,15 @@
-"""`python -m assets.readme PAGE...`: writes those parts of pages that the code knows best."""
+"""`python -m assets.docs PAGE...`: writes those parts of pages that the code knows best."""
 
 import ast
-import re
+import json
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
 import dagster as dg
+from dagster import Field
 
 from chatllama_pipeline.settings.original import TAKEN
 from chatllama_pipeline.settings.reference import settings_tables
@@ -40,6 +41,27 @@ def taken_keys() -> str:
     return "\n".join(lines)
 
 
+def run_config(definitions: dg.Definitions) -> str:
+    """A table of what a run's config may hold: the resources' keys, and those of single ops."""
+    jobs = [
+        definitions.resolve_implicit_global_asset_job_def(),
+        *(definitions.resolve_job_def(job.name) for job in definitions.jobs or ()),
+    ]
+    keys: dict[str, Field] = {}
+    for job in jobs:
+        ours = {name: job.resource_defs[name] for name in definitions.resources or ()}
+        ops = {node.name: node.definition for node in job.nodes}
+        for kind, found in (("resources", ours), ("ops", ops)):
+            for name, holder in sorted(found.items()):
+                fields = getattr(getattr(holder, "config_schema", None), "config_type", None)
+                for key, field in getattr(fields, "fields", {}).items():
+                    keys[f"{kind}.{name}.config.{key}"] = field
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for key, field in keys.items():
+        lines.append(f"| `{key}` | `{json.dumps(field.default_value)}` | {field.description} |")
+    return "\n".join(lines)
+
+
 def floors() -> str:
     """A table of the rooms, from the top floor down, as each says who lives in it.
 
@@ -65,17 +87,24 @@ def _rooms(module: str) -> Iterator[tuple[str, str]]:
         yield room, " ".join(told.split("\n\n")[0].split())
 
 
-def with_generated_parts(page: str, definitions: dg.Definitions) -> str:
-    """`page` with what stands between `<!-- NAME: make readme -->` and `<!-- end of NAME -->`."""
-    for name, text in (
-        ("asset graph", asset_graph(definitions)),
-        ("taken keys", taken_keys()),
-        ("settings", settings_tables()),
-        ("floors", floors()),
-    ):
-        begin, end = f"<!-- {name}: make readme -->", f"<!-- end of {name} -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page = pattern.sub(f"{begin}\n{text}\n{end}".replace("\\", r"\\"), page)
+def generated_parts(definitions: dg.Definitions) -> dict[str, str]:
+    """What the code says of itself in the docs, by name."""
+    return {
+        "asset graph": asset_graph(definitions),
+        "taken keys": taken_keys(),
+        "settings": settings_tables(),
+        "run config": run_config(definitions),
+        "floors": floors(),
+    }
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """`page` with each part between its `<!-- NAME: make docs -->` and `<!-- end of NAME -->`."""
+    for name, text in parts.items():
+        begin, end = f"<!-- {name}: make docs -->", f"<!-- end of {name} -->"
+        before, found, rest = page.partition(begin)
+        if found:
+            page = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
     return page
 
 
@@ -83,5 +112,6 @@ if __name__ == "__main__":
     # Imported here: the definitions are made of the modules beside this one.
     from chatllama_pipeline.definitions import definitions
 
+    parts = generated_parts(definitions)
     for target in map(Path, sys.argv[1:]):
-        target.write_text(with_generated_parts(target.read_text(), definitions))
+        target.write_text(filled(target.read_text(), parts))
