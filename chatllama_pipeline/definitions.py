@@ -20,6 +20,7 @@ from assets.synthetic import (
 from chatllama_pipeline.automation.folders import assistant_folders
 from chatllama_pipeline.automation.jobs import JOBS
 from chatllama_pipeline.automation.keys import assistants
+from chatllama_pipeline.automation.lost import lost_runs
 from chatllama_pipeline.automation.retraining import retrain
 from chatllama_pipeline.automation.rollback import rollback_job
 from resources.compute import Compute
@@ -61,7 +62,7 @@ definitions = dg.Definitions(
         "run_options": RunOptions(),
     },
     jobs=[*JOBS, rollback_job],
-    sensors=[assistants, assistant_folders, retrain],
+    sensors=[assistants, lost_runs, assistant_folders, retrain],
     loggers={"console": console_logger},
     # A training has its own process; a second one per step costs seconds and outlives a killed run.
     executor=dg.in_process_executor,

@@ -1,0 +1,127 @@
+"""A run whose process was killed is ended in Dagster, and no other."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._utils.tags import TagConcurrencyLimitsCounter
+
+from chatllama_pipeline.automation.lost import lost_runs
+from resources.signs_of_life import runs_without_life, sign_of_life, signs_folder
+from resources.store import StoreResource
+from tests.automation.ticks import Ticks, going
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from resources.signs_of_life import sign_of_life
+with sign_of_life(Path(sys.argv[1]), sys.argv[2]):
+    print("holds", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def another_process(instance: dg.DagsterInstance, run: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that is at work on a run."""
+    command = [sys.executable, "-c", HOLDS, str(signs_folder(instance)), run]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "holds\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found.status
+
+
+def test_a_run_is_ended_once_its_process_was_killed_and_not_before(
+    instance: dg.DagsterInstance,
+) -> None:
+    ticks, run = Ticks(instance, lost_runs), going(instance, "mine")
+    with another_process(instance, run.run_id) as process:
+        assert ticks.tick() == ([], "every run's process lives")
+        assert status(instance, run) == dg.DagsterRunStatus.STARTED
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert f"run {run.run_id} was lost" in ticks.tick()[1]
+    assert status(instance, run) == dg.DagsterRunStatus.FAILURE
+    [event] = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+    assert "Run it again: it continues" in str(event.dagster_event)
+    assert ticks.tick() == ([], "every run's process lives")
+
+
+def test_a_run_that_was_being_ended_when_its_process_was_killed_is_canceled(
+    instance: dg.DagsterInstance,
+) -> None:
+    run = going(instance, "mine")
+    instance.report_run_canceling(run)
+    with another_process(instance, run.run_id):
+        pass
+    Ticks(instance, lost_runs).tick()
+    assert status(instance, run) == dg.DagsterRunStatus.CANCELED
+
+
+def test_a_run_without_a_sign_is_let_be(instance: dg.DagsterInstance) -> None:
+    # As one is that another machine, or a location of other people's, has begun.
+    run = going(instance, "mine")
+    Ticks(instance, lost_runs).tick()
+    assert status(instance, run) == dg.DagsterRunStatus.STARTED
+
+
+@dg.asset
+def held(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    folder = signs_folder(context.instance)
+    assert [path.name for path in folder.iterdir()] == [context.run.run_id]
+    assert list(runs_without_life(folder)) == []
+    return dg.MaterializeResult()
+
+
+@dg.asset
+def fails(store: StoreResource) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("asset", "well"), [(held, True), (fails, False)])
+def test_a_run_gives_a_sign_while_its_steps_go_on_and_takes_it_back_however_they_end(
+    instance: dg.DagsterInstance, asset: dg.AssetsDefinition, well: bool
+) -> None:
+    ended = dg.materialize(
+        [asset], resources={"store": StoreResource()}, instance=instance, raise_on_error=False
+    )
+    assert ended.success == well
+    assert list(signs_folder(instance).iterdir()) == []
+
+
+def test_a_sign_held_by_several_steps_ends_with_the_last(tmp_path: Path) -> None:
+    first = sign_of_life(tmp_path, "run")
+    first.__enter__()
+    with sign_of_life(tmp_path, "run"):
+        pass
+    assert list(runs_without_life(tmp_path)) == []
+    first.__exit__(None, None, None)
+    assert list(runs_without_life(tmp_path)) == []
+
+
+def test_the_queue_runs_one_run_of_an_assistant_at_a_time() -> None:
+    home = Path(__file__).parents[2] / "dagster_home" / "dagster.yaml"
+    with dg.instance_for_test(overrides=yaml.safe_load(home.read_text())) as instance:
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert queue.max_concurrent_runs == 2
+        going, other, same = (
+            dg.DagsterRun("all", tags={"dagster/partition": name}) for name in ("a", "b", "a")
+        )
+        counter = TagConcurrencyLimitsCounter(queue.tag_concurrency_limits, [going])
+        assert not counter.is_blocked(other)
+        assert counter.is_blocked(same)
