@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from transformers import TextStreamer
+from transformers.generation import BaseStreamer
 
-from chatllama_pipeline.errors import DataError, StoreError
+from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.replies import reply_of, written_text
-from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
-from chatllama_pipeline.models.generation import end_ids
-from chatllama_pipeline.models.heads import LONGEST_ROW, load_actor
-from chatllama_pipeline.models.loading import load_tokenizer
-from chatllama_pipeline.models.positions import longest_row
-from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.records import Message, Prompt
+from chatllama_pipeline.serving.loaded import load_release
 from chatllama_pipeline.serving.release import EXAMPLES_FILE
+from chatllama_pipeline.serving.speech import Pieces, Speech
 
 NEW, QUIT = "/new", "/quit"
 YOU, ASSISTANT = "you> ", "assistant> "
@@ -34,18 +31,9 @@ class Assistant:
     """A released folder, ready to reply; it samples as its generation config says."""
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "config.json").is_file():
-            raise StoreError(
-                f"{folder}: holds no model (config.json is missing); release one first"
-            )
-        quiet_transformers()
-        self.tokenizer = load_tokenizer(folder)
-        self.model = load_actor(folder, torch.float32)
-        if torch.cuda.is_available():
-            self.model = self.model.cuda()
-        self.stops = end_ids(stop_ids(self.tokenizer), self.model)
-        length = longest_row(self.model.config, self.tokenizer) or LONGEST_ROW
-        self.room: int = length - self.model.generation_config.max_new_tokens
+        release = load_release(folder)
+        self.tokenizer, self.model, self.stops = release.tokenizer, release.model, release.stops
+        self.room = release.context - release.max_tokens
 
     def reply(self, history: Prompt, say: Say) -> str:
         """The reply to `history`, told to `say` in pieces while it is made.
@@ -63,7 +51,7 @@ class Assistant:
         output = self.model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            streamer=_Pieces(self.tokenizer, self.stops, say),
+            streamer=_Streamer(self.tokenizer, self.stops, say),
         )
         # An encoder-decoder's output holds the reply alone, behind its start token.
         start = 1 if self.model.config.is_encoder_decoder else len(ids)
@@ -71,24 +59,22 @@ class Assistant:
         return reply_of(self.tokenizer, text).reply
 
 
-class _Pieces(TextStreamer):  # type: ignore[misc]
+class _Streamer(BaseStreamer):  # type: ignore[misc]
     """Hands over the reply's words, as soon as they are whole; its thoughts stay unsaid."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[int], say: Say) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=False)
-        self.say, self.written, self.said = say, "", 0
-        self.stops = stops
+        self._speech, self._pieces = Speech(tokenizer, stops), Pieces(say)
+        self._ids: list[int] | None = None
 
     def put(self, value: torch.Tensor) -> None:
-        if self.next_tokens_are_prompt or int(value) not in self.stops:
-            super().put(value)
+        if self._ids is None:  # the prompt
+            self._ids = []
+            return
+        self._ids.append(int(value))
+        self._pieces.tell(self._speech.said(self._ids, finished=False).text)
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.written += text
-        # Words come whole, and so do the marks of thoughts.
-        reply = reply_of(self.tokenizer, self.written).reply
-        self.say(reply[self.said :])
-        self.said = max(self.said, len(reply))
+    def end(self) -> None:
+        self._pieces.tell(self._speech.said(self._ids or [], finished=True).text)
 
 
 def chat(

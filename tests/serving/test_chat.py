@@ -11,7 +11,7 @@ import torch
 from chatllama_pipeline.errors import DataError, StoreError
 from chatllama_pipeline.models.chat.replies import reply_of, written_text
 from chatllama_pipeline.records import Message, Prompt, user_prompt
-from chatllama_pipeline.serving.chat import Assistant, _Pieces, chat, chat_once
+from chatllama_pipeline.serving.chat import Assistant, _Streamer, chat, chat_once
 from tests.families import tokenizer_kinds
 
 GREETING = (
@@ -159,7 +159,7 @@ def test_a_thought_stays_unsaid_and_what_is_said_is_the_reply(
     tokenizer = getattr(tokenizer_kinds, kind)()
     pieces: list[str] = []
     stops = tokenizer.convert_tokens_to_ids(["<|im_end|>"])
-    streamer = _Pieces(tokenizer, stops, pieces.append)
+    streamer = _Streamer(tokenizer, stops, pieces.append)
     streamer.put(torch.tensor([[1, 2]]))  # the prompt
     ids = tokenizer.encode(written, add_special_tokens=False)
     for number in ids:
