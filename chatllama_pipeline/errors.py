@@ -62,6 +62,10 @@ class StoppedError(ChatllamaError, RuntimeError):
     """A signal ended a training after its state was saved; run again, it continues."""
 
 
+class EngineError(ChatllamaError, RuntimeError):
+    """What writes replies has failed, or is being closed."""
+
+
 class CheckError(ChatllamaError, RuntimeError):
     """A blocking check failed: what it looked at was not published.
 

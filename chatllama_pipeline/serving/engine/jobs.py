@@ -1,0 +1,66 @@
+"""What is asked of an engine, and what it tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen: at `temperature` 0 the likeliest, else by chance.
+
+    `top_p` 1 and `top_k` 0 leave the distribution as it is. A `seed` makes a reply repeatable
+    whatever is asked beside it.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt's ids, and what to write behind it: at most `most` tokens, until one of `stops`."""
+
+    ids: Sequence[int]
+    most: int
+    stops: frozenset[int]
+    sampling: Sampling
+
+
+class Written(NamedTuple):
+    """All ids written so far, the one that stops them included; `error` is "" where all is well."""
+
+    ids: list[int]
+    finished: bool
+    error: str = ""
+
+
+Listener = Callable[[Written], None]
+
+
+class Engine(Protocol):
+    """Writes many replies at once, in a thread of its own."""
+
+    @property
+    def name(self) -> str:
+        """What people are told that it is."""
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that a prompt and its reply may have together."""
+
+    def start(self, number: str, job: Job, listen: Listener) -> None:
+        """Begin `job` under a name of its own; `listen` is called in the running event loop.
+
+        Raises EngineError where the engine can't take it.
+        """
+
+    def cancel(self, number: str) -> None:
+        """Write no more for that job; one that is unknown or over is no error."""
+
+    def close(self) -> None:
+        """End the thread; jobs that are still written end with an error."""

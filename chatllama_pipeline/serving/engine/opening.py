@@ -1,0 +1,92 @@
+"""Which engine a model gets: the fast one where it writes what the model's own manner does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import torch
+
+from chatllama_pipeline.models.families.kinds import Kind, kind_of
+from chatllama_pipeline.models.families.manner import manner_of
+from chatllama_pipeline.serving.engine.jobs import Engine, Job, Sampling, Written
+from chatllama_pipeline.serving.engine.paged import PagedEngine
+from chatllama_pipeline.serving.engine.waves import WavesEngine
+
+# Prompts of unlike lengths, so that rows stand side by side that began apart.
+TRIED_LENGTHS = (3, 11, 6)
+TRIED_TOKENS = 6
+TRIED_SECONDS = 60.0
+
+
+def open_engine(model: Any, pad_id: int, streams: int, context: int) -> Engine:
+    """Continuous batching where `model` can be read so, else batches that begin together.
+
+    It is tried: the same greedy tokens must come of both, for prompts of a few lengths.
+    """
+    waves = WavesEngine(model, pad_id, streams, context)
+    if kind_of(model.config) is not Kind.CAUSAL or manner_of(model.config).steps != "cached":
+        return waves
+    jobs = _tries(model, context)
+    try:
+        expected = asyncio.run(_replies(waves, jobs))
+        paged = PagedEngine(model, streams, context)
+    except Exception:
+        # Whatever it trips over, it is not for this model.
+        return waves
+    with contextlib.suppress(Exception):
+        if asyncio.run(asyncio.wait_for(_replies(paged, jobs), TRIED_SECONDS)) == expected:
+            waves.close()
+            return paged
+    paged.close()
+    return waves
+
+
+async def written(engine: Engine, job: Job) -> AsyncGenerator[Written]:
+    """What `engine` has written of `job` each time there is more, last of all its end.
+
+    Close it (`contextlib.aclosing`): a job that nobody reads any more is cancelled.
+    """
+    number, news = uuid.uuid4().hex, asyncio.Event()
+    last = Written([], finished=False)
+
+    def listen(told: Written) -> None:
+        nonlocal last
+        last = told
+        news.set()
+
+    engine.start(number, job, listen)
+    try:
+        while not last.finished:
+            await news.wait()
+            news.clear()
+            yield last
+    finally:
+        if not last.finished:
+            engine.cancel(number)
+
+
+def _tries(model: Any, context: int) -> list[Job]:
+    rows = model.get_input_embeddings().weight.shape[0]
+    chance = torch.Generator().manual_seed(0)
+    lengths = [length for length in TRIED_LENGTHS if length + TRIED_TOKENS <= context] or [1]
+    return [
+        Job(
+            torch.randint(rows, (length,), generator=chance).tolist(),
+            min(TRIED_TOKENS, max(context - length, 1)),
+            frozenset(),
+            Sampling(0.0),
+        )
+        for length in lengths
+    ]
+
+
+async def _replies(engine: Engine, jobs: Sequence[Job]) -> list[Written]:
+    async def last(job: Job) -> Written:
+        async with contextlib.aclosing(written(engine, job)) as steps:
+            return [told async for told in steps][-1]
+
+    return await asyncio.gather(*(last(job) for job in jobs))
