@@ -1,5 +1,5 @@
 # Every target sets itself up: the first call installs into .venv, later calls install nothing.
-.PHONY: quickstart test ui chat check format lock docs
+.PHONY: quickstart test ui chat serve check format lock docs
 .DEFAULT_GOAL := quickstart
 
 VENV := .venv
@@ -37,6 +37,9 @@ ui: $(INSTALLED)
 
 chat: $(INSTALLED)
 	@$(BIN)/chatllama chat quickstart
+
+serve: $(INSTALLED)
+	@$(BIN)/chatllama serve quickstart
 
 check: $(TOOLS)
 	$(BIN)/ruff format --check

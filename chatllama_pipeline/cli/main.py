@@ -13,6 +13,7 @@ from chatllama_pipeline.cli.completion import completion
 from chatllama_pipeline.cli.make import make
 from chatllama_pipeline.cli.preview import preview
 from chatllama_pipeline.cli.score import score
+from chatllama_pipeline.cli.serve import serve
 from chatllama_pipeline.cli.status import status
 from chatllama_pipeline.cli.versions.listing import diff, versions
 from chatllama_pipeline.cli.versions.removing import forget, prune
@@ -31,6 +32,7 @@ COMMANDS = (
     forget,
     preview,
     chat,
+    serve,
     score,
     approve,
     cache,
@@ -40,7 +42,7 @@ COMMANDS = (
 
 @click.group()
 def cli() -> None:
-    """Make an assistant, look at it, talk to it, score with it, approve its release."""
+    """Make an assistant, look at it, talk to it, serve it, score with it, approve its release."""
 
 
 for command in COMMANDS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from chatllama_pipeline.evaluation.figures import (
 )
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Message, StageSpec, user_prompt
+from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.settings.known_questions import KnownAnswers
+from chatllama_pipeline.store.manifests import Version
+from chatllama_pipeline.store.versions import Store
+from tests.serving.served import Served, lively, publish, serving
 
 SFT = ActorFigures(0.5, 0.1, 24.0, 0.98, 0.4, 0.3)
 PPO = ActorFigures(0.85, 1.9, 30.0, 1.0, 0.65, 0.2)
@@ -73,3 +77,22 @@ def release(tmp_path: Path, tiny_base_folder: Path) -> Callable[..., Path]:
         return Path(spec.output)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def released(
+    tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Store, Version, Version]:
+    """A store with two releases of assistant `tiny`, the second by another random model."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    models = [tmp_path_factory.mktemp("lively") for _ in range(2)]
+    for seed, folder in enumerate(models):
+        lively(tiny_base_folder, folder, seed)
+    return store, publish(store, models[0], "first"), publish(store, models[1], "second")
+
+
+@pytest.fixture(scope="session")
+def served(released: tuple[Store, Version, Version]) -> Iterator[Served]:
+    """A server of the first release."""
+    with serving([Wanted(released[1], 1.0)]) as running:
+        yield running

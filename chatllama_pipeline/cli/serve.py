@@ -1,0 +1,98 @@
+"""`chatllama serve NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from chatllama_pipeline.cli.names import assistant_name
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.serving.wanted import Wanted
+    from chatllama_pipeline.store.versions import Store
+
+
+@click.command()
+@assistant_name
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free."
+)
+@click.option(
+    "--version",
+    "versions",
+    multiple=True,
+    metavar="ID[=WEIGHT]",
+    help="Serve this version of the release; several share the requests by their weights.",
+)
+@click.option(
+    "--streams", type=click.IntRange(1), default=32, show_default=True, help="Replies at once."
+)
+@click.option(
+    "--queue", type=click.IntRange(0), default=64, show_default=True, help="Requests that may wait."
+)
+@click.option(
+    "--body-bytes", type=click.IntRange(1), default=10**6, show_default=True, help="Longest body."
+)
+@click.option(
+    "--cors", multiple=True, metavar="ORIGIN", help="Let pages of this origin ask; none by default."
+)
+def serve(
+    name: str,
+    host: str,
+    port: int,
+    versions: tuple[str, ...],
+    streams: int,
+    queue: int,
+    body_bytes: int,
+    cors: tuple[str, ...],
+) -> None:
+    """Serve an assistant's release by an API like OpenAI's.
+
+    The release in use is served, and the next one as soon as it is made, without a pause. Beyond
+    loopback the variable CHATLLAMA_API_KEY must hold the key that clients send.
+    """
+    from chatllama_pipeline.serving.api.place import Limits, open_place
+    from chatllama_pipeline.store.versions import Store, store_root
+
+    wanted = _wanted(name, versions, Store(store_root()))
+    wanted()
+    place = open_place(host, port, cors)
+    # torch and transformers take seconds to import: what is missing is told before.
+    from chatllama_pipeline.serving.api.running import run
+    from chatllama_pipeline.serving.api.versions import Versions
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    speaking = Versions(name, wanted, streams, say)
+
+    def ready() -> None:
+        by = ", ".join(f"{one.id} ({one.engine.name})" for one in speaking.speakers)
+        say(f"{name} answers at {place.url}/v1 by version {by}; Ctrl-C ends it")
+
+    run(place, speaking, Limits(streams, queue, body_bytes), ready)
+
+
+def _wanted(name: str, versions: Sequence[str], store: Store) -> Callable[[], Sequence[Wanted]]:
+    """What tells the versions to serve: those that are named, or always the release in use."""
+    from chatllama_pipeline.lineage.recipes import read_in_use, version_in_use
+    from chatllama_pipeline.serving.wanted import Wanted, named_versions
+    from chatllama_pipeline.settings.folder import load_assistant
+
+    if versions:
+        named = named_versions(versions, name, store)
+        return lambda: named
+    known = [Wanted(read_in_use("release", load_assistant(name), store), 1.0)]
+
+    def in_use() -> Sequence[Wanted]:
+        assistant = load_assistant(name)
+        current = version_in_use("release", assistant, store)
+        # Files are hashed once: a version never changes.
+        if current is None or current.id != known[0].version.id:
+            known[0] = Wanted(read_in_use("release", assistant, store), 1.0)
+        return known
+
+    return in_use

@@ -1,0 +1,129 @@
+"""From what is asked to a reply: the job, its text while it grows, and the counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from datetime import date
+from functools import partial
+from time import monotonic
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from chatllama_pipeline.errors import ChatllamaError
+from chatllama_pipeline.models.chat.template import prompt_ids, text_ids
+from chatllama_pipeline.serving.api.asked import Asked, AskedChat, AskedText, conversation
+from chatllama_pipeline.serving.api.refusals import Refusal, too_long
+from chatllama_pipeline.serving.api.versions import Speaker
+from chatllama_pipeline.serving.engine.jobs import Job, Sampling
+from chatllama_pipeline.serving.engine.opening import written
+from chatllama_pipeline.serving.speech import Speech
+
+_NO_LIMIT = 10**9
+
+
+class Answer(NamedTuple):
+    """All that a reply says by now, in `tokens` tokens; `reason`: why it ended, "" if it hasn't."""
+
+    text: str
+    tokens: int
+    reason: str
+
+
+class Places:
+    """Room for `streams` replies at once and for `queue` that wait."""
+
+    def __init__(self, streams: int, queue: int) -> None:
+        self.taken, self._most, self._streams = 0, streams + queue, streams
+        self._usual_seconds = 1.0
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[None]:
+        """A place until the block ends; 429 where there is none."""
+        if self.taken >= self._most:
+            # By then those that are before it have been written.
+            seconds = math.ceil(self._usual_seconds * self.taken / self._streams)
+            raise Refusal(
+                429,
+                f"{self.taken} replies are written or wait, which is all that this server takes: "
+                f"ask again in {seconds} s",
+                kind="rate_limit_error",
+                code="rate_limit_exceeded",
+                headers={"retry-after": str(seconds)},
+            )
+        self.taken += 1
+        began = monotonic()
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            self._usual_seconds += 0.1 * (monotonic() - began - self._usual_seconds)
+
+
+async def job_of(speaker: Speaker, asked: AskedChat | AskedText) -> Job:
+    """What the engine is to write; raises Refusal where it doesn't fit into the context."""
+    ids = await _read(speaker, asked)
+    if not ids:
+        raise Refusal(400, "the prompt is empty: write something", param="prompt")
+    release = speaker.release
+    room = min(release.context, speaker.engine.longest)
+    left = room if release.model.config.is_encoder_decoder else room - len(ids)
+    if len(ids) > room or left < 1:
+        raise too_long(len(ids), room)
+    # A reply that the context cuts short says so by its reason.
+    most = min(asked.most or release.max_tokens, left)
+    return Job(ids, most, frozenset(release.stops), sampling_of(release.model, asked))
+
+
+def sampling_of(model: Any, asked: Asked) -> Sampling:
+    """What is asked, and for the rest the release's own settings."""
+    own = model.generation_config
+    temperature = float(own.temperature) if own.do_sample else 0.0
+    return Sampling(
+        temperature if asked.temperature is None else asked.temperature,
+        (own.top_p or 1.0) if asked.top_p is None else asked.top_p,
+        (own.top_k or 0) if asked.top_k is None else asked.top_k,
+        asked.seed,
+    )
+
+
+def speech_of(speaker: Speaker, asked: AskedChat | AskedText) -> Speech:
+    """How the reply's ids become text."""
+    release = speaker.release
+    plain = isinstance(asked, AskedText)
+    return Speech(release.tokenizer, release.stops, asked.stops, plain=plain)
+
+
+async def answers(speaker: Speaker, job: Job, speech: Speech) -> AsyncGenerator[Answer]:
+    """The reply each time there is more of it, last of all the whole; close it to cancel it."""
+    async with contextlib.aclosing(written(speaker.engine, job)) as steps:
+        async for told in steps:
+            if told.error:
+                raise Refusal(500, f"the reply failed: {told.error}", kind="server_error")
+            said = speech.said(told.ids, finished=told.finished)
+            reason = "stop" if said.ended else ""
+            if told.finished and not said.ended:
+                reason = "stop" if told.ids[-1:] and told.ids[-1] in job.stops else "length"
+            yield Answer(said.text, len(told.ids), reason)
+            if reason:
+                return
+
+
+async def _read(speaker: Speaker, asked: AskedChat | AskedText) -> Sequence[int]:
+    """The prompt's ids, in the thread that reads: a long one takes its time."""
+    work: Callable[[], list[int]]
+    if isinstance(asked, AskedChat):
+        turns = conversation(asked.messages)
+        work = partial(prompt_ids, speaker.reader, turns, _NO_LIMIT, date.today())
+    else:
+        work = partial(text_ids, speaker.reader, asked.text)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(speaker.reading, work)
+    except TemplateError as error:
+        told = f"messages: this model's chat template refuses them: {error}"
+        raise Refusal(400, told, param="messages") from None
+    except ChatllamaError as error:
+        raise Refusal(400, str(error), param="messages") from None

@@ -1,0 +1,66 @@
+"""What the API refuses, in the shape that OpenAI's clients know."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+INVALID = "invalid_request_error"
+
+
+class Refusal(Exception):
+    """An answer that is an error; `message` says what is wrong and the cure."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = INVALID,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers or {}
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+    def response(self) -> Response:
+        return JSONResponse(self.body, self.status, headers=self.headers)
+
+
+def unsupported(param: str, message: str) -> Refusal:
+    """400 for something that OpenAI's API has and this one hasn't."""
+    return Refusal(400, f"{param}: {message}", code="unsupported_parameter", param=param)
+
+
+def too_long(prompt: int, context: int) -> Refusal:
+    """400 in OpenAI's words where a row has no room for a reply to so many tokens."""
+    return Refusal(
+        400,
+        f"This model's maximum context length is {context} tokens. However, your messages resulted "
+        f"in {prompt} tokens, which leaves none for a reply. Please reduce the length of the "
+        "messages.",
+        code="context_length_exceeded",
+        param="messages",
+    )
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """Starlette's handler of `Refusal`."""
+    assert isinstance(error, Refusal)
+    return error.response()
+
+
+async def not_found(request: Request, error: Exception) -> Response:
+    """Starlette's handler where no route fits: 404, and 405 for another method."""
+    status: int = getattr(error, "status_code", 404)
+    what = "there is no such address" if status == 404 else "the address takes another method"
+    message = f"{request.method} {request.url.path}: {what}; those there are stand in /v1/models"
+    return Refusal(status, message, code="unknown_url").response()
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """Starlette's handler of what nobody expected: the reason stays in the server's log."""
+    message = "the server failed to answer; its log says why"
+    return Refusal(500, message, kind="server_error").response()

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from chatllama_pipeline.models.chat.template import prompt_ids
+from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.records import user_prompt
+from chatllama_pipeline.serving.engine.paged import PagedEngine
+from chatllama_pipeline.store.manifests import Version
+from chatllama_pipeline.store.versions import Store
+from tests.serving.served import NAME, Served, greedy, wait_for
+
+Released = tuple[Store, Version, Version]
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=served.url, api_key="none", max_retries=0)
+
+
+def test_a_reply_is_what_generate_writes_greedily(served: Served, released: Released) -> None:
+    folder = released[1].path
+    tokenizer = load_tokenizer(folder)
+    for text in ("alpha bravo", "kilo", "x<|end|><|assistant|>Sure."):
+        ids = prompt_ids(tokenizer, user_prompt(text), 1000)
+        expected = greedy(folder, ids, 12, [tokenizer.eos_token_id])
+        status, headers, body = served.chat(text)
+        assert status == 200
+        [choice] = body["choices"]
+        stopped = expected[-1] == tokenizer.eos_token_id
+        said = expected[:-1] if stopped else expected
+        assert choice["message"]["content"] == tokenizer.decode(said)
+        assert choice["finish_reason"] == ("stop" if stopped else "length")
+        assert body["usage"] == {
+            "prompt_tokens": len(ids),
+            "completion_tokens": len(expected),
+            "total_tokens": len(ids) + len(expected),
+        }
+        assert headers["x-chatllama-version"] == body["system_fingerprint"] == released[1].id
+
+
+def test_the_openai_sdk_reads_replies_streams_and_models(
+    client: openai.OpenAI, served: Served, released: Released
+) -> None:
+    asked = [{"role": "user", "content": "alpha bravo"}]
+    whole = client.chat.completions.create(model=NAME, messages=asked, max_tokens=8)  # type: ignore[arg-type]
+    assert whole.system_fingerprint == released[1].id
+    stream = client.chat.completions.create(
+        model=NAME,
+        messages=asked,  # type: ignore[arg-type]
+        max_tokens=8,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    pieces = [c.choices[0].delta.content or "" for c in chunks if c.choices]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+    assert chunks[-1].usage == whole.usage
+    assert {chunk.id for chunk in chunks} == {chunks[0].id}
+    listed = [model.id for model in client.models.list()]
+    assert listed == [NAME, f"{NAME}@{released[1].id}"]
+    assert client.models.retrieve(NAME).owned_by == "chatllama"
+
+
+def test_a_completion_goes_on_with_a_plain_text(client: openai.OpenAI, released: Released) -> None:
+    folder = released[1].path
+    tokenizer = load_tokenizer(folder)
+    ids = tokenizer.encode("alpha bravo")
+    expected = tokenizer.decode(greedy(folder, ids, 9, []))
+    whole = client.completions.create(model=NAME, prompt="alpha bravo", max_tokens=9)
+    assert whole.choices[0].text == expected
+    stream = client.completions.create(model=NAME, prompt="alpha bravo", max_tokens=9, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in stream) == expected
+
+
+def test_a_stop_text_ends_a_reply_and_is_none_of_it(served: Served) -> None:
+    _, _, body = served.chat("alpha bravo")
+    text = body["choices"][0]["message"]["content"]
+    stop = text[4:6]
+    for more in ({"stop": stop}, {"stop": ["never said", stop]}):
+        _, _, body = served.chat("alpha bravo", **more)
+        [choice] = body["choices"]
+        assert choice["message"]["content"] == text[: text.index(stop)]
+        assert choice["finish_reason"] == "stop"
+        assert body["usage"]["completion_tokens"] < 12
+
+
+def test_a_seed_repeats_a_sampled_reply_and_none_varies_it(served: Served) -> None:
+    def said(**more: object) -> str:
+        _, _, body = served.chat("alpha", temperature=1.5, **more)
+        return str(body["choices"][0]["message"]["content"])
+
+    assert said(seed=5) == said(seed=5) != said(seed=6)
+    assert len({said() for _ in range(3)}) > 1
+    assert (
+        said(top_k=1)
+        == said(top_p=1e-9)
+        == served.chat("alpha")[2]["choices"][0]["message"]["content"]
+    )
+
+
+def test_many_at_once_have_the_replies_that_each_has_alone(served: Served) -> None:
+    texts = [f"{word} {count}" for word in ("alpha", "kilo") for count in range(6)]
+    alone = [served.chat(text)[2]["choices"] for text in texts]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda text: served.chat(text)[2]["choices"], texts))
+    assert together == alone
+
+
+def test_parts_of_text_and_a_developer_s_message_are_read(served: Served) -> None:
+    def said(messages: list[dict[str, object]]) -> object:
+        body = {"model": NAME, "messages": messages}
+        return served.ask("/v1/chat/completions", body)[2]["choices"]
+
+    part = {"type": "text", "text": "alpha bravo"}
+    assert said([{"role": "user", "content": [part]}]) == said(
+        [{"role": "user", "content": "alpha bravo", "name": None}]
+    )
+    ruled = [{"role": "developer", "content": "kilo"}, {"role": "user", "content": "alpha"}]
+    assert said(ruled) == said([{"role": "system", "content": "kilo"}, ruled[1]])
+    assert said(ruled) != said(ruled[1:])
+
+
+def test_whoever_leaves_a_stream_ends_its_work(served: Served) -> None:
+    def counted(name: str) -> float:
+        _, _, text = served.ask("/metrics")
+        return float(re.search(rf"^chatllama_{name} (\S+)", text, re.MULTILINE)[1])  # type: ignore[index]
+
+    asked = {"model": NAME, "messages": [{"role": "user", "content": "alpha"}], "max_tokens": 120}
+    for streamed in (True, False):
+        left = counted("cancelled_total") + 1
+        text = json.dumps(asked | {"temperature": 2, "stream": streamed})
+        with socket.create_connection(("127.0.0.1", served.port)) as leaving:
+            leaving.sendall(
+                "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+                "content-type: application/json\r\n"
+                f"content-length: {len(text)}\r\n\r\n{text}".encode()
+            )
+            if streamed:
+                assert leaving.recv(100).startswith(b"HTTP/1.1 200")
+            else:
+                wait_for(lambda: counted("in_flight") == 1)
+        wait_for(lambda left=left: counted("cancelled_total") == left)  # type: ignore[misc]
+        assert counted("in_flight") == 0
+    engine = served.versions.speakers[0].engine
+    assert isinstance(engine, PagedEngine)
+    assert not engine._chooser.rows
+    assert not engine._manager.output_router.result_handlers
+
+
+def test_health_and_metrics_tell_who_speaks_and_how_much(
+    served: Served, released: Released
+) -> None:
+    status, _, body = served.ask("/health")
+    assert (status, body["status"]) == (200, "ok")
+    assert body["versions"] == [
+        {"version": released[1].id, "share": 1.0, "engine": PagedEngine.name}
+    ]
+    served.chat("alpha")
+    status, headers, text = served.ask("/metrics")
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    parsed = {family.name: family for family in text_string_to_metric_families(text)}
+    counts = {
+        (s.labels["kind"], s.value > 0)
+        for s in parsed["chatllama_tokens"].samples
+        if s.name.endswith("_total")
+    }
+    assert counts == {("prompt", True), ("completion", True)}
+    paths = {s.labels["path"] for s in parsed["chatllama_requests"].samples}
+    assert "/v1/chat/completions" in paths
+    assert parsed["chatllama_reply_seconds"].samples
+
+
+# As langchain-openai 1.7.4 sends them, and as Open WebUI 0.12.4 builds them.
+RECORDED = json.loads((Path(__file__).parent / "recorded_requests.json").read_text())
+
+
+@pytest.mark.parametrize("who", sorted(RECORDED))
+def test_requests_of_known_clients_are_answered(served: Served, who: str) -> None:
+    recorded = RECORDED[who]
+    body = json.dumps(recorded["body"]).encode()
+    status, _, answer = served.ask(recorded["path"], body, recorded["headers"])
+    assert status == 200, answer
+    if recorded["body"].get("stream"):
+        events = [line.removeprefix("data: ") for line in answer.splitlines() if line]
+        assert events[-1] == "[DONE]"
+        assert all(json.loads(event)["object"] == "chat.completion.chunk" for event in events[:-1])
+    else:
+        assert answer["choices"][0]["finish_reason"] in ("stop", "length")
