@@ -135,4 +135,4 @@ def test_every_variable_that_the_engine_reads_is_on_the_page_of_settings() -> No
         *re.findall(r"`(CHATLLAMA_[A-Z_]+)`", PAGES["docs/settings.md"]),
         "CHATLLAMA_PARENT_PID",
     }
-    assert read - told == set()
+    assert read - told == set(), "say under The environment in docs/settings.md what they set"
