@@ -196,6 +196,8 @@ _DECLARED = [
         upstream=("actor_training_data",),
         unused=_published_actor,
         settings=("seed", *keys("actor_config", _BASE + " max_sequence_length")),
+        # Refused at its base where PPO would have no room for a prompt.
+        also_reads=("actor_config.max_tokens",),
     ),
     Asset(
         "reward_base",

@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.evaluation.figures import Evaluation
 from chatllama_pipeline.launch.stages import STAGES
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.models.adapters.lora import merge_adapter
 from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
 from chatllama_pipeline.models.families.kinds import Kind, kind_of
@@ -90,6 +91,7 @@ class Chain:
             spec = StageSpec(
                 stage, "tiny", self.config, inputs, str(output),
                 str(self.root / f"{stage}_run"), str(self.root / f"{stage}.json"),
+                readable=ASSETS[stage].readable,
             )  # fmt: skip
             module, name = STAGES[stage].split(":")
             run = getattr(__import__(module, fromlist=[name]), name)

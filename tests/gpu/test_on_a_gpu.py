@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.machine import free_bytes, wants_bfloat16
 from chatllama_pipeline.models.adapters.lora import switch_adapter
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
@@ -95,6 +96,7 @@ def run_stage(tmp_path: Path, tables: dict[str, Path]) -> Callable[..., Any]:
             run_folder=str(tmp_path / f"{stage}_run"),
             result=str(tmp_path / f"{stage}.json"),
             device="cuda",
+            readable=ASSETS[stage].readable,
         )
         outcome = stages[stage](spec, Progress(stage, lambda line: None))
         assert all(check.passed for check in outcome.checks)

@@ -22,6 +22,7 @@ from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec, user_prompt
+from chatllama_pipeline.settings import AssistantSettings
 from tests.families import tokenizer_kinds
 
 MakeSpec = Callable[..., StageSpec]
@@ -234,6 +235,18 @@ def test_template_options_are_written_into_the_published_template(
     text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert prompt_ids(tokenizer, user_prompt("alpha"), 99) == tokenizer.encode(text)
+
+
+def test_a_base_reads_no_setting_that_it_does_not_declare_when_all_are_set(
+    make_spec: MakeSpec, thinking_folder: Path
+) -> None:
+    model = {"model": str(thinking_folder)}
+    given = {"actor_config": {**model, "max_tokens": 8}, "reward_config": model}
+    for stage in ("actor_base", "reward_base"):
+        everything = AssistantSettings.model_validate(given).model_dump(mode="json")
+        spec = make_spec(stage, everything, {})
+        run(spec, QUIET)
+        assert (Path(spec.output) / "config.json").is_file()
 
 
 @pytest.mark.parametrize("stage", ["actor_base", "reward_base"])

@@ -18,6 +18,7 @@ from chatllama_pipeline.evaluation.figures import (
     Verdict,
     write_comparisons,
 )
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Message, StageSpec, user_prompt
 from chatllama_pipeline.serving.wanted import Wanted
@@ -72,6 +73,7 @@ def release(tmp_path: Path, tiny_base_folder: Path) -> Callable[..., Path]:
             output=str(tmp_path / "release"),
             run_folder=str(tmp_path / "run"),
             result=str(tmp_path / "result.json"),
+            readable=ASSETS["release"].readable,
         )
         run(spec, Progress("release", lambda line: None))
         return Path(spec.output)

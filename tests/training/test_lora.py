@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.models.adapters.lora import is_adapted, switch_adapter
 from chatllama_pipeline.models.heads import RewardScorer, load_actor, load_reward
 from chatllama_pipeline.progress import Progress
@@ -114,6 +115,7 @@ def trained(
             output=str(output),
             run_folder=str(root / f"{stage}_run"),
             result=str(root / f"{stage}.json"),
+            readable=ASSETS[stage].readable,
         )
         outcome = run(spec, QUIET)
         assert all(check.passed for check in outcome.checks)
