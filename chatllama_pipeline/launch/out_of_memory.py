@@ -66,7 +66,7 @@ def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
     changed["micro_batch_size"] = halved(rows, share)
     if spec.stage == "actor_ppo":
         ppo = whole.trainer_config
-        sampled = ppo.rollout_batch_size or ppo.prompts_per_iteration // processes
+        sampled = ppo.rollout_batch_size or ppo.rollouts_per_iteration // processes
         changed["rollout_batch_size"] = max(1, sampled // 2)
     return dataclasses.replace(spec, settings=settings)
 

@@ -16,6 +16,7 @@ from chatllama_pipeline.data.prepare.lengths import lengths_identity
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.declaration import Asset, Given, Input, keys
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+from chatllama_pipeline.settings.training.methods import reads
 from chatllama_pipeline.store.approvals import is_approved
 
 _BASE = (
@@ -38,6 +39,22 @@ _JUDGE = ("rubric", *keys("llm", _ASKED), *keys("llm.judge", _ASKED))
 _EVALUATION_JUDGE = (*_JUDGE, *keys("evaluation.judge", _ASKED))
 # A judge's questions don't follow from its answers: in batches they are the same.
 _BATCHED = ("llm.batch",)
+
+# What the SFT actor is improved by, whatever the method.
+_IMPROVEMENT = (
+    "seed",
+    "improve_by",
+    *keys("actor_config", "max_sequence_length max_tokens thoughts " + _ADAPTER),
+    *keys("critic_config", _ADAPTER),
+    *keys(
+        "trainer_config",
+        "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted "
+        "gae_lambda kl_beta kl_target kl_horizon update_kl_limit value_coefficient "
+        "score_clip missing_eos_penalty max_grad_norm temperature num_episodes "
+        "max_timesteps update_timesteps num_examples batch_size epochs precision collapse "
+        "collapse_share attention peft_enable replies_per_prompt",
+    ),
+)
 
 # What tells where the actor's tokenizer is.
 _TOKENIZER = keys("actor_config", "model gguf_file tokenizer_path")
@@ -98,6 +115,17 @@ def _not_evaluated_by(settings: AssistantSettings) -> Collection[str]:
 
 def _other_candidate(settings: AssistantSettings) -> Collection[str]:
     return {"actor_sft", "actor_ppo"} - {settings.release.stage}
+
+
+def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
+    """What a method makes nothing of; what is said of PPO in as many words as ever."""
+    method = settings.improve_by
+    uncounted = {key for key in _IMPROVEMENT if not reads(method, key)}
+    if method == "ppo":
+        uncounted.add("improve_by")
+    if settings.trainer_config.replies_per_prompt == 1:
+        uncounted.add("trainer_config.replies_per_prompt")
+    return uncounted
 
 
 def _synthetic(name: str, rows: str) -> Asset:
@@ -233,19 +261,8 @@ _DECLARED = [
         "actor_ppo",
         code_version="6",
         upstream=("actor_sft", "reward_model", "rlhf_training_data"),
-        settings=(
-            "seed",
-            *keys("actor_config", "max_sequence_length max_tokens thoughts " + _ADAPTER),
-            *keys("critic_config", _ADAPTER),
-            *keys(
-                "trainer_config",
-                "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted "
-                "gae_lambda kl_beta kl_target kl_horizon update_kl_limit value_coefficient "
-                "score_clip missing_eos_penalty max_grad_norm temperature num_episodes "
-                "max_timesteps update_timesteps num_examples batch_size epochs precision collapse "
-                "collapse_share attention peft_enable",
-            ),
-        ),
+        settings=_IMPROVEMENT,
+        uncounted=_not_improved_by,
         # How much memory the reward model's adapter takes.
         also_reads=keys("reward_config", "lora.r lora.target_modules"),
     ),

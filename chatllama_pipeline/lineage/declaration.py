@@ -51,7 +51,8 @@ class Asset:
     `code_version` is raised by hand whenever the asset's code gives another result for the same
     inputs. `upstream` are the assets whose payloads it reads, `unused` those of them that don't
     count for an assistant. `settings` are the dotted keys that its result depends on, `also_reads`
-    those that it reads without depending on them, though other assets do.
+    those that it reads without depending on them, though other assets do, `uncounted` those of
+    `settings` that don't count for an assistant.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Asset:
     inputs: tuple[Input, ...] = ()
     also_reads: tuple[str, ...] = ()
     unused: Callable[[AssistantSettings], Collection[str]] = field(default=_nothing)
+    uncounted: Callable[[AssistantSettings], Collection[str]] = field(default=_nothing)
 
     @property
     def readable(self) -> list[str]:
@@ -72,10 +74,14 @@ class Asset:
         """`settings` as its build gets them: to read one that isn't declared is an error."""
         return limited_to(settings, self.readable)
 
+    def counted(self, settings: AssistantSettings) -> dict[str, Any]:
+        """The settings that count for an assistant, with their values."""
+        uncounted = self.uncounted(settings)
+        return {key: settings.at(key) for key in self.settings if key not in uncounted}
+
     def made_from(self, settings: AssistantSettings) -> dict[str, Any]:
         """Its code version and the settings that count, with their values."""
-        values = {key: settings.at(key) for key in self.settings}
-        return {"code version": self.code_version, **values}
+        return {"code version": self.code_version, **self.counted(settings)}
 
     def upstream_for(self, settings: AssistantSettings) -> list[str]:
         """The upstream assets whose versions count for an assistant of these settings."""

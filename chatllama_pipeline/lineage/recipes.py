@@ -95,7 +95,7 @@ def recipe_for(
     `unpromoted` are the overrides behind it that nobody promoted: the gate reads them.
     """
     declared = ASSETS[asset]
-    settings = {key: assistant.settings.at(key) for key in declared.settings}
+    settings = declared.counted(assistant.settings)
     limited = dataclasses.replace(assistant, settings=declared.limited(assistant.settings))
     given, inputs = Given(limited, store.root, upstream, unpromoted), {}
     for each in declared.inputs:

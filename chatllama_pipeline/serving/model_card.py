@@ -76,8 +76,9 @@ def _what(settings: AssistantSettings) -> str:
     stages = "fine-tuned on conversations (SFT)"
     if settings.release.stage == "actor_ppo":
         stages += (
-            f", then improved by reinforcement learning (PPO, {ppo.iterations} iterations of "
-            f"{ppo.prompts_per_iteration} prompts) against a reward model"
+            f", then improved by reinforcement learning ({settings.improve_by.upper()}, "
+            f"{ppo.iterations} iterations of {ppo.prompts_per_iteration} prompts) against a reward "
+            "model"
         )
     return f"A personal assistant, {made}; {stages}. Seed {settings.seed}."
 

@@ -21,6 +21,7 @@ from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.section import Count, Positive, Section
 from chatllama_pipeline.settings.training.actor import ActorSettings
 from chatllama_pipeline.settings.training.common import SECTION_OF, TrainedSection
+from chatllama_pipeline.settings.training.methods import GROUPED, MethodName, with_usual_replies
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
 from chatllama_pipeline.settings.training.tracking import TrackingSettings
@@ -47,6 +48,10 @@ class AssistantSettings(Section):
     """All of one assistant's `config.yaml`."""
 
     seed: Count = Field(default=0, description="everything random follows from it")
+    improve_by: MethodName = Field(
+        default="ppo",
+        description="how the SFT actor is improved: ppo; rloo or grpo, which need no critic",
+    )
     data: DataSettings = Field(
         default=DataSettings(),
         description="public sources and what is taken of them, limits in tokens, shares of "
@@ -94,6 +99,22 @@ class AssistantSettings(Section):
         """The settings of a stage, those left out that its asset doesn't declare."""
         whole = cls.model_validate(spec.settings)
         return whole if spec.readable is None else limited_to(whole, spec.readable)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grouped_methods_write_several_replies(cls, values: Any) -> Any:
+        return with_usual_replies(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _a_group_must_have_several_replies(self) -> Self:
+        replies = self.trainer_config.replies_per_prompt
+        if self.improve_by in GROUPED and replies == 1:
+            raise ValueError(
+                f"improve_by: {self.improve_by} compares the replies to one prompt with each other,"
+                " and trainer_config.replies_per_prompt is 1; set it to 2 or more, or improve_by: "
+                "ppo"
+            )
+        return self
 
     @model_validator(mode="after")
     def _every_role_can_be_played(self) -> Self:

@@ -25,6 +25,7 @@ from chatllama_pipeline.settings.known_questions import read_known_questions
 from chatllama_pipeline.settings.original import TAKEN
 from chatllama_pipeline.settings.peft_config import fill_lora
 from chatllama_pipeline.settings.training.base_model import GGUF_SUFFIX
+from chatllama_pipeline.settings.training.methods import unread_keys
 
 _Section = TypeVar("_Section", bound=Section)
 ROOT_VARIABLE = "CHATLLAMA_ASSISTANTS"
@@ -140,8 +141,13 @@ def load_assistant(
     overrides = dict(overrides or {})
     for dotted, value in overrides.items():
         _put(raw, dotted, value)
-    warnings = _take_original_keys(raw, config) + fill_lora(raw, folder)
+    warnings = _take_original_keys(raw, config)
+    written = dict(raw)
+    warnings += fill_lora(raw, folder)
     settings = _resolve_models(_validate(raw, config, overrides), folder)
+    if unread := unread_keys(written, settings.improve_by):
+        told_keys = ", ".join(unread)
+        warnings.append(f"{config}: improve_by: {settings.improve_by} doesn't use {told_keys}")
     settings = _find_known_answers(_find_deepspeed(settings, folder), folder)
     told = [f"{config}: {text}" for role in ROLES for text in settings.role(role).warnings()]
     return Assistant(name, folder, settings, overrides, [*warnings, *dict.fromkeys(told)])

@@ -9,6 +9,15 @@ from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.neutral import NEUTRAL
 from chatllama_pipeline.settings import AssistantSettings
 
+# What PPO alone makes anything of.
+OF_A_CRITIC = {
+    "trainer_config.critic_lr",
+    "trainer_config.critic_eps_clip",
+    "trainer_config.value_coefficient",
+    "trainer_config.gae_lambda",
+    "trainer_config.gamma_discounted",
+}
+
 
 def dotted_keys(settings: dict[str, Any], above: str = "") -> Iterator[str]:
     for key, value in settings.items():
@@ -23,3 +32,26 @@ def test_every_setting_is_either_part_of_a_fingerprint_or_known_to_change_no_res
     listed = {key for asset in ASSETS.values() for key in asset.settings}
     assert listed | NEUTRAL == every
     assert not listed & NEUTRAL
+
+
+def counted(**settings: Any) -> dict[str, Any]:
+    return ASSETS["actor_ppo"].made_from(AssistantSettings.model_validate(settings))
+
+
+def test_an_actor_improved_by_ppo_is_fingerprinted_without_a_word_of_other_methods() -> None:
+    ppo = counted()
+    assert not {"improve_by", "trainer_config.replies_per_prompt"} & set(ppo)
+    assert set(ppo) >= OF_A_CRITIC
+    assert counted(improve_by="ppo") == ppo
+    several = counted(trainer_config={"replies_per_prompt": 2})
+    assert several == {**ppo, "trainer_config.replies_per_prompt": 2}
+
+
+def test_another_method_counts_with_what_it_reads_and_nothing_else() -> None:
+    rloo = counted(improve_by="rloo")
+    assert (rloo["improve_by"], rloo["trainer_config.replies_per_prompt"]) == ("rloo", 4)
+    assert not OF_A_CRITIC & set(rloo)
+    assert not [key for key in rloo if key.startswith("critic_config.")]
+    assert counted(improve_by="rloo", trainer_config={"critic_lr": 0.1}) == rloo
+    assert counted(improve_by="rloo", trainer_config={"kl_beta": 0.1}) != rloo
+    assert counted(improve_by="grpo") == {**rloo, "improve_by": "grpo"}

@@ -101,6 +101,20 @@ def test_the_originals_config_is_accepted_whole_with_a_warning_for_each_taken_ke
             "micro_batch_size that divides it",
         ),
         (
+            "{improve_by: grpo, trainer_config: {replies_per_prompt: 1}}",
+            "improve_by: grpo compares the replies to one prompt with each other, and "
+            "trainer_config.replies_per_prompt is 1; set it to 2 or more, or improve_by: ppo",
+        ),
+        (
+            "{improve_by: rloo, trainer_config: {update_timesteps: 5, batch_size: 8}}",
+            "trainer_config: num_examples * update_timesteps * replies_per_prompt = 20 is not a "
+            "multiple of batch_size 8",
+        ),
+        (
+            "improve_by: dop",
+            "improve_by: 'dop' (str): input should be 'ppo', 'rloo' or 'grpo'",
+        ),
+        (
             "trainer_config: {update_timesteps: 4, micro_batch_size: 3}",
             "trainer_config: batch_size 4 is not a multiple of micro_batch_size 3: choose a "
             "micro_batch_size that divides it",
@@ -111,6 +125,34 @@ def test_settings_that_contradict_each_other_are_refused_before_anything_runs(
     tmp_path: Path, config: str, told: str
 ) -> None:
     assert refusal(tmp_path, config).endswith(f"config.yaml: {told}")
+
+
+@pytest.mark.parametrize("config", ["", "trainer_config:", "trainer_config: {epochs: 2}"])
+@pytest.mark.parametrize(("method", "replies"), [("ppo", 1), ("rloo", 4), ("grpo", 4)])
+def test_a_method_that_compares_replies_writes_several_to_each_prompt(
+    tmp_path: Path, config: str, method: str, replies: int
+) -> None:
+    write(tmp_path, "mine", f"improve_by: {method}\n{config}")
+    ppo = load_assistant("mine", root=tmp_path).settings.trainer_config
+    assert ppo.replies_per_prompt == replies
+    assert ppo.rollouts_per_iteration == ppo.minibatch_size == 32 * replies
+
+
+def test_settings_that_the_method_makes_nothing_of_are_told(tmp_path: Path) -> None:
+    config = "trainer_config: {critic_lr: 0.1, gae_lambda: 1, actor_lr: 0.1}\ncritic_config:\n"
+    write(tmp_path, "by_ppo", config)
+    write(tmp_path, "by_rloo", f"improve_by: rloo\n{config}")
+    for name in ("by_ppo", "by_rloo"):  # what a file fills in nobody has set
+        (tmp_path / name / "peft_config.yaml").write_text("r: 4")
+    assert load_assistant("by_ppo", root=tmp_path).warnings == []
+    (told,) = load_assistant("by_rloo", root=tmp_path).warnings
+    assert told.endswith(
+        "config.yaml: improve_by: rloo doesn't use trainer_config.critic_lr, "
+        "trainer_config.gae_lambda"
+    )
+    overrides = {"improve_by": "grpo", "critic_config.peft_enable": True}
+    (told,) = load_assistant("by_ppo", overrides, root=tmp_path).warnings
+    assert "improve_by: grpo doesn't use critic_config, trainer_config.critic_lr" in told
 
 
 def test_a_contradiction_that_an_override_makes_is_refused_too(tmp_path: Path) -> None:

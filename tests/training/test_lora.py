@@ -315,7 +315,7 @@ def test_where_bases_differ_roles_fall_back_to_sets_of_their_own_and_say_so(
     settings = changed("trainer_config", num_episodes=1)
     outcome = ppo.run(ppo_spec(settings=settings, reward_model=other), QUIET)
     assert outcome.warnings == [
-        "not all four models stand on one base: reference and policy share one set of base "
+        "not all models stand on one base: reference and policy share one set of base "
         "weights; critic and reward share one set of base weights; for one set of weights give "
         "actor_config and reward_config the same model and peft_enable: true"
     ]

@@ -26,13 +26,17 @@ from chatllama_pipeline.models.heads import (
     pad_right,
     score_rows,
 )
+from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
+from chatllama_pipeline.settings.training.methods import GROUPED, MethodName
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import Training, train
+from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.ppo.stage import read_prompts, run
 from tests.families import tokenizer_kinds
 
@@ -122,11 +126,12 @@ def prefers_short(prompts: Any, texts: list[str], replies: list[list[int]]) -> T
 
 
 def trained(
-    base: Path, reward: Any, decode: Any = None, **changes: Any
+    base: Path, reward: Any, decode: Any = None, method: MethodName = "ppo", **changes: Any
 ) -> tuple[ActorCritic, Training]:
     """Some iterations of the loop with a reward of the test's own."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    module = ActorCritic(load_actor(base, torch.float32), fresh_critic(base))
+    critic = fresh_critic(base) if METHODS[method].has_critic else None
+    module = ActorCritic(load_actor(base, torch.float32), critic)
     ids = [tokenizer.encode(text) for text in PROMPTS]
     task = Task(
         prompts=[user_prompt(text) for text in PROMPTS],
@@ -142,6 +147,7 @@ def trained(
         load_actor(base, torch.float32),
         task,
         PpoSettings(**(TRAINER | changes)),
+        method=METHODS[method],
         accelerator=Accelerator(),
         seed=0,
         progress=QUIET,
@@ -208,13 +214,18 @@ def test_the_first_update_starts_at_ratio_one_and_kl_zero(tiny_base_folder: Path
     assert first["entropy"] == pytest.approx(5.70, abs=0.05)
 
 
-def test_replies_become_shorter_where_short_replies_are_rewarded(tiny_base_folder: Path) -> None:
+@pytest.mark.parametrize(("method", "replies"), [("ppo", 1), ("rloo", 4), ("grpo", 4)])
+def test_replies_become_shorter_where_short_replies_are_rewarded(
+    tiny_base_folder: Path, method: MethodName, replies: int
+) -> None:
     _, training = trained(
         tiny_base_folder,
         prefers_short,
+        method=method,
         num_episodes=24,
-        update_timesteps=32,
-        max_timesteps=32,
+        update_timesteps=32 // replies,
+        max_timesteps=32 // replies,
+        replies_per_prompt=replies,
         batch_size=16,
         actor_lr=1e-2,
         kl_beta=0.0,
@@ -283,6 +294,43 @@ def test_the_payload_is_a_model_that_talks_a_critic_curves_and_samples(
     assert {"seconds_rollout", "seconds_update", "tokens_per_second"} <= set(outcome.metrics)
 
 
+@pytest.mark.parametrize("method", GROUPED)
+def test_a_method_without_a_critic_loads_plans_and_writes_none(
+    spec: Callable[..., StageSpec], monkeypatch: pytest.MonkeyPatch, method: MethodName
+) -> None:
+    loaded: list[Roles] = []
+
+    def remember(*arguments: Any, **named: Any) -> Roles:
+        loaded.append(load_roles(*arguments, **named))
+        return loaded[-1]
+
+    monkeypatch.setattr(ppo, "load_roles", remember)
+    job = spec(settings={**with_trainer(num_episodes=2), "improve_by": method})
+    outcome = run(job, QUIET)
+    assert loaded[0].critic is None
+    assert loaded[0].sharing == [["reference"], ["policy"], ["reward"]]
+    folders = {role: Path(job.inputs["actor_sft"]) for role in ("policy", "reference", "reward")}
+    whole = memory_plan("actor_ppo", folders | {"critic": folders["policy"]}, AssistantSettings())
+    plan = memory_plan("actor_ppo", folders, AssistantSettings())
+    assert set(whole.held) - set(plan.held) == {"critic weights", "critic gradients and Adam"}
+    assert "the critic's update" in set(whole.phases) - set(plan.phases)
+
+    assert not (Path(job.output) / "critic").exists()
+    curves = {curve.name: curve.points for curve in outcome.curves}
+    assert not {"value_loss", "value_clip_fraction", "explained_variance"} & set(curves)
+    assert {"score", "kl", "policy_loss", "score_std_per_prompt"} <= set(curves)
+    # Four prompts an iteration, with four replies each where nothing is set, side by side.
+    samples = [
+        json.loads(line) for line in (Path(job.output) / "samples.jsonl").read_text().splitlines()
+    ]
+    asked = [sample["prompt"][0]["content"] for sample in samples]
+    assert len(asked) == 2 * 4 * 4
+    groups = [asked[i : i + 4] for i in range(0, 32, 4)]
+    assert all(len(set(group)) == 1 for group in groups)
+    assert len({group[0] for group in groups[:4]}) == 4
+    assert len({sample["reply"] for sample in samples[:4]}) > 1
+
+
 def test_every_part_of_an_iteration_says_how_far_it_is(spec: Callable[..., StageSpec]) -> None:
     lines: list[str] = []
     with listening(Progress("actor_ppo", lines.append, every_seconds=0, first_seconds=0)):
@@ -293,7 +341,10 @@ def test_every_part_of_an_iteration_says_how_far_it_is(spec: Callable[..., Stage
         assert said and "left" in said[-1], part
 
 
-def test_a_killed_training_continues_to_the_same_payload(spec: Callable[..., StageSpec]) -> None:
+@pytest.mark.parametrize("method", ["ppo", *GROUPED])
+def test_a_killed_training_continues_to_the_same_payload(
+    spec: Callable[..., StageSpec], method: MethodName
+) -> None:
     class Killed(Exception):
         pass
 
@@ -301,7 +352,8 @@ def test_a_killed_training_continues_to_the_same_payload(spec: Callable[..., Sta
         if "step 5/6" in line:
             raise Killed
 
-    whole, cut = spec("whole"), spec("cut")
+    settings = {**SETTINGS, "improve_by": method}
+    whole, cut = spec("whole", settings), spec("cut", settings)
     run(whole, QUIET)
     with pytest.raises(Killed):
         run(cut, Progress("test", die_after_five, every_seconds=0))

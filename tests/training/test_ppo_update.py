@@ -12,8 +12,15 @@ from torch import Tensor
 
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.settings import PpoSettings
+from chatllama_pipeline.settings.training.methods import MethodName
+from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic
-from chatllama_pipeline.training.ppo.update import Experience, _micro_loss, minibatch_gradients
+from chatllama_pipeline.training.ppo.update import (
+    Experience,
+    Whole,
+    _micro_loss,
+    minibatch_gradients,
+)
 
 
 def fresh_critic(base: Path) -> Any:
@@ -33,17 +40,23 @@ def random_experience(vocabulary: int = 300) -> Experience:
         torch.randint(vocabulary, (6, 8), generator=draw),
         mask,
         -5.7 + 0.2 * noise[0],
+        -5.7 + 0.2 * noise[1],
         noise[1] * mask,
         noise[2] * mask,
         noise[0] * mask,
     )
 
 
-def gradient(base: Path, experience: Experience, **changes: Any) -> tuple[Tensor, Tensor]:
+def gradient(
+    base: Path, experience: Experience, method: MethodName = "ppo", **changes: Any
+) -> tuple[Tensor, Tensor]:
     """The flat gradient and the figures of a minibatch."""
-    module = ActorCritic(load_actor(base, torch.float32), fresh_critic(base)).eval()
+    critic = fresh_critic(base) if METHODS[method].has_critic else None
+    module = ActorCritic(load_actor(base, torch.float32), critic).eval()
     settings = PpoSettings(beta_s=0.1, **changes)
-    figures = minibatch_gradients(module, Accelerator(), experience, settings)
+    figures = minibatch_gradients(
+        module, Accelerator(), experience, settings, method=METHODS[method], beta=0.1
+    )
     grads = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
     return torch.cat(grads), torch.tensor(figures)
 
@@ -54,11 +67,14 @@ def assert_equal_within(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, T
     torch.testing.assert_close(actual[1], expected[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_the_size_of_a_micro_batch_changes_nothing(tiny_base_folder: Path, size: int) -> None:
-    whole = gradient(tiny_base_folder, random_experience())
+def test_the_size_of_a_micro_batch_changes_nothing(
+    tiny_base_folder: Path, size: int, method: MethodName
+) -> None:
+    whole = gradient(tiny_base_folder, random_experience(), method)
     assert_equal_within(
-        gradient(tiny_base_folder, random_experience(), micro_batch_size=size), whole
+        gradient(tiny_base_folder, random_experience(), method, micro_batch_size=size), whole
     )
 
 
@@ -93,7 +109,8 @@ def test_actor_and_critic_one_after_the_other_learn_as_both_at_once(tiny_base_fo
         load_actor(tiny_base_folder, torch.float32), fresh_critic(tiny_base_folder)
     )
     tokens = experience.action_mask.sum()
-    loss, *_ = _micro_loss(module.eval(), experience, settings, tokens, None)
+    whole = Whole(METHODS["ppo"], settings, tokens, replies=6)
+    loss, *_ = _micro_loss(module.eval(), experience, whole, None)
     loss.backward()
     at_once = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
     assert torch.equal(at_once, apart)

@@ -21,8 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Prompt, user_prompt
 from chatllama_pipeline.settings import PpoSettings
+from chatllama_pipeline.settings.training.methods import MethodName
 from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import train
+from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.rollout import sample_replies
 
@@ -132,13 +134,26 @@ def test_the_training_walks_average_as_published(graph: Graph) -> None:
     assert max(graph.shortest) < LONGEST  # so every start has a way, and 1.0 can be reached
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_ppo_learns_the_shortest_ways_that_imitation_did_not(graph: Graph, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "seed"),
+    [
+        ("ppo", 0),
+        ("ppo", 1),
+        pytest.param("rloo", 0, marks=pytest.mark.slow),
+        pytest.param("grpo", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_every_method_learns_the_shortest_ways_that_imitation_did_not(
+    graph: Graph, method: MethodName, seed: int
+) -> None:
     actor = imitated(graph.walks, seed)
     before = sampled_optimality(actor, graph)
     reference = small_llama(LlamaForCausalLM)
     reference.load_state_dict(actor.state_dict())
-    critic = small_llama(LlamaForSequenceClassification, num_labels=1)
+    critic = None
+    if METHODS[method].has_critic:
+        critic = small_llama(LlamaForSequenceClassification, num_labels=1)
+    replies = 1 if method == "ppo" else 5
 
     def reward(prompts: list[Prompt], _: list[str], replies: list[list[int]]) -> Tensor:
         starts = [int(prompt[0].content) for prompt in prompts]
@@ -152,8 +167,9 @@ def test_ppo_learns_the_shortest_ways_that_imitation_did_not(graph: Graph, seed:
         missing_eos_penalty=0.0,
         value_coefficient=1.0,
         update_kl_limit=0.1,
-        update_timesteps=200,
-        max_timesteps=200,
+        update_timesteps=200 // replies,
+        max_timesteps=200 // replies,
+        replies_per_prompt=replies,
         num_episodes=30,
         batch_size=100,
         epochs=2,
@@ -173,6 +189,7 @@ def test_ppo_learns_the_shortest_ways_that_imitation_did_not(graph: Graph, seed:
         reference,
         task,
         settings,
+        method=METHODS[method],
         accelerator=Accelerator(),
         seed=seed,
         progress=Progress("randomwalks", lambda line: None),

@@ -39,7 +39,7 @@ def reading_phases(
         return scoring
     ppo, reply = settings.trainer_config, settings.actor_config.max_tokens
     prompt = max(1, longest - reply)
-    share = ppo.prompts_per_iteration // processes_started()
+    share = ppo.rollouts_per_iteration // processes_started()
     replies = min(ppo.rollout_batch_size or share, share)
     policy = shapes["policy"]
     row = policy.reading(longest, min(reply, longest))

@@ -22,8 +22,9 @@ from chatllama_pipeline.settings.training.lora import PEFT_CONFIG_FILE, LoraSett
 class PpoSettings(TrainedSection):
     """`trainer_config`: the reinforcement-learning stage.
 
-    Prompts per iteration are `num_examples * update_timesteps`; iterations are
-    `num_episodes * max_timesteps / update_timesteps`, as in the original.
+    Prompts per iteration are `num_examples * update_timesteps`, each of which is replied to
+    `replies_per_prompt` times; iterations are `num_episodes * max_timesteps / update_timesteps`,
+    as in the original.
     """
 
     actor_lr: Rate = Field(default=3e-6, description="the actor's learning rate")
@@ -78,6 +79,11 @@ class PpoSettings(TrainedSection):
     max_timesteps: Positive = Field(default=32, description="timesteps of an episode")
     update_timesteps: Positive = Field(default=32, description="timesteps between updates")
     num_examples: Positive = Field(default=1, description="prompts of a timestep")
+    replies_per_prompt: Positive = Field(
+        default=1,
+        description="replies to each prompt of an iteration; `rloo` and `grpo`, which compare "
+        "them with each other, take 4 where nothing is set",
+    )
     batch_size: Positive | None = Field(
         default=None, description="rollouts per minibatch; the whole iteration if null"
     )
@@ -100,10 +106,9 @@ class PpoSettings(TrainedSection):
 
     @model_validator(mode="after")
     def _minibatches_must_fill_an_iteration(self) -> Self:
-        if self.prompts_per_iteration % self.minibatch_size:
+        if self.rollouts_per_iteration % self.minibatch_size:
             raise ValueError(
-                f"num_examples * update_timesteps = {self.prompts_per_iteration} is not a multiple "
-                f"of batch_size {self.minibatch_size}"
+                f"{self.rollouts_in_words} is not a multiple of batch_size {self.minibatch_size}"
             )
         return self
 
@@ -112,12 +117,24 @@ class PpoSettings(TrainedSection):
         return self.num_examples * self.update_timesteps
 
     @property
+    def rollouts_per_iteration(self) -> int:
+        return self.prompts_per_iteration * self.replies_per_prompt
+
+    @property
+    def rollouts_in_words(self) -> str:
+        """How the rollouts of an iteration come about, for an error about their number."""
+        factors = "num_examples * update_timesteps"
+        if self.replies_per_prompt > 1:
+            factors += " * replies_per_prompt"
+        return f"{factors} = {self.rollouts_per_iteration}"
+
+    @property
     def iterations(self) -> int:
         return max(1, self.num_episodes * self.max_timesteps // self.update_timesteps)
 
     @property
     def minibatch_size(self) -> int:
-        return self.batch_size or self.prompts_per_iteration
+        return self.batch_size or self.rollouts_per_iteration
 
 
 class CriticSettings(Section):

@@ -1,1 +1,1 @@
-"""PPO: rollouts, rewards, the update, the loop; `stage` is where it starts."""
+"""PPO, RLOO and GRPO: rollouts, rewards, the update, the loop; `stage` is where they start."""

@@ -1,4 +1,4 @@
-"""Steps 1 to 4 of a PPO iteration: prompts, rollouts, the score pass, rewards.
+"""Steps 1 to 4 of an iteration: prompts, rollouts, the score pass, rewards.
 
 With several processes each samples and scores its share of the prompts; then all of them hold all
 rows, as one process would have made them.
@@ -23,6 +23,7 @@ from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training.distributed import gather_rows, share_of, whole_weights
 from chatllama_pipeline.training.ppo import equations
 from chatllama_pipeline.training.ppo.log import Stopwatch
+from chatllama_pipeline.training.ppo.methods import Method
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.rollout import Rollout, pad_left, row_chunks, sample_replies
 
@@ -57,6 +58,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     task: Task
     settings: PpoSettings
+    method: Method
     accelerator: Accelerator
     seed: int
 
@@ -75,7 +77,8 @@ class Seen:
 class Collected:
     """An iteration's B rows: prompts `[B,P]` (left-padded), replies, what was said of them.
 
-    `scores[B]` are those of the reward, before penalties.
+    The replies to one prompt stand side by side. `scores[B]` are those of the reward, before
+    penalties.
     """
 
     prompts: list[Prompt]
@@ -104,7 +107,8 @@ def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
     settings, task, accelerator = loop.settings, loop.task, loop.accelerator
 
     # 1. Prompts
-    rows = prompt_rows(len(task.prompts), settings.prompts_per_iteration, iteration, loop.seed)
+    chosen = prompt_rows(len(task.prompts), settings.prompts_per_iteration, iteration, loop.seed)
+    rows = [row for row in chosen for _ in range(settings.replies_per_prompt)]
     prompts, ids = [task.prompts[row] for row in rows], [task.prompt_ids[row] for row in rows]
     prompt_ids, prompt_mask = (
         columns.to(accelerator.device) for columns in pad_left(ids, task.pad_id)

@@ -1,7 +1,8 @@
-"""The arithmetic of PPO as pure functions on tensors.
+"""The arithmetic of PPO, RLOO and GRPO as pure functions on tensors.
 
-Shapes: B replies, T response columns. Every `mask[B,T]` is boolean and True where a column counts;
-what stands in the other columns (NaN included) never changes a result.
+Shapes: B replies, T response columns; the replies to one prompt, a group, stand side by side.
+Every `mask[B,T]` is boolean and True where a column counts; what stands in the other columns (NaN
+included) never changes a result.
 """
 
 from __future__ import annotations
@@ -131,6 +132,31 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
         next_value = torch.where(mask[:, t], values[:, t], next_value)
         advantages[:, t] = torch.where(mask[:, t], advantage, 0.0)
     return Advantages(advantages, torch.where(mask, advantages + values, 0.0))
+
+
+def leave_one_out(rewards: Tensor, group: int) -> Tensor:
+    """Of each of `rewards[B]` what it is above the mean of the others in its group, `[B]`.
+
+    REINFORCE leave-one-out (Kool et al., 2019; Ahmadian et al., 2024).
+    """
+    groups = rewards.view(-1, group)
+    others = (groups.sum(1, keepdim=True) - groups) / (group - 1)
+    return (groups - others).flatten()
+
+
+def group_normalised(rewards: Tensor, group: int) -> Tensor:
+    """`rewards[B]` less their group's mean, by its unbiased deviation, `[B]`.
+
+    The advantage of GRPO (Shao et al., 2024); 0 where all of a group are equal.
+    """
+    groups = rewards.view(-1, group)
+    deviations = groups - groups.mean(1, keepdim=True)
+    return (deviations * torch.rsqrt(groups.var(1, keepdim=True) + VARIANCE_FLOOR)).flatten()
+
+
+def on_every_token(values: Tensor, mask: Tensor) -> Tensor:
+    """A reply's one value, of `values[B]`, at each of its tokens: `[B,T]`, 0 outside the mask."""
+    return torch.where(mask, values[:, None], 0.0)
 
 
 def ratios(logp_new: Tensor, logp_old: Tensor, mask: Tensor) -> Tensor:

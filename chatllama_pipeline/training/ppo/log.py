@@ -1,4 +1,4 @@
-"""What a PPO training writes down: curves and samples (payload), seconds (metrics)."""
+"""What a training by rollouts writes down: curves and samples (payload), seconds (metrics)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The PPO loop: seven numbered steps an iteration, from prompts to log."""
+"""The loop of PPO, RLOO and GRPO: seven numbered steps an iteration, from prompts to log."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from chatllama_pipeline.training.ppo import equations
 from chatllama_pipeline.training.ppo.collect import Collected, Loop, Task, collect
 from chatllama_pipeline.training.ppo.equations import KlController
 from chatllama_pipeline.training.ppo.log import PpoLog, Stopwatch, rollout_figures
+from chatllama_pipeline.training.ppo.methods import METHODS, Judged, Method
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.update import Experience, update
 from chatllama_pipeline.training.resume.snapshot import Engine, Layout, Snapshot
@@ -49,10 +50,11 @@ class Training:
 
 
 def make_optimizer(module: ActorCritic, settings: PpoSettings) -> torch.optim.Optimizer:
-    """One AdamW over both models, each at its own learning rate."""
+    """One AdamW over the models that learn, each at its own learning rate."""
+    rates = (settings.actor_lr, settings.critic_lr)
     groups = [
         {"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}
-        for model, rate in ((module.actor, settings.actor_lr), (module.critic, settings.critic_lr))
+        for model, rate in zip(module.trained, rates, strict=False)
     ]
     return torch.optim.AdamW(groups, eps=ADAM_EPS, weight_decay=0.0, fused=True)
 
@@ -63,9 +65,8 @@ def set_learning_rates(
     """The rates of iteration 0, 1, ...: they follow from its number, so none is ever saved."""
     done = iteration / max(1, settings.iterations - 1)
     share = 1 - (1 - LAST_LEARNING_RATE_SHARE) * done
-    for group, rate in zip(
-        optimizer.param_groups, (settings.actor_lr, settings.critic_lr), strict=True
-    ):
+    rates = (settings.actor_lr, settings.critic_lr)
+    for group, rate in zip(optimizer.param_groups, rates, strict=False):
         group["lr"] = rate * share
 
 
@@ -75,13 +76,14 @@ def train(
     task: Task,
     settings: PpoSettings,
     *,
+    method: Method = METHODS["ppo"],
     accelerator: Accelerator,
     seed: int,
     progress: Progress,
     states: States | None = None,
     open_trackers: Callable[..., Trackers] | None = None,
 ) -> Training:
-    """Train `module` in place by PPO against the frozen `reference`.
+    """Train `module` in place by `method` against the frozen `reference`.
 
     Every model stays in eval mode, so that dropout is off. With `states`, the training is saved
     there every `checkpoint_steps` timesteps and `checkpoint_seconds`, and continued from there.
@@ -101,7 +103,7 @@ def train(
     prepared.eval()
     # DeepSpeed's bfloat16 holds weights of that type: the reference reads as the policy does.
     reference = reference.to(accelerator.device, next(module.parameters()).dtype).eval()
-    loop = Loop(module, prepared, reference, optimizer, task, settings, accelerator, seed)
+    loop = Loop(module, prepared, reference, optimizer, task, settings, method, accelerator, seed)
     engine = Engine(accelerator, module, prepared, optimizer, layout)
     if snapshot is not None:
         engine.restore(snapshot)
@@ -175,31 +177,33 @@ def _iterate(loop: Loop, state: Training, keeper: Keeper) -> None:
     scores = equations.final_scores(
         found.scores, found.rollout.finished, missing_eos_penalty=settings.missing_eos_penalty
     )
-    kl = equations.k1(seen.logp_old, seen.logp_ref)
-    beta, score_clip = state.kl.beta, settings.score_clip
-    rewards = equations.shaped_rewards(scores, kl, mask, beta=beta, score_clip=score_clip)
+    kl, beta = equations.k1(seen.logp_old, seen.logp_ref), state.kl.beta
 
     # 5. Advantages
-    gamma, lam = settings.gamma_discounted, settings.gae_lambda
-    advantages, returns = equations.gae(rewards, seen.values_old, mask, gamma=gamma, lam=lam)
-    white = torch.where(mask, equations.whiten(advantages, mask), 0.0)
+    judged = Judged(scores, kl, seen.values_old, mask, beta)
+    advantages, returns = loop.method.credit(judged, settings)
 
     # 6. Update
     set_learning_rates(loop.optimizer, settings, iteration)
     with watch.phase("update"):
         experience = Experience(
             found.prompt_ids, found.prompt_mask, found.rollout.response, mask, seen.logp_old,
-            seen.values_old, white, returns,
+            seen.logp_ref, seen.values_old, advantages, returns,
         )  # fmt: skip
         update_seed = stage_seed(loop.seed, "update", iteration)
         updated = update(
             loop.prepared, loop.optimizer, loop.accelerator, experience, settings, state.guard,
-            update_seed,
+            update_seed, method=loop.method, beta=beta,
         )  # fmt: skip
 
     # 7. Log
-    explained = equations.explained_variance(seen.values_old, returns, mask)
-    _log(state, found, {**updated, "beta": beta, "explained_variance": explained}, settings)
+    more = {**updated, "beta": beta}
+    if loop.method.has_critic:
+        more["explained_variance"] = equations.explained_variance(seen.values_old, returns, mask)
+    if settings.replies_per_prompt > 1:
+        groups = scores.view(-1, settings.replies_per_prompt)
+        more["score_std_per_prompt"] = float(groups.std(1, correction=0).mean())
+    _log(state, found, more, settings)
 
 
 def _log(state: Training, found: Collected, more: dict[str, float], settings: PpoSettings) -> None:

@@ -1,4 +1,4 @@
-"""The trained models of PPO, actor and critic, in one module."""
+"""The trained models of the online methods, actor and critic, in one module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from chatllama_pipeline.training.ppo.equations import entropy, token_logp
 class TokenScores(NamedTuple):
     """Of a response: `logp[B,T]`, `entropy[B,T]` and `values[B,T]` before each of its tokens.
 
-    `entropy` is None where it wasn't asked for. Columns outside the action mask hold anything.
+    `values` are 0 without a critic, `entropy` is None where it wasn't asked for. Columns outside
+    the action mask hold anything.
     """
 
     logp: Tensor
@@ -27,15 +28,22 @@ class ActorCritic(nn.Module):
     """Both trained models in one module: one optimizer, one gradient clip, one state.
 
     The critic is a scoring model whose head is read at every token, normalised by the shift and
-    scale in its config: a critic that starts from the reward model starts from its scores.
+    scale in its config: a critic that starts from the reward model starts from its scores. A
+    method that learns no values has none.
     """
 
-    def __init__(self, actor: Any, critic: Any) -> None:
+    def __init__(self, actor: Any, critic: Any | None) -> None:
         super().__init__()
         self.actor = actor
         self.critic = critic
-        self.shift = float(getattr(critic.config, SCORE_SHIFT, 0.0))
-        self.scale = float(getattr(critic.config, SCORE_SCALE, 1.0))
+        config = getattr(critic, "config", None)
+        self.shift = float(getattr(config, SCORE_SHIFT, 0.0))
+        self.scale = float(getattr(config, SCORE_SCALE, 1.0))
+
+    @property
+    def trained(self) -> list[Any]:
+        """The models that learn."""
+        return [self.actor] if self.critic is None else [self.actor, self.critic]
 
     def forward(
         self,
@@ -58,7 +66,9 @@ class ActorCritic(nn.Module):
             logits = response_logits(self.actor, *columns, temperature=temperature)
             logp = token_logp(logits, response)
             uncertainty = entropy(logits) if with_entropy else None
-        if only != "actor":
+        if self.critic is None:
+            values = torch.zeros_like(logp)
+        elif only != "actor":
             values = (response_values(self.critic, *columns) - self.shift) / self.scale
         return TokenScores(logp, values, uncertainty)
 

@@ -1,4 +1,4 @@
-"""The four models of PPO, on as few sets of base weights as they need.
+"""The models of PPO, RLOO and GRPO, on as few sets of base weights as they need.
 
 A role that trains or keeps an adapter leaves the weights beneath it alone, so all roles on the same
 base share them: each is a model of its own whose frozen parameters are the same tensors, with its
@@ -33,11 +33,14 @@ OWN_KEYS, PAD = "chatllama_", "pad_token_id"
 
 @dataclass(frozen=True)
 class Roles:
-    """The models, on one device; `sharing` lists the roles that stand on each set of weights."""
+    """The models, on one device; `sharing` lists the roles that stand on each set of weights.
+
+    `critic` is None for a method that has none.
+    """
 
     policy: Any
     reference: Any
-    critic: Any
+    critic: Any | None
     reward: Any
     sharing: list[list[str]]
 
@@ -56,13 +59,13 @@ class Roles:
 def load_roles(
     sft: Path,
     reward_model: Path,
-    critic_start: Path,
+    critic_start: Path | None,
     settings: AssistantSettings,
     seed: int,
     device: torch.device | str,
     share: bool = True,
 ) -> Roles:
-    """Load the roles from version folders; `critic_start` is one of the first two.
+    """Load the roles from version folders; `critic_start` is one of the first two, if any.
 
     The policy continues the SFT adapter, the reference is that adapter frozen (the plain SFT
     weights where SFT trained none), the reward model keeps the adapter it was trained with. The
@@ -79,20 +82,22 @@ def load_roles(
         set_trainable(policy)
     else:
         policy = bases.own("policy", merge_adapter(load_actor(sft, torch.float32)))
-    if settings.critic_has_adapter:
-        critic = bases.scoring("critic", critic_start, stage_seed(seed, "critic"))
-        if not has_adapter(critic_start):
-            lora = settings.critic_config.lora
-            start = stage_seed(seed, "critic adapter")
-            add_adapter(critic, lora, "critic_config", critic_start, start)
-        set_trainable(critic)
-    else:
-        whole = merge_adapter(load_critic(critic_start, stage_seed(seed, "critic")))
-        critic = bases.own("critic", whole)
+    critic = None if critic_start is None else _critic(bases, critic_start, settings, seed)
     reward = bases.scoring("reward", reward_model, stage_seed(seed, "critic"))
     for model in (reference, reward):
         model.requires_grad_(False)
     return Roles(policy, reference, critic, reward, list(bases.users.values()))
+
+
+def _critic(bases: Bases, start: Path, settings: AssistantSettings, seed: int) -> Any:
+    if not settings.critic_has_adapter:
+        return bases.own("critic", merge_adapter(load_critic(start, stage_seed(seed, "critic"))))
+    critic = bases.scoring("critic", start, stage_seed(seed, "critic"))
+    if not has_adapter(start):
+        drawn_from = stage_seed(seed, "critic adapter")
+        add_adapter(critic, settings.critic_config.lora, "critic_config", start, drawn_from)
+    set_trainable(critic)
+    return critic
 
 
 def load_critic(folder: Path | str, seed: int) -> Any:

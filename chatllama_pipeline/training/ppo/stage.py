@@ -1,4 +1,4 @@
-"""The RL stage: the SFT actor learns by PPO to earn the reward model's scores."""
+"""The RL stage: the SFT actor learns by PPO, RLOO or GRPO to earn the reward model's scores."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.distributed import deepspeed_settings, prepare_processes, rank
 from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import Training, train
+from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic, same_vocabulary
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.resume.snapshot import require_room
@@ -45,7 +46,7 @@ CRITIC_FOLDER = "critic"
 
 
 def run(spec: StageSpec, progress: Progress) -> Outcome:
-    """Train the actor by PPO; writes its folder, `critic/`, `curves.json` and `samples.jsonl`.
+    """Train the actor; writes its folder, PPO's `critic/`, `curves.json` and `samples.jsonl`.
 
     Raises SettingsError for settings that contradict each other, DataError where no prompt fits,
     CheckError where memory would not do. Too many non-finite losses give a failed check and no
@@ -61,11 +62,12 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     shared = kind_of(config) is kind_of(reward_config) and same_vocabulary(
         tokenizer, load_tokenizer(reward_model)
     )
-    critic_base = reward_model if shared else sft
-    folders = {"policy": sft, "reference": sft, "critic": critic_base, "reward": reward_model}
+    method = METHODS[settings.improve_by]
+    critic = {"critic": reward_model if shared else sft} if method.has_critic else {}
+    folders = {"policy": sft, "reference": sft, **critic, "reward": reward_model}
     limit = settings.actor_config.max_sequence_length
     before = preflight(tokenizer, config, "actor_config", limit)
-    readers = {"actor": config, "critic": reward_config if shared else config}
+    readers = {"actor": config} | {role: load_config(folder) for role, folder in critic.items()}
     longest_prompt = prompt_room(readers, tokenizer, settings.actor_config)
     prompts = read_prompts(
         Path(spec.inputs["rlhf_training_data"]), tokenizer, longest_prompt, settings
@@ -78,25 +80,27 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     progress.say(f"{before}; {prompts.in_words}")
     progress.say(
         f"longest prompt {prompts.longest} tokens; {ppo.iterations} iterations of "
-        f"{ppo.prompts_per_iteration}, {rows} rows per forward; {memory.description}"
+        f"{ppo.rollouts_per_iteration}, {rows} rows per forward; {memory.description}"
     )
 
     plan = plan_for(STAGE, settings, spec.device, processes_started())
     accelerator = make_accelerator(spec.device, ppo, plan)
     sharded = plan is not None and plan.stage == 3
     roles = load_roles(
-        sft, reward_model, critic_base, settings, seed, accelerator.device, share=not sharded
-    )
+        sft, reward_model, critic.get("critic"), settings, seed, accelerator.device,
+        share=not sharded,
+    )  # fmt: skip
     if any(len(group) > 1 for group in roles.sharing):
         progress.say(roles.in_words)
-    for model in (roles.policy, roles.critic):
-        make_efficient(model, ppo, "trainer_config", need.checkpointing)
     module = ActorCritic(roles.policy, roles.critic)
+    for model in module.trained:
+        make_efficient(model, ppo, "trainer_config", need.checkpointing)
     scorer = RewardScorer(reward_model, model=roles.reward)
     stops = end_ids(stop_ids(tokenizer), roles.policy)
     task = _task(prompts, tokenizer, stops, scorer, settings.actor_config)
     training = _learn(module, roles, task, spec, settings, accelerator, progress)
-    checks = [memory, finite_loss(training, ppo), training.collapse.check(ppo.collapse == "stop")]
+    finite = finite_loss(training, ppo, method.has_critic)
+    checks = [memory, finite, training.collapse.check(ppo.collapse == "stop")]
     if training.guard.passed:
         with training.whole():
             if accelerator.is_main_process:
@@ -142,6 +146,7 @@ def _learn(
         roles.reference,
         task,
         ppo,
+        method=METHODS[settings.improve_by],
         accelerator=accelerator,
         seed=stage_seed(settings.seed, STAGE),
         progress=progress,
@@ -176,10 +181,10 @@ class Prompts:
 def check_settings(ppo: PpoSettings) -> Shares:
     """A minibatch's shares; raise SettingsError where it, or an iteration, doesn't divide."""
     ranks = processes_started()
-    if ppo.prompts_per_iteration % ranks:
+    if ppo.rollouts_per_iteration % ranks:
         raise SettingsError(
-            f"trainer_config.num_examples * update_timesteps = {ppo.prompts_per_iteration} is not "
-            f"a multiple of compute.processes {ranks}: choose numbers that are"
+            f"trainer_config.{ppo.rollouts_in_words} is not a multiple of compute.processes "
+            f"{ranks}: choose numbers that are"
         )
     return Shares.of(
         ppo.minibatch_size, ppo.micro_batch_size, ranks, rank(), "trainer_config.batch_size"
@@ -237,19 +242,19 @@ def make_accelerator(
     )
 
 
-def finite_loss(training: Training, ppo: PpoSettings) -> Check:
+def finite_loss(training: Training, ppo: PpoSettings, has_critic: bool) -> Check:
     """The blocking check `finite_loss`, with what to try."""
-    return training.guard.check(
-        f"lower trainer_config.actor_lr ({ppo.actor_lr}) or critic_lr ({ppo.critic_lr}), or use "
-        "precision: float32"
-    )
+    rates = f"trainer_config.actor_lr ({ppo.actor_lr})"
+    if has_critic:
+        rates += f" or critic_lr ({ppo.critic_lr})"
+    return training.guard.check(f"lower {rates}, or use precision: float32")
 
 
 def write_payload(output: Path, module: ActorCritic, tokenizer: Any, training: Training) -> None:
-    """The trained actor as a plain model folder, the critic beside it, curves and samples."""
-    actor = module.actor
-    generate_plainly(actor, tokenizer, stop_ids(tokenizer))
-    for model, folder in ((actor, output), (module.critic, output / CRITIC_FOLDER)):
+    """The trained actor as a plain model folder, a critic beside it, curves and samples."""
+    generate_plainly(module.actor, tokenizer, stop_ids(tokenizer))
+    folders = (output, output / CRITIC_FOLDER)
+    for model, folder in zip(module.trained, folders, strict=False):
         save_model(model, folder)
         tokenizer.save_pretrained(folder)
     training.log.write(output)
@@ -261,15 +266,15 @@ def _warnings(
     found = []
     if settings.policy_has_adapter and sharded:
         found.append(
-            "DeepSpeed's stage 3 takes a model's weights apart: no base is shared by PPO's models; "
+            "DeepSpeed's stage 3 takes a model's weights apart: no base is shared by the models; "
             "a lower zero_stage holds it once on every GPU"
         )
     elif settings.policy_has_adapter and len(roles.sharing) > 1:
         found.append(
-            f"not all four models stand on one base: {roles.in_words}; for one set of weights "
+            f"not all models stand on one base: {roles.in_words}; for one set of weights "
             "give actor_config and reward_config the same model and peft_enable: true"
         )
-    if not shared:
+    if roles.critic is not None and not shared:
         found.append(
             "the reward model reads other tokens than the actor: the critic starts from the SFT "
             "weights with a fresh head, not from the reward model"

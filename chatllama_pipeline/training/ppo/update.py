@@ -1,4 +1,4 @@
-"""The update of one PPO iteration: epochs, minibatches, micro-batches."""
+"""The update of one iteration: epochs, minibatches, micro-batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training.distributed import by_deepspeed, share_of
 from chatllama_pipeline.training.guards import Guard
 from chatllama_pipeline.training.ppo import equations
+from chatllama_pipeline.training.ppo.methods import METHODS, Method, Part
 
+PPO = METHODS["ppo"]
 # The place of `update_kl` among the figures.
 DRIFT = 4
 
@@ -25,7 +27,8 @@ DRIFT = 4
 class Experience(NamedTuple):
     """What B rollouts taught: prompts `[B,P]` (left-padded), everything else `[B,T]`.
 
-    Advantages are whitened; advantages and returns are 0 outside the action mask.
+    Advantages are as the method gives credit; they and the returns are 0 outside the action mask.
+    Without a critic values and returns are 0.
     """
 
     prompt_ids: Tensor
@@ -33,6 +36,7 @@ class Experience(NamedTuple):
     response: Tensor
     action_mask: Tensor
     logp_old: Tensor
+    logp_ref: Tensor
     values_old: Tensor
     advantages: Tensor
     returns: Tensor
@@ -70,14 +74,18 @@ def minibatch_gradients(
     settings: PpoSettings,
     tokens: Tensor | None = None,
     on_part: Callable[[float], None] = lambda share: None,
+    *,
+    method: Method = PPO,
+    beta: float = 0.0,
 ) -> MinibatchFigures:
     """Add the gradient of the minibatch's loss to the parameters' `.grad`.
 
-    The loss is a sum over action tokens divided by their number in the whole minibatch, so the
-    size of a micro-batch costs memory and changes nothing else. With several processes,
-    `minibatch` holds this one's rows and `tokens` counts those of all; the figures are of all.
-    Under DeepSpeed the last backward is the optimizer's step as well; it is skipped where the
-    policy has moved further than `update_kl_limit`. `on_part` hears what share is done.
+    The loss is a sum over action tokens (or replies: as the method has it) divided by their number
+    in the whole minibatch, so the size of a micro-batch costs memory and changes nothing else.
+    With several processes, `minibatch` holds this one's rows and `tokens` counts those of all; the
+    figures are of all. Under DeepSpeed the last backward is the optimizer's step as well; it is
+    skipped where the policy has moved further than `update_kl_limit`. `on_part` hears what share
+    is done. `beta` is the price of a nat, for a method that has it in its loss.
     """
     rows, ranks = minibatch.response.shape[0], accelerator.num_processes
     tokens = minibatch.action_mask.sum() if tokens is None else tokens
@@ -90,8 +98,10 @@ def minibatch_gradients(
         on_part(1 / len(parts) if number > 1 else 0.0)
         last = number == len(parts)
         # Wrapped for several processes, a module has one forward and one backward.
-        alone = accelerator.backward if ranks == 1 and not by_deepspeed(accelerator) else None
-        loss, figures, ratio = _micro_loss(module, minibatch.rows(index), settings, tokens, alone)
+        apart = method.has_critic and ranks == 1 and not by_deepspeed(accelerator)
+        alone = accelerator.backward if apart else None
+        whole = Whole(method, settings, tokens, rows * ranks, beta)
+        loss, figures, ratio = _micro_loss(module, minibatch.rows(index), whole, alone)
         sums += figures
         low, high = torch.minimum(low, ratio.min()), torch.maximum(high, ratio.max())
         accelerator.gradient_state._set_sync_gradients(last)
@@ -108,48 +118,59 @@ def minibatch_gradients(
     return MinibatchFigures(*torch.stack([*found[:, :6].sum(0), *extremes]).tolist())
 
 
+class Whole(NamedTuple):
+    """What holds of all of a minibatch: `tokens` and `replies` count those of all processes."""
+
+    method: Method
+    settings: PpoSettings
+    tokens: Tensor
+    replies: int
+    beta: float = 0.0
+
+
 def _micro_loss(
-    module: Any,
-    part: Experience,
-    settings: PpoSettings,
-    tokens: Tensor,
-    backward: Callable[[Tensor], None] | None,
+    module: Any, part: Experience, whole: Whole, backward: Callable[[Tensor], None] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, detached figures (the first six of MinibatchFigures) and ratios of a micro-batch.
 
     Given `backward`, the actor's share of the loss has gone through it: its activations are free
     before the critic's are made, and the gradients, each of one model, are the same.
     """
+    settings, tokens = whole.settings, whole.tokens
     mask, with_entropy = part.action_mask, settings.beta_s > 0
     score = partial(
         module, part.prompt_ids, part.prompt_mask, part.response, mask, settings.temperature,
         with_entropy,
     )  # fmt: skip
     scores = score() if backward is None else score(only="actor")
-    ratio = equations.ratios(scores.logp, part.logp_old, mask)
-    policy = equations.policy_loss(
-        ratio, part.advantages, mask, clip=settings.actor_eps_clip, tokens=tokens
-    )
+    policy = whole.method.policy_loss(
+        Part(
+            scores.logp, part.logp_old, part.logp_ref, part.advantages, mask, tokens,
+            whole.replies, whole.beta, settings.actor_eps_clip,
+        )
+    )  # fmt: skip
     loss = policy.loss
     if scores.entropy is not None:
         loss = loss - settings.beta_s * equations.token_mean(scores.entropy, mask, tokens)
     if backward is not None:
         backward(loss)
         loss = loss.detach()
-    value = equations.value_loss(
-        scores.values if backward is None else score(only="critic").values,
-        part.values_old,
-        part.returns,
-        mask,
-        clip=settings.critic_eps_clip,
-        tokens=tokens,
-    )
-    loss = loss + settings.value_coefficient * value.loss
+    value = equations.ClippedLoss(torch.zeros_like(loss), torch.zeros_like(loss))
+    if whole.method.has_critic:
+        value = equations.value_loss(
+            scores.values if backward is None else score(only="critic").values,
+            part.values_old,
+            part.returns,
+            mask,
+            clip=settings.critic_eps_clip,
+            tokens=tokens,
+        )
+        loss = loss + settings.value_coefficient * value.loss
     with torch.no_grad():
         drift = equations.token_mean(equations.k3(part.logp_old, scores.logp), mask, tokens)
-        clipped = policy.clipped / tokens, value.clipped / tokens
+        clipped = policy.clipped, value.clipped / tokens
         figures = torch.stack([policy.loss, value.loss, *clipped, drift, loss]).detach()
-    return loss, figures, ratio.detach()
+    return loss, figures, policy.ratio.detach()
 
 
 def minibatches(rows: int, size: int, epochs: int, seed: int) -> Iterator[Tensor]:
@@ -167,6 +188,9 @@ def update(
     settings: PpoSettings,
     guard: Guard,
     seed: int,
+    *,
+    method: Method = PPO,
+    beta: float = 0.0,
 ) -> dict[str, float]:
     """Step 6 of an iteration; returns the means of the figures over its optimizer steps.
 
@@ -185,8 +209,9 @@ def update(
         tokens = experience.action_mask[index].sum()
         minibatch = experience.rows(index[share_of(accelerator, len(index))])
         figures = minibatch_gradients(
-            module, accelerator, minibatch, settings, tokens, on_part=counter.advance
-        )
+            module, accelerator, minibatch, settings, tokens, counter.advance,
+            method=method, beta=beta,
+        )  # fmt: skip
         counter.reach(number)
         if figures.update_kl > settings.update_kl_limit:
             break
@@ -202,17 +227,17 @@ def update(
         elif guard.tripped:
             break
     optimizer.zero_grad()
-    return _summary(seen, norms)
+    return _summary(seen, norms, method)
 
 
-def _summary(seen: list[MinibatchFigures], norms: list[float]) -> dict[str, float]:
+def _summary(seen: list[MinibatchFigures], norms: list[float], method: Method) -> dict[str, float]:
     if not seen:
         return {"optimizer_steps": 0.0}
     count = len(seen)
-    summary = {
-        name: sum(getattr(figures, name) for figures in seen) / count
-        for name in ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction")
-    }
+    names = ["policy_loss", "clip_fraction"]
+    if method.has_critic:
+        names += ["value_loss", "value_clip_fraction"]
+    summary = {name: sum(getattr(figures, name) for figures in seen) / count for name in names}
     summary["update_kl"] = seen[-1].update_kl
     summary["ratio_min"] = min(figures.ratio_min for figures in seen)
     summary["ratio_max"] = max(figures.ratio_max for figures in seen)

@@ -1,0 +1,52 @@
+"""`improve_by`: the ways from the SFT actor to a better one, and which settings each reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+MethodName = Literal["ppo", "rloo", "grpo"]
+# Those that compare the replies to one prompt with each other, and how many where none is set.
+GROUPED: tuple[MethodName, ...] = ("rloo", "grpo")
+USUAL_REPLIES = 4
+
+_OF_A_CRITIC = (
+    "critic_config",
+    "trainer_config.critic_lr",
+    "trainer_config.critic_eps_clip",
+    "trainer_config.value_coefficient",
+    "trainer_config.gae_lambda",
+    "trainer_config.gamma_discounted",
+)
+# Method -> sections and keys that it makes nothing of.
+UNREAD: dict[MethodName, tuple[str, ...]] = {
+    "ppo": (),
+    "rloo": _OF_A_CRITIC,
+    "grpo": _OF_A_CRITIC,
+}
+
+
+def reads(method: MethodName, key: str) -> bool:
+    """Whether `method` makes anything of the setting at a dotted `key`."""
+    return not any(key == unread or key.startswith(f"{unread}.") for unread in UNREAD[method])
+
+
+def unread_keys(raw: Mapping[str, Any], method: MethodName) -> list[str]:
+    """The sections and keys of a config.yaml, as it was read, that `method` makes nothing of."""
+    found = []
+    for unread in UNREAD[method]:
+        value: Any = raw
+        for part in unread.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            found.append(unread)
+    return found
+
+
+def with_usual_replies(values: dict[str, Any]) -> dict[str, Any]:
+    """A config.yaml with as many replies per prompt as a grouped method takes, if it is silent."""
+    trainer = values.get("trainer_config") or {}
+    silent = isinstance(trainer, dict) and trainer.get("replies_per_prompt") is None
+    if values.get("improve_by") not in GROUPED or not silent:
+        return values
+    return {**values, "trainer_config": {**trainer, "replies_per_prompt": USUAL_REPLIES}}
