@@ -2,15 +2,18 @@
 
     python benchmarks/stage_memory.py                    # 24 M weights, whole and with adapters
     python benchmarks/stage_memory.py --shape smollm     # SmolLM2-135M's shape, with adapters
+    python benchmarks/stage_memory.py --plain-malloc     # without mimalloc
 
-Every stage runs as the pipeline runs it, in a process of its own, on random weights and rows of
-`--length` tokens; the plan counts what the process had when it was made. Its ratio to the peak says
-how far it can be trusted: over 1 it asks for more than is needed, under 1 for less.
+Every stage runs as the pipeline runs it, in a process of its own, on random weights; the plan
+counts what the process had when it was made. Rows are all about `--length` tokens, or, as people's
+are, of many lengths up to it. The plan's ratio to the peak says how far it can be trusted: over 1
+it asks for more than is needed, under 1 for less.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -24,6 +27,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from chatllama_pipeline.launch.allocator import PRELOAD
 from chatllama_pipeline.launch.child import child_environment
 from chatllama_pipeline.models.bases.scratch import train_tokenizer
 from chatllama_pipeline.models.quiet import quiet_transformers
@@ -41,6 +45,10 @@ SHAPES = {
     "small": (384, 1024, 8, 6, 6, 16384),
     "smollm": (576, 1536, 30, 9, 3, 49152),
 }
+# Mean and deviation of the logarithm of ragged lengths, as a share of the longest.
+LENGTHS = (-1.0, 0.7)
+# Holes grow with the first steps.
+RAGGED_STEPS = 8
 WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india"]
 USED = {
     "reward_model": ("reward_base", "preference_data", "reward_training_data"),
@@ -51,29 +59,36 @@ USED = {
 
 @dataclass(frozen=True)
 class Bench:
-    """What is trained, in a folder; `adapted` trains LoRA adapters in every role."""
+    """What is trained, in a folder of inputs; `adapted` trains LoRA adapters in every role.
+
+    An adapter in every linear layer, the usual choice, weighs most.
+    """
 
     folder: Path
     length: int
     rows: int
     adapted: bool
+    steps: int = 2
+    plain_malloc: bool = False
 
     def settings(self) -> dict[str, Any]:
         section = {
             "model": "local",
             "max_sequence_length": self.length,
             "batch_size": self.rows,
-            "max_steps": 2,
+            "max_steps": self.steps,
             "evaluations": 1,
             "peft_enable": self.adapted,
+            "lora": {"target_modules": "all-linear"},
         }
         return {
             "actor_config": {**section, "max_tokens": self.length // 2},
             "reward_config": section,
+            "critic_config": {"lora": section["lora"]},
             "trainer_config": {
                 "update_timesteps": self.rows,
                 "max_timesteps": self.rows,
-                "num_episodes": 1,
+                "num_episodes": self.steps // 2,
                 "update_kl_limit": 100.0,
             },
         }
@@ -96,9 +111,12 @@ class Bench:
             result=str(self.folder / f"{name}.json"),
         )
         spec.write(self.folder / f"{name}_spec.json")
+        environment = child_environment(spec.threads)
+        if self.plain_malloc:
+            environment.pop(PRELOAD, None)
         subprocess.run(
             [sys.executable, "-m", "chatllama_pipeline.launch.stages", f"{output}_spec.json"],
-            env=child_environment(spec.threads),
+            env=environment,
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -110,8 +128,11 @@ class Bench:
         return made if asset in USED else self.folder / asset.replace("reward_base", "actor_base")
 
 
-def make_inputs(folder: Path, shape: str, length: int, rows: int) -> int:
-    """A random base of that shape, and tables whose rows are about `length` tokens; its weights."""
+def make_inputs(folder: Path, shape: str, length: int, rows: int, *, ragged: bool = False) -> int:
+    """A random base of that shape, and tables whose rows are about `length` tokens; its weights.
+
+    `ragged` rows are of many lengths, most of them a third of `length`, some all of it.
+    """
     hidden, intermediate, layers, heads, kv_heads, vocabulary = SHAPES[shape]
     tokenizer = train_tokenizer([" ".join(WORDS)] * 8, 400, length)
     torch.manual_seed(0)
@@ -135,9 +156,11 @@ def make_inputs(folder: Path, shape: str, length: int, rows: int) -> int:
     draw = random.Random(0)
 
     def words() -> str:
-        return " ".join(draw.choices(WORDS, k=length // 2 - 16))
+        most = length // 2 - 16
+        share = draw.lognormvariate(*LENGTHS) if ragged else 1.0
+        return " ".join(draw.choices(WORDS, k=max(1, min(most, round(share * most)))))
 
-    splits = ["train"] * 2 * rows + ["validation"] * rows
+    splits = ["train"] * (16 if ragged else 2) * rows + ["validation"] * rows
     said = [
         {"prompt": [{"role": "user", "content": words()}], "source": "test", "split": split}
         for split in splits
@@ -163,28 +186,39 @@ def make_inputs(folder: Path, shape: str, length: int, rows: int) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
+def measure(place: Path, options: argparse.Namespace, *, ragged: bool) -> None:
+    """A line for each stage, whole and with adapters, on rows of one length or of many."""
+    weights = make_inputs(place, options.shape, options.length, options.rows, ragged=ragged)
+    lengths = "up to " if ragged else ""
+    print(f"{weights / 1e6:.0f} M weights, {options.rows} rows of {lengths}{options.length} tokens")
+    steps = RAGGED_STEPS if ragged else 2
+    for adapted in (False, True) if options.shape == "small" else (True,):
+        bench = Bench(place, options.length, options.rows, adapted, steps, options.plain_malloc)
+        for stage in options.stages:
+            before = os.times().children_user
+            found = bench.run(stage).metrics
+            seconds = os.times().children_user - before
+            planned, peak = found["planned_gib"], found["peak_gib"]
+            print(
+                f"{stage:13} {'LoRA' if adapted else 'whole':6} planned {planned:.2f} GiB "
+                f"(most in {found['planned_peak_in']}), peak {peak:.2f} GiB, "
+                f"ratio {planned / peak:.2f}, {seconds:.0f} CPU s",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--stages", nargs="+", choices=USED, default=list(USED))
+    parser.add_argument("--plain-malloc", action="store_true", help="what mimalloc saves")
     options = parser.parse_args()
     quiet_transformers()
-    with tempfile.TemporaryDirectory() as place:
-        weights = make_inputs(Path(place), options.shape, options.length, options.rows)
-        print(f"{weights / 1e6:.0f} M weights, {options.rows} rows of {options.length} tokens")
-        for adapted in (False, True) if options.shape == "small" else (True,):
-            bench = Bench(Path(place), options.length, options.rows, adapted)
-            for stage in options.stages:
-                found = bench.run(stage).metrics
-                planned, peak = found["planned_gib"], found["peak_gib"]
-                print(
-                    f"{stage:13} {'LoRA' if adapted else 'whole':6} planned {planned:.2f} GiB "
-                    f"(most in {found['planned_peak_in']}), peak {peak:.2f} GiB, "
-                    f"ratio {planned / peak:.2f}",
-                    flush=True,
-                )
+    for ragged in (False, True):
+        with tempfile.TemporaryDirectory() as place:
+            measure(Path(place), options, ragged=ragged)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import psutil
 
 from chatllama_pipeline.errors import ChildError, OutOfMemoryError
 from chatllama_pipeline.launch import shim
+from chatllama_pipeline.launch.allocator import allocator_environment
 
 TICK_SECONDS = 0.1
 INT_GRACE_SECONDS = 3.0
@@ -101,7 +102,7 @@ def cores_at_hand() -> int:
 def child_environment(threads: int, base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """`base` with what must stand in a child's environment before torch is imported."""
     counts = dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    return {**base, **_QUIET_AND_STEADY, **counts}
+    return {**base, **_QUIET_AND_STEADY, **counts, **allocator_environment(base)}
 
 
 def run_child(

@@ -259,7 +259,7 @@ _DECLARED = [
     ),
     Asset(
         "actor_ppo",
-        code_version="6",
+        code_version="7",
         upstream=("actor_sft", "reward_model", "rlhf_training_data"),
         settings=_IMPROVEMENT,
         uncounted=_not_improved_by,

@@ -7,13 +7,19 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
 
-from benchmarks.stage_memory import USED, Bench, make_inputs
+from benchmarks.stage_memory import RAGGED_STEPS, USED, Bench, make_inputs
+from chatllama_pipeline import machine
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.machine import container_free_bytes
+from chatllama_pipeline.models.adapters.lora import add_adapter
+from chatllama_pipeline.models.heads import load_actor, pad_right
+from chatllama_pipeline.models.memory.passes import layer_floats
 from chatllama_pipeline.models.memory.plan import (
     as_check,
     memory_check,
@@ -21,6 +27,7 @@ from chatllama_pipeline.models.memory.plan import (
     require_memory,
     with_micro_batch,
 )
+from chatllama_pipeline.models.memory.sizes import model_size
 from chatllama_pipeline.settings import AssistantSettings
 
 SETTINGS = AssistantSettings.model_validate(
@@ -48,6 +55,15 @@ def folder(tmp_path: Path) -> Path:
     return make_folder(tmp_path, {"a": [50, 10], "b": [500]})
 
 
+@pytest.fixture(autouse=True)
+def allocator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the process is said to have loaded: an allocator that leaves no holes."""
+    loaded = tmp_path / "maps"
+    loaded.write_text("7f00-7f01 r-xp 0 00:00 0 /usr/lib/libmimalloc.so\n")
+    monkeypatch.setattr(machine, "OWN_LIBRARIES", loaded)
+    return loaded
+
+
 def free_bytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     memory = namedtuple("memory", "available")(count)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
@@ -56,8 +72,9 @@ def free_bytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 def test_sft_needs_sixteen_bytes_a_weight_and_its_activations(folder: Path) -> None:
     plan = memory_plan("actor_sft", {"actor": folder}, SETTINGS)
     assert sum(plan.held.values()) == 16 * 1000
-    # 2 rows x 10 tokens; a token keeps 3 layers x (10 x 6 + 4 x 10) + 3 x 50 logits = 450 floats.
-    assert sum(plan.phases["training"].values()) == 20 * 450 * 4
+    # 2 rows x 10 tokens; a token keeps 3 layers x (10 x 6 + 4 x 10) + 3 x 50 logits = 450 floats,
+    # and as much as one layer's passes in the backward pass.
+    assert sum(plan.phases["training"].values()) == 20 * 550 * 4
 
 
 def test_the_largest_phase_is_the_peak_and_is_named(folder: Path) -> None:
@@ -116,7 +133,7 @@ def test_a_rollout_s_caches_count_and_the_cure_names_their_setting(
 def test_a_pair_is_two_rows_and_a_reward_model_has_no_logits(folder: Path) -> None:
     plan = memory_plan("reward_model", {"reward": folder}, SETTINGS)
     assert sum(plan.held.values()) == 16 * 1000
-    assert plan.phases["training"] == {"reward activations": 2 * 2 * 10 * 300 * 4}
+    assert plan.phases["training"] == {"reward activations": 2 * 2 * 10 * 400 * 4}
     assert plan.phases["scoring"] == {"layers": 64 * 10 * 100 * 4}
 
 
@@ -132,11 +149,11 @@ def test_ppo_trains_two_roles_and_holds_two_frozen_ones(
     plan = memory_plan("actor_ppo", roles, SETTINGS)
     assert sum(plan.held.values()) == (16 + 16 + 4 + 4) * 1000
     # One after the other in one process, both at once in several.
-    assert sum(plan.phases["the policy's update"].values()) == 4 * 10 * 450 * 4
-    assert sum(plan.phases["the critic's update"].values()) == 4 * 10 * 300 * 4
+    assert sum(plan.phases["the policy's update"].values()) == 4 * 10 * 550 * 4
+    assert sum(plan.phases["the critic's update"].values()) == 4 * 10 * 400 * 4
     monkeypatch.setenv("WORLD_SIZE", "2")
     plan = memory_plan("actor_ppo", roles, SETTINGS)
-    assert sum(plan.phases["training"].values()) == 4 * 10 * (450 + 300) * 4
+    assert sum(plan.phases["training"].values()) == 4 * 10 * (550 + 400) * 4
 
 
 def test_with_adapters_ppo_holds_one_base_and_trains_little(tmp_path: Path) -> None:
@@ -181,18 +198,31 @@ def test_on_a_cpu_ppo_reads_as_many_rows_as_do_not_outweigh_what_is_held(
         }
     )
     roles = dict.fromkeys(("policy", "reference", "critic", "reward"), folder)
-    # A row of 30,000 tokens keeps 54 MB of the policy: 12, then 6 are more than 256 MiB.
+    # A row of 30,000 tokens takes 66 MB of the policy: 12, then 6 are more than 256 MiB.
     fitted = with_micro_batch(roles, settings, 30_000, device)
     assert fitted.trainer_config.micro_batch_size == chosen
     assert settings.trainer_config.micro_batch_size == asked
 
 
+def test_holes_count_where_glibc_hands_out_memory(folder: Path, allocator: Path) -> None:
+    allocator.write_text("7f00-7f01 r-xp 0 00:00 0 /usr/lib/libc.so.6\n")
+    training = memory_plan("actor_sft", {"actor": folder}, SETTINGS).phases["training"]
+    assert training["holes between actor activations"] == training["actor activations"]
+    long = SETTINGS.actor_config.model_copy(update={"max_sequence_length": 700_000})
+    settings = SETTINGS.model_copy(update={"actor_config": long})
+    # Tensors of 2 x 700,000 tokens x 6 floats are 33.6 MB, and mapped one by one.
+    plan = memory_plan("actor_sft", {"actor": folder}, settings)
+    assert "holes between actor activations" not in plan.phases["training"]
+    # Nor does the choice of rows, which makes results, go by who hands out the memory.
+    assert "holes" not in str(memory_plan("actor_sft", {"actor": folder}, SETTINGS, 1, "cuda"))
+
+
 def test_checkpointing_keeps_a_layer_s_input_and_one_layer(folder: Path) -> None:
     settings = with_checkpointing(True)
     plan = memory_plan("actor_sft", {"actor": folder}, settings)
-    # 20 tokens x (3 layers x 6 + one layer's 10 x 6 + 4 x 10) and 20 x 3 x 50 logits.
+    # 20 tokens x (3 layers x 6 + twice one layer's 10 x 6 + 4 x 10) and 20 x 3 x 50 logits.
     training = plan.phases["training"]
-    assert training["actor activations"] == 20 * (18 + 100) * 4
+    assert training["actor activations"] == 20 * (18 + 200) * 4
     assert training["actor logits"] == 20 * 150 * 4
 
 
@@ -223,21 +253,60 @@ def test_a_container_s_limit_counts_with_the_cache_it_can_give_back(tmp_path: Pa
     assert container_free_bytes(tmp_path / "nowhere") is None
 
 
+KINDS: list[tuple[bool, dict[str, Any]]] = [
+    (False, {}),
+    (True, {"target_modules": ["q_proj", "v_proj"]}),
+    (True, {"target_modules": "all-linear"}),
+    (True, {"target_modules": "all-linear", "lora_dropout": 0}),
+    (True, {"target_modules": r"model\.layers\.\d+\.mlp\..*_proj"}),
+]
+
+
+@pytest.mark.parametrize(("adapted", "lora"), KINDS)
+def test_a_step_on_ragged_rows_keeps_what_the_plan_counts(
+    tiny_base_folder: Path, adapted: bool, lora: dict[str, Any]
+) -> None:
+    settings = AssistantSettings.model_validate(
+        {"actor_config": {"batch_size": 8, "peft_enable": adapted, "lora": lora}}
+    )
+    model = load_actor(tiny_base_folder, torch.float32)
+    if adapted:
+        add_adapter(model, settings.actor_config.lora, "actor_config", tiny_base_folder, 0)
+    lengths = [6, 9, 13, 20, 28, 37, 50, 64]
+    ids, mask = pad_right([[5] * length for length in lengths], 0)
+    kept: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage.data_ptr(), storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = model.train().base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+    assert found.last_hidden_state.requires_grad
+    plan = memory_plan("actor_sft", {"actor": tiny_base_folder}, settings, max(lengths))
+    size = model_size(tiny_base_folder)
+    passing = ids.numel() * layer_floats(size.hidden, size.intermediate) * 4
+    planned = plan.phases["training"]["actor activations"] - passing
+    assert 0.85 < planned / sum(kept.values()) < 1.25
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("adapted", [False, True])
 def test_each_stage_s_plan_is_within_a_quarter_of_its_measured_peak(
-    tmp_path: Path, adapted: bool
+    tmp_path: Path, adapted: bool, ragged: bool
 ) -> None:
-    make_inputs(tmp_path, "small", length=256, rows=4)
-    bench = Bench(tmp_path, 256, 4, adapted)
+    make_inputs(tmp_path, "small", length=256, rows=8, ragged=ragged)
+    bench = Bench(tmp_path, 256, 8, adapted, steps=RAGGED_STEPS if ragged else 2)
     for stage in USED:
         found = bench.run(stage).metrics
-        assert 0.75 < found["planned_gib"] / found["peak_gib"] < 1.25, (stage, found)
+        assert 0.85 < found["planned_gib"] / found["peak_gib"] < 1.25, (stage, found)
 
 
 def test_rows_shorter_than_allowed_need_less(folder: Path) -> None:
     plan = memory_plan("actor_sft", {"actor": folder}, SETTINGS, longest_row=5)
-    assert sum(plan.phases["training"].values()) == 10 * 450 * 4
+    assert sum(plan.phases["training"].values()) == 10 * 550 * 4
     assert sum(plan.phases["validation"].values()) == 64 * 5 * 250 * 4
 
 
@@ -253,8 +322,8 @@ def test_a_plan_that_does_not_fit_says_what_to_lower(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # 16,000 of weights, gradients and Adam, and at 64 rows of 10 tokens 3 x 50 logits a token, and
-    # with checkpointing 3 layers' inputs of 6 and one layer's 100 floats; one byte is missing.
-    free_bytes(monkeypatch, 16_000 + 640 * (150 + 18 + 100) * 4 - 1)
+    # with checkpointing 3 layers' inputs of 6 and twice a layer's 100 floats; one byte is missing.
+    free_bytes(monkeypatch, 16_000 + 640 * (150 + 18 + 200) * 4 - 1)
     rows = SETTINGS.actor_config.model_copy(update={"batch_size": 64, "micro_batch_size": 64})
     settings = SETTINGS.model_copy(update={"actor_config": rows})
     with pytest.raises(

@@ -17,10 +17,17 @@ FLOAT_BYTES = 4
 # q, k, v, attention's output, two residuals) and four of the feed-forward size (gate, up, their
 # activation and product). SDPA keeps no attention scores.
 HIDDEN_COPIES, INTERMEDIATE_COPIES = 10, 4
+# Of a block that learns nothing but passes gradients on, what its norms, products and attention
+# need; not what its linear layers read. An adapted layer that drops out keeps its input as dropped
+# and the noise.
+FROZEN_HIDDEN, FROZEN_INTERMEDIATE = 6, 3
+DROPOUT_COPIES = 2
 # Logits, their log-softmax and its gradient.
 LOGIT_COPIES = 3
 # Of the next token's logits, as often once more as double precision: softmax and running sums.
 SAMPLING_COPIES = 6
+# glibc's malloc maps what is larger on its own, and gives it back whole.
+MAPPED_BYTES = 32 * 2**20
 # What passes through a model in one go and nobody minds.
 SMALL_BYTES = 256 * 2**20
 MOST_ROWS = 64
@@ -65,6 +72,11 @@ def shape_of(model: Any) -> Shape:
 def layer_floats(hidden: int, intermediate: int) -> int:
     """Floats per token of one block of these sizes."""
     return HIDDEN_COPIES * hidden + INTERMEDIATE_COPIES * intermediate
+
+
+def frozen_layer_floats(hidden: int, intermediate: int) -> int:
+    """The same of a block of frozen weights that gradients pass through."""
+    return FROZEN_HIDDEN * hidden + FROZEN_INTERMEDIATE * intermediate
 
 
 def rows_at_once(row_bytes: int, most: int | None = None, bound: int | None = None) -> int:

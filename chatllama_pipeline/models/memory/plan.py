@@ -15,11 +15,21 @@ from typing import Any, NamedTuple
 
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.launch.out_of_memory import halved
-from chatllama_pipeline.machine import free_bytes, own_bytes, processes_started, wants_bfloat16
+from chatllama_pipeline.machine import (
+    free_bytes,
+    leaves_holes,
+    own_bytes,
+    processes_started,
+    wants_bfloat16,
+)
+from chatllama_pipeline.models.memory.adapters import AdapterSize, adapter_size
 from chatllama_pipeline.models.memory.passes import (
+    DROPOUT_COPIES,
     FLOAT_BYTES,
     LOGIT_COPIES,
+    MAPPED_BYTES,
     SMALL_BYTES,
+    frozen_layer_floats,
     layer_floats,
 )
 from chatllama_pipeline.models.memory.phases import (
@@ -28,7 +38,7 @@ from chatllama_pipeline.models.memory.phases import (
     learning_phases,
     reading_phases,
 )
-from chatllama_pipeline.models.memory.sizes import ModelSize, model_size, tensors
+from chatllama_pipeline.models.memory.sizes import ModelSize, model_size
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, LoraSettings
 from chatllama_pipeline.settings.deepspeed_config import plan_for
@@ -39,8 +49,6 @@ GIB = 2**30
 # Weights are held in float32; training adds a gradient and AdamW's two moments per weight.
 FROZEN_BYTES, TRAINED_BYTES = 4, 16
 HALF_BYTES = 2
-# What peft targets in most families where nothing is said.
-USUAL_TARGETS = ("q_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "q", "v")
 
 
 @dataclass(frozen=True)
@@ -152,8 +160,9 @@ def _plan(
 ) -> MemoryPlan:
     limit = int(settings.at(f"{_length_section(stage)}.max_sequence_length"))
     longest = min(longest_row or limit, limit)
+    holes = device == "cpu" and leaves_holes()
     held, learning = _held_and_learning(
-        stage, base_folders, settings, longest, device, checkpointing
+        stage, base_folders, settings, longest, device, checkpointing, holes
     )
     phases = learning_phases(stage, learning)
     phases |= reading_phases(stage, base_folders, settings, longest)
@@ -167,8 +176,12 @@ def _held_and_learning(
     longest: int,
     device: str,
     checkpointing: bool,
+    holes: bool = False,
 ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
-    """Parts that stand all the while, and of each trained role those that a step passes through."""
+    """Parts that stand all the while, and of each trained role those that a step passes through.
+
+    With `holes` tensors that are freed leave as much again, where they aren't mapped one by one.
+    """
     tokens = _conversations_per_forward(stage, settings) * longest
     half = wants_bfloat16(settings.at(f"{SECTION_OF[stage]}.precision"), device)
     held: dict[str, int] = {}
@@ -185,13 +198,19 @@ def _held_and_learning(
         elif (base := weights_digest(base_folder(folder))) not in shared:
             shared.add(base)
             held[f"{role} weights"] = size.weights * FROZEN_BYTES
+        lora = _lora(role, settings)
         if adapted or has_adapter(folder):
-            lora = _lora(role, settings)
             of_a_weight = TRAINED_BYTES if adapted else FROZEN_BYTES
-            held[f"{role} adapter"] = adapter_weights(folder, lora) * of_a_weight
+            held[f"{role} adapter"] = adapter_size(folder, lora).weights * of_a_weight
         if trained:
             width = HALF_BYTES if half else FLOAT_BYTES
-            passing = {f"{role} activations": _activation_bytes(size, tokens, checkpointing, width)}
+            adapter = adapter_size(folder, lora) if adapted else None
+            # PPO's models read in eval mode.
+            dropout = stage != "actor_ppo" and lora.lora_dropout > 0
+            kept = _activation_bytes(size, tokens, checkpointing, width, adapter, dropout)
+            passing = {f"{role} activations": kept}
+            if holes and tokens * size.hidden * width < MAPPED_BYTES:
+                passing[f"holes between {role} activations"] = kept
             if role in _WITH_LOGITS:
                 logits = tokens * LOGIT_COPIES * size.vocabulary * FLOAT_BYTES
                 passing[f"{role} logits"] = logits
@@ -318,21 +337,19 @@ def _lora(role: str, settings: AssistantSettings) -> LoraSettings:
     return settings.critic_config.lora if role == "critic" else settings.actor_config.lora
 
 
-def adapter_weights(folder: Path, lora: LoraSettings) -> int:
-    """About how many weights an adapter on the model in `folder` has: r rows and r columns each."""
-    targets = USUAL_TARGETS if lora.target_modules is None else lora.target_modules
-    total = 0
-    for name, shape in tensors(base_folder(folder)):
-        module = name.removesuffix(".weight").rsplit(".", 1)[-1]
-        inside = len(shape) == 2 and any(part.isdigit() for part in name.split("."))
-        if inside and (isinstance(targets, str) or module in targets):
-            total += lora.r * sum(shape)
-    return total
-
-
-def _activation_bytes(size: ModelSize, tokens: int, checkpointing: bool, width: int) -> int:
-    a_layer = layer_floats(size.hidden, size.intermediate)
+def _activation_bytes(
+    size: ModelSize, tokens: int, checkpointing: bool, width: int, adapter: AdapterSize | None,
+    dropout: bool,
+) -> int:  # fmt: skip
+    """What all layers keep of `tokens` tokens, and what passes through one in the backward pass."""
+    passing = layer_floats(size.hidden, size.intermediate)
+    kept = size.layers * passing
+    if adapter is not None:
+        beneath = size.layers * frozen_layer_floats(size.hidden, size.intermediate)
+        # Each layer drops out of a copy of its own; else those with the same input share it.
+        dropped = beneath + DROPOUT_COPIES * adapter.inputs
+        kept = dropped if dropout else min(kept, beneath + adapter.inputs)
     if checkpointing:
         # Each layer's input, and one layer that is being computed again.
-        return tokens * (size.layers * size.hidden + a_layer) * width
-    return tokens * size.layers * a_layer * width
+        kept = size.layers * size.hidden + kept // max(1, size.layers)
+    return tokens * (kept + passing) * width
