@@ -29,7 +29,7 @@ from chatllama_pipeline.llm.client.sdk import read_key
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.settings.folder import Assistant, load_assistant
+from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Made, Workbench
 from resources.compute import Compute
@@ -116,8 +116,8 @@ def make(
     A pinned asset is its pin, whatever else changed.
     """
     asset = context.asset_key.to_user_string()
-    versions = store.open()
-    assistant = load_assistant(context.partition_key, run_options.overrides)
+    versions = store.of_run(context, run_options)
+    assistant = versions.assistant
     require_pins(assistant, versions)
     if pin := assistant.settings.store.pins.get(asset):
         context.log.info(f"{asset}: store.pins asks for version {pin}")
@@ -147,6 +147,10 @@ def make(
     except CheckError as error:
         yield from (check_result(asset, check) for check in error.checks)
         raise
+    if later := versions.left_to(asset, assistant.name):
+        context.log.warning(
+            f"{asset}: {later.version} stays in use, of run {later.run}, which began later"
+        )
     rule = assistant.settings.store
     in_use = versions_in_use(assistant, versions)[asset]
     old = old_of(asset, assistant.name, versions, rule, in_use, datetime.now(UTC))

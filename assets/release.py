@@ -5,7 +5,6 @@ import dagster as dg
 from assets.making import Results, make, run_stage, stage_asset
 from assets.specs import pipeline_asset
 from chatllama_pipeline.lineage.verdict import release_verdict
-from chatllama_pipeline.settings.folder import load_assistant
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource
@@ -26,8 +25,9 @@ def release(
     run_options: RunOptions,
 ) -> Results:
     """The assistant as a plain Hugging Face folder; held back, the one before stays."""
-    assistant = load_assistant(context.partition_key, run_options.overrides)
-    verdict = release_verdict(store.open(), assistant)
+    versions = store.of_run(context, run_options)
+    assistant = versions.assistant
+    verdict = release_verdict(versions, assistant)
     if not verdict.released and "release" not in assistant.settings.store.pins:
         context.log.warning(f"HELD BACK: {verdict.reason}")
         return

@@ -3,15 +3,15 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.making import Results, make, materialization
+from assets.making import Results, Work, built_asset, materialization
 from assets.specs import asset_checks, pipeline_asset
 from chatllama_pipeline.data.own.personal import build_personal_data
 from chatllama_pipeline.data.sources.catalog import build_source
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
 from chatllama_pipeline.progress import Progress, listening
-from chatllama_pipeline.settings.folder import assistants_using, load_assistant
-from resources.compute import Compute
+from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.settings.folder import assistants_using
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 
@@ -63,24 +63,10 @@ def grammar(
     yield from _source(context, store, run_options)
 
 
-@pipeline_asset("personal_data", "sources", ("json", "parquet"))
-def personal_data(
-    context: dg.AssetExecutionContext,
-    compute: Compute,
-    store: StoreResource,
-    run_options: RunOptions,
-) -> Results:
+@built_asset("personal_data", "sources", ("json", "parquet"))
+def personal_data(work: Work) -> Outcome:
     """The user's own rows and templates, validated; their files are never written."""
-    # The first asset that an assistant's run comes to: here its config.yaml is talked about.
-    for warning in load_assistant(context.partition_key, run_options.overrides).warnings:
-        context.log.warning(warning)
-    yield from make(
-        context,
-        compute,
-        store,
-        run_options,
-        lambda work: build_personal_data(work.assistant.folder, work.settings, work.output),
-    )
+    return build_personal_data(work.assistant.folder, work.settings, work.output)
 
 
 def _source(
@@ -91,10 +77,9 @@ def _source(
 ) -> Results:
     """Make a shared source, or stay at what there is where nobody at hand uses it."""
     source = context.asset_key.to_user_string()
-    versions = store.open()
+    versions = store.of_run(context, run_options)
     if context.has_partition_key:
-        settings = load_assistant(context.partition_key, run_options.overrides).settings
-        used = source in settings.data.sources
+        used = source in versions.assistant.settings.data.sources
     else:
         used = bool(assistants_using(source))
     if used:

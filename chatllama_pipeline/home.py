@@ -1,10 +1,12 @@
-"""Where `assistants/` and `storage/` stand unless a variable names another place."""
+"""Where `assistants/` and `storage/` stand unless a variable names another place; a run's name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ASSISTANTS = "assistants"
+# Who waits for a run finds it in the store by this name of its own, which the run takes over.
+ASKED_VARIABLE = "CHATLLAMA_ASKED"
 CHECKOUT = Path(__file__).parents[1]
 
 

@@ -22,8 +22,19 @@ class RunOptions(dg.ConfigurableResource[None]):
         default=[], description="Assets to make again though nothing changed, or `all`."
     )
     promote: bool = Field(
-        default=False, description="Let a run with overrides be released when the gate allows it."
+        default=False,
+        description="Let what a run with overrides makes be used, and released when the gate "
+        "allows it; else the run is an experiment, and what is in use stays in use.",
     )
+    take_over: bool = Field(
+        default=False,
+        description="Take over the versions of another folder's assistant of the same name.",
+    )
+
+    @property
+    def is_experiment(self) -> bool:
+        """Whether what is in use stays in use, whatever the run makes."""
+        return bool(self.overrides) and not self.promote
 
     def forces(self, asset: str) -> bool:
         """Whether `asset` is to be made again; an unknown name in `force` is an error."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from chatllama_pipeline.home import home
+from chatllama_pipeline.home import ASKED_VARIABLE, home
 
 DEFINITIONS = "chatllama_pipeline.definitions"
 DAGSTER_HOME = "DAGSTER_HOME"
@@ -58,10 +58,14 @@ def dagster_environment() -> dict[str, str]:
     return environment
 
 
-def run_dagster(command: list[str]) -> int:
-    """The exit code of `command`; signals reach it once, and it is waited for."""
+def run_dagster(command: list[str], asked: str = "") -> int:
+    """The exit code of `command`; signals reach it once, and it is waited for.
+
+    The run that it starts takes over the name `asked`, by which its view is found.
+    """
+    environment = {**dagster_environment(), ASKED_VARIABLE: asked}
     # In a group of its own: the terminal's Ctrl-C comes through us, and not a second time.
-    process = subprocess.Popen(command, env=dagster_environment(), process_group=0)
+    process = subprocess.Popen(command, env=environment, process_group=0)
     with _handed_on(process):
         code = process.wait()
     return code if code >= 0 else 128 - code

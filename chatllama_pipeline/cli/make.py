@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+import uuid
 from typing import Any
 
 import click
 
 from chatllama_pipeline.cli.dagster_runs import dagster_command, run_dagster
 from chatllama_pipeline.cli.names import assistant_name
-from chatllama_pipeline.cli.status import show_status
+from chatllama_pipeline.cli.status import show_run
 
 
 @click.command()
@@ -22,7 +23,11 @@ from chatllama_pipeline.cli.status import show_status
 )
 @click.option("--overrides", default="{}", help="The same, as one JSON object of dotted keys.")
 @click.option("--force", multiple=True, metavar="ASSET", help="Make it again; all: everything.")
-@click.option("--promote/--no-promote", help="Let a run with overrides be released.")
+@click.option(
+    "--promote/--no-promote",
+    help="Use what a run with overrides makes; else nothing in use moves.",
+)
+@click.option("--take-over", is_flag=True, help="Take over what another folder's run made.")
 @click.option("--processes", type=click.IntRange(min=1), help="Processes per training.")
 def make(
     name: str,
@@ -31,6 +36,7 @@ def make(
     overrides: str,
     force: tuple[str, ...],
     promote: bool,
+    take_over: bool,
     processes: int | None,
 ) -> None:
     """Make all of an assistant, or what --select names; what didn't change is reused.
@@ -41,12 +47,17 @@ def make(
 
     changed = {**_json_object(overrides), **dict(_setting(text) for text in settings)}
     load_assistant(name, changed)  # what is wrong with it is told before Dagster starts
-    run_options = {"overrides": changed, "force": list(force), "promote": promote}
-    started = time.time()
-    code = run_dagster(dagster_command(name, select, run_options, processes))
+    run_options = {
+        "overrides": changed,
+        "force": list(force),
+        "promote": promote,
+        "take_over": take_over,
+    }
+    started, asked = time.time(), uuid.uuid4().hex
+    code = run_dagster(dagster_command(name, select, run_options, processes), asked)
     if code:
         sys.exit(code)
-    show_status(name, started)
+    show_run(name, started, asked)
 
 
 def _setting(text: str) -> tuple[str, Any]:

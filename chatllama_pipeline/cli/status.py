@@ -14,21 +14,28 @@ from chatllama_pipeline.cli.names import assistant_name
 )
 def status(name: str, since: float | None) -> None:
     """What of an assistant is current, stale and released."""
-    show_status(name, since)
-
-
-def show_status(name: str, since: float | None) -> None:
-    """Print the table of all assets, or of those that a run made which began at `since`."""
-    import time
-
-    from chatllama_pipeline.lineage.status import run_lines, status_lines
+    if since is not None:
+        show_run(name, since)
+        return
+    from chatllama_pipeline.lineage.status import status_lines
     from chatllama_pipeline.settings.folder import load_assistant
     from chatllama_pipeline.store.versions import Store, store_root
 
-    assistant, store = load_assistant(name), Store(store_root())
-    if since is None:
-        lines = status_lines(assistant, store)
-    else:
-        lines = run_lines(assistant, store, since, time.time())
-    for line in lines:
+    for line in status_lines(load_assistant(name), Store(store_root())):
+        click.echo(line)
+
+
+def show_run(name: str, since: float, asked: str = "") -> None:
+    """Print what the last run made that began at `since` or later; `asked` is its name."""
+    import time
+
+    from chatllama_pipeline.lineage.status import run_lines
+    from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.versions import Store, store_root
+    from chatllama_pipeline.store.views import newest_run
+
+    run = newest_run(store_root(), name, since, asked)
+    store = run or Store(store_root())
+    assistant = run.assistant if run else load_assistant(name)
+    for line in run_lines(assistant, store, since, time.time()):
         click.echo(line)

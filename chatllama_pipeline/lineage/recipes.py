@@ -16,6 +16,7 @@ from chatllama_pipeline.lineage.declaration import Given
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Recipe, Version, hash_files
 from chatllama_pipeline.store.versions import Store
+from chatllama_pipeline.store.views import seen_by_running
 
 # The version of a source that nobody ever needed.
 ABSENT = "absent"
@@ -136,12 +137,15 @@ def inherited_overrides(
 
 
 def versions_in_use(assistant: Assistant, store: Store) -> dict[str, set[str]]:
-    """Asset -> versions that must stay: current, pinned, released, and upstream of those."""
+    """Asset -> versions that must stay: current, pinned, seen by runs, and upstream of those."""
     used: dict[str, set[str]] = {asset: set() for asset in ASSETS}
     waiting = list(assistant.settings.store.pins.items())
     for asset in ASSETS:
-        if current := store.current(asset, owner_of(asset, assistant)):
+        if current := store.standing(asset, owner_of(asset, assistant)):
             waiting.append((asset, current.version))
+    for asset, owner, seen in seen_by_running(store.root):
+        if asset in ASSETS and owner == owner_of(asset, assistant):
+            waiting.append((asset, seen))
     while waiting:
         asset, wanted = waiting.pop()
         version = store.version(asset, owner_of(asset, assistant), wanted)

@@ -22,6 +22,7 @@ from chatllama_pipeline.settings.folder import Assistant, assistant_names, load_
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.owned import busy_assets, owners
 from chatllama_pipeline.store.versions import Store
+from chatllama_pipeline.store.views import seen_by_running
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ def old_sources(store: Store, rule: StoreSettings, now: datetime) -> list[Old]:
     for source in SOURCES:
         if current := store.current(source, None):
             needed[source].add(current.version)
+    for asset, _, seen in seen_by_running(store.root):
+        if asset in needed:
+            needed[asset].add(seen)
     for asset in set(ASSETS) - set(SOURCES):
         for owner in owners(store.root):
             for version in store.versions(asset, owner):

@@ -30,6 +30,7 @@ from chatllama_pipeline.lineage.verdict import release_verdict
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Recipe, Version
 from chatllama_pipeline.store.versions import Store
+from chatllama_pipeline.store.views import RunStore, other_folder
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
     statuses = asset_statuses(assistant, store)
     yield f"assistant {assistant.name}   {assistant.config}"
     told = [*assistant.warnings, *unread_files(assistant.folder, assistant.settings)]
+    if other := other_folder(store, assistant):
+        told.append(f"what is in use was made for another assistant of that name, {other}")
     yield from (f"warning: {warning}" for warning in told)
     yield ""
     yield f"{'asset':<25}{'version':<18}{'rows':>7}  {'made':<17} state"
@@ -145,6 +148,11 @@ def run_lines(assistant: Assistant, store: Store, since: float, now: float) -> I
     yield from _before_and_after(assistant, store)
     yield from _audit_line(assistant, store)
     yield from _release_lines(assistant, store)
+    if isinstance(store, RunStore) and store.begun.experiment:
+        yield (
+            f"an experiment (overrides {json.dumps(store.begun.overrides)}): what is in use stays "
+            f"in use. To use this, write them into {assistant.config}, or run again with --promote"
+        )
 
 
 def _before_and_after(assistant: Assistant, store: Store) -> Iterator[str]:

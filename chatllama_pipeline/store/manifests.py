@@ -159,6 +159,21 @@ def sync_file(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def write_atomically(path: Path, record: dict[str, Any]) -> None:
+    """Write JSON that is whole or not there, whenever the machine stops."""
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w") as handle:
+        json.dump(record, handle, indent=1, sort_keys=True)
+        handle.flush()
+        os.fsync(handle.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def hash_files(what: str, paths: Sequence[Path]) -> list[str]:
     """The files' sha256, as a phase of that name."""
     counter = phase(what, sum(path.stat().st_size for path in paths) / MEGABYTE, "MB")

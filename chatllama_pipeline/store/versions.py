@@ -7,6 +7,7 @@
     <store>/_files/                     the same files by their hashes: each stands once (`pool`)
     <store>/_runs/<asset>/<assistant>/<fingerprint>/    state of something unfinished (private)
     <store>/_logs/<assistant>/<asset>/<fingerprint>/    trackers' files, such as TensorBoard's
+    <store>/_views/<assistant>/<run>/   what each run builds on (`views`)
     <store>/_staging/                   what is being written; never read
 
 A version is the hash of its payload; a fingerprint is the hash of all that it was made from. A
@@ -44,6 +45,7 @@ from chatllama_pipeline.store.manifests import (
     list_payload,
     payload_version,
     utc_now,
+    write_atomically,
 )
 from chatllama_pipeline.store.pool import Pool
 
@@ -64,7 +66,11 @@ def store_root() -> Path:
 
 @dataclass(frozen=True)
 class Current:
-    """The pointer to the current version, and how the last run came to it."""
+    """The pointer to the current version, and how the last run came to it.
+
+    That run is `run`, which began at `began` (UTC, ISO), of the assistant's folder `folder`, which
+    is relative to the store; each is empty where no run of an assistant's said so.
+    """
 
     version: str
     overrides: dict[str, Any]
@@ -72,6 +78,9 @@ class Current:
     at: str
     seconds: float
     child_seconds: float
+    run: str = ""
+    began: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,10 @@ class Store:
         self._pool = Pool(root)
 
     def current(self, asset: str, assistant: str | None) -> Current | None:
+        return self.standing(asset, assistant)
+
+    def standing(self, asset: str, assistant: str | None) -> Current | None:
+        """What is current for all, whatever a single run sees."""
         path = self._folder(asset, assistant) / CURRENT
         return Current(**json.loads(path.read_text())) if path.is_file() else None
 
@@ -334,18 +347,21 @@ class Store:
         )
         folder = self._folder(recipe.asset, recipe.assistant) / "versions" / version
         folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            # The same payload made again, or the rest of a crash, or a damaged copy: the new one
-            # takes its place; readers find no manifest in between, never a mixture.
-            (folder / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(folder)
-        staging.rename(folder)
-        _write_atomically(folder / MANIFEST, dataclasses.asdict(manifest))
+        if (folder / MANIFEST).is_file():
+            # The same payload made again, or a damaged copy: file by file, so that whoever reads
+            # it meanwhile finds every file, the old one or the new.
+            for file in files:
+                (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+                (staging / file.path).replace(folder / file.path)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # the rest of a crash
+            staging.rename(folder)
+        write_atomically(folder / MANIFEST, dataclasses.asdict(manifest))
         return Version(folder, manifest)
 
     def _point(self, asset: str, assistant: str | None, current: Current, how: How) -> None:
-        folder, before = self._folder(asset, assistant), self.current(asset, assistant)
-        _write_atomically(folder / CURRENT, dataclasses.asdict(current))
+        folder, before = self._folder(asset, assistant), self.standing(asset, assistant)
+        write_atomically(folder / CURRENT, dataclasses.asdict(current))
         if how != "reused" or before is None or before.version != current.version:
             note_use(folder, Use(current.version, current.at, how))
 
@@ -362,20 +378,6 @@ class Store:
 def _maker(asset: str, assistant: str | None) -> str:
     """Whom the lock lets make it: one at a time."""
     return f"{asset}.{assistant or SHARED}"
-
-
-def _write_atomically(path: Path, record: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w") as handle:
-        json.dump(record, handle, indent=1, sort_keys=True)
-        handle.flush()
-        os.fsync(handle.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _last_written(folder: Path) -> float:

@@ -18,6 +18,7 @@ from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.limited import limited_to
 from chatllama_pipeline.store.versions import Store
+from resources.refusals import Refused
 
 SETTINGS = AssistantSettings()
 
@@ -34,7 +35,7 @@ def test_a_build_that_reads_a_setting_its_asset_forgot_is_refused(
     monkeypatch.setitem(ASSETS, "personal_data", dataclasses.replace(asset, settings=kept))
     with (
         dg.instance_for_test() as instance,
-        pytest.raises(UndeclaredSettingError, match="redact of DataSettings is read"),
+        pytest.raises(Refused, match="redact of DataSettings is read"),
     ):
         dg.materialize(
             [personal_data],

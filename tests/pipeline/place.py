@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline.store.versions import Store
+from chatllama_pipeline.store.views import RunStore, newest_run
 
 REPOSITORY = Path(__file__).parents[2]
 GUARD = Path(__file__).parent / "guard"
@@ -42,6 +43,12 @@ class Place:
     @property
     def store(self) -> Store:
         return Store(self.root / "storage")
+
+    def last_run(self, name: str) -> RunStore:
+        """The store as the assistant's last run saw it."""
+        run = newest_run(self.store.root, name, since=0.0)
+        assert run is not None
+        return run
 
     def add_assistant(self, name: str, config: str) -> Path:
         folder = self.root / "assistants" / name

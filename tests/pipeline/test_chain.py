@@ -77,21 +77,22 @@ def test_a_held_release_is_a_result_and_keeps_the_run_a_success(copied: Place) -
     run = copied.materialize("tiny", overrides={"release.min_win_rate": 0.99})
     assert run.returncode == 0, run.stderr
     assert "HELD BACK: win rate" in run.stderr
-    figures = json.loads(
-        (copied.store.read("evaluation", "tiny").path / "evaluation.json").read_text()
-    )
+    evaluation = copied.last_run("tiny").read("evaluation", "tiny")
+    figures = json.loads((evaluation.path / "evaluation.json").read_text())
     assert figures["released"] is False
     assert "0.99" in figures["reason"]
 
 
 def test_a_run_with_overrides_is_marked_and_released_only_when_promoted(copied: Place) -> None:
     overrides = {"release.min_win_rate": 0.0}
+    before = copied.versions("tiny")
     held = copied.materialize("tiny", overrides=overrides)
     assert "HELD BACK" in held.stderr
     assert "release.min_win_rate" in held.stderr
-    current = copied.store.current("evaluation", "tiny")
-    assert current is not None
-    assert current.overrides == overrides
+    tried = copied.last_run("tiny").current("evaluation", "tiny")
+    assert tried is not None
+    assert tried.overrides == overrides
+    assert copied.versions("tiny") == before
 
     promoted = copied.materialize(
         "tiny", "evaluation,release", overrides={"release.min_win_rate": 0.0}, promote=True

@@ -51,11 +51,11 @@ def test_what_is_selected_is_made_with_this_run_s_settings_and_told_at_the_end(
     made = chatllama(place, *arguments, "--set", "seed=3", "--overrides", '{"seed": 2}')
     assert made.returncode == 0, made.stderr
     assert "made version" in made.stderr and "DEBUG" not in made.stderr
-    version = place.store.read("personal_data", "mine").id
+    assert place.store.current("personal_data", "mine") is None
+    version = place.last_run("mine").read("personal_data", "mine").id
     rows = [line.split() for line in made.stdout.splitlines()]
     assert ["personal_data", version, "0", "made"] in [row[:4] for row in rows]
-    current = place.store.current("personal_data", "mine")
-    assert current is not None and current.overrides == {"seed": 3}
+    assert 'an experiment (overrides {"seed": 3}): what is in use stays' in made.stdout
 
 
 def test_a_run_that_fails_ends_with_its_error_and_no_table(place: Place) -> None:
