@@ -14,6 +14,7 @@ from assets.specs import pipeline_asset
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaration import Asset
+from chatllama_pipeline.lineage.incumbent import compared_with
 from chatllama_pipeline.lineage.recipes import (
     current_upstream,
     inherited_overrides,
@@ -134,12 +135,14 @@ def make(
             name: versions.read(name, owner_of(name, assistant), version)
             for name, version in upstream.items()
         }
+        inputs |= compared_with(recipe, versions)
         return build(Work(context, compute, assistant, inputs, unpromoted, bench))
 
     try:
         with listening(Progress(asset, context.log.info)):
+            recipe = recipe_for(asset, assistant, upstream, versions, unpromoted)
             made = versions.make(
-                recipe_for(asset, assistant, upstream, versions, unpromoted),
+                recipe,
                 build_verified,
                 inherited,
                 run_options.forces(asset),

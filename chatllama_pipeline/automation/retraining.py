@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from dagster._utils.schedules import get_latest_completed_cron_tick
 
-from chatllama_pipeline.automation.jobs import all_job
+from chatllama_pipeline.automation.jobs import JOBS
 from chatllama_pipeline.automation.keys import changed_keys
 from chatllama_pipeline.automation.reading import settings_or_why
 from chatllama_pipeline.automation.runs import unfinished_run
@@ -17,7 +17,7 @@ from chatllama_pipeline.settings.folder import assistant_names
 
 
 @dg.sensor(
-    job=all_job,
+    jobs=JOBS,
     minimum_interval_seconds=60,
     description="Makes each assistant again at its retrain.cron: one run for a time.",
 )
@@ -47,7 +47,9 @@ def retrain(context: dg.SensorEvaluationContext) -> dg.SensorResult:
             continue
         counted[name]["since"] = due.timestamp()
         # Whatever becomes of the cursor, Dagster makes one run of a key.
-        requests.append(dg.RunRequest(run_key=f"{name} {due.isoformat()}", partition_key=name))
+        key = f"{name} {due.isoformat()}"
+        what = settings.retrain.what
+        requests.append(dg.RunRequest(run_key=key, partition_key=name, job_name=what))
     remembered = json.dumps(counted, sort_keys=True)
     return tick_result(context, requests, reasons, "nobody is due", keys, remembered)
 

@@ -26,6 +26,7 @@ from chatllama_pipeline.evaluation.figures import (
     flat_figures,
     write_comparisons,
 )
+from chatllama_pipeline.evaluation.incumbent import answer_by_release, compare_with_release
 from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
 from chatllama_pipeline.evaluation.known_answers import ask_known_questions
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
@@ -99,17 +100,20 @@ def _compare(
     # 1. Sample both actors on the same prompts; they are gone before a local judge is loaded.
     known = ask_known_questions(spec, settings, progress)
     prompts, warnings, sampled, kl = _answered(spec, settings, progress)
+    asked = [row.prompt for row in prompts]
+    released = answer_by_release(spec, settings, asked, progress)
 
     # 2. Score every reply, by the reward model and by the judge.
     scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
     before, after = ([reply.text for reply in sampled[actor]] for actor in ACTORS)
-    asked = [row.prompt for row in prompts]
     judged = judge_replies(judge, asked, before, after, progress, settings.llm.max_usd)
     scores = {"actor_sft": judged.before, "actor_ppo": judged.after}
     replies = {
         actor: _score(scorer, judge, prompts, sampled[actor], scores[actor]) for actor in ACTORS
     }
     accuracy, pairs = _reward_accuracy(scorer, spec.inputs["preference_data"])
+    candidate = [reply.text for reply in sampled[settings.release.stage]]
+    over = compare_with_release(spec, settings, judge, asked, released, candidate, progress)
 
     # 3. Figures and verdict.
     curves = _curves(spec, judge)
@@ -130,6 +134,7 @@ def _compare(
         judged=len(judged.wins),
         judge_flip_rate=judged.flip_rate,
         known_answers=known,
+        over_release=over[0] if over else None,
     )
     verdict = _verdict(spec, settings, judge, figures)
 
@@ -140,7 +145,7 @@ def _compare(
         rows=len(comparisons),
         metrics={
             **flat_figures(figures),
-            **judged.ledger,
+            **(over[1] if over else judged).ledger,
             "seconds": round(time.monotonic() - started, 2),
         },
         checks=[
@@ -148,7 +153,7 @@ def _compare(
             judged.readable(settings.checks.max_judge_unread),
         ],
         curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
-        warnings=[*warnings, *judged.warnings()],
+        warnings=[*warnings, *judged.warnings(), *(over[1].warnings() if over else [])],
     )
 
 

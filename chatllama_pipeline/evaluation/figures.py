@@ -71,13 +71,31 @@ class ActorFigures:
 
 
 @dataclass(frozen=True)
+class OverRelease:
+    """The candidate against the release in use, over the `prompts` that both have room for.
+
+    `win_rate` is the candidate's with its 95 % interval over `judged` prompts, ties counting half;
+    `rubric_score` the release's mean score / 5. None where not measurable.
+    """
+
+    version: str
+    prompts: int
+    judged: int
+    win_rate: float | None
+    win_rate_low: float | None
+    win_rate_high: float | None
+    rubric_score: float | None
+
+
+@dataclass(frozen=True)
 class Figures:
     """SFT against PPO; None where not measurable.
 
     `kl` is in nats per reply. `win_rate` is PPO's over SFT by the judge, ties counting half,
     with its 95 % interval, over `judged` prompts; `judge_flip_rate` is the share of them in which
     an LLM answered otherwise when the replies changed places. `reward_model_accuracy` is over
-    `reward_model_pairs` test pairs. `known_answers` are None where no such questions are set.
+    `reward_model_pairs` test pairs. `known_answers` are None where no such questions are set,
+    `over_release` where there is no release to compare with, or nobody judged.
     """
 
     actor_sft: ActorFigures
@@ -93,6 +111,7 @@ class Figures:
     judged: int = 0
     judge_flip_rate: float | None = None
     known_answers: KnownAnswers | None = None
+    over_release: OverRelease | None = None
 
     @property
     def length_ratio(self) -> float | None:
@@ -128,7 +147,15 @@ class Evaluation:
         ppo = ActorFigures(**raw.pop("actor_ppo"))
         known = raw.pop("known_answers")
         answers = None if known is None else KnownAnswers(**known)
-        figures = Figures(actor_sft=sft, actor_ppo=ppo, known_answers=answers, **raw)
+        # Those of before there was such a comparison have no such key.
+        over = raw.pop("over_release", None)
+        figures = Figures(
+            actor_sft=sft,
+            actor_ppo=ppo,
+            known_answers=answers,
+            over_release=None if over is None else OverRelease(**over),
+            **raw,
+        )
         return cls(figures, verdict)
 
 

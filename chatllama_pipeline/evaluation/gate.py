@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatllama_pipeline.evaluation.figures import Figures, Verdict
+from chatllama_pipeline.evaluation.figures import Figures, OverRelease, Verdict
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import CheckSettings, ReleaseSettings
 from chatllama_pipeline.statistics import wilson_interval
@@ -17,6 +17,7 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
         ("kl_per_reply", False),
         ("reply_length", False),
         ("known_answers", False),
+        ("over_release", False),
         ("judge_readable", True),
     ]
 }
@@ -61,6 +62,7 @@ def decide(
             held += _unconvincing(figures, release)
         held += _guessing(figures)
         held += _drifted(figures, release)
+    held += _loses_to_release(figures.over_release, release)
     if unpromoted_overrides:
         keys = ", ".join(unpromoted_overrides)
         held.append(
@@ -117,7 +119,18 @@ def checks(
             else "not measured: no test prompts",
         ),
         _known_answers(figures, release, limits),
+        _over_release(figures.over_release, release),
     ]
+
+
+def _over_release(over: OverRelease | None, release: ReleaseSettings) -> Check:
+    least = release.min_win_rate_over_release
+    if over is None:
+        told = "not compared: no release, or nobody judged, or min_win_rate_over_release is 0"
+        return Check("over_release", True, False, 0.0, least, told)
+    held = _loses_to_release(over, release)
+    told = held[0] if held else _beside_release(over)
+    return Check("over_release", not held, False, over.win_rate_low or 0.0, least, told)
 
 
 def _known_answers(figures: Figures, release: ReleaseSettings, limits: CheckSettings) -> Check:
@@ -150,6 +163,37 @@ def _unconvincing(figures: Figures, release: ReleaseSettings) -> list[str]:
             f"{release.min_win_rate:g} (release.min_win_rate)"
         ]
     return []
+
+
+def _loses_to_release(over: OverRelease | None, release: ReleaseSettings) -> list[str]:
+    """Whether the candidate is worse than the release in use, or may be much worse.
+
+    Worse for certain is an interval that lies below one half; the lower bound keeps small losses
+    from adding up over many retrainings (a test of non-inferiority with a margin).
+    """
+    if over is None:
+        return []
+    low, high, least = over.win_rate_low, over.win_rate_high, release.min_win_rate_over_release
+    if over.judged < FEWEST_PROMPTS or over.win_rate is None or low is None or high is None:
+        return [
+            f"{over.judged} test prompts are too few to compare with the release in use "
+            f"({over.version}), at least {FEWEST_PROMPTS} are needed"
+        ]
+    if high < 0.5:
+        return [f"it loses to the release in use: {_beside_release(over)}"]
+    if not low > least:
+        return [
+            f"it may be much worse than the release in use: {_beside_release(over)}, and the lower "
+            f"bound is not above {least:g} (release.min_win_rate_over_release)"
+        ]
+    return []
+
+
+def _beside_release(over: OverRelease) -> str:
+    return (
+        f"win rate {over.win_rate:.3f} over release {over.version} (95 % interval "
+        f"{over.win_rate_low:.3f} to {over.win_rate_high:.3f}) on {over.judged} test prompts"
+    )
 
 
 def _guessing(figures: Figures) -> list[str]:
@@ -189,9 +233,11 @@ def _drifted(figures: Figures, release: ReleaseSettings) -> list[str]:
 
 
 def _praise(figures: Figures, release: ReleaseSettings) -> str:
-    return (
+    told = (
         f"win rate {figures.win_rate:.3f} (95 % interval {figures.win_rate_low:.3f} to "
         f"{figures.win_rate_high:.3f}) on {figures.judged} test prompts is above "
         f"{release.min_win_rate:g}; KL {figures.kl:.2f} nats per reply is within "
         f"{release.max_kl:g}; replies are {figures.length_ratio:.2f} times as long as SFT's"
     )
+    over = figures.over_release
+    return f"{told}; {_beside_release(over)}" if over else told

@@ -10,7 +10,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from chatllama_pipeline.evaluation.curves import interval_chart, line_chart
-from chatllama_pipeline.evaluation.figures import ActorFigures, Comparison, Evaluation, Figures
+from chatllama_pipeline.evaluation.figures import (
+    ActorFigures,
+    Comparison,
+    Evaluation,
+    Figures,
+    OverRelease,
+)
 from chatllama_pipeline.pages import page_environment
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
@@ -89,6 +95,7 @@ def render(
         judge_taught=_judge_taught(settings),
         objective=objective,
         interval=_interval(figures, settings.release.min_win_rate),
+        over_interval=_interval(figures.over_release, settings.release.min_win_rate_over_release),
         measures=_measures(figures.actor_sft, figures.actor_ppo),
         facts=_facts(figures),
         charts=_charts(curves),
@@ -167,7 +174,9 @@ def _change(old: float | None, new: float | None, spec: str) -> str:
     return _shown(new - old, "+" + spec)
 
 
-def _interval(figures: Figures, threshold: float) -> Markup | None:
+def _interval(figures: Figures | OverRelease | None, threshold: float) -> Markup | None:
+    if figures is None:
+        return None
     low, middle, high = figures.win_rate_low, figures.win_rate, figures.win_rate_high
     if low is None or middle is None or high is None:
         return None

@@ -15,9 +15,11 @@ from chatllama_pipeline.data.own.unread import unread_files
 from chatllama_pipeline.data.prepare.lengths import lengths_identity
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.declaration import Asset, Given, Input, keys
+from chatllama_pipeline.lineage.incumbent import RELEASE, incumbent
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 from chatllama_pipeline.settings.training.methods import reads
 from chatllama_pipeline.store.approvals import is_approved
+from chatllama_pipeline.store.versions import Store
 
 _BASE = (
     "model gguf_file tokenizer_path trust_remote_code template_options scratch_family "
@@ -83,6 +85,11 @@ def _lengths(given: Given) -> dict[str, object]:
 def _approved(given: Given) -> bool:
     evaluation = given.upstream["evaluation"]
     return is_approved(given.store_root, given.assistant.name, evaluation)
+
+
+def _release_in_use(given: Given) -> str | None:
+    stage = given.assistant.settings.release.stage
+    return incumbent(given.assistant, Store(given.store_root), given.upstream[stage])
 
 
 _UNREAD = Input("unread", _unread_files, _FILES, always=False)
@@ -268,7 +275,7 @@ _DECLARED = [
     ),
     Asset(
         "evaluation",
-        code_version="8",
+        code_version="9",
         upstream=(
             "actor_sft",
             "actor_ppo",
@@ -284,13 +291,17 @@ _DECLARED = [
             *_EVALUATION_JUDGE,
             *keys("actor_config", "max_tokens max_sequence_length thoughts"),
             *keys("evaluation", "prompts temperature known_answers bootstrap_samples table_rows"),
-            *keys("release", "stage min_win_rate max_kl max_length_ratio"),
+            *keys("release", "stage min_win_rate min_win_rate_over_release"),
+            *keys("release", "max_kl max_length_ratio"),
             *keys("checks", "min_reward_accuracy max_kl max_length_ratio max_known_answers_lost"),
             "checks.max_judge_unread",
         ),
         # The reward model that it names is another where its objective is.
         also_reads=(*_BATCHED, "reward_config.objective"),
-        inputs=(Input("unpromoted_overrides", lambda given: given.unpromoted),),
+        inputs=(
+            Input("unpromoted_overrides", lambda given: given.unpromoted),
+            Input(RELEASE, _release_in_use, always=False),
+        ),
     ),
     Asset(
         "release",

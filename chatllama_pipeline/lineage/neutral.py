@@ -25,7 +25,9 @@ NEUTRAL: frozenset[str] = frozenset(
         # A judge's questions don't follow from its answers: asked in batches they are the same.
         ("llm.judge", f"{_OF_CALLS} batch"),
         ("evaluation.judge", f"{_OF_CALLS} batch"),
-        ("retrain", "cron timezone"),
+        # A person's word is asked for after the evaluation, not in it.
+        ("release", "by"),
+        ("retrain", "cron timezone what"),
         ("store", "keep_versions keep_days pins"),
         ("tracking", "trackers project mlflow_uri"),
     )

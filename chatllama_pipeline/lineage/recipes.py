@@ -13,6 +13,7 @@ from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaration import Given
+from chatllama_pipeline.lineage.incumbent import RELEASE
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Recipe, Version, hash_files
 from chatllama_pipeline.store.versions import Store
@@ -152,4 +153,7 @@ def versions_in_use(assistant: Assistant, store: Store) -> dict[str, set[str]]:
         if version is not None and wanted not in used[asset]:
             used[asset].add(wanted)
             waiting.extend(version.manifest.upstream.items())
+            if compared := version.manifest.inputs.get(RELEASE):
+                # To judge alike again; what that release was made from isn't needed for it.
+                used[RELEASE].add(compared)
     return used

@@ -171,11 +171,15 @@ def _before_and_after(assistant: Assistant, store: Store) -> Iterator[str]:
     ):
         if before[name] is not None and after[name] is not None:
             yield f"{label:<25}{before[name]:>13.3f}{after[name]:>13.3f}"
-    if figures["win_rate"] is not None:
-        yield (
-            f"{'wins against before':<25}{'':>13}{figures['win_rate']:>13.3f}   "
-            f"({figures['win_rate_low']:.3f} to {figures['win_rate_high']:.3f})"
-        )
+    for label, found in (
+        ("wins against before", figures),
+        ("wins against release", figures.get("over_release")),
+    ):
+        if found and found["win_rate"] is not None:
+            yield (
+                f"{label:<25}{'':>13}{found['win_rate']:>13.3f}   "
+                f"({found['win_rate_low']:.3f} to {found['win_rate_high']:.3f})"
+            )
     yield ""
 
 

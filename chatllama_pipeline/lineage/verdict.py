@@ -30,4 +30,10 @@ def release_verdict(store: Store, assistant: Assistant) -> Verdict:
     # An approval is of the model; that it came of a run with overrides takes that run's promote.
     if approved and not released and not evaluation.manifest.inputs["unpromoted_overrides"]:
         return Verdict(True, f"approved by a person, though: {reason}")
+    if released and not approved and assistant.settings.release.by == "person":
+        return Verdict(
+            False,
+            "the gate lets it pass, and release.by asks for a person's word: read the report, then "
+            f"chatllama approve {assistant.name} ({reason})",
+        )
     return Verdict(released, reason)

@@ -42,7 +42,17 @@ class ReleaseSettings(Section):
     stage: Literal["actor_ppo", "actor_sft"] = Field(
         default="actor_ppo", description="whose weights are released"
     )
+    by: Literal["gate", "person"] = Field(
+        default="gate",
+        description="who lets a model through: the gate alone, or a person after it "
+        "(`chatllama approve`)",
+    )
     min_win_rate: Share = Field(default=0.5, description="the win rate's lower bound must pass it")
+    min_win_rate_over_release: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.4,
+        description="the lower bound of the win rate over the release in use must pass it; 0: they "
+        "are not compared",
+    )
     max_kl: PositiveFloat = Field(default=10.0, description="nats per reply")
     max_length_ratio: Annotated[float, Field(gt=1)] = Field(
         default=2.0, description="length of replies over SFT's, or the other way round, at most"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterBadDateError, croniter
@@ -23,6 +24,11 @@ class RetrainSettings(Section):
         default=WEEKLY,
         description=f"{FIELDS}; {WEEKLY}: a time of Monday's first six hours that follows from the "
         f"assistant's name; {NEVER}: not by itself",
+    )
+    what: Literal["all", "audit", "reward", "actor", "rl"] = Field(
+        default="all",
+        description="the job that its time asks for: all; datasets and audit alone; with them the "
+        "reward model, or the actor's SFT; or PPO, evaluation and release alone",
     )
     timezone: str = Field(default="UTC", description="a name of the IANA database: Europe/Berlin")
 

@@ -150,9 +150,9 @@ def test_the_checks_are_those_that_are_announced_and_none_blocks(
     found = checks(figures, verdict(figures), ReleaseSettings(), CheckSettings())
     # The judge's own, `judge_readable`, is made where it judges.
     assert [(check.name, check.blocking) for check in found] == CHECK_NAMES["evaluation"][:-1]
-    assert [check.passed for check in found] == [True] * 5
-    assert [check.value for check in found] == [0.86, 0.88, 2.25, 1.25, 0.0]
-    assert [check.limit for check in found] == [0.5, 0.6, 10.0, 2.0, 0.1]
+    assert [check.passed for check in found] == [True] * 6
+    assert [check.value for check in found] == [0.86, 0.88, 2.25, 1.25, 0.0, 0.0]
+    assert [check.limit for check in found] == [0.5, 0.6, 10.0, 2.0, 0.1, 0.4]
 
 
 @pytest.mark.parametrize(

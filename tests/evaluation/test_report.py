@@ -192,6 +192,7 @@ def test_an_evaluation_holds_the_promised_keys_and_reads_back(
         "judged",
         "judge_flip_rate",
         "known_answers",
+        "over_release",
         "released",
         "reason",
     ]

@@ -44,13 +44,14 @@ def make(store: Store) -> Make:
         metrics: dict[str, Any] | None = None,
         checks: list[Check] | None = None,
         rows: int | None = None,
+        inputs: dict[str, Any] | None = None,
     ) -> Version:
         def build(bench: Workbench) -> Outcome:
             (bench.output / "word.txt").write_text(f"{asset} {text}")
             return Outcome(rows=rows, metrics=metrics or {}, checks=checks or [])
 
-        inputs = {"text": text}
-        recipe = Recipe(asset, owner, "1", upstream or {}, settings or {}, inputs)
+        asked = {"text": text, **(inputs or {})}
+        recipe = Recipe(asset, owner, "1", upstream or {}, settings or {}, asked)
         return store.make(recipe, build, {}, force=False).version
 
     return make

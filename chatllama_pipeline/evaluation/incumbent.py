@@ -1,0 +1,92 @@
+"""The release in use on the same test prompts: a candidate that loses to it is not released.
+
+Retraining week by week compares each PPO with its own SFT, so that a chain of small losses would
+pass unseen: here a candidate meets what people use. Both sample with the same seed, so that equal
+models give equal replies, which are ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from chatllama_pipeline.evaluation.figures import OverRelease
+from chatllama_pipeline.evaluation.judging import Judged, judge_replies
+from chatllama_pipeline.evaluation.replies import answer
+from chatllama_pipeline.llm.providers import Judge
+from chatllama_pipeline.models.bases.preflight import prompt_room
+from chatllama_pipeline.models.chat.template import prompt_ids
+from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import Prompt, StageSpec
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.statistics import bootstrap_interval, mean
+
+RELEASE = "release"
+
+
+def answer_by_release(
+    spec: StageSpec, settings: AssistantSettings, prompts: Sequence[Prompt], progress: Progress
+) -> dict[int, str]:
+    """The release's reply by the number of its prompt; one that it has no room for is left out.
+
+    Empty where no release is among the inputs.
+    """
+    if RELEASE not in spec.inputs:
+        return {}
+    folder = Path(spec.inputs[RELEASE])
+    tokenizer = load_tokenizer(folder)
+    model = load_actor(folder, torch.float32).to(spec.device)
+    room = prompt_room({"actor": model.config}, tokenizer, settings.actor_config)
+    encoded = {n: prompt_ids(tokenizer, prompt, room) for n, prompt in enumerate(prompts)}
+    encoded = {n: ids for n, ids in encoded.items() if len(ids) <= room}
+    progress.say(f"the release in use answers {len(encoded)} of them too")
+    replies = answer(
+        model,
+        tokenizer,
+        list(encoded.values()),
+        max_new_tokens=settings.actor_config.max_tokens,
+        temperature=settings.evaluation.temperature,
+        seed=stage_seed(settings.seed, "evaluation", settings.release.stage),
+        thoughts=settings.actor_config.thoughts,
+    )
+    return {n: reply.text for n, reply in zip(encoded, replies, strict=True)}
+
+
+def compare_with_release(
+    spec: StageSpec,
+    settings: AssistantSettings,
+    judge: Judge | None,
+    prompts: Sequence[Prompt],
+    released: dict[int, str],
+    candidate: Sequence[str],
+    progress: Progress,
+) -> tuple[OverRelease, Judged] | None:
+    """Judge the release's replies against the candidate's (one a prompt); None without either."""
+    if judge is None or RELEASE not in spec.inputs:
+        return None
+    judged = judge_replies(
+        judge,
+        [prompts[n] for n in released],
+        list(released.values()),
+        [candidate[n] for n in released],
+        progress,
+        settings.llm.max_usd,
+    )
+    seed = stage_seed(settings.seed, "evaluation", RELEASE)
+    low, high = bootstrap_interval(judged.wins, settings.evaluation.bootstrap_samples, seed)
+    scores = [score / 5 for score in judged.before if score is not None]
+    found = OverRelease(
+        version=Path(spec.inputs[RELEASE]).name,
+        prompts=len(released),
+        judged=len(judged.wins),
+        win_rate=mean(judged.wins),
+        win_rate_low=low,
+        win_rate_high=high,
+        rubric_score=mean(scores),
+    )
+    return found, judged
