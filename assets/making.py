@@ -14,6 +14,7 @@ from assets.specs import pipeline_asset
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaration import Asset
+from chatllama_pipeline.lineage.history.retention import old_of, remove_old
 from chatllama_pipeline.lineage.incumbent import compared_with
 from chatllama_pipeline.lineage.recipes import (
     current_upstream,
@@ -25,7 +26,6 @@ from chatllama_pipeline.lineage.recipes import (
     version_in_use,
     versions_in_use,
 )
-from chatllama_pipeline.lineage.retention import old_of, remove_old
 from chatllama_pipeline.llm.client.sdk import read_key
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec

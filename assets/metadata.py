@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.evaluation.curves import sparkline_markdown
-from chatllama_pipeline.lineage.changes import brief, changes
-from chatllama_pipeline.lineage.versions import paid, size, verdict
+from chatllama_pipeline.lineage.history.changes import brief, changes
+from chatllama_pipeline.lineage.history.listing import paid, size, verdict
 from chatllama_pipeline.progress import MEGABYTE
 from chatllama_pipeline.records import TABLE_FILE
 from chatllama_pipeline.store.manifests import Version

@@ -10,7 +10,7 @@ from assets.datasets import (
     rlhf_training_data,
 )
 from assets.models import actor_base, actor_ppo, actor_sft, reward_base, reward_model
-from assets.release import evaluation, release
+from assets.release import evaluation, fresh, release
 from assets.sources import grammar, hh_rlhf, personal_data, shp
 from assets.synthetic import (
     synthetic_completions,
@@ -21,6 +21,7 @@ from chatllama_pipeline.automation.folders import assistant_folders
 from chatllama_pipeline.automation.jobs import JOBS
 from chatllama_pipeline.automation.keys import assistants
 from chatllama_pipeline.automation.lost import lost_runs
+from chatllama_pipeline.automation.notices import failures, freshness_job, old_releases
 from chatllama_pipeline.automation.retraining import retrain
 from chatllama_pipeline.automation.rollback import rollback_job
 from resources.compute import Compute
@@ -61,8 +62,9 @@ definitions = dg.Definitions(
         "store": StoreResource(),
         "run_options": RunOptions(),
     },
-    jobs=[*JOBS, rollback_job],
-    sensors=[assistants, lost_runs, assistant_folders, retrain],
+    asset_checks=[fresh],
+    jobs=[*JOBS, rollback_job, freshness_job],
+    sensors=[assistants, lost_runs, failures, old_releases, assistant_folders, retrain],
     loggers={"console": console_logger},
     # A training has its own process; a second one per step costs seconds and outlives a killed run.
     executor=dg.in_process_executor,

@@ -11,7 +11,7 @@ import dagster as dg
 from assets.partitions import NAME as PARTITIONS
 from chatllama_pipeline.automation.runs import PARTITION_TAG, unfinished_run
 from chatllama_pipeline.errors import ChatllamaError, StoreError
-from chatllama_pipeline.lineage.forgetting import forget, require_known
+from chatllama_pipeline.lineage.history.forgetting import forget, require_known
 from chatllama_pipeline.store.versions import store_root
 
 AT_ONCE = 100

@@ -11,7 +11,7 @@ from assets.specs import partitions_of
 from chatllama_pipeline.automation.runs import going_run
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.rollback import Move, go_back, plan_rollback, rollback_lines
+from chatllama_pipeline.lineage.history.rollback import Move, go_back, plan_rollback, rollback_lines
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
 from resources.refusals import refusals
 from resources.store import StoreResource

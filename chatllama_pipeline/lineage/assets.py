@@ -309,6 +309,15 @@ _DECLARED = [
         upstream=("evaluation", "actor_sft", "actor_ppo"),
         unused=_other_candidate,
         settings=("release.stage", "actor_config.temperature", "actor_config.max_tokens"),
+        # The card tells how the model was made.
+        also_reads=(
+            "seed",
+            *keys("actor_config", "model scratch_layers"),
+            *keys("data", "sources label_noise"),
+            *keys("llm", "provider synthetic_conversations synthetic_prompts"),
+            "llm.synthetic_completions",
+            *keys("trainer_config", "num_episodes max_timesteps update_timesteps num_examples"),
+        ),
         inputs=(Input("approved", _approved),),
     ),
 ]

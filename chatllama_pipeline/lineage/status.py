@@ -16,7 +16,7 @@ from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
 from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.changes import recipe_changes
+from chatllama_pipeline.lineage.history.changes import recipe_changes
 from chatllama_pipeline.lineage.recipes import (
     ABSENT,
     current_upstream,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from chatllama_pipeline.lineage.changes import Change, brief, changes, summary
+from chatllama_pipeline.lineage.history.changes import Change, brief, changes, summary
 from tests.lineage.conftest import Make, gate
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatllama_pipeline.errors import StoreError, UnknownAssistantError
-from chatllama_pipeline.lineage.forgetting import forget
+from chatllama_pipeline.lineage.history.forgetting import forget
 from chatllama_pipeline.llm.client.cache import AnswerCache, Asked, cache_file
 from chatllama_pipeline.llm.client.requests import LlmReply, LlmRequest
 from chatllama_pipeline.records import Message

@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 from chatllama_pipeline.cli.main import cli
-from chatllama_pipeline.lineage.retention import (
+from chatllama_pipeline.lineage.history.retention import (
     freed_bytes,
     old_of,
     old_of_assistant,
     old_sources,
 )
-from chatllama_pipeline.lineage.rollback import go_back, plan_rollback
+from chatllama_pipeline.lineage.history.rollback import go_back, plan_rollback
 from chatllama_pipeline.settings import StoreSettings
 from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.store.manifests import Version

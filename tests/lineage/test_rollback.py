@@ -7,7 +7,7 @@ import json
 import pytest
 
 from chatllama_pipeline.errors import AbsentError, CorruptVersionError, SettingsError
-from chatllama_pipeline.lineage.rollback import go_back, plan_rollback, rollback_lines
+from chatllama_pipeline.lineage.history.rollback import go_back, plan_rollback, rollback_lines
 from chatllama_pipeline.lineage.verdict import release_verdict
 from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.store.approvals import accept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from chatllama_pipeline.lineage.retention import old_of, remove_old
+from chatllama_pipeline.lineage.history.retention import old_of, remove_old
 from chatllama_pipeline.records import Check, Curve, Outcome
 from chatllama_pipeline.settings import StoreSettings
 from chatllama_pipeline.store.manifests import Recipe

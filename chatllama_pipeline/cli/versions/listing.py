@@ -24,7 +24,7 @@ asset_name = click.argument("asset", required=False, shell_complete=_complete)
 @asset_name
 def versions(name: str, asset: str | None) -> None:
     """Every version of an assistant's assets, or of ASSET: when, why, its price, its use."""
-    from chatllama_pipeline.lineage.versions import require_asset, used_assets, version_lines
+    from chatllama_pipeline.lineage.history.listing import require_asset, used_assets, version_lines
     from chatllama_pipeline.settings.folder import load_assistant
     from chatllama_pipeline.store.versions import Store, store_root
 
@@ -45,7 +45,7 @@ def diff(name: str, asset: str, before: str | None, after: str | None) -> None:
     BEFORE and AFTER are ids or their beginnings. Without AFTER, the one in use; without both, that
     and the one made before it.
     """
-    from chatllama_pipeline.lineage.versions import diff_lines, require_asset, two_versions
+    from chatllama_pipeline.lineage.history.listing import diff_lines, require_asset, two_versions
     from chatllama_pipeline.settings.folder import load_assistant
     from chatllama_pipeline.store.versions import Store, store_root
 

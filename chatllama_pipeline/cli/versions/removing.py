@@ -21,7 +21,7 @@ def prune(
 
     What is in use, pinned, released, or upstream of those stays.
     """
-    from chatllama_pipeline.lineage.retention import prune_lines
+    from chatllama_pipeline.lineage.history.retention import prune_lines
     from chatllama_pipeline.settings.folder import assistant_names, load_assistant
     from chatllama_pipeline.store.versions import Store, store_root
 
@@ -41,7 +41,7 @@ def prune(
 def forget(name: str, folder: bool, yes: bool) -> None:
     """Remove an assistant's data, models, logs, answers and runs; tell what stays, and why."""
     from chatllama_pipeline.cli.dagster_runs import run_dagster
-    from chatllama_pipeline.lineage.forgetting import require_known, what_goes
+    from chatllama_pipeline.lineage.history.forgetting import require_known, what_goes
     from chatllama_pipeline.store.versions import store_root
 
     require_known(name, store_root())

@@ -26,8 +26,8 @@ def rollback(name: str, asset: str | None, version: str | None, chain: bool) -> 
     import yaml
 
     from chatllama_pipeline.cli.dagster_runs import job_command, run_dagster
-    from chatllama_pipeline.lineage.rollback import RELEASE, plan_rollback
-    from chatllama_pipeline.lineage.versions import require_asset
+    from chatllama_pipeline.lineage.history.listing import require_asset
+    from chatllama_pipeline.lineage.history.rollback import RELEASE, plan_rollback
     from chatllama_pipeline.settings.folder import load_assistant
     from chatllama_pipeline.store.versions import Store, store_root
 
