@@ -27,7 +27,7 @@ from chatllama_pipeline.evaluation.figures import (
     write_comparisons,
 )
 from chatllama_pipeline.evaluation.incumbent import answer_by_release, compare_with_release
-from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
+from chatllama_pipeline.evaluation.judging import judge_replies, judges_what_it_paid
 from chatllama_pipeline.evaluation.known_answers import ask_known_questions
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
@@ -53,6 +53,7 @@ from chatllama_pipeline.records import (
 )
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.training.rewards import REWARD_MODEL
 from chatllama_pipeline.statistics import bootstrap_interval, mean, preferences
 from chatllama_pipeline.training.ppo.equations import distinct_2
 from chatllama_pipeline.training.reward.report import RewardReport
@@ -194,9 +195,8 @@ def _verdict(
         settings.release,
         assistant=spec.assistant,
         judge=judge.name if judge else None,
-        judge_in_reward=is_reward_term(
-            settings.role("evaluation_judge"), Path(spec.inputs["reward_model"])
-        ),
+        judge_in_reward=judges_what_it_paid(settings, Path(spec.inputs["reward_model"])),
+        reward_model_pays=settings.rewards.pays_by(REWARD_MODEL),
         unpromoted_overrides=spec.unpromoted_overrides,
     )
 

@@ -35,6 +35,7 @@ def decide(
     assistant: str,
     judge: str | None,
     judge_in_reward: bool = False,
+    reward_model_pays: bool = True,
     unpromoted_overrides: Sequence[str],
 ) -> Verdict:
     """Whether `release.stage` may be released.
@@ -42,6 +43,7 @@ def decide(
     `judge` names who compared the replies, None where nobody did. It must be no term of PPO's
     reward (`judge_in_reward`): a policy learns to please what it is paid by, so the reward says
     nothing here. A judge whose scores taught the reward model may judge, and the report says so.
+    A reward model that PPO wasn't paid by (`reward_model_pays`) need not be better than a coin.
     """
     approve = f"a person approves it: python -m chatllama_pipeline approve {assistant}"
     held: list[str] = []
@@ -55,12 +57,12 @@ def decide(
             )
         elif judge_in_reward:
             held.append(
-                f"the judge {judge} is the reward model that PPO was paid by; set evaluation.judge "
-                f"to another, or {approve}"
+                f"the judge {judge} is the reward model or judge that PPO was paid by; set "
+                f"evaluation.judge to another, or {approve}"
             )
         else:
             held += _unconvincing(figures, release)
-        held += _guessing(figures)
+        held += _guessing(figures) if reward_model_pays else []
         held += _drifted(figures, release)
     held += _loses_to_release(figures.over_release, release)
     if unpromoted_overrides:

@@ -20,7 +20,8 @@ from chatllama_pipeline.llm.plans import Plan, estimate_lines
 from chatllama_pipeline.llm.providers import Judge
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Prompt
-from chatllama_pipeline.settings import RoleSettings
+from chatllama_pipeline.settings import AssistantSettings, RoleSettings
+from chatllama_pipeline.settings.training.rewards import JUDGE, REWARD_MODEL
 from chatllama_pipeline.statistics import mean, preferences
 from chatllama_pipeline.store.manifests import hash_file
 
@@ -108,15 +109,24 @@ def _compared(
     )
 
 
-def is_reward_term(role: RoleSettings, reward_model: Path) -> bool:
-    """Whether a judge is the reward model that PPO is paid by: the same folder, or weights."""
+def judges_what_it_paid(settings: AssistantSettings, reward_model: Path) -> bool:
+    """Whether the gate's judge is a model that PPO was paid by, wherever it is copied."""
+    gate, rewards = settings.role("evaluation_judge"), settings.rewards
+    if rewards.pays_by(REWARD_MODEL) and is_reward_term(gate, reward_model):
+        return True
+    paying = settings.role("judge")
+    local = paying.provider == "transformers" and Path(paying.model).is_dir()
+    return local and rewards.pays_by(JUDGE) and is_reward_term(gate, Path(paying.model))
+
+
+def is_reward_term(role: RoleSettings, paying: Path) -> bool:
+    """Whether a judge is the model in a folder, which PPO is paid by: this folder, or weights."""
     folder = Path(role.model)
     if role.provider != "transformers" or not folder.is_dir():
         return False
-    if folder.resolve() == reward_model.resolve():
+    if folder.resolve() == paying.resolve():
         return True
-    judges, paying = (
-        {hash_file(file) for file in place.glob("*.safetensors")}
-        for place in (folder, reward_model)
+    judging, terms = (
+        {hash_file(file) for file in place.glob("*.safetensors")} for place in (folder, paying)
     )
-    return bool(judges & paying)
+    return bool(judging & terms)

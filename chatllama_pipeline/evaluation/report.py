@@ -21,6 +21,7 @@ from chatllama_pipeline.pages import page_environment
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.reward.report import RewardReport
+from chatllama_pipeline.training.terms import RAW
 
 NOT_MEASURED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -185,7 +186,7 @@ def _interval(figures: Figures | OverRelease | None, threshold: float) -> Markup
 
 def _charts(curves: Mapping[str, Sequence[Curve]]) -> list[_DrawnChart]:
     drawn = []
-    for chart in CHARTS:
+    for chart in (*CHARTS, *_of_terms(curves.get("actor_ppo", ()))):
         named = {curve.name: curve for curve in curves.get(chart.stage, ())}
         shown = [named[name] for name in chart.curves if name in named and _drawable(named[name])]
         if shown:
@@ -193,6 +194,13 @@ def _charts(curves: Mapping[str, Sequence[Curve]]) -> list[_DrawnChart]:
             picture = Markup(line_chart(shown, lowest=chart.lowest))
             drawn.append(_DrawnChart(chart.title, chart.caption, names, picture))
     return drawn
+
+
+def _of_terms(curves: Sequence[Curve]) -> list[Chart]:
+    """A chart for each term of a reward that has several, in the term's own units."""
+    names = [curve.name for curve in curves if curve.name.startswith(RAW)]
+    caption = "mean of what it gave, by iteration"
+    return [Chart(f"Paid: {name[len(RAW) :]}", caption, "actor_ppo", (name,)) for name in names]
 
 
 def _drawable(curve: Curve) -> bool:

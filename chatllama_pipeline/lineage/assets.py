@@ -8,6 +8,8 @@ build gets the payloads and the settings named here and can read no others.
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 from chatllama_pipeline.data.audit.lengths import tokenizer_fingerprint
 from chatllama_pipeline.data.own.personal import personal_fingerprint
@@ -18,7 +20,9 @@ from chatllama_pipeline.lineage.declaration import Asset, Given, Input, keys
 from chatllama_pipeline.lineage.incumbent import RELEASE, incumbent
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 from chatllama_pipeline.settings.training.methods import reads
+from chatllama_pipeline.settings.training.rewards import JUDGE
 from chatllama_pipeline.store.approvals import is_approved
+from chatllama_pipeline.store.manifests import hash_file
 from chatllama_pipeline.store.versions import Store
 
 _BASE = (
@@ -39,10 +43,12 @@ _ASKED = "provider model base_url style temperature max_tokens omit extra_body"
 _WRITER = (*keys("llm", _ASKED + " batch"), *keys("llm.writer", _ASKED + " batch"))
 _JUDGE = ("rubric", *keys("llm", _ASKED), *keys("llm.judge", _ASKED))
 _EVALUATION_JUDGE = (*_JUDGE, *keys("evaluation.judge", _ASKED))
+_REWARD_JUDGE = (*_JUDGE, "llm.judge_samples")
 # A judge's questions don't follow from its answers: in batches they are the same.
 _BATCHED = ("llm.batch",)
 
 # What the SFT actor is improved by, whatever the method.
+_REWARDS = keys("rewards", "weights file")
 _IMPROVEMENT = (
     "seed",
     "improve_by",
@@ -56,6 +62,7 @@ _IMPROVEMENT = (
         "max_timesteps update_timesteps num_examples batch_size epochs precision collapse "
         "collapse_share attention peft_enable replies_per_prompt",
     ),
+    *_REWARDS,
 )
 
 # What tells where the actor's tokenizer is.
@@ -80,6 +87,20 @@ def _tokenizer(given: Given) -> str | None:
 
 def _lengths(given: Given) -> dict[str, object]:
     return lengths_identity(given.assistant.settings)
+
+
+def _reward_judge(given: Given) -> dict[str, Any]:
+    """The judge by whose word PPO is paid; nothing where it isn't."""
+    settings = given.assistant.settings
+    if JUDGE not in settings.rewards.weights:
+        return {}
+    role = settings.role("judge")
+    judge = {key: getattr(role, key) for key in _ASKED.split()} | {"omit": list(role.omit)}
+    if (folder := Path(role.model)).is_absolute():
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        judge["model"] = {file.name: hash_file(file) for file in files}
+    rubric = [criterion.model_dump(mode="json") for criterion in role.rubric]
+    return {**judge, "rubric": rubric, "samples": settings.llm.judge_samples}
 
 
 def _approved(given: Given) -> bool:
@@ -120,6 +141,12 @@ def _not_evaluated_by(settings: AssistantSettings) -> Collection[str]:
     return unused
 
 
+def _not_paid_by(settings: AssistantSettings) -> Collection[str]:
+    """An LLM alone goes by the person's templates."""
+    asks = JUDGE in settings.rewards.weights and settings.role("judge").asks_a_model
+    return () if asks else ("personal_data",)
+
+
 def _other_candidate(settings: AssistantSettings) -> Collection[str]:
     return {"actor_sft", "actor_ppo"} - {settings.release.stage}
 
@@ -132,7 +159,12 @@ def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
         uncounted.add("improve_by")
     if settings.trainer_config.replies_per_prompt == 1:
         uncounted.add("trainer_config.replies_per_prompt")
-    return uncounted
+    return uncounted | {*_paid_as_ever(settings)}
+
+
+def _paid_as_ever(settings: AssistantSettings) -> Collection[str]:
+    """By the reward model alone: in as many words as ever."""
+    return _REWARDS if settings.rewards.default_alone else ()
 
 
 def _synthetic(name: str, rows: str) -> Asset:
@@ -267,11 +299,13 @@ _DECLARED = [
     Asset(
         "actor_ppo",
         code_version="7",
-        upstream=("actor_sft", "reward_model", "rlhf_training_data"),
+        upstream=("actor_sft", "reward_model", "rlhf_training_data", "personal_data"),
+        unused=_not_paid_by,
         settings=_IMPROVEMENT,
         uncounted=_not_improved_by,
+        inputs=(Input("reward_judge", _reward_judge, _REWARD_JUDGE, always=False),),
         # How much memory the reward model's adapter takes.
-        also_reads=keys("reward_config", "lora.r lora.target_modules"),
+        also_reads=(*keys("reward_config", "lora.r lora.target_modules"), *_BATCHED),
     ),
     Asset(
         "evaluation",
@@ -295,7 +329,9 @@ _DECLARED = [
             *keys("release", "max_kl max_length_ratio"),
             *keys("checks", "min_reward_accuracy max_kl max_length_ratio max_known_answers_lost"),
             "checks.max_judge_unread",
+            "rewards.weights",
         ),
+        uncounted=_paid_as_ever,
         # The reward model that it names is another where its objective is.
         also_reads=(*_BATCHED, "reward_config.objective"),
         inputs=(
@@ -312,7 +348,6 @@ _DECLARED = [
         # The card tells how the model was made.
         also_reads=(
             "seed",
-            "improve_by",
             *keys("actor_config", "model scratch_layers"),
             *keys("data", "sources label_noise"),
             *keys("llm", "provider synthetic_conversations synthetic_prompts"),

@@ -25,6 +25,7 @@ NEUTRAL: frozenset[str] = frozenset(
         # A judge's questions don't follow from its answers: asked in batches they are the same.
         ("llm.judge", f"{_OF_CALLS} batch"),
         ("evaluation.judge", f"{_OF_CALLS} batch"),
+        ("rewards", "trust_code silence_seconds"),
         # A person's word is asked for after the evaluation, not in it.
         ("release", "by"),
         ("retrain", "cron timezone what"),

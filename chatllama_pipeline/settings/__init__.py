@@ -32,6 +32,7 @@ from chatllama_pipeline.settings.training.common import (
 from chatllama_pipeline.settings.training.lora import LoraSettings
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
+from chatllama_pipeline.settings.training.rewards import RewardsSettings
 from chatllama_pipeline.settings.training.tracking import TrackingSettings
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "ReleaseSettings",
     "RetrainSettings",
     "RewardSettings",
+    "RewardsSettings",
     "RoleSettings",
     "Section",
     "SourceName",

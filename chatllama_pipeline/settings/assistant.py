@@ -24,6 +24,7 @@ from chatllama_pipeline.settings.training.common import SECTION_OF, TrainedSecti
 from chatllama_pipeline.settings.training.methods import GROUPED, MethodName, with_usual_replies
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
+from chatllama_pipeline.settings.training.rewards import JUDGE, RewardsSettings
 from chatllama_pipeline.settings.training.tracking import TrackingSettings
 
 ROLES: tuple[RoleName, ...] = ("writer", "judge", "evaluation_judge")
@@ -72,6 +73,10 @@ class AssistantSettings(Section):
         description="the critic's adapter; all else follows from the other models",
     )
     trainer_config: PpoSettings = Field(default=PpoSettings(), description="PPO")
+    rewards: RewardsSettings = Field(
+        default=RewardsSettings(),
+        description="what PPO pays for: the reward model, a judge, functions of your own",
+    )
     rubric: list[Criterion] = Field(
         default=[], description="what the judge `rubric` gives points for"
     )
@@ -139,6 +144,34 @@ class AssistantSettings(Section):
                 "numbers to 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_judge_can_be_a_reward(self) -> Self:
+        if fault := self.reward_judge_fault():
+            raise ValueError(fault)
+        return self
+
+    def reward_judge_fault(self) -> str | None:
+        """What keeps the judge from being a reward, with the cure; None where nothing does."""
+        key = f"rewards.weights.{JUDGE}"
+        if JUDGE not in self.rewards.weights:
+            return None
+        role, gate = self.role("judge"), self.role("evaluation_judge")
+        if role.provider == "none":
+            return f"{key} asks llm.judge, and nobody plays it: set llm.judge.provider"
+        if role.batch:
+            return (
+                f"{key}: llm.judge.batch is true, which answers within a day, and PPO asks in "
+                "every iteration: set llm.judge.batch: false"
+            )
+        if self.rewards.pays_by(JUDGE) and role.is_the_model_of(gate):
+            return (
+                f"{key}: {role.provider} {role.model}".rstrip()
+                + " also judges for the release gate (evaluation.judge), and a policy learns to "
+                "please what it is paid by: set evaluation.judge to another, or to none, so that a "
+                "person decides"
+            )
+        return None
 
     @property
     def judge(self) -> str:

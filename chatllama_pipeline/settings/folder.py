@@ -26,6 +26,7 @@ from chatllama_pipeline.settings.original import TAKEN
 from chatllama_pipeline.settings.peft_config import fill_lora
 from chatllama_pipeline.settings.training.base_model import GGUF_SUFFIX
 from chatllama_pipeline.settings.training.methods import unread_keys
+from chatllama_pipeline.settings.training.rewards import find_rewards_file
 
 _Section = TypeVar("_Section", bound=Section)
 ROOT_VARIABLE = "CHATLLAMA_ASSISTANTS"
@@ -149,6 +150,7 @@ def load_assistant(
         told_keys = ", ".join(unread)
         warnings.append(f"{config}: improve_by: {settings.improve_by} doesn't use {told_keys}")
     settings = _find_known_answers(_find_deepspeed(settings, folder), folder)
+    settings = _find_rewards(settings, folder)
     told = [f"{config}: {text}" for role in ROLES for text in settings.role(role).warnings()]
     return Assistant(name, folder, settings, overrides, [*warnings, *dict.fromkeys(told)])
 
@@ -326,6 +328,18 @@ def _find_known_answers(settings: AssistantSettings, folder: Path) -> AssistantS
     read_known_questions(found, f"{folder / CONFIG_FILE}: evaluation.known_answers")
     evaluation = settings.evaluation.model_copy(update={"known_answers": str(found)})
     return settings.model_copy(update={"evaluation": evaluation})
+
+
+def _find_rewards(settings: AssistantSettings, folder: Path) -> AssistantSettings:
+    """Make the path of the own reward functions absolute, where any is used, and look into it."""
+    # Again, since paths that differ may name the same folder.
+    if fault := settings.reward_judge_fault():
+        raise SettingsError(f"{folder / CONFIG_FILE}: {fault}")
+    if not settings.rewards.functions:
+        return settings
+    found = find_rewards_file(folder, settings.rewards, f"{folder / CONFIG_FILE}: rewards.file")
+    rewards = settings.rewards.model_copy(update={"file": str(found)})
+    return settings.model_copy(update={"rewards": rewards})
 
 
 def _find_deepspeed(settings: AssistantSettings, folder: Path) -> AssistantSettings:

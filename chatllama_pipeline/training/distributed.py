@@ -7,21 +7,23 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor
 
-from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.errors import ChatllamaError, SettingsError
 from chatllama_pipeline.models.adapters.lora import trained_state
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.builds import builds_root, clear_abandoned_builds
 
 LOOPBACK = "127.0.0.1"
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -162,3 +164,42 @@ def gather_rows(accelerator: Accelerator, columns: Tensor, fill: float = 0) -> T
         wide = accelerator.pad_across_processes(wide, dim=1, pad_index=fill)
     gathered: Tensor = accelerator.gather(wide.contiguous())
     return gathered.to(columns.dtype)
+
+
+def all_or_none(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """What `make` gives here, where it gave something in every process.
+
+    What one of them refuses all raise: alone it would leave the others waiting.
+    """
+    if accelerator.num_processes == 1:
+        return make()
+    found: list[T] = []
+    refused: ChatllamaError | None = None
+    try:
+        found.append(make())
+    except ChatllamaError as error:
+        refused = error
+    errors = [error for error in gather_object([refused]) if error is not None]
+    if errors:
+        raise errors[0]
+    return found[0]
+
+
+def once_for_all(
+    accelerator: Accelerator, make: Callable[[list[S]], list[T]], rows: list[S]
+) -> list[T]:
+    """`make` of all processes' `rows`, called in one of them; of what it gives, this one's part.
+
+    Every process must come with as many rows. What is refused there all raise.
+    """
+    if accelerator.num_processes == 1:
+        return make(rows)
+    everybody = gather_object(rows)
+
+    def made() -> list[T]:
+        return make(everybody) if accelerator.is_main_process else []
+
+    told: list[Any] = [all_or_none(accelerator, made)]
+    broadcast_object_list(told)
+    part: list[T] = told[0][share_of(accelerator, len(everybody))]
+    return part

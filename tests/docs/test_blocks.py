@@ -25,7 +25,7 @@ QUOTED = sorted(set(re.findall(r"`([^`\n]+)`", ALL)))
 # `llm: {judge: ...}`, `llm.judge_samples: 3`, `llm.judge`.
 MAPPINGS = [code for code in QUOTED if re.fullmatch(rf"({SECTIONS}): \{{.*\}}", code)]
 SET = [code for code in QUOTED if re.fullmatch(rf"({SECTIONS})\.[\w.]+: [^.]+", code)]
-KEYS = [code for code in QUOTED if re.fullmatch(rf"({SECTIONS})(\.(?!json)\w+)+", code)]
+KEYS = [code for code in QUOTED if re.fullmatch(rf"({SECTIONS})(\.(?!json|py$)\w+)+", code)]
 # What a judge of that name needs, where the docs speak of it in a sentence.
 RUBRIC = {"rubric": [{"name": "greets", "says": "ahoy"}]}
 
@@ -37,6 +37,7 @@ def read(folder: Path, config: dict[str, Any], **overrides: Any) -> AssistantSet
     (folder / "poet" / "known_answers.json").write_text(
         '[{"question": "Who?", "accepted": ["a poet"]}]'
     )
+    (folder / "poet" / "rewards.py").write_text("def brief(p, r): ...\ndef on_topic(p, r): ...\n")
     return load_assistant("poet", overrides, root=folder).settings
 
 

@@ -98,7 +98,7 @@ def test_a_judge_that_ppo_was_paid_by_releases_nothing(
     )
     assert held == Verdict(
         False,
-        "the judge transformers:./reward is the reward model that PPO was paid by; set "
+        "the judge transformers:./reward is the reward model or judge that PPO was paid by; set "
         "evaluation.judge to another, or a person approves it: "
         "python -m chatllama_pipeline approve mia",
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.neutral import NEUTRAL
-from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings import AssistantSettings, Section
 
 # What PPO alone makes anything of.
 OF_A_CRITIC = {
@@ -19,16 +19,16 @@ OF_A_CRITIC = {
 }
 
 
-def dotted_keys(settings: dict[str, Any], above: str = "") -> Iterator[str]:
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
+def dotted_keys(section: Section, above: str = "") -> Iterator[str]:
+    for key, value in section:
+        if isinstance(value, Section):
             yield from dotted_keys(value, f"{above}{key}.")
-        elif above or not isinstance(value, dict):
+        else:
             yield above + key
 
 
 def test_every_setting_is_either_part_of_a_fingerprint_or_known_to_change_no_result() -> None:
-    every = set(dotted_keys(AssistantSettings().model_dump()))
+    every = set(dotted_keys(AssistantSettings()))
     listed = {key for asset in ASSETS.values() for key in asset.settings}
     assert listed | NEUTRAL == every
     assert not listed & NEUTRAL

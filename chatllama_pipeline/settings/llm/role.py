@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -71,6 +72,15 @@ class RoleSettings:
     def is_openai(self) -> bool:
         """Whether OpenAI itself answers, whose terms and parameter names then hold."""
         return self.provider == "openai" and _is_openai(self.base_url)
+
+    def is_the_model_of(self, other: RoleSettings) -> bool:
+        """Whether the same model plays both roles, wherever it is served."""
+        if not (self.asks_a_model and other.asks_a_model):
+            return self.provider == other.provider
+        ours, theirs = PurePath(self.model.casefold()), PurePath(other.model.casefold())
+        if self.provider == other.provider == "transformers":
+            return ours == theirs
+        return ours.name == theirs.name  # a server may leave out whose model it is
 
     @property
     def models_url(self) -> str:

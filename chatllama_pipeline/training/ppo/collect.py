@@ -20,14 +20,20 @@ from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Prompt
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
-from chatllama_pipeline.training.distributed import gather_rows, share_of, whole_weights
+from chatllama_pipeline.training.distributed import (
+    all_or_none,
+    gather_rows,
+    share_of,
+    whole_weights,
+)
 from chatllama_pipeline.training.ppo import equations
 from chatllama_pipeline.training.ppo.log import Stopwatch
 from chatllama_pipeline.training.ppo.methods import Method
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.rollout import Rollout, pad_left, row_chunks, sample_replies
+from chatllama_pipeline.training.terms.weighing import Term
 
-# (prompts, reply texts, reply ids with their stop token), B each -> scores [B].
+# (prompts, reply texts, reply ids with their stop token), B each -> scores [B]; [B,K] of K terms.
 Reward = Callable[[list[Prompt], list[str], list[list[int]]], Tensor]
 
 
@@ -36,7 +42,8 @@ class Task:
     """What is learned: replies to `prompts`, whose token ids are `prompt_ids`, that earn `reward`.
 
     `decode` turns B replies' ids into texts; None is the text of one that never came to replying.
-    A reply ends at any of `stop_ids` or after `max_new_tokens`.
+    A reply ends at any of `stop_ids` or after `max_new_tokens`. A reward of several `terms` gives a
+    column for each, which the loop brings to one scale and adds up.
     """
 
     prompts: Sequence[Prompt]
@@ -46,6 +53,7 @@ class Task:
     stop_ids: Sequence[int]
     pad_id: int
     max_new_tokens: int
+    terms: Sequence[Term] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Collected:
     """An iteration's B rows: prompts `[B,P]` (left-padded), replies, what was said of them.
 
     The replies to one prompt stand side by side. `scores[B]` are those of the reward, before
-    penalties.
+    penalties; `[B,K]` where it has K terms.
     """
 
     prompts: list[Prompt]
@@ -131,7 +139,8 @@ def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
             replied = torch.tensor([text is not None for text in read], device=accelerator.device)
             rollout = rollout._replace(finished=rollout.finished & replied)
             texts = [text or "" for text in read]
-            scores = task.reward(prompts[mine], texts, replies).float().to(accelerator.device)
+            given = all_or_none(accelerator, lambda: task.reward(prompts[mine], texts, replies))
+            scores = given.float().to(accelerator.device)
     with watch.phase("gather"):
         return Collected(
             prompts,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chatllama_pipeline.records import CURVES_FILE, SAMPLES_FILE, Curve, Prompt
 from chatllama_pipeline.training.ppo import equations
+from chatllama_pipeline.training.terms.weighing import Earned
 
 # Rollouts kept of each iteration: enough for a judge's mean over time to be worth drawing.
 SAMPLES_PER_ITERATION = 64
@@ -39,12 +40,12 @@ class PpoLog:
         iteration: int,
         prompts: Sequence[Prompt],
         replies: Sequence[str],
-        scores: Tensor,
+        earned: Earned,
         finished: Tensor,
     ) -> None:
-        """Keep the iteration's first rollouts; `scores[B]`, `finished[B]`."""
-        rows = zip(prompts, replies, scores.tolist(), finished.tolist(), strict=True)
-        for prompt, reply, score, ended in list(rows)[:SAMPLES_PER_ITERATION]:
+        """Keep the iteration's first rollouts and what each term gave them; `finished[B]`."""
+        rows = zip(prompts, replies, earned.total.tolist(), finished.tolist(), strict=True)
+        for row, (prompt, reply, score, ended) in enumerate(list(rows)[:SAMPLES_PER_ITERATION]):
             self.samples.append(
                 {
                     "iteration": iteration,
@@ -52,6 +53,7 @@ class PpoLog:
                     "reply": reply,
                     "score": score,
                     "finished": ended,
+                    **({"rewards": terms} if (terms := earned.of_row(row)) else {}),
                 }
             )
 

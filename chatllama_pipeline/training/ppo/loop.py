@@ -7,11 +7,12 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
 
+from chatllama_pipeline.errors import ChatllamaError, DataError, ProviderError
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
@@ -27,6 +28,7 @@ from chatllama_pipeline.training.ppo.update import Experience, update
 from chatllama_pipeline.training.resume.snapshot import Engine, Layout, Snapshot
 from chatllama_pipeline.training.resume.state import States
 from chatllama_pipeline.training.stopping import StopSignals, stopped
+from chatllama_pipeline.training.terms.weighing import Earned, Scales
 from chatllama_pipeline.training.trackers import Trackers
 
 ADAM_EPS = 1e-5
@@ -43,6 +45,7 @@ class Training:
     guard: Guard = field(default_factory=Guard)
     collapse: Collapse = field(default_factory=Collapse)
     log: PpoLog = field(default_factory=PpoLog)
+    scales: Scales = field(default_factory=Scales)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     warnings: list[str] = field(default_factory=list)
     # A context in which every process has all weights of the trained models.
@@ -155,27 +158,42 @@ class Keeper:
         stop, late = agree(self.engine.accelerator, wishes)
         if not (stop or due or late):
             return
-        saved = False
-        if self.states is not None:
-            with state.stopwatch.phase("save"):
-                saved = self.engine.save(self.states, _counts(state), warn)
-        self.saved_at = time.monotonic()
+        saved = self._save(state, warn)
         if stop:
             raise stopped(self.signals, f"iteration {state.iterations_done}", saved)
+
+    def leave(self, state: Training, error: ChatllamaError) -> NoReturn:
+        """Save what was learnt before an iteration's rewards were refused, and raise the error."""
+        done = state.iterations_done
+        if done and self._save(state, state.warnings.append):
+            told = f"{error}. What was learnt until iteration {done} is saved: run again to go on"
+            error.args = (told, *error.args[1:])
+        raise error
+
+    def _save(self, state: Training, warn: Callable[[str], None]) -> bool:
+        self.saved_at = time.monotonic()
+        if self.states is None:
+            return False
+        with state.stopwatch.phase("save"):
+            return self.engine.save(self.states, _counts(state), warn)
 
 
 def _iterate(loop: Loop, state: Training, keeper: Keeper) -> None:
     settings, iteration, watch = loop.settings, state.iterations_done, state.stopwatch
 
     # 1. Prompts, 2. Rollout, 3. Score pass, 4. Rewards
-    found = collect(loop, iteration, watch)
+    try:
+        found = collect(loop, iteration, watch)
+    except (DataError, ProviderError) as error:
+        keeper.leave(state, error)
     mask, seen = found.rollout.action_mask, found.seen
     watch.tokens += int(mask.sum())
     # A signal is obeyed before the update too: until then the weights are those of the state.
     if agree(loop.accelerator, [keeper.signals.received is not None])[0]:
         keeper.save_if_due(state, due=False, warn=state.warnings.append)
+    earned = state.scales.weigh(found.scores, loop.task.terms)
     scores = equations.final_scores(
-        found.scores, found.rollout.finished, missing_eos_penalty=settings.missing_eos_penalty
+        earned.total, found.rollout.finished, missing_eos_penalty=settings.missing_eos_penalty
     )
     kl, beta = equations.k1(seen.logp_old, seen.logp_ref), state.kl.beta
 
@@ -197,19 +215,25 @@ def _iterate(loop: Loop, state: Training, keeper: Keeper) -> None:
         )  # fmt: skip
 
     # 7. Log
-    more = {**updated, "beta": beta}
+    more = {**updated, "beta": beta, **earned.figures()}
     if loop.method.has_critic:
         more["explained_variance"] = equations.explained_variance(seen.values_old, returns, mask)
     if settings.replies_per_prompt > 1:
         groups = scores.view(-1, settings.replies_per_prompt)
         more["score_std_per_prompt"] = float(groups.std(1, correction=0).mean())
-    _log(state, found, more, settings)
+    _log(state, found, earned, more, settings)
 
 
-def _log(state: Training, found: Collected, more: dict[str, float], settings: PpoSettings) -> None:
+def _log(
+    state: Training,
+    found: Collected,
+    earned: Earned,
+    more: dict[str, float],
+    settings: PpoSettings,
+) -> None:
     seen, rollout = found.seen, found.rollout
     figures = rollout_figures(
-        found.scores,
+        earned.total,
         rollout.finished,
         seen.logp_old,
         seen.logp_ref,
@@ -219,9 +243,7 @@ def _log(state: Training, found: Collected, more: dict[str, float], settings: Pp
     )
     state.iterations_done += 1
     state.log.record(state.iterations_done, {**figures, **more})
-    state.log.keep(
-        state.iterations_done, found.prompts, found.texts, found.scores, rollout.finished
-    )
+    state.log.keep(state.iterations_done, found.prompts, found.texts, earned, rollout.finished)
     state.kl = state.kl.updated(figures["kl"], len(found.prompts))
     if settings.collapse != "ignore":
         share = settings.collapse_share
@@ -236,6 +258,7 @@ def _counts(state: Training) -> dict[str, Any]:
         "guard": dataclasses.asdict(state.guard),
         "collapse": dataclasses.asdict(state.collapse),
         "log": dataclasses.asdict(state.log),
+        "scales": dataclasses.asdict(state.scales),
     }
 
 
@@ -245,6 +268,7 @@ def _read(counts: dict[str, Any], state: Training) -> None:
     state.guard = Guard(**counts["guard"])
     state.collapse = Collapse(**counts["collapse"])
     state.log = PpoLog(**counts["log"])
+    state.scales = Scales(**counts["scales"])
 
 
 def _due(done: int, settings: PpoSettings) -> bool:

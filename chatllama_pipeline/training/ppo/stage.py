@@ -31,7 +31,12 @@ from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan, plan_for
 from chatllama_pipeline.training.batches import Shares
-from chatllama_pipeline.training.distributed import deepspeed_settings, prepare_processes, rank
+from chatllama_pipeline.training.distributed import (
+    deepspeed_settings,
+    once_for_all,
+    prepare_processes,
+    rank,
+)
 from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import Training, train
 from chatllama_pipeline.training.ppo.methods import METHODS
@@ -39,6 +44,7 @@ from chatllama_pipeline.training.ppo.model import ActorCritic, same_vocabulary
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.resume.snapshot import require_room
 from chatllama_pipeline.training.resume.state import States, made_from
+from chatllama_pipeline.training.terms.asking import Asking, Scorer, open_of_stage
 from chatllama_pipeline.training.trackers import Trackers
 
 STAGE = "actor_ppo"
@@ -55,6 +61,14 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     quiet_transformers()
     settings = AssistantSettings.of_stage(spec)
     check_settings(settings.trainer_config)
+    # A function that doesn't import, or a judge without a key, is told before models are loaded.
+    with open_of_stage(spec, settings) as asking:
+        return _improve(spec, settings, asking, progress)
+
+
+def _improve(
+    spec: StageSpec, settings: AssistantSettings, asking: Asking, progress: Progress
+) -> Outcome:
     sft, reward_model = Path(spec.inputs["actor_sft"]), Path(spec.inputs["reward_model"])
     seed = stage_seed(settings.seed, STAGE)
     tokenizer = load_tokenizer(sft)
@@ -98,6 +112,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     scorer = RewardScorer(reward_model, model=roles.reward)
     stops = end_ids(stop_ids(tokenizer), roles.policy)
     task = _task(prompts, tokenizer, stops, scorer, settings.actor_config)
+    task = paid_by(task, asking, scorer, accelerator)
     training = _learn(module, roles, task, spec, settings, accelerator, progress)
     finite = finite_loss(training, ppo, method.has_critic)
     checks = [memory, finite, training.collapse.check(ppo.collapse == "stop")]
@@ -106,8 +121,9 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
             if accelerator.is_main_process:
                 write_payload(Path(spec.output), module, tokenizer, training)
     warnings = [*before.warnings, *_warnings(shared, roles, prompts, settings, sharded)]
-    warnings += [*(plan.warnings if plan else []), *training.warnings]
-    return _outcome(prompts, training, need, checks, warnings)
+    warnings += [*(plan.warnings if plan else []), *training.warnings, *asking.warnings()]
+    outcome = _outcome(prompts, training, need, checks, warnings)
+    return replace(outcome, metrics={**outcome.metrics, **asking.metrics()})
 
 
 def _task(
@@ -127,6 +143,18 @@ def _task(
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=actor.max_tokens,
     )
+
+
+def paid_by(task: Task, asking: Asking, scorer: Scorer, accelerator: Accelerator) -> Task:
+    """The task with a reward of all terms that are asked for; as it is without any."""
+    if not asking.terms:
+        return task
+    once = partial(once_for_all, accelerator)
+
+    def columns(asked: list[Prompt], replies: list[str], _: Any) -> torch.Tensor:
+        return asking.columns(asked, replies, scorer, once)
+
+    return replace(task, reward=columns, terms=asking.terms)
 
 
 def _learn(

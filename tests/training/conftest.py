@@ -1,0 +1,48 @@
+"""A tiny PPO that is paid as a test asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from chatllama_pipeline.models.heads import load_reward
+from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec
+from tests.training.paid import BRIEF, SETTINGS
+
+Make = Callable[..., StageSpec]
+
+
+@pytest.fixture(scope="session")
+def paid_inputs(
+    tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory, write_table: Any
+) -> dict[str, Path]:
+    reward = tmp_path_factory.mktemp("reward")
+    torch.manual_seed(0)
+    load_reward(tiny_base_folder, torch.float32).save_pretrained(reward)
+    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(reward)
+    rows = [
+        {"prompt": [{"role": "user", "content": text}], "source": "test", "split": "train"}
+        for text in ("alpha bravo", "charlie", "delta echo", "golf")
+    ]
+    prompts = write_table(tmp_path_factory.mktemp("prompts"), rows, PROMPT_SCHEMA)
+    return {"actor_sft": tiny_base_folder, "reward_model": reward, "rlhf_training_data": prompts}
+
+
+@pytest.fixture
+def paid_spec(make_spec: Make, paid_inputs: dict[str, Path], tmp_path: Path) -> Make:
+    """A PPO paid by `weights`, with `source` as rewards.py."""
+
+    def make(
+        weights: dict[str, float], source: str = BRIEF, take: str = "a", **more: Any
+    ) -> StageSpec:
+        file = tmp_path / "rewards.py"
+        file.write_text(source)
+        rewards = {"weights": weights, "trust_code": True, "file": str(file)}
+        return make_spec("actor_ppo", {**SETTINGS, "rewards": rewards, **more}, paid_inputs, take)
+
+    return make
