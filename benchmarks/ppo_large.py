@@ -4,8 +4,8 @@
 
 Prompts of 256 tokens, replies of 256, all of them full, one epoch, bfloat16 products: what
 DeepSpeed-Chat publishes as 3.1 pairs/s on one A100-80G (OPT-1.3B and OPT-350M). Weights are random.
-The first iteration warms up and is dropped. Rows are read as many at once as on a small machine,
-and as many as the GPU's memory lets.
+The first iteration warms up and is dropped. Rows are read as many at once as on a CPU, and as many
+as a share of the GPU's memory lets.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SMALL = {"hidden_size": 1024, "num_hidden_layers": 24, "ffn_dim": 4096, "num_att
 PUBLISHED_PAIRS = 3.1
 PAD, VOCABULARY = 1, 50272
 MEASURED, MICRO_BATCH = 2, 8
-# Of logits and activations at once: the default, and what a GPU of 80 GB has to spare.
-AT_ONCE = {"as everywhere": passes.SMALL_BYTES, "16 GiB": 16 * 2**30}
+# Of all its memory, what a GPU may take of logits and activations at once.
+AT_ONCE = {"as on a CPU": 10**9, "an eighth": passes.GPU_SHARE}
 
 
 def shape(sizes: dict[str, int]) -> OPTConfig:
@@ -52,8 +52,8 @@ def main() -> None:
         frozen = [OPTForCausalLM(shape(LARGE)), OPTForSequenceClassification(shape(SMALL))]
     reference, scorer = (model.eval().requires_grad_(False) for model in frozen)
     task = made_task(scorer, options.prompts, options.tokens)
-    for name, at_once in AT_ONCE.items():
-        passes.SMALL_BYTES = at_once
+    for name, share in AT_ONCE.items():
+        passes.GPU_SHARE = share
         measure(name, ActorCritic(*models), reference, task)
 
 

@@ -96,6 +96,17 @@ def gpu_free_bytes() -> int | None:
     return _ask_gpu(_free)
 
 
+def gpu_total_bytes() -> int | None:
+    """All bytes of that GPU, free or not; None without a driver."""
+    return _ask_gpu(_total)
+
+
+def _total(handle: Any) -> int:
+    import pynvml
+
+    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+
+
 def _free(handle: Any) -> int:
     import pynvml
 

@@ -16,7 +16,13 @@ from transformers import GPT2Config, LlamaConfig, T5Config
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_reward, score_rows
 from chatllama_pipeline.models.memory import passes
-from chatllama_pipeline.models.memory.passes import Shape, batches, rows_at_once, writing_rows
+from chatllama_pipeline.models.memory.passes import (
+    Shape,
+    batches,
+    read_bytes,
+    rows_at_once,
+    writing_rows,
+)
 from chatllama_pipeline.models.memory.sizes import size_of
 
 
@@ -87,6 +93,16 @@ def test_scores_do_not_depend_on_how_many_rows_are_read_at_once(
     monkeypatch.setattr(passes, "SMALL_BYTES", 3 * 16 * 4 * (10 * 32 + 4 * 96))
     torch.testing.assert_close(score_rows(model, rows, 0), together)
     assert sum(sizes) == 12 and max(sizes) > 1 and len(sizes) > 3
+
+
+def test_more_passes_at_once_through_a_gpu_by_what_it_has_in_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passes, "gpu_total_bytes", lambda: 80 * 2**30)
+    assert read_bytes("cuda") == 10 * 2**30
+    assert read_bytes("cpu") == passes.SMALL_BYTES
+    monkeypatch.setattr(passes, "gpu_total_bytes", lambda: None)
+    assert read_bytes("cuda") == passes.SMALL_BYTES
 
 
 def test_free_memory_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
+from chatllama_pipeline.machine import gpu_total_bytes
 from chatllama_pipeline.models.memory.sizes import ModelSize, cached_floats, size_of
 
 FLOAT_BYTES = 4
@@ -31,6 +32,7 @@ MAPPED_BYTES = 32 * 2**20
 # What passes through a model in one go and nobody minds.
 SMALL_BYTES = 256 * 2**20
 MOST_ROWS = 64
+GPU_SHARE = 8
 
 
 class Shape(NamedTuple):
@@ -83,6 +85,15 @@ def rows_at_once(row_bytes: int, most: int | None = None, bound: int | None = No
     """How many rows of so many bytes each are within `bound` (SMALL_BYTES), one at least."""
     rows = max(1, (bound or SMALL_BYTES) // max(1, row_bytes))
     return rows if most is None else min(rows, most)
+
+
+def read_bytes(device: str) -> int:
+    """What may pass at once where PPO's models read: more of a GPU, which starves on few rows.
+
+    An eighth of all its memory, free or not, so that a training goes on as it began.
+    """
+    total = gpu_total_bytes() if device.startswith("cuda") else None
+    return max(SMALL_BYTES, (total or 0) // GPU_SHARE)
 
 
 def batches(lengths: Sequence[int], shape: Shape, *, logits: bool = False) -> Iterator[slice]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chatllama_pipeline.machine import processes_started
-from chatllama_pipeline.models.memory.passes import MOST_ROWS, Shape, rows_at_once
+from chatllama_pipeline.models.memory.passes import MOST_ROWS, Shape, read_bytes, rows_at_once
 from chatllama_pipeline.models.memory.sizes import config_of, model_size
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -28,7 +28,11 @@ def learning_phases(stage: str, learning: dict[str, dict[str, int]]) -> dict[str
 
 
 def reading_phases(
-    stage: str, folders: Mapping[str, Path | str], settings: AssistantSettings, longest: int
+    stage: str,
+    folders: Mapping[str, Path | str],
+    settings: AssistantSettings,
+    longest: int,
+    device: str,
 ) -> dict[str, dict[str, int]]:
     """Parts that pass where nothing is learned, for rows of `longest` tokens; see `passes`."""
     shapes = {role: _shape(Path(folder)) for role, folder in folders.items()}
@@ -43,7 +47,8 @@ def reading_phases(
     replies = min(ppo.rollout_batch_size or share, share)
     policy = shapes["policy"]
     row = policy.reading(longest, min(reply, longest))
-    read = rows_at_once(row, min(ppo.micro_batch_size or share, share))
+    most = min(ppo.micro_batch_size or share, share)
+    read = rows_at_once(row, most, read_bytes(device))
     return scoring | {
         ROLLOUT: {"caches and logits": replies * policy.writing(prompt, reply)},
         "score pass": {"logits and layers": read * row},

@@ -165,7 +165,7 @@ def _plan(
         stage, base_folders, settings, longest, device, checkpointing, holes
     )
     phases = learning_phases(stage, learning)
-    phases |= reading_phases(stage, base_folders, settings, longest)
+    phases |= reading_phases(stage, base_folders, settings, longest, device)
     return MemoryPlan(held, phases, available, checkpointing)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from chatllama_pipeline.models.families.decoding import decoding
 from chatllama_pipeline.models.families.language import response_logits
-from chatllama_pipeline.models.memory.passes import rows_at_once, shape_of
+from chatllama_pipeline.models.memory.passes import read_bytes, rows_at_once, shape_of
 from chatllama_pipeline.progress import Phase, phase
 from chatllama_pipeline.training.ppo.equations import token_logp
 
@@ -184,7 +184,7 @@ def row_chunks(
     """
     total, columns = response.shape
     row = shape_of(model).reading(input_ids.shape[1] + columns, columns)
-    rows = rows_at_once(row, most)
+    rows = rows_at_once(row, most, read_bytes(input_ids.device.type))
     return [slice(start, min(start + rows, total)) for start in range(0, total, rows)]
 
 
