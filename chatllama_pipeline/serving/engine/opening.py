@@ -20,6 +20,8 @@ from chatllama_pipeline.serving.engine.waves import WavesEngine
 TRIED_LENGTHS = (3, 11, 6)
 TRIED_TOKENS = 6
 TRIED_SECONDS = 60.0
+# Between two looks at a reply: small models write faster than anyone reads, and each look costs.
+PAUSE_SECONDS = 0.05
 
 
 def open_engine(model: Any, pad_id: int, streams: int, context: int) -> Engine:
@@ -46,24 +48,31 @@ def open_engine(model: Any, pad_id: int, streams: int, context: int) -> Engine:
 
 
 async def written(engine: Engine, job: Job) -> AsyncGenerator[Written]:
-    """What `engine` has written of `job` each time there is more, last of all its end.
+    """What `engine` has written of `job`, first as soon as there is any, last of all its end.
 
-    Close it (`contextlib.aclosing`): a job that nobody reads any more is cancelled.
+    In between at most every `PAUSE_SECONDS`. Close it (`contextlib.aclosing`): a job that nobody
+    reads any more is cancelled.
     """
-    number, news = uuid.uuid4().hex, asyncio.Event()
-    last = Written([], finished=False)
+    number, news, over = uuid.uuid4().hex, asyncio.Event(), asyncio.Event()
+    last = read = Written([], finished=False)
 
     def listen(told: Written) -> None:
         nonlocal last
         last = told
         news.set()
+        if told.finished:
+            over.set()
 
     engine.start(number, job, listen)
     try:
-        while not last.finished:
+        while not read.finished:
             await news.wait()
             news.clear()
-            yield last
+            read = last
+            yield read
+            if not last.finished:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), PAUSE_SECONDS)
     finally:
         if not last.finished:
             engine.cancel(number)

@@ -1,0 +1,235 @@
+"""Serving beside the bare engine: tokens per second at several streams, the first token, memory.
+
+    python benchmarks/serving.py                     # a release of the quickstart's shape
+    python benchmarks/serving.py --release FOLDER    # one that stands in a store
+
+At N streams N clients ask N x `--rounds` greedy replies of `--tokens` tokens, streamed, one after
+another each. Beside it, in turns with it: transformers' `generate` on a batch of N prompts, and the
+server's engine without a server. Every figure is the median of `--turns` turns. Tokens per second
+of the process's own CPU time stand beside those of the clock: on a busy machine they alone compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import httpx
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from chatllama_pipeline.data.grammar.rows import fresh_questions, grammar_pairs
+from chatllama_pipeline.launch.child import child_environment, cores_at_hand
+from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
+from chatllama_pipeline.models.chat.template import prompt_ids
+from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.records import Outcome, user_prompt
+from chatllama_pipeline.serving.engine.jobs import Engine, Job, Sampling
+from chatllama_pipeline.serving.engine.opening import open_engine, written
+from chatllama_pipeline.serving.loaded import Loaded, load_release
+from chatllama_pipeline.store.manifests import Recipe
+from chatllama_pipeline.store.versions import Store, Workbench
+from chatllama_pipeline.training.ppo.rollout import pad_left
+
+NAME = "benchmark"
+MEGABYTE = 10**6
+QUICKSTART = ScratchSize(hidden_size=128, layers=2, heads=4, vocabulary=1024, max_length=128)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--release", type=Path)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=cores_at_hand())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place) / "store")
+        folder = publish(store, options.release)
+        release = load_release(folder)
+        engine = open_engine(
+            release.model, release.tokenizer.pad_token_id, max(options.streams), release.context
+        )
+        try:
+            with serving(Path(place), store, options) as (url, process, seconds):
+                print(f"{engine.name}; up in {seconds:.1f} s, {memory(process):.0f} MB")
+                print("tokens/s by the clock and by CPU time; seconds to the first text; MB")
+                print("streams         server         engine       generate     first    memory")
+                for streams in options.streams:
+                    measure(url, process, release, engine, streams, options)
+        finally:
+            engine.close()
+
+
+class Clock:
+    """Tokens per second of the clock, and per second of a process's CPU time, turn by turn."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+
+    def time(self, work: Callable[[], int]) -> None:
+        """Do `work`, which returns how many tokens it made."""
+        wall, cpu = time.monotonic(), self._cpu()
+        count = work()
+        self.wall.append(count / (time.monotonic() - wall))
+        self.cpu.append(count / (self._cpu() - cpu))
+
+    def _cpu(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def __str__(self) -> str:
+        return f"{statistics.median(self.wall):6.0f} {statistics.median(self.cpu):6.0f}"
+
+
+def measure(
+    url: str,
+    process: psutil.Process,
+    release: Loaded,
+    engine: Engine,
+    streams: int,
+    options: argparse.Namespace,
+) -> None:
+    """Print a line of figures at so many streams."""
+    known = [question.text for question in fresh_questions()]
+    texts = [known[number % len(known)] for number in range(streams)]
+    ids = [prompt_ids(release.tokenizer, user_prompt(text), 10**6) for text in texts]
+    tokens, rounds = options.tokens, options.rounds
+    server, alone, plain = Clock(process), Clock(psutil.Process()), Clock(psutil.Process())
+    firsts: list[float] = []
+    for _ in range(options.turns):
+        server.time(lambda: asyncio.run(asked(url, texts, tokens, rounds, firsts)))
+        alone.time(lambda: asyncio.run(by_engine(engine, ids, tokens, rounds)))
+        plain.time(lambda: generated(release, ids, tokens, rounds))
+    first = statistics.median(firsts)
+    print(
+        f"{streams:7}  {server}  {alone}  {plain}  {first:8.3f}  {memory(process):8.0f}",
+        flush=True,
+    )
+
+
+async def asked(
+    url: str, texts: Sequence[str], tokens: int, rounds: int, firsts: list[float]
+) -> int:
+    """Tokens that the server wrote; `firsts` takes the seconds to each reply's first text."""
+
+    async def ask_on(client: httpx.AsyncClient, text: str) -> int:
+        return sum([await ask(client, text) for _ in range(rounds)])
+
+    async def ask(client: httpx.AsyncClient, text: str) -> int:
+        body = {"model": NAME, "messages": [{"role": "user", "content": text}], "temperature": 0}
+        more = {"max_tokens": tokens, "stream": True, "stream_options": {"include_usage": True}}
+        began, count, waiting = time.monotonic(), 0, True
+        async with client.stream("POST", f"{url}/chat/completions", json=body | more) as answer:
+            async for line in answer.aiter_lines():
+                if waiting and '"delta": {"content"' in line:
+                    firsts.append(time.monotonic() - began)
+                    waiting = False
+                if '"choices": []' in line:
+                    count = json.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
+        return count
+
+    async with httpx.AsyncClient(timeout=600) as client:
+        return sum(await asyncio.gather(*(ask_on(client, text) for text in texts)))
+
+
+async def by_engine(engine: Engine, prompts: Sequence[list[int]], tokens: int, rounds: int) -> int:
+    """Tokens that the engine wrote where nobody asks over HTTP."""
+
+    async def write_on(ids: list[int]) -> int:
+        count = 0
+        for _ in range(rounds):
+            job = Job(ids, tokens, frozenset(), Sampling(0.0))
+            count += len([step async for step in written(engine, job)][-1].ids)
+        return count
+
+    return sum(await asyncio.gather(*(write_on(ids) for ids in prompts)))
+
+
+def generated(release: Loaded, prompts: Sequence[list[int]], tokens: int, rounds: int) -> int:
+    """Tokens that `generate` wrote for all prompts at once."""
+    pad = release.tokenizer.pad_token_id
+    ids, mask = pad_left(prompts, pad)
+    plain = GenerationConfig(
+        do_sample=False, max_new_tokens=tokens, eos_token_id=-1, pad_token_id=pad
+    )
+    for _ in range(rounds):
+        release.model.generate(ids, attention_mask=mask.long(), generation_config=plain)
+    return len(prompts) * tokens * rounds
+
+
+def publish(store: Store, release: Path | None) -> Path:
+    """`release` in a store of its own; without one, random weights in the quickstart's shape."""
+
+    def build(bench: Workbench) -> Outcome:
+        if release is not None:
+            for path in release.iterdir():
+                (bench.output / path.name).symlink_to(path.resolve())
+            return Outcome()
+        texts = [pair["chosen"] for pair, _ in zip(grammar_pairs(), range(2000), strict=False)]
+        make_scratch_model(texts, QUICKSTART, seed=0, folder=bench.output)
+        # Larger weights than those that training begins with: replies then vary and go on.
+        config = AutoConfig.from_pretrained(bench.output, initializer_range=0.3)
+        tokenizer = load_tokenizer(bench.output)
+        AutoModelForCausalLM.from_config(config).save_pretrained(bench.output)
+        GenerationConfig(
+            max_new_tokens=48, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
+        ).save_pretrained(bench.output)
+        return Outcome()
+
+    recipe = Recipe("release", NAME, "1", {}, {}, {})
+    return store.make(recipe, build, {}, force=False).version.path
+
+
+@contextlib.contextmanager
+def serving(
+    place: Path, store: Store, options: argparse.Namespace
+) -> Iterator[tuple[str, psutil.Process, float]]:
+    """`chatllama serve` of that release: its URL, its process, and the seconds it took."""
+    assistant = place / "assistants" / NAME
+    assistant.mkdir(parents=True)
+    (assistant / "config.yaml").write_text("seed: 0\n")
+    variables = {"CHATLLAMA_ASSISTANTS": str(assistant.parent), "CHATLLAMA_STORE": str(store.root)}
+    began = time.monotonic()
+    command = [sys.executable, "-m", "chatllama_pipeline", "serve", NAME, "--port", "0"]
+    server = subprocess.Popen(
+        [*command, "--streams", str(max(options.streams))],
+        env=child_environment(options.threads, {**os.environ, **variables}),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stderr is not None
+        told = next((line for line in server.stderr if "answers at" in line), "")
+        if not told:
+            raise SystemExit("the server didn't start")
+        url = told.split("answers at ")[1].split()[0]
+        yield url, psutil.Process(server.pid), time.monotonic() - began
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def memory(process: psutil.Process) -> float:
+    """Megabytes of main memory that the process has."""
+    return process.memory_info().rss / MEGABYTE
+
+
+if __name__ == "__main__":
+    main()
