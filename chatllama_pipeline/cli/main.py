@@ -13,7 +13,8 @@ from chatllama_pipeline.cli.completion import completion
 from chatllama_pipeline.cli.make import make
 from chatllama_pipeline.cli.preview import preview
 from chatllama_pipeline.cli.score import score
-from chatllama_pipeline.cli.serve import serve
+from chatllama_pipeline.cli.serving.feedback import feedback
+from chatllama_pipeline.cli.serving.serve import serve
 from chatllama_pipeline.cli.status import status
 from chatllama_pipeline.cli.versions.listing import diff, versions
 from chatllama_pipeline.cli.versions.removing import forget, prune
@@ -33,6 +34,7 @@ COMMANDS = (
     preview,
     chat,
     serve,
+    feedback,
     score,
     approve,
     cache,

@@ -19,10 +19,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.serving.api.access.place import Limits, open_place
 from chatllama_pipeline.serving.api.application import application
-from chatllama_pipeline.serving.api.place import Limits, open_place
 from chatllama_pipeline.serving.api.versions import Versions
 from chatllama_pipeline.serving.wanted import Wanted
+from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.manifests import Recipe, Version
 from chatllama_pipeline.store.versions import Store, Workbench
 
@@ -60,6 +61,7 @@ class Served:
     """A running server; `wanted` may be changed, and `said` is what it told."""
 
     wanted: list[Wanted]
+    feedback: FeedbackLog
     said: list[str] = field(default_factory=list)
     port: int = 0
     versions: Versions = None  # type: ignore[assignment]
@@ -100,16 +102,20 @@ def serving(
     limits: Limits = LIMITS,
     cors: tuple[str, ...] = (),
     look: Callable[[], Sequence[Wanted]] | None = None,
+    feedback: FeedbackLog | None = None,
 ) -> Iterator[Served]:
     """A server of these versions until the block ends; the key is that of the environment."""
-    served = Served(list(wanted))
+    # Where none is given, there is none to write to.
+    served = Served(list(wanted), feedback or FeedbackLog(Path("/proc/none"), NAME))
     place = open_place("127.0.0.1", 0, cors)
     served.port = place.listening.getsockname()[1]
     versions = Versions(NAME, look or (lambda: served.wanted), limits.streams, served.said.append)
     versions.begin()
     served.versions = versions
     config = uvicorn.Config(
-        application(versions, limits, place), log_level="warning", timeout_graceful_shutdown=1
+        application(versions, limits, place, served.feedback),
+        log_level="warning",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from chatllama_pipeline.serving.api.place import KEY_VARIABLE, Limits
+from chatllama_pipeline.serving.api.access.place import KEY_VARIABLE, Limits
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store

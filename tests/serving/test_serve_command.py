@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from chatllama_pipeline.cli.serve import serve
+from chatllama_pipeline.cli.serving.serve import serve
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store

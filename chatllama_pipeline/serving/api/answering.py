@@ -15,8 +15,8 @@ from jinja2 import TemplateError
 
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.models.chat.template import prompt_ids, text_ids
+from chatllama_pipeline.serving.api.access.refusals import Refusal, too_long
 from chatllama_pipeline.serving.api.asked import Asked, AskedChat, AskedText, conversation
-from chatllama_pipeline.serving.api.refusals import Refusal, too_long
 from chatllama_pipeline.serving.api.versions import Speaker
 from chatllama_pipeline.serving.engine.jobs import Job, Sampling
 from chatllama_pipeline.serving.engine.opening import written

@@ -18,16 +18,18 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatllama_pipeline.serving.api.access.guard import Guard
+from chatllama_pipeline.serving.api.access.place import Limits, Place
+from chatllama_pipeline.serving.api.access.reading import disconnected, read_json
+from chatllama_pipeline.serving.api.access.refusals import Refusal, failed, not_found, refused
 from chatllama_pipeline.serving.api.answering import Answer, Places, answers, job_of, speech_of
 from chatllama_pipeline.serving.api.asked import AskedChat, AskedText, asked_chat, asked_text
-from chatllama_pipeline.serving.api.guard import Guard
+from chatllama_pipeline.serving.api.feedback import FeedbackService
 from chatllama_pipeline.serving.api.metrics import Metrics
-from chatllama_pipeline.serving.api.place import Limits, Place
-from chatllama_pipeline.serving.api.reading import disconnected, read_json
-from chatllama_pipeline.serving.api.refusals import Refusal, failed, not_found, refused
 from chatllama_pipeline.serving.api.replies import DONE, Form, event, usage_of
 from chatllama_pipeline.serving.api.versions import Speaker, Versions
 from chatllama_pipeline.serving.engine.jobs import Job
+from chatllama_pipeline.store.feedback import FeedbackLog
 
 VERSION_HEADER = "x-chatllama-version"
 OWNER = "chatllama"
@@ -176,7 +178,9 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def application(versions: Versions, limits: Limits, place: Place) -> Starlette:
+def application(
+    versions: Versions, limits: Limits, place: Place, feedback: FeedbackLog
+) -> Starlette:
     """The whole API; pages of other origins may ask it where `place` says so."""
     service = Service(versions, limits)
     routes = [
@@ -184,6 +188,7 @@ def application(versions: Versions, limits: Limits, place: Place) -> Starlette:
         Route("/v1/completions", service.completion, methods=["POST"]),
         Route("/v1/models", service.models),
         Route("/v1/models/{name}", service.model),
+        *FeedbackService(feedback, limits.body_bytes).routes(),
         Route("/health", service.health),
         Route("/metrics", service.metrics),
     ]
@@ -193,7 +198,7 @@ def application(versions: Versions, limits: Limits, place: Place) -> Starlette:
             Middleware(
                 CORSMiddleware,
                 allow_origins=place.cors,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["authorization", "content-type"],
                 expose_headers=[VERSION_HEADER],
             )

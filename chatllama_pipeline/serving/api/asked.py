@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from chatllama_pipeline.records import Message, Prompt
-from chatllama_pipeline.serving.api.refusals import Refusal, unsupported
+from chatllama_pipeline.serving.api.access.refusals import Refusal, unsupported
 
 MOST_STOPS = 4
 # Keys that ask for something that isn't to be had, with the values that ask for nothing.

@@ -7,19 +7,26 @@ from collections.abc import Callable
 
 import uvicorn
 
+from chatllama_pipeline.serving.api.access.place import Limits, Place
 from chatllama_pipeline.serving.api.application import application
-from chatllama_pipeline.serving.api.place import Limits, Place
 from chatllama_pipeline.serving.api.versions import Versions
+from chatllama_pipeline.store.feedback import FeedbackLog
 
 # How long replies may go on once the server is told to end.
 LAST_SECONDS = 30
 
 
-def run(place: Place, versions: Versions, limits: Limits, ready: Callable[[], None]) -> None:
+def run(
+    place: Place,
+    versions: Versions,
+    limits: Limits,
+    feedback: FeedbackLog,
+    ready: Callable[[], None],
+) -> None:
     """Load what is wanted, say that it is `ready`, and answer until INT or TERM."""
     try:
         versions.begin()
-        app = application(versions, limits, place)
+        app = application(versions, limits, place, feedback)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -10,7 +10,7 @@ from time import monotonic
 
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.models.loading import load_tokenizer
-from chatllama_pipeline.serving.api.refusals import Refusal
+from chatllama_pipeline.serving.api.access.refusals import Refusal
 from chatllama_pipeline.serving.engine.opening import open_engine
 from chatllama_pipeline.serving.loaded import load_release
 from chatllama_pipeline.serving.wanted import Wanted

@@ -7,8 +7,8 @@ import hmac
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chatllama_pipeline.serving.api.place import KEY_VARIABLE, is_loopback
-from chatllama_pipeline.serving.api.refusals import Refusal
+from chatllama_pipeline.serving.api.access.place import KEY_VARIABLE, is_loopback
+from chatllama_pipeline.serving.api.access.refusals import Refusal
 
 # What watches whether the server lives has no key.
 OPEN_PATHS = {"/health"}

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
-from chatllama_pipeline.serving.api.refusals import Refusal
+from chatllama_pipeline.serving.api.access.refusals import Refusal
 
 BODY_SECONDS = 30.0
 # What is left unread of a refused body ends with its connection.

@@ -54,10 +54,12 @@ def serve(
     The release in use is served, and the next one as soon as it is made, without a pause. Beyond
     loopback the variable CHATLLAMA_API_KEY must hold the key that clients send.
     """
-    from chatllama_pipeline.serving.api.place import Limits, open_place
+    from chatllama_pipeline.serving.api.access.place import Limits, open_place
+    from chatllama_pipeline.store.feedback import FeedbackLog
     from chatllama_pipeline.store.versions import Store, store_root
 
-    wanted = _wanted(name, versions, Store(store_root()))
+    store = Store(store_root())
+    wanted = _wanted(name, versions, store)
     wanted()
     place = open_place(host, port, cors)
     # torch and transformers take seconds to import: what is missing is told before.
@@ -73,7 +75,8 @@ def serve(
         by = ", ".join(f"{one.id} ({one.engine.name})" for one in speaking.speakers)
         say(f"{name} answers at {place.url}/v1 by version {by}; Ctrl-C ends it")
 
-    run(place, speaking, Limits(streams, queue, body_bytes), ready)
+    limits = Limits(streams, queue, body_bytes)
+    run(place, speaking, limits, FeedbackLog(store.root, name), ready)
 
 
 def _wanted(name: str, versions: Sequence[str], store: Store) -> Callable[[], Sequence[Wanted]]:

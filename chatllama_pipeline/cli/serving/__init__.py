@@ -1,0 +1,1 @@
+"""`chatllama serve`, and `chatllama feedback` on what it served."""

@@ -1,0 +1,1 @@
+"""What people said of replies: thumbs, comparisons and edits, and the files that bring them."""

@@ -1,0 +1,127 @@
+"""Files of feedback: our own JSONL, and Open WebUI's export."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chatllama_pipeline.data.feedback.open_webui import is_export, model_of, ratings_of
+from chatllama_pipeline.data.feedback.ratings import Rating, rating_of, word_of
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.store.feedback import Entry
+from chatllama_pipeline.store.manifests import utc_now
+
+MOST_ERRORS = 20
+AT = "@"
+
+
+class Found(NamedTuple):
+    """The entries of a file, and how many of its rows are of other models or hold nothing."""
+
+    entries: list[Entry]
+    others: int
+    empty: int
+
+
+def entry_of(raw: dict[str, Any], number: str, at: str) -> Entry:
+    """A rating with its `id`, `visit` and `at`, where it brings them, as an entry of the log."""
+    own = dict(raw)
+    number = word_of(own.pop("id", number), "id")
+    visit = own.pop("visit", "")
+    visit = word_of(visit, "visit") if visit else ""
+    when = own.pop("at", at)
+    if not isinstance(when, str) or len(when) > 40:
+        raise DataError("at: must be a time as text")
+    return Entry(number, visit, when, content_of(rating_of(own)))
+
+
+def content_of(rating: Rating) -> str:
+    """A rating as the log keeps it."""
+    return json.dumps(rating.model_dump(), ensure_ascii=False, sort_keys=True)
+
+
+def as_row(entry: Entry) -> dict[str, Any]:
+    """An entry as a row of our own files, which `read_feedback` takes."""
+    about = {"id": entry.id, "at": entry.at, **({"visit": entry.visit} if entry.visit else {})}
+    return {**about, **json.loads(entry.content)}
+
+
+def read_feedback(file: Path, assistant: str, models: Sequence[str] = ()) -> Found:
+    """The entries in `file`; DataError with every broken row, of which the first are named.
+
+    Of an export, the rows that rate the assistant, a version of it (`NAME@VERSION`), or one of
+    `models`. A row has the same id whenever it is read, so that importing again adds nothing.
+    """
+    entries: list[Entry] = []
+    errors: list[str] = []
+    others = empty = 0
+    names, at = {assistant, *models}, utc_now()
+    for where, raw in _rows(file):
+        try:
+            if not is_export(raw):
+                entries.append(entry_of(_object(raw), _name_of(raw), at))
+                continue
+            model = model_of(raw)
+            if model not in names and model.partition(AT)[0] not in names:
+                others += 1
+                continue
+            when = str(raw.get("created_at") or at)
+            found = [
+                Entry(_word(name), "", when, content_of(rating))
+                for name, rating in ratings_of(raw, assistant)
+            ]
+            entries += found
+            empty += not found
+        except DataError as error:
+            errors.append(f"{file}: {where}: {error}")
+    if errors:
+        more = len(errors) - MOST_ERRORS
+        told = [*errors[:MOST_ERRORS], *([f"and {more} more"] if more > 0 else [])]
+        raise DataError("\n".join(["nothing was imported; mend these rows:", *told]))
+    return Found(entries, others, empty)
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Any]]:
+    """Each row with its place: of a JSON list, or of lines of JSON."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: can't be read ({error}): name a JSON or JSONL file") from error
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{file}: is no JSON list: {error}") from None
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield f"line {number}", _parsed(line)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        return error
+
+
+def _object(raw: Any) -> dict[str, Any]:
+    if isinstance(raw, ValueError):
+        raise DataError(f"is no JSON: {raw}")
+    if not isinstance(raw, dict):
+        raise DataError("must be a JSON object")
+    return raw
+
+
+def _name_of(raw: Any) -> str:
+    """What a row without an id is called: its content's hash, so that it is added once."""
+    text = json.dumps(raw, sort_keys=True, default=str)
+    return f"row-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:32]}"
+
+
+def _word(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "_-" else "-" for letter in name)[:64]

@@ -1,0 +1,110 @@
+"""Open WebUI's export of feedback (`/api/v1/evaluations/feedbacks/all/export`) as ratings.
+
+Every entry brings the chat that it was given in. Its thumb is one of the rated message; where the
+message had siblings, which is how its arena shows two models, it also won or lost against each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chatllama_pipeline.data.feedback.ratings import Rating, rating_of
+from chatllama_pipeline.errors import DataError
+
+# How it keeps what a model thought, within the message.
+_THOUGHT = re.compile(r"<details type=\"reasoning\".*?</details>\s*", re.DOTALL)
+_MOST_TURNS = 200
+
+
+def is_export(raw: Any) -> bool:
+    """Whether this is an entry of such an export."""
+    return isinstance(raw, dict) and raw.get("type") == "rating" and "data" in raw
+
+
+def model_of(raw: Mapping[str, Any]) -> str:
+    """The id of the model that an entry rates."""
+    data = raw.get("data")
+    return str(data.get("model_id") or "") if isinstance(data, dict) else ""
+
+
+def ratings_of(raw: Mapping[str, Any], assistant: str) -> Iterator[tuple[str, Rating]]:
+    """The ratings in an entry, under names that are the same whenever it is read.
+
+    None where the chat is gone or nothing was rated. Raises DataError where it is malformed.
+    """
+    number, data, meta = raw.get("id"), raw.get("data") or {}, raw.get("meta") or {}
+    if not isinstance(number, str) or not number:
+        raise DataError("id: is missing")
+    rating = data.get("rating")
+    if rating is None:
+        return
+    if str(rating) not in ("1", "-1"):
+        raise DataError(f"data.rating: {rating!r} is neither 1 nor -1")
+    messages = _messages(raw)
+    rated = messages.get(str(meta.get("message_id")))
+    if rated is None:
+        return
+    prompt = _prompt(messages, rated)
+    reply = _reply(rated, assistant)
+    if not prompt or reply is None:
+        return
+    good = str(rating) == "1"
+    reason = str(data.get("comment") or data.get("reason") or "")[:2000]
+    thumb = {"kind": "thumb", "prompt": prompt, "reply": reply, "good": good, "reason": reason}
+    yield f"openwebui-{number}", rating_of(thumb)
+    for other in _siblings(messages, rated):
+        shown = _reply(other, assistant)
+        if shown is not None and shown["text"] != reply["text"]:
+            # It keeps no sides: the rated one is named first.
+            sides = {"left": reply, "right": shown, "better": "left" if good else "right"}
+            name = f"openwebui-{number}-{other.get('id', '')}"[:64]
+            yield name, rating_of({"kind": "preference", "prompt": prompt, **sides})
+
+
+def _messages(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    found: Any = raw
+    for key in ("snapshot", "chat", "chat", "history", "messages"):
+        found = found.get(key) if isinstance(found, dict) else None
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise DataError("snapshot.chat.chat.history.messages: must be messages by their ids")
+    return found
+
+
+def _prompt(
+    messages: Mapping[str, dict[str, Any]], rated: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """The turns that lead to a message."""
+    turns: list[dict[str, str]] = []
+    place = messages.get(str(rated.get("parentId")))
+    while place is not None and len(turns) <= _MOST_TURNS:
+        content = place.get("content")
+        if not isinstance(content, str) or not content:
+            return []
+        turns.append({"role": str(place.get("role")), "content": _THOUGHT.sub("", content)})
+        place = messages.get(str(place.get("parentId")))
+    return turns[::-1]
+
+
+def _siblings(
+    messages: Mapping[str, dict[str, Any]], rated: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    return [
+        one
+        for one in messages.values()
+        if one is not rated
+        and one.get("role") == "assistant"
+        and one.get("parentId") == rated.get("parentId")
+    ]
+
+
+def _reply(message: Mapping[str, Any], assistant: str) -> dict[str, Any] | None:
+    content = message.get("content")
+    text = _THOUGHT.sub("", content) if isinstance(content, str) else ""
+    if not text.strip():
+        return None
+    name, _, version = str(message.get("model") or "").partition("@")
+    return {"text": text, "version": version[:64] if name == assistant else ""}

@@ -1,0 +1,1 @@
+"""Where the server listens, who may ask it and how much, and how it refuses."""

@@ -1,0 +1,90 @@
+"""Ratings over HTTP: given, listed and taken back by whoever gave them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from chatllama_pipeline.data.feedback.importing import as_row, entry_of
+from chatllama_pipeline.data.feedback.ratings import word_of
+from chatllama_pipeline.errors import DataError, StoreError
+from chatllama_pipeline.serving.api.access.reading import read_json
+from chatllama_pipeline.serving.api.access.refusals import Refusal
+from chatllama_pipeline.store.feedback import FeedbackLog
+from chatllama_pipeline.store.manifests import utc_now
+
+PATH = "/v1/feedback"
+CONFLICT, BAD_REQUEST, NO_STORAGE = 409, 400, 507
+
+_Done = TypeVar("_Done")
+
+
+class FeedbackService:
+    """The handlers of `PATH`; a visit's id is the key to what was said in it."""
+
+    def __init__(self, log: FeedbackLog, body_bytes: int) -> None:
+        self._log, self._body_bytes = log, body_bytes
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(PATH, self.give, methods=["POST"]),
+            Route(PATH, self.given, methods=["GET"]),
+            Route(PATH, self.take_back, methods=["DELETE"]),
+            Route(PATH + "/{number}", self.take_back, methods=["DELETE"]),
+        ]
+
+    async def give(self, request: Request) -> Response:
+        """Keep a rating: whoever is answered 200 may forget it, whoever isn't may send it again."""
+        body = await read_json(request, self._body_bytes)
+        # Whose it is and when it was given is not for others to say.
+        body.setdefault("visit", uuid.uuid4().hex)
+        if "at" in body:
+            raise Refusal(BAD_REQUEST, "at: the server says when; leave it out", param="at")
+        entry = _checked(lambda: entry_of(body, uuid.uuid4().hex, utc_now()))
+        added = await self._done(lambda: self._log.add([entry]), CONFLICT)
+        return _told(id=entry.id, visit=entry.visit, added=bool(added))
+
+    async def given(self, request: Request) -> Response:
+        visit = _visit(request)
+        entries = await self._done(lambda: self._log.entries(visit), BAD_REQUEST)
+        return _told(data=[as_row(entry) for entry in entries])
+
+    async def take_back(self, request: Request) -> Response:
+        visit, number = _visit(request), request.path_params.get("number")
+        ids = [] if number is None else [number]
+        gone = await self._done(lambda: self._log.delete(ids=ids, visit=visit), BAD_REQUEST)
+        if number is not None and not gone:
+            raise Refusal(404, f"{number}: this visit has no such feedback", param="id")
+        return _told(deleted=gone)
+
+    async def _done(self, work: Callable[[], _Done], status: int) -> _Done:
+        """What `work` on the log returns; it may wait for the disk, so that others go on."""
+        try:
+            return await asyncio.to_thread(work)
+        except DataError as error:
+            raise Refusal(status, str(error)) from None
+        except StoreError as error:
+            told = f"nothing was kept: {error.__cause__ or error}"
+            raise Refusal(NO_STORAGE, told, kind="server_error", code="not_stored") from error
+
+
+def _visit(request: Request) -> str:
+    return _checked(lambda: word_of(request.query_params.get("visit", ""), "visit"))
+
+
+def _checked(read: Callable[[], _Done]) -> _Done:
+    try:
+        return read()
+    except DataError as error:
+        told = str(error)
+        raise Refusal(BAD_REQUEST, told, param=told.partition(":")[0]) from None
+
+
+def _told(**what: Any) -> Response:
+    return JSONResponse({"object": "feedback", **what})
