@@ -10,6 +10,7 @@ from chatllama_pipeline.cli.approve import approve
 from chatllama_pipeline.cli.cache import cache
 from chatllama_pipeline.cli.chat import chat
 from chatllama_pipeline.cli.completion import completion
+from chatllama_pipeline.cli.doctor.command import doctor
 from chatllama_pipeline.cli.make import make
 from chatllama_pipeline.cli.preview import preview
 from chatllama_pipeline.cli.score import score
@@ -26,6 +27,7 @@ from chatllama_pipeline.progress import Progress, listening
 COMMANDS = (
     make,
     status,
+    doctor,
     versions,
     diff,
     rollback,

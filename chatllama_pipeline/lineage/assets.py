@@ -348,6 +348,7 @@ _DECLARED = [
         # The card tells how the model was made.
         also_reads=(
             "seed",
+            "improve_by",
             *keys("actor_config", "model scratch_layers"),
             *keys("data", "sources label_noise"),
             *keys("llm", "provider synthetic_conversations synthetic_prompts"),

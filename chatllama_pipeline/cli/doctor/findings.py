@@ -1,0 +1,182 @@
+"""What is looked at: installation, machine, store, Dagster's home, every assistant."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from chatllama_pipeline.cli.dagster_runs import DAGSTER_HOME, dagster_environment
+from chatllama_pipeline.errors import ChatllamaError
+
+DISTRIBUTION = "chatllama-pipeline"
+# Less free disk than this is told.
+LOW_DISK_BYTES = 5 * 10**9
+DAGSTER_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; a `fault` stands in the way of runs, a `warning` may."""
+
+    level: Literal["ok", "warning", "fault"]
+    what: str
+    told: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<8} {self.what}: {self.told}"
+
+
+def installation() -> Iterator[Finding]:
+    """Whether every requirement is there in a version that is asked for."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        told = f"{DISTRIBUTION} is not installed here; run `make quickstart` once"
+        yield Finding("fault", "installation", told)
+        return
+    wrong = []
+    for requirement in map(Requirement, required):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            have = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement} is missing")
+            continue
+        if not requirement.specifier.contains(have, prereleases=True):
+            wrong.append(f"{requirement} is asked for, {have} is there")
+    python = f"Python {sys.version.split()[0]}, Dagster {metadata.version('dagster')}"
+    if wrong:
+        yield Finding("fault", "installation", f"{python}; {'; '.join(wrong)}")
+    else:
+        yield Finding("ok", "installation", f"{python}, all that is required is there")
+
+
+def machine() -> Iterator[Finding]:
+    """Cores, memory and NVIDIA's GPUs."""
+    import psutil
+
+    from chatllama_pipeline.launch.child import cores_at_hand
+
+    memory = psutil.virtual_memory()
+    told = f"{cores_at_hand()} cores, {memory.available / 2**30:.1f} GiB of memory free"
+    yield Finding("ok", "machine", f"{told}; {_gpus()}")
+
+
+def _gpus() -> str:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return "no NVIDIA GPU: trainings run on the CPU"
+    try:
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+    return f"GPUs: {', '.join(names) or 'none'}"
+
+
+def store() -> Iterator[Finding]:
+    """Whether the store can be written, links, and has room."""
+    from chatllama_pipeline.store.versions import store_root
+
+    root = store_root()
+    place = root if root.exists() else next(path for path in root.parents if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".doctor") as folder:
+            first, second = Path(folder, "a"), Path(folder, "b")
+            first.touch()
+            try:
+                os.link(first, second)
+            except OSError:
+                yield Finding("warning", "store", f"{root}: its disk can't link, so that it copies")
+    except OSError as error:
+        told = f"{root} can't be written ({error.strerror}): free it, or set CHATLLAMA_STORE"
+        yield Finding("fault", "store", told)
+        return
+    free = shutil.disk_usage(place).free
+    level: Literal["ok", "warning"] = "ok" if free >= LOW_DISK_BYTES else "warning"
+    yield Finding(level, "store", f"{root}, {free / 1e9:.1f} GB free")
+
+
+def dagster_home() -> Iterator[Finding]:
+    """Whether Dagster opens its home: its history may be of another version."""
+    environment = dagster_environment()
+    home = environment.get(DAGSTER_HOME)
+    if not home:
+        yield Finding("warning", "Dagster", f"{DAGSTER_HOME} isn't set: no history, no queue")
+        return
+    command = [sys.executable, "-m", "dagster", "run", "list", "--limit", "1"]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=DAGSTER_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        told = f"{home} didn't open in {DAGSTER_SECONDS} s: is its database at hand?"
+        yield Finding("fault", "Dagster", told)
+        return
+    if done.returncode == 0:
+        yield Finding("ok", "Dagster", home)
+        return
+    last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+    told = f"{home} doesn't open: {''.join(last)}"
+    if "migrate" in done.stderr or "no such column" in done.stderr:
+        told += ". It is of another version of Dagster: back it up, then `dagster instance migrate`"
+    yield Finding("fault", "Dagster", told)
+
+
+def assistants() -> Iterator[Finding]:
+    """Every assistant: its settings, its keys, and what a run would make again."""
+    from chatllama_pipeline.settings.folder import (
+        assistant_names,
+        assistants_root,
+        misnamed_folders,
+        unknown_assistant,
+    )
+
+    names = assistant_names()
+    if not names:
+        yield Finding("fault", "assistants", f"there is none under {assistants_root()}")
+    for folder in misnamed_folders():
+        yield Finding("warning", "assistants", str(unknown_assistant(folder)))
+    for name in names:
+        try:
+            yield from _assistant(name)
+        except ChatllamaError as error:
+            yield Finding("fault", name, str(error))
+
+
+def _assistant(name: str) -> Iterator[Finding]:
+    from chatllama_pipeline.lineage.recipes import require_pins
+    from chatllama_pipeline.lineage.status import asset_statuses
+    from chatllama_pipeline.llm.client.sdk import read_key
+    from chatllama_pipeline.settings.assistant import ROLES
+    from chatllama_pipeline.settings.folder import load_assistant
+    from chatllama_pipeline.store.versions import Store, store_root
+
+    assistant, versions = load_assistant(name), Store(store_root())
+    require_pins(assistant, versions)
+    for warning in assistant.warnings:
+        yield Finding("warning", name, warning)
+    keyless = dict[str, None]()
+    for role in ROLES:
+        try:
+            read_key(assistant.settings.role(role))
+        except ChatllamaError as error:
+            keyless[str(error)] = None
+    yield from (Finding("fault", name, told) for told in keyless)
+    stale = [status.asset for status in asset_statuses(assistant, versions) if status.stale]
+    told = f"a run makes {', '.join(stale)}" if stale else "all is current"
+    yield Finding("ok", name, told)
