@@ -14,6 +14,7 @@ from resources.refusals import Refused
 STEP_FAILURE = dg.DagsterEventType.STEP_FAILURE.value
 RUN_FAILURE = dg.DagsterEventType.RUN_FAILURE.value
 RUN_CANCELED = dg.DagsterEventType.RUN_CANCELED.value
+STOPPED = "was stopped: the same command continues it"
 FOR_PEOPLE = (STEP_FAILURE, RUN_FAILURE, RUN_CANCELED)
 # Dagster's words for each step after a failed one, which says enough itself, and for each child.
 NOT_FOR_PEOPLE = ("Dependencies for step", "[pipes] external process")
@@ -95,7 +96,7 @@ class _Lines(logging.Formatter):
 
     def _end(self, event: dg.DagsterEvent) -> str:
         if event.event_type_value == RUN_CANCELED:
-            return "STOPPED: the same command continues it"
+            return f"the run {STOPPED}"
         told = [f"{', '.join(steps)}: {why}" for why, steps in self._failures.items()]
         if not told and (error := event.job_failure_data.error):
             told = [f"before any step: {error.to_string()}"]
@@ -104,8 +105,10 @@ class _Lines(logging.Formatter):
 
 def _why(event: dg.DagsterEvent) -> str:
     """An error raised on purpose by its message alone; any other with its traceback."""
-    error = event.step_failure_data.error
-    if error is None:
+    failed = event.step_failure_data
+    if failed.error_source.value == "INTERRUPT":
+        return STOPPED
+    if (error := failed.error) is None:
         return "no error was recorded"
     cause = error.cause or error
     if cause.cls_name == Refused.__name__:

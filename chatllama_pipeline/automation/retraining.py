@@ -64,5 +64,6 @@ def _due(
     cron, timezone = when
     if cron is None:
         return before, None
+    # Dagster's, since croniter's times go astray where summer time comes or goes.
     last = get_latest_completed_cron_tick(cron, now, timezone)
     return before, last if last.timestamp() > before["since"] else None

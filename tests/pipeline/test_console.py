@@ -47,6 +47,22 @@ def test_a_step_s_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @dg.op
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_says_how_it_continues(capsys: pytest.CaptureFixture[str]) -> None:
+    job = dg.JobDefinition(
+        graph_def=dg.GraphDefinition("g", node_defs=[interrupted]),
+        logger_defs={"console": console_logger},
+    )
+    job.execute_in_process(run_config={"loggers": {"console": {}}}, raise_on_error=False)
+    shown = capsys.readouterr().err
+    assert shown.splitlines()[-1] == "interrupted: was stopped: the same command continues it"
+    assert "Traceback" not in shown and "Stack Trace" not in shown
+
+
+@dg.op
 def starting_a_child(context: dg.OpExecutionContext) -> None:
     context.log.info("[pipes] external process successfully opened dagster pipes.")
     context.log.info("actor_sft: step 1/9")
