@@ -1,10 +1,6 @@
 """A run whose process was killed is ended in Dagster, and no other."""
 
-import contextlib
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -15,28 +11,8 @@ from dagster._utils.tags import TagConcurrencyLimitsCounter
 from chatllama_pipeline.automation.lost import lost_runs
 from resources.signs_of_life import runs_without_life, sign_of_life, signs_folder
 from resources.store import StoreResource
+from tests.automation.lost_process import another_process
 from tests.automation.ticks import Ticks, going
-
-HOLDS = """
-import sys, time
-from pathlib import Path
-from resources.signs_of_life import sign_of_life
-with sign_of_life(Path(sys.argv[1]), sys.argv[2]):
-    print("holds", flush=True)
-    time.sleep(600)
-"""
-
-
-@contextlib.contextmanager
-def another_process(instance: dg.DagsterInstance, run: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that is at work on a run."""
-    command = [sys.executable, "-c", HOLDS, str(signs_folder(instance)), run]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None and process.stdout.readline() == "holds\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:

@@ -1,0 +1,148 @@
+"""Dagster's own daemon code over that location, on a clock that a test moves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import time_machine
+import yaml
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.events import DagsterEvent
+from dagster._core.launcher.base import LaunchRunContext
+from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import create_test_daemon_workspace_context
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
+from dagster._daemon.sensor import execute_sensor_iteration
+
+from chatllama_pipeline.data.own.personal import build_personal_data
+from chatllama_pipeline.data.sources.catalog import SOURCES
+from chatllama_pipeline.lineage.assets import ASSETS
+from chatllama_pipeline.lineage.recipes import current_upstream, recipe_for
+from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.settings.folder import load_assistant
+from chatllama_pipeline.store.versions import Store, Workbench
+from tests.automation.lost_process import another_process
+
+LOCATION = Path(__file__).with_name("location.py")
+MADE_BY_RUNS = ("evaluation", "release")
+LOG = logging.getLogger("year")
+
+
+class Launcher(SyncInMemoryRunLauncher):
+    """Runs end as they are launched; that of one assistant is lost, as a machine goes down."""
+
+    loses = ""
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        run = context.dagster_run
+        if run.tags["dagster/partition"] != Launcher.loses:
+            super().launch_run(context)
+            return
+        Launcher.loses = ""
+        started = DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
+        self._instance.report_dagster_event(started, run.run_id)
+        with another_process(self._instance, run.run_id):
+            pass
+
+
+class Service:
+    """Assistants under `root`, and what Dagster does about them from tick to tick."""
+
+    def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+        self.root = root
+        self.instance = instance
+        self.store = Store(root / "storage")
+        self._open = contextlib.ExitStack()
+        self._retries = EventLogConsumerDaemon()
+
+    def start(self) -> None:
+        """As the service does: nothing but the instance's storage is remembered."""
+        origin = InProcessCodeLocationOrigin(
+            LoadableTargetOrigin(python_file=str(LOCATION), attribute="definitions")
+        )
+        target = InProcessWorkspaceLoadTarget(origin)
+        context = create_test_daemon_workspace_context(target, self.instance)
+        self.context = self._open.enter_context(context)
+        location = next(iter(self.context.create_request_context().code_locations))
+        [repository] = location.get_repositories().values()
+        on = self.instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+        for sensor in repository.get_sensors():
+            if sensor.name in ("retrain", "assistant_folders") and not on:
+                self.instance.start_sensor(sensor)
+
+    def stop(self) -> None:
+        self._open.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def at(self, when: datetime) -> None:
+        """One round of the daemon."""
+        with time_machine.travel(when, tick=True):
+            list(execute_sensor_iteration(self.context, LOG, None, None))
+            list(self._retries.run_iteration(self.context))
+
+    def write(self, name: str, rows: int = 3, **sections: Any) -> None:
+        """An assistant of own rows alone, of which every model has been made."""
+        folder = self.root / "assistants" / name
+        (folder / "datasets").mkdir(parents=True, exist_ok=True)
+        config = {"data": {"sources": []}, **sections}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        table = [{"user_input": f"What is {n}?", "completion": f"It is {n}."} for n in range(rows)]
+        (folder / "datasets" / "actor_training_data.json").write_text(json.dumps(table))
+
+    def make_models(self, name: str) -> None:
+        """Files in the place of all that a release is made from, in the real store."""
+        mine = load_assistant(name)
+
+        def build(bench: Workbench) -> Outcome:
+            if asset == "personal_data":
+                return build_personal_data(mine.folder, mine.settings, bench.output)
+            (bench.output / "content").write_text(f"{asset} of {name}")
+            return Outcome()
+
+        for asset in ASSETS:
+            if asset in SOURCES or asset in MADE_BY_RUNS:
+                continue
+            upstream = current_upstream(asset, mine, self.store)
+            recipe = recipe_for(asset, mine, upstream, self.store, [])
+            self.store.make(recipe, build, overrides={}, force=False)
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self.root / "assistants" / name)
+
+    def runs(self, sensor: str | None = None) -> list[dg.DagsterRun]:
+        """All runs, or those that a sensor asked for, in order."""
+        tags = {"dagster/sensor_name": sensor} if sensor else None
+        return list(reversed(self.instance.get_runs(dg.RunsFilter(tags=tags))))
+
+
+@contextlib.contextmanager
+def service(root: Path) -> Iterator[Service]:
+    overrides = {
+        "run_launcher": {"module": __name__, "class": "Launcher"},
+        "run_coordinator": {
+            "module": "dagster._core.run_coordinator",
+            "class": "DefaultRunCoordinator",
+        },
+        "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
+        "python_logs": {"python_log_level": "CRITICAL"},
+    }
+    with dg.instance_for_test(overrides=overrides) as instance:
+        opened = Service(root, instance)
+        try:
+            yield opened
+        finally:
+            opened.stop()
