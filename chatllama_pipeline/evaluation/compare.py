@@ -339,6 +339,8 @@ def _rubric_curve(folder: Path, judge: Judge | None) -> list[Curve]:
     """
     if not isinstance(judge, RulesJudge | RubricJudge):
         return []
+    if not (folder / SAMPLES_FILE).exists():
+        return []  # DPO writes no replies
     scores: defaultdict[int, list[float]] = defaultdict(list)
     with (folder / SAMPLES_FILE).open(encoding="utf-8") as lines:
         for line in lines:

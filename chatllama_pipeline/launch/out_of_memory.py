@@ -62,9 +62,10 @@ def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
     whole = AssistantSettings.of_stage(spec)
     share = whole.training(spec.stage).minibatch_size // processes
     settings = copy.deepcopy(spec.settings)
-    changed = settings.setdefault(SECTION_OF[spec.stage], {})
+    training = whole.trained_as(spec.stage)
+    changed = settings.setdefault(SECTION_OF[training], {})
     changed["micro_batch_size"] = halved(rows, share)
-    if spec.stage == "actor_ppo":
+    if training == "actor_ppo":
         ppo = whole.trainer_config
         sampled = ppo.rollout_batch_size or ppo.rollouts_per_iteration // processes
         changed["rollout_batch_size"] = max(1, sampled // 2)

@@ -30,6 +30,7 @@ from chatllama_pipeline.launch.out_of_memory import was_refused
 from chatllama_pipeline.machine import peak_bytes
 from chatllama_pipeline.progress import Emit, Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
+from chatllama_pipeline.settings import AssistantSettings
 
 STAGES: dict[str, str] = {
     "actor_base": "chatllama_pipeline.models.bases.build:run",
@@ -37,6 +38,7 @@ STAGES: dict[str, str] = {
     "reward_model": "chatllama_pipeline.training.reward.stage:run",
     "actor_sft": "chatllama_pipeline.training.sft.stage:run",
     "actor_ppo": "chatllama_pipeline.training.ppo.stage:run",
+    "actor_dpo": "chatllama_pipeline.training.dpo.stage:run",  # actor_ppo's, if improve_by is dpo
     "evaluation": "chatllama_pipeline.evaluation.compare:run",
     "release": "chatllama_pipeline.serving.release:run",
 }
@@ -119,7 +121,8 @@ def _run(spec: StageSpec, stages: Mapping[str, str], emit: Emit) -> Outcome:
     if spec.stage not in stages:
         raise SettingsError(f"unknown stage '{spec.stage}': use one of {', '.join(stages)}")
     hide_unused(spec)
-    module, function = stages[spec.stage].split(":")
+    training = AssistantSettings.of_stage(spec).trained_as(spec.stage)
+    module, function = stages[training].split(":")
     run: Callable[[StageSpec, Progress], Outcome] = getattr(
         importlib.import_module(module), function
     )

@@ -63,6 +63,12 @@ _IMPROVEMENT = (
         "collapse_share attention peft_enable replies_per_prompt",
     ),
     *_REWARDS,
+    *keys(
+        "dpo_config",
+        "beta label_smoothing batch_size lr warmup_ratio weight_decay max_grad_norm epochs "
+        "max_steps evaluations precision early_stopping keep_weights attention compile "
+        "length_bucketing peft_enable",
+    ),
 )
 
 # What tells where the actor's tokenizer is.
@@ -92,7 +98,7 @@ def _lengths(given: Given) -> dict[str, object]:
 def _reward_judge(given: Given) -> dict[str, Any]:
     """The judge by whose word PPO is paid; nothing where it isn't."""
     settings = given.assistant.settings
-    if JUDGE not in settings.rewards.weights:
+    if settings.improve_by == "dpo" or JUDGE not in settings.rewards.weights:
         return {}
     role = settings.role("judge")
     judge = {key: getattr(role, key) for key in _ASKED.split()} | {"omit": list(role.omit)}
@@ -141,10 +147,13 @@ def _not_evaluated_by(settings: AssistantSettings) -> Collection[str]:
     return unused
 
 
-def _not_paid_by(settings: AssistantSettings) -> Collection[str]:
-    """An LLM alone goes by the person's templates."""
+def _not_learned_from(settings: AssistantSettings) -> Collection[str]:
+    """DPO learns from pairs alone, all other methods from prompts and what is paid for replies."""
+    if settings.improve_by == "dpo":
+        return ("reward_model", "rlhf_training_data", "personal_data")
     asks = JUDGE in settings.rewards.weights and settings.role("judge").asks_a_model
-    return () if asks else ("personal_data",)
+    # An LLM alone goes by the person's templates.
+    return ("preference_data",) if asks else ("preference_data", "personal_data")
 
 
 def _other_candidate(settings: AssistantSettings) -> Collection[str]:
@@ -157,6 +166,8 @@ def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
     uncounted = {key for key in _IMPROVEMENT if not reads(method, key)}
     if method == "ppo":
         uncounted.add("improve_by")
+    if method == "dpo":  # replies are the data's, and read whole
+        uncounted |= {"actor_config.max_tokens", "actor_config.thoughts"}
     if settings.trainer_config.replies_per_prompt == 1:
         uncounted.add("trainer_config.replies_per_prompt")
     return uncounted | {*_paid_as_ever(settings)}
@@ -200,6 +211,7 @@ _DECLARED = [
             *keys("checks", "max_identical_pairs max_length_only_accuracy"),
             "reward_config.objective",
         ),
+        also_reads=("improve_by",),  # without pairs DPO is refused before anything is trained
         inputs=(_LENGTHS,),
     ),
     _synthetic("synthetic_conversations", "synthetic_conversations conversations_by turns"),
@@ -299,8 +311,14 @@ _DECLARED = [
     Asset(
         "actor_ppo",
         code_version="7",
-        upstream=("actor_sft", "reward_model", "rlhf_training_data", "personal_data"),
-        unused=_not_paid_by,
+        upstream=(
+            "actor_sft",
+            "reward_model",
+            "rlhf_training_data",
+            "personal_data",
+            "preference_data",
+        ),
+        unused=_not_learned_from,
         settings=_IMPROVEMENT,
         uncounted=_not_improved_by,
         inputs=(Input("reward_judge", _reward_judge, _REWARD_JUDGE, always=False),),

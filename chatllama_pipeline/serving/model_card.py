@@ -74,7 +74,9 @@ def _what(settings: AssistantSettings) -> str:
         else f"made from `{_called(actor.model)}`"
     )
     stages = "fine-tuned on conversations (SFT)"
-    if settings.release.stage == "actor_ppo":
+    if settings.release.stage == "actor_ppo" and settings.improve_by == "dpo":
+        stages += ", then improved by preference pairs (DPO)"
+    elif settings.release.stage == "actor_ppo":
         stages += (
             f", then improved by reinforcement learning ({settings.improve_by.upper()}, "
             f"{ppo.iterations} iterations of {ppo.prompts_per_iteration} prompts) against a reward "

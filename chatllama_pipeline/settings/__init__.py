@@ -29,6 +29,7 @@ from chatllama_pipeline.settings.training.common import (
     SupervisedSection,
     TrainedSection,
 )
+from chatllama_pipeline.settings.training.dpo import DpoSettings
 from chatllama_pipeline.settings.training.lora import LoraSettings
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
@@ -46,6 +47,7 @@ __all__ = [
     "Criterion",
     "CriticSettings",
     "DataSettings",
+    "DpoSettings",
     "EvaluationSettings",
     "LlmRole",
     "LlmSettings",

@@ -21,6 +21,7 @@ from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.section import Count, Positive, Section
 from chatllama_pipeline.settings.training.actor import ActorSettings
 from chatllama_pipeline.settings.training.common import SECTION_OF, TrainedSection
+from chatllama_pipeline.settings.training.dpo import DpoSettings
 from chatllama_pipeline.settings.training.methods import GROUPED, MethodName, with_usual_replies
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
@@ -51,7 +52,8 @@ class AssistantSettings(Section):
     seed: Count = Field(default=0, description="everything random follows from it")
     improve_by: MethodName = Field(
         default="ppo",
-        description="how the SFT actor is improved: ppo; rloo or grpo, which need no critic",
+        description="how the SFT actor is improved: ppo; rloo or grpo, which need no critic; dpo, "
+        "which needs pairs and no reward model",
     )
     data: DataSettings = Field(
         default=DataSettings(),
@@ -72,7 +74,12 @@ class AssistantSettings(Section):
         default=CriticSettings(),
         description="the critic's adapter; all else follows from the other models",
     )
-    trainer_config: PpoSettings = Field(default=PpoSettings(), description="PPO")
+    trainer_config: PpoSettings = Field(
+        default=PpoSettings(), description="PPO, and RLOO and GRPO, which are PPO without a critic"
+    )
+    dpo_config: DpoSettings = Field(
+        default=DpoSettings(), description="DPO, where `improve_by` is dpo"
+    )
     rewards: RewardsSettings = Field(
         default=RewardsSettings(),
         description="what PPO pays for: the reward model, a judge, functions of your own",
@@ -184,8 +191,9 @@ class AssistantSettings(Section):
 
     @property
     def policy_has_adapter(self) -> bool:
-        """Whether PPO trains an adapter of the actor."""
-        own = self.trainer_config.peft_enable
+        """Whether the method that improves the actor trains an adapter of it."""
+        by_dpo = self.improve_by == "dpo"
+        own = self.dpo_config.peft_enable if by_dpo else self.trainer_config.peft_enable
         return self.actor_config.peft_enable if own is None else own
 
     @property
@@ -194,9 +202,14 @@ class AssistantSettings(Section):
         own = self.critic_config.peft_enable
         return self.policy_has_adapter if own is None else own
 
+    def trained_as(self, stage: str) -> str:
+        """The training by which `stage` is made: actor_dpo is that of actor_ppo by DPO."""
+        # Which of them it is other stages don't ask.
+        return "actor_dpo" if stage == "actor_ppo" and self.improve_by == "dpo" else stage
+
     def training(self, stage: str) -> TrainedSection:
         """The section that the training `stage` goes by."""
-        section: TrainedSection = getattr(self, SECTION_OF[stage])
+        section: TrainedSection = getattr(self, SECTION_OF[self.trained_as(stage)])
         return section
 
     def at(self, dotted: str) -> Any:

@@ -138,10 +138,10 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     Raises StoppedError after a SIGTERM, its state saved.
     """
     settings = AssistantSettings.of_stage(spec)
-    section = _section(spec, settings)
-    plan = plan_for(spec.stage, settings, spec.device, processes_started())
+    section, training = _section(spec, settings), settings.trained_as(spec.stage)
+    plan = plan_for(training, settings, spec.device, processes_started())
     prepare_processes(spec.device, plan)
-    shares = _shares(spec, section)
+    shares = _shares(training, section)
     states = States(Path(spec.run_folder), made_from(spec), section.n_checkpoints_to_keep)
     require_room(states, model)
     warnings = list(plan.warnings) if plan else []
@@ -193,11 +193,13 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
 
 
 def _section(spec: StageSpec, settings: AssistantSettings) -> SupervisedSection:
-    return settings.reward_config if spec.stage == "reward_model" else settings.actor_config
+    section = settings.training(spec.stage)
+    assert isinstance(section, SupervisedSection), f"{spec.stage} has a loop of its own"
+    return section
 
 
-def _shares(spec: StageSpec, section: SupervisedSection) -> Shares:
-    micro, key = section.micro_batch_size, f"{SECTION_OF[spec.stage]}.batch_size"
+def _shares(training: str, section: SupervisedSection) -> Shares:
+    micro, key = section.micro_batch_size, f"{SECTION_OF[training]}.batch_size"
     return Shares.of(section.batch_size, micro, processes_started(), rank(), key)
 
 

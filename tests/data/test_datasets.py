@@ -221,6 +221,10 @@ def test_no_pairs_pass_without_sources_and_fail_where_pairs_must_train(
     _, outcome, _ = prefer(tmp_path, personal, [], pairwise, "b")
     assert [c.name for c in outcome.checks if not c.passed] == ["not_empty"]
     assert "data.sources" in check(outcome, "not_empty").description
+    by_dpo = settings(data=none, improve_by="dpo")
+    _, outcome, _ = prefer(tmp_path, personal, [], by_dpo, "c")
+    assert [c.name for c in outcome.checks if not c.passed] == ["not_empty"]
+    assert "or add pairs of your own" in check(outcome, "not_empty").description
 
 
 def actor(

@@ -55,3 +55,19 @@ def test_another_method_counts_with_what_it_reads_and_nothing_else() -> None:
     assert counted(improve_by="rloo", trainer_config={"critic_lr": 0.1}) == rloo
     assert counted(improve_by="rloo", trainer_config={"kl_beta": 0.1}) != rloo
     assert counted(improve_by="grpo") == {**rloo, "improve_by": "grpo"}
+
+
+def test_an_actor_improved_by_dpo_is_made_from_pairs_and_from_nothing_of_a_rollout() -> None:
+    dpo = counted(improve_by="dpo")
+    assert not [key for key in dpo if key.startswith(("trainer_config.", "critic_config."))]
+    assert not {"actor_config.max_tokens", "actor_config.thoughts"} & set(dpo)
+    assert counted(improve_by="dpo", dpo_config={"beta": 0.2}) != dpo
+    assert counted(dpo_config={"beta": 0.2}) == counted()
+    by = {
+        method: ASSETS["actor_ppo"].upstream_for(
+            AssistantSettings.model_validate({"improve_by": method})
+        )
+        for method in ("ppo", "dpo")
+    }
+    assert by["ppo"] == ["actor_sft", "reward_model", "rlhf_training_data"]
+    assert by["dpo"] == ["actor_sft", "preference_data"]

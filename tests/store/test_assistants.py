@@ -112,7 +112,7 @@ def test_the_originals_config_is_accepted_whole_with_a_warning_for_each_taken_ke
         ),
         (
             "improve_by: dop",
-            "improve_by: 'dop' (str): input should be 'ppo', 'rloo' or 'grpo'",
+            "improve_by: 'dop' (str): input should be 'ppo', 'rloo', 'grpo' or 'dpo'",
         ),
         (
             "trainer_config: {update_timesteps: 4, micro_batch_size: 3}",
@@ -150,6 +150,10 @@ def test_settings_that_the_method_makes_nothing_of_are_told(tmp_path: Path) -> N
         "config.yaml: improve_by: rloo doesn't use trainer_config.critic_lr, "
         "trainer_config.gae_lambda"
     )
+    (told,) = load_assistant("by_ppo", {"improve_by": "dpo"}, root=tmp_path).warnings
+    assert "dpo doesn't use trainer_config.actor_lr, trainer_config.critic_lr" in told
+    (told,) = load_assistant("by_ppo", {"dpo_config.beta": 0.2}, root=tmp_path).warnings
+    assert told.endswith("improve_by: ppo doesn't use dpo_config")
     overrides = {"improve_by": "grpo", "critic_config.peft_enable": True}
     (told,) = load_assistant("by_ppo", overrides, root=tmp_path).warnings
     assert "improve_by: grpo doesn't use critic_config, trainer_config.critic_lr" in told

@@ -101,10 +101,14 @@ def build_preference_data(
 
     written = rows.emit(pairs.batches(), output / TABLE_FILE, schema, look_at, flipped.change)
     rows.funnel.write(output)
-    needed = bool(settings.data.sources) or settings.reward_config.objective == "pairwise"
+    by_dpo = settings.improve_by == "dpo"
+    needed = by_dpo or bool(settings.data.sources) or settings.reward_config.objective == "pairwise"
+    cure = "name a source under data.sources in config.yaml"
+    if by_dpo:
+        cure = f"improve_by: dpo learns from pairs alone; {cure}, or add pairs of your own"
     checks = [
         schema_check(faults),
-        not_empty_check(written, "name a source under data.sources in config.yaml", needed),
+        not_empty_check(written, cure, needed),
         _identical_check(rows, sources, settings),
         leak_check(rows.leaked()),
         _length_check(lengths, settings),

@@ -208,6 +208,14 @@ def switch_adapter(model: Any, on: bool) -> None:
         tuner.enable_adapters(on)
 
 
+def without_dropout(model: Any) -> Any:
+    """`model` with no noise in its adapter while it trains; what is stored of it stays."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 def _tuners(model: Any) -> list[Any]:
     """peft's modules in `model`; none where peft, which would have made them, was not imported."""
     if PEFT_LAYERS not in sys.modules:

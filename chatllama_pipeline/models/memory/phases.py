@@ -36,8 +36,9 @@ def reading_phases(
 ) -> dict[str, dict[str, int]]:
     """Parts that pass where nothing is learned, for rows of `longest` tokens; see `passes`."""
     shapes = {role: _shape(Path(folder)) for role, folder in folders.items()}
-    if stage == "actor_sft":
-        return {"validation": {"logits and layers": _read_at_once(shapes["actor"], longest, True)}}
+    if stage in ("actor_sft", "actor_dpo"):
+        (shape,) = shapes.values()
+        return {"validation": {"logits and layers": _read_at_once(shape, longest, True)}}
     scoring = {"scoring": {"layers": _read_at_once(shapes["reward"], longest, False)}}
     if stage == "reward_model":
         return scoring

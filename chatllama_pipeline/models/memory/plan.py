@@ -100,10 +100,10 @@ def memory_plan(
     """What `stage` needs with the models in `base_folders` (role -> folder).
 
     Roles: `actor` for actor_sft; `reward` for reward_model; `policy`, `reference`, `critic` and
-    `reward` for actor_ppo. `longest_row` is the longest conversation in tokens where the caller
-    has counted them, else the stage's max_sequence_length stands in. An estimate: weights,
-    gradients and Adam's moments are exact (frozen weights that roles share count once),
-    activations follow a Llama-like block.
+    `reward` for actor_ppo; `policy` for actor_dpo. `longest_row` is the longest conversation in
+    tokens where the caller has counted them, else the stage's max_sequence_length stands in. An
+    estimate: weights, gradients and Adam's moments are exact (frozen weights that roles share count
+    once), activations follow a Llama-like block.
     """
     asked = settings.at(f"{SECTION_OF[stage]}.activation_checkpointing")
     # On a CPU the processes share what is free.
@@ -205,8 +205,8 @@ def _held_and_learning(
         if trained:
             width = HALF_BYTES if half else FLOAT_BYTES
             adapter = adapter_size(folder, lora) if adapted else None
-            # PPO's models read in eval mode.
-            dropout = stage != "actor_ppo" and lora.lora_dropout > 0
+            # PPO's models read in eval mode, DPO's without noise.
+            dropout = stage not in _OF_THE_ACTOR and lora.lora_dropout > 0
             kept = _activation_bytes(size, tokens, checkpointing, width, adapter, dropout)
             passing = {f"{role} activations": kept}
             if holes and tokens * size.hidden * width < MAPPED_BYTES:
@@ -282,7 +282,12 @@ _TRAINED = {
     "reward_model": ("reward",),
     "actor_sft": ("actor",),
     "actor_ppo": ("policy", "critic"),
+    "actor_dpo": ("policy",),
 }
+# Trainings that improve the SFT actor.
+_OF_THE_ACTOR = ("actor_ppo", "actor_dpo")
+# Trainings whose rows are pairs of replies.
+_IN_PAIRS = ("reward_model", "actor_dpo")
 _WITH_LOGITS = ("actor", "policy")
 
 
@@ -314,7 +319,7 @@ def _length_section(stage: str) -> str:
 
 
 def _conversations_per_forward(stage: str, settings: AssistantSettings) -> int:
-    both_replies = 2 if stage == "reward_model" else 1
+    both_replies = 2 if stage in _IN_PAIRS else 1
     return both_replies * settings.training(stage).rows_per_forward(processes_started())
 
 
@@ -325,7 +330,7 @@ def _is_trained(role: str, stage: str, settings: AssistantSettings) -> bool:
 
 
 def _has_adapter(role: str, stage: str, settings: AssistantSettings) -> bool:
-    if stage == "actor_ppo":
+    if stage in _OF_THE_ACTOR:
         return settings.policy_has_adapter if role == "policy" else settings.critic_has_adapter
     section = settings.reward_config if stage == "reward_model" else settings.actor_config
     return section.peft_enable

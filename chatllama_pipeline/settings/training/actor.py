@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from chatllama_pipeline.settings.section import SCRATCH, NonNegative, Paths, Positive
 from chatllama_pipeline.settings.training.base_model import BaseModelSettings
-from chatllama_pipeline.settings.training.common import SupervisedSection
+from chatllama_pipeline.settings.training.common import OwnModelSection
 
 USUAL_REPLY = 256
 
 
-class ActorSettings(BaseModelSettings, SupervisedSection):
+class ActorSettings(BaseModelSettings, OwnModelSection):
     """`actor_config`: the model that talks; its SFT stage."""
 
     model: str = Field(

@@ -16,11 +16,12 @@ from chatllama_pipeline.settings.section import (
 )
 from chatllama_pipeline.settings.training.lora import PEFT_CONFIG_FILE, LoraSettings
 
-# Which section of config.yaml a training goes by.
+# Which section of config.yaml a training goes by: see `AssistantSettings.trained_as`.
 SECTION_OF = {
     "reward_model": "reward_config",
     "actor_sft": "actor_config",
     "actor_ppo": "trainer_config",
+    "actor_dpo": "dpo_config",
 }
 
 
@@ -74,7 +75,7 @@ class TrainedSection(Section):
 
 
 class SupervisedSection(TrainedSection):
-    """Settings that SFT and reward training share; PPO takes DeepSpeed's from `actor_config`."""
+    """Settings that SFT, reward training and DPO share."""
 
     batch_size: Positive = Field(default=8, description="rows per step")
     lr: Rate = Field(default=9e-6, description="highest learning rate of AdamW")
@@ -87,11 +88,6 @@ class SupervisedSection(TrainedSection):
         default=None, description="optimizer steps; wins over epochs"
     )
     evaluations: Positive = Field(default=8, description="validation passes over the training")
-    peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")
-    peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
-    lora: LoraSettings = Field(
-        default=LoraSettings(), description="the adapter that peft_enable trains"
-    )
     checkpoint_steps: Positive = Field(
         default=200, description="steps between saves of the resume state"
     )
@@ -105,6 +101,23 @@ class SupervisedSection(TrainedSection):
     keep_weights: Literal["last", "best"] = Field(
         default="last", description="best: those of the best validation pass"
     )
+
+    @property
+    def minibatch_size(self) -> int:
+        return self.batch_size
+
+
+class OwnModelSection(SupervisedSection):
+    """Settings of a training that brings a model of its own; PPO and DPO train the actor's.
+
+    PPO and DPO take DeepSpeed's from `actor_config`.
+    """
+
+    peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")
+    peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
+    lora: LoraSettings = Field(
+        default=LoraSettings(), description="the adapter that peft_enable trains"
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=0,
         description="DeepSpeed shards optimizer (1), gradients too (2), weights too (3); 0 is off",
@@ -116,10 +129,6 @@ class SupervisedSection(TrainedSection):
     deepspeed_config_path: str = Field(
         default="ds_config.json", description="DeepSpeed's file, where deepspeed_enable is true"
     )
-
-    @property
-    def minibatch_size(self) -> int:
-        return self.batch_size
 
     @model_validator(mode="after")
     def _one_word_on_sharding(self) -> Self:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-MethodName = Literal["ppo", "rloo", "grpo"]
+from chatllama_pipeline.settings.training.ppo import PpoSettings
+
+MethodName = Literal["ppo", "rloo", "grpo", "dpo"]
 # Those that compare the replies to one prompt with each other, and how many where none is set.
 GROUPED: tuple[MethodName, ...] = ("rloo", "grpo")
 USUAL_REPLIES = 4
@@ -18,11 +20,16 @@ _OF_A_CRITIC = (
     "trainer_config.gae_lambda",
     "trainer_config.gamma_discounted",
 )
+# Of rollouts all but the prompts, which the evaluation is asked too.
+_OF_ROLLOUTS = tuple(
+    f"trainer_config.{name}" for name in PpoSettings.model_fields if name != "examples_path"
+)
 # Method -> sections and keys that it makes nothing of.
 UNREAD: dict[MethodName, tuple[str, ...]] = {
-    "ppo": (),
-    "rloo": _OF_A_CRITIC,
-    "grpo": _OF_A_CRITIC,
+    "ppo": ("dpo_config",),
+    "rloo": (*_OF_A_CRITIC, "dpo_config"),
+    "grpo": (*_OF_A_CRITIC, "dpo_config"),
+    "dpo": ("critic_config", "rewards", *_OF_ROLLOUTS),
 }
 
 

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from chatllama_pipeline.settings.section import NonNegative, Paths, Positive
 from chatllama_pipeline.settings.training.base_model import BaseModelSettings
-from chatllama_pipeline.settings.training.common import SupervisedSection
+from chatllama_pipeline.settings.training.common import OwnModelSection
 
 
-class RewardSettings(BaseModelSettings, SupervisedSection):
+class RewardSettings(BaseModelSettings, OwnModelSection):
     """`reward_config`: the model that scores; its training stage."""
 
     model: str = Field(

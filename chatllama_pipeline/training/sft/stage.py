@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -130,14 +130,31 @@ def _packing(
 
 
 def completion_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Sum of -log p over completion tokens (nats), float32.
+    """Sum of -log p over completion tokens (nats), float32; of a batch as `predicted` reads it."""
+    found = predicted(model, batch)
+    return F.cross_entropy(found.logits, found.targets, reduction="sum")
+
+
+class Predicted(NamedTuple):
+    """The N completion tokens of a batch, row by row.
+
+    `logits[N, V]` (float32) that predict `targets[N]`, and the batch's row that each stands in.
+    """
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+    rows: torch.Tensor
+
+
+def predicted(model: Any, batch: dict[str, Any]) -> Predicted:
+    """What `model` says of a batch's completions.
 
     `input_ids[B, L]`, `attention_mask[B, L]`, `completion_mask[B, L]` (True where the token is to
     be predicted). Only the columns that predict some row's completion are turned into logits. An
     encoder-decoder model reads prompt and completion apart, both cut out of the same batch.
     """
     if kind_of(model.config) is Kind.ENCODER_DECODER:
-        return _encoder_decoder_loss_sum(model, batch)
+        return _encoder_decoder_predicted(model, batch)
     targets_mask = batch["completion_mask"]
     first = int(targets_mask.any(dim=0).int().argmax())
     length = targets_mask.shape[1]
@@ -150,12 +167,11 @@ def completion_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     inputs = {"input_ids": batch["input_ids"], **read}
     logits = last_logits(model, inputs, length - first + 1)[:, :-1]
     wanted = targets_mask[:, first:]
-    return F.cross_entropy(
-        logits[wanted].float(), batch["input_ids"][:, first:][wanted], reduction="sum"
-    )
+    targets = batch["input_ids"][:, first:]
+    return Predicted(logits[wanted].float(), targets[wanted], wanted.nonzero()[:, 0])
 
 
-def _encoder_decoder_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+def _encoder_decoder_predicted(model: Any, batch: dict[str, Any]) -> Predicted:
     completion = batch["completion_mask"]
     prompt = (batch["attention_mask"] == 1) & ~completion
     ids, columns = batch["input_ids"], torch.arange(completion.shape[1], device=completion.device)
@@ -170,7 +186,7 @@ def _encoder_decoder_loss_sum(model: Any, batch: dict[str, Any]) -> torch.Tensor
         model, ids[:, :longest], prompt[:, :longest].long(), targets[:, :-1]
     )
     logits = model(**inputs).logits
-    return F.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
+    return Predicted(logits[wanted].float(), targets[wanted], wanted.nonzero()[:, 0])
 
 
 def collate_completions(examples: list[Example], pad_id: int) -> dict[str, Any]:

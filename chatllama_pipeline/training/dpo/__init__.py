@@ -1,0 +1,1 @@
+"""Direct preference optimisation: pairs, loss, figures; `stage` is where it starts."""

@@ -1,0 +1,102 @@
+"""The pairs that DPO learns from, with what the SFT actor says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from chatllama_pipeline.data.tables import read_split
+from chatllama_pipeline.models.chat.template import Example, conversation
+from chatllama_pipeline.models.memory.passes import batches, shape_of
+from chatllama_pipeline.progress import counted, phase
+from chatllama_pipeline.records import Split
+from chatllama_pipeline.training.course import WEIGHT
+from chatllama_pipeline.training.dpo.equations import PairNats
+from chatllama_pipeline.training.reward.items import read_pair
+from chatllama_pipeline.training.sft.stage import collate_completions, predicted
+
+CHOSEN, REJECTED = "reference_chosen", "reference_rejected"
+
+
+@dataclass(frozen=True)
+class DpoPair:
+    """Two replies to one prompt, and the reference's log-probability of each, in nats."""
+
+    chosen: Example
+    rejected: Example
+    reference_chosen: float = 0.0
+    reference_rejected: float = 0.0
+
+    @property
+    def longest(self) -> int:
+        return max(len(self.chosen.ids), len(self.rejected.ids))
+
+
+def read_pairs(
+    folder: Path, tokenizer: Any, split: Split, max_length: int
+) -> tuple[list[DpoPair], int]:
+    """The split's pairs that fit, and how many don't; a reply is never cut."""
+    kept: list[DpoPair] = []
+    encode = partial(conversation, tokenizer)
+    rows = read_split(folder, split)
+    for row in counted(f"tokenizes {split} pairs", rows, len(rows), "pairs"):
+        read = read_pair(encode, row, max_length, with_margin=False)
+        pair = DpoPair(read.chosen, read.rejected)
+        if pair.longest <= max_length:
+            kept.append(pair)
+    return kept, len(rows) - len(kept)
+
+
+def collate_pairs(pairs: Sequence[DpoPair], pad_id: int) -> dict[str, Any]:
+    """P pairs as `[2P, L]`, first all chosen replies, then the rejected; the weight is P."""
+    rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    batch = collate_completions(rows, pad_id)
+    return batch | {
+        CHOSEN: torch.tensor([pair.reference_chosen for pair in pairs]),
+        REJECTED: torch.tensor([pair.reference_rejected for pair in pairs]),
+        WEIGHT: len(pairs),
+    }
+
+
+def pair_nats(model: Any, batch: dict[str, Any]) -> PairNats:
+    """What `model` says of a batch of `collate_pairs`, float32."""
+    found = predicted(model, batch)
+    nats = -F.cross_entropy(found.logits, found.targets, reduction="none")
+    rows = torch.zeros(len(batch["input_ids"]), device=nats.device)
+    chosen, rejected = rows.index_add(0, found.rows, nats).chunk(2)
+    return PairNats(chosen, rejected)
+
+
+@torch.no_grad()
+def all_nats(model: Any, pairs: Sequence[DpoPair], pad_id: int, what: str) -> PairNats:
+    """The same of any number of pairs, on the CPU; `what` this is for is told."""
+    chosen, rejected = torch.empty(len(pairs)), torch.empty(len(pairs))
+    # Those of like length together, so that little is computed on padding.
+    order = sorted(range(len(pairs)), key=lambda row: (pairs[row].longest, row))
+    lengths = [2 * pairs[row].longest for row in order]
+    counter = phase(f"{what} {len(pairs):,} pairs", sum(lengths), "tokens")
+    for rows in batches(lengths, shape_of(model), logits=True):
+        part = order[rows]
+        batch = collate_pairs([pairs[row] for row in part], pad_id)
+        del batch[WEIGHT]
+        on_device = {name: value.to(model.device) for name, value in batch.items()}
+        found = pair_nats(model, on_device)
+        chosen[part], rejected[part] = found.chosen.cpu(), found.rejected.cpu()
+        counter.advance(sum(lengths[rows]))
+    return PairNats(chosen, rejected)
+
+
+def with_reference(model: Any, pairs: Sequence[DpoPair], pad_id: int) -> list[DpoPair]:
+    """The pairs with what `model`, before it learns, says of them.
+
+    So the reference need not be kept: it is read once, and its weights are the policy's.
+    """
+    found = all_nats(model, pairs, pad_id, "reads what the SFT actor says of")
+    rows = zip(pairs, found.chosen.tolist(), found.rejected.tolist(), strict=True)
+    return [replace(p, reference_chosen=c, reference_rejected=r) for p, c, r in rows]

@@ -1,0 +1,240 @@
+"""The DPO stage: its loss against a slow reference, what it learns, its resume, its refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
+from chatllama_pipeline.models.chat.template import Example
+from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.records import PREFERENCE_SCHEMA, StageSpec
+from chatllama_pipeline.settings import AssistantSettings, LoraSettings
+from chatllama_pipeline.training.dpo.equations import PairNats, losses, margins
+from chatllama_pipeline.training.dpo.pairs import DpoPair, all_nats, collate_pairs, pair_nats
+from chatllama_pipeline.training.dpo.stage import run
+
+MakeSpec = Callable[..., StageSpec]
+QUIET = Progress("test", lambda line: None)
+WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
+DPO = {"batch_size": 4, "lr": 3e-3, "max_steps": 12, "evaluations": 3, "checkpoint_steps": 5}
+SETTINGS = {
+    "improve_by": "dpo",
+    "actor_config": {"model": "scratch", "max_sequence_length": 64},
+    "dpo_config": DPO,
+}
+WITH_ADAPTER = {
+    **SETTINGS,
+    "actor_config": {
+        "model": "scratch", "max_sequence_length": 64, "peft_enable": True,
+        "lora": {"r": 4},
+    },
+    "dpo_config": {**DPO, "lr": 2e-2},
+}  # fmt: skip
+
+
+def pair(word: str, split: str) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": word}], "chosen": f"{word} {word}",
+        "rejected": "zulu", "strength": 1.0, "domain": "", "source": "test", "split": split,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory: pytest.TempPathFactory, write_table: Any) -> Path:
+    rows = [pair(word, "train") for word in WORDS] + [pair("kilo", "validation")]
+    rows.append(pair("x" * 99, "train"))
+    folder: Path = write_table(tmp_path_factory.mktemp("pairs"), rows, PREFERENCE_SCHEMA)
+    return folder
+
+
+@pytest.fixture
+def spec(
+    make_spec: MakeSpec, tiny_base_folder: Path, pairs_folder: Path
+) -> Callable[..., StageSpec]:
+    def make(take: str = "a", settings: dict[str, Any] = SETTINGS, **inputs: Path) -> StageSpec:
+        folders = {"actor_sft": tiny_base_folder, "preference_data": pairs_folder}
+        return make_spec("actor_ppo", settings, folders | inputs, take)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adapted_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SFT actor that is an adapter on the tiny base, and says something else than that."""
+    model = load_actor(tiny_base_folder, torch.float32)
+    add_adapter(model, LoraSettings(r=4), "actor_config", tiny_base_folder, seed=1)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
+    folder = tmp_path_factory.mktemp("adapted") / "sft"
+    save_model(model, folder)
+    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(folder)
+    return folder
+
+
+def hashes(folder: str) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_that_of_the_paper(smoothing: float) -> None:
+    policy = [(-4.0, -6.5), (-12.0, -3.0), (-1.0, -1.0)]
+    reference = [(-5.0, -6.0), (-11.0, -3.5), (-1.0, -1.0)]
+    expected = []
+    for (chosen, rejected), (chosen_ref, rejected_ref) in zip(policy, reference, strict=True):
+        margin = 0.3 * ((chosen - chosen_ref) - (rejected - rejected_ref))
+        right = 1 / (1 + math.exp(-margin))
+        loss = -(1 - smoothing) * math.log(right) - smoothing * math.log(1 - right)
+        expected.append(loss)
+    nats = [
+        PairNats(*torch.tensor(rows, dtype=torch.float64).unbind(1)) for rows in (policy, reference)
+    ]
+    found = losses(margins(*nats, beta=0.3), label_smoothing=smoothing)
+    assert found.tolist() == pytest.approx(expected, rel=1e-12)
+    assert found[2].item() == pytest.approx(math.log(2), rel=1e-12)
+
+
+def test_the_gradient_is_that_of_the_paper() -> None:
+    reference = PairNats(torch.zeros(2).double(), torch.zeros(2).double())
+    chosen = torch.tensor([-1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    rejected = torch.tensor([0.5, -1.0], dtype=torch.float64, requires_grad=True)
+    loss = losses(margins(PairNats(chosen, rejected), reference, beta=0.5), label_smoothing=0.0)
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    for i in range(2):  # beta times how wrong the implicit rewards are
+        wrong = 1 / (1 + math.exp(0.5 * (chosen[i].item() - rejected[i].item())))
+        assert chosen.grad is not None and rejected.grad is not None
+        assert chosen.grad[i].item() == pytest.approx(-0.5 * wrong, rel=1e-12)
+        assert rejected.grad[i].item() == pytest.approx(0.5 * wrong, rel=1e-12)
+
+
+def test_a_reply_s_nats_are_of_its_own_tokens_whatever_stands_beside_it(
+    tiny_base_folder: Path,
+) -> None:
+    model = load_actor(tiny_base_folder, torch.float32)
+    rows = [
+        (Example([3, 40, 41, 4, 50, 51, 1], 4), Example([3, 40, 41, 4, 60, 1], 4)),
+        (Example([3, 4, 1], 2), Example([3, 4, 70, 71, 72, 73, 74, 75, 1], 2)),
+        (Example([3, 45, 4, 52, 1], 3), Example([3, 45, 4, 1], 3)),
+    ]
+
+    def alone(example: Example) -> float:
+        logp = model(torch.tensor([example.ids])).logits[0].log_softmax(-1).detach()
+        columns = range(example.prompt_length, len(example.ids))
+        return sum(float(logp[column - 1, example.ids[column]]) for column in columns)
+
+    pairs = [DpoPair(chosen, rejected) for chosen, rejected in rows]
+    batch = collate_pairs(pairs, pad_id=0)
+    assert batch.pop("weight") == 3
+    for found in (pair_nats(model, batch), all_nats(model, pairs, 0, "reads")):
+        assert found.chosen.tolist() == pytest.approx([alone(c) for c, _ in rows], rel=1e-4)
+        assert found.rejected.tolist() == pytest.approx([alone(r) for _, r in rows], rel=1e-4)
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["whole", "lora"])
+def test_pairs_alone_teach_what_was_chosen(
+    spec: Callable[..., StageSpec], adapted_folder: Path, adapter: bool
+) -> None:
+    job = spec(settings=WITH_ADAPTER, actor_sft=adapted_folder) if adapter else spec()
+    outcome = run(job, QUIET)
+    curves = {curve.name: curve.points for curve in outcome.curves}
+    # Before the first step the policy is the reference, with an adapter and its dropout too.
+    assert curves["loss"][0][1] == pytest.approx(math.log(2), abs=1e-5)
+    assert curves["validation_loss"][-1][1] < 0.65
+    assert curves["validation_accuracy"][-1][1] == 1.0
+    assert curves["validation_margin"][-1][1] > curves["validation_margin"][0][1] > 0
+    assert [(check.name, check.passed) for check in outcome.checks] == [
+        ("memory_plan", True),
+        ("finite_loss", True),
+        ("collapse", True),
+    ]
+    assert (outcome.rows, outcome.metrics["dropped_too_long"]) == (8, 1)
+    assert outcome.warnings[0].startswith("1 training and 0 validation pairs are longer than")
+    assert not (Path(job.output) / "critic").exists()
+    load_actor(job.output, torch.float32)
+    if adapter:
+        before, after = (
+            load_file(folder / "adapter_model.safetensors")
+            for folder in (adapted_folder, Path(job.output))
+        )
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+        for folder in (adapted_folder, Path(job.output)):
+            assert '"lora_dropout": 0.1' in (folder / "adapter_config.json").read_text()
+    else:
+        assert AutoTokenizer.from_pretrained(job.output).chat_template is not None
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["whole", "lora"])
+def test_a_killed_training_continues_to_the_same_payload(
+    spec: Callable[..., StageSpec], adapted_folder: Path, adapter: bool
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def die_after_seven(line: str) -> None:
+        if "step 7/12" in line:
+            raise Killed
+
+    settings = WITH_ADAPTER if adapter else SETTINGS
+    inputs = {"actor_sft": adapted_folder} if adapter else {}
+    whole, cut = (spec(take, settings, **inputs) for take in ("whole", "cut"))
+    run(whole, QUIET)
+    with pytest.raises(Killed):
+        run(cut, Progress("test", die_after_seven, every_seconds=0))
+    assert not hashes(cut.output)
+    lines: list[str] = []
+    run(cut, Progress("test", lines.append))
+    assert any("after step 5" in line for line in lines)
+    assert hashes(whole.output) == hashes(cut.output)
+
+
+def test_micro_batches_change_nothing_but_memory(spec: Callable[..., StageSpec]) -> None:
+    found = []
+    for take, micro in (("whole", 4), ("single", 1)):
+        changed = {**DPO, "micro_batch_size": micro, "lr": 1e-4}
+        outcome = run(spec(take, {**SETTINGS, "dpo_config": changed}), QUIET)
+        found.append(dict(outcome.curves[0].points))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_dpo_without_a_pair_is_refused(
+    spec: Callable[..., StageSpec], tmp_path: Path, write_table: Any
+) -> None:
+    none = write_table(tmp_path / "none", [pair("kilo", "validation")], PREFERENCE_SCHEMA)
+    with pytest.raises(DataError, match="dpo learns from pairs alone, and there is no pair"):
+        run(spec(preference_data=none), QUIET)
+    long = write_table(tmp_path / "long", [pair("x" * 99, "train")], PREFERENCE_SCHEMA)
+    with pytest.raises(DataError, match=r"none of the 1 training pairs fits .* raise the length"):
+        run(spec("long", preference_data=long), QUIET)
+
+
+def test_dpo_is_planned_with_two_replies_a_row_and_no_other_model(tiny_base_folder: Path) -> None:
+    from chatllama_pipeline.models.memory.plan import memory_plan
+
+    settings = AssistantSettings.model_validate(SETTINGS)
+    plan = memory_plan("actor_dpo", {"policy": tiny_base_folder}, settings, 64)
+    assert set(plan.held) == {"policy weights", "policy gradients and Adam"}
+    half = AssistantSettings.model_validate(
+        {**SETTINGS, "dpo_config": {**DPO, "micro_batch_size": 2}}
+    )
+    less = memory_plan("actor_dpo", {"policy": tiny_base_folder}, half, 64)
+    assert plan.phases["training"]["policy logits"] == 2 * less.phases["training"]["policy logits"]
+    sft = memory_plan("actor_sft", {"actor": tiny_base_folder}, AssistantSettings(), 64)
+    # Eight conversations a step there, four pairs here.
+    assert sft.phases["training"]["actor logits"] == plan.phases["training"]["policy logits"]
