@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +11,10 @@ import torch
 
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.serving.scores import Reply
+from chatllama_pipeline.serving.scores import DECIMALS, Reply
+from chatllama_pipeline.settings.folder import Assistant
+from chatllama_pipeline.store.versions import store_root
+from chatllama_pipeline.training.terms.asking import open_rewards
 
 
 def reward_scores(folder: Path, replies: Sequence[Reply]) -> tuple[list[float], str]:
@@ -23,3 +28,30 @@ def reward_scores(folder: Path, replies: Sequence[Reply]) -> tuple[list[float], 
         f"{scorer.cut} of {len(found)} are longer with their prompts than the {scorer.max_length} "
         "tokens that the reward model reads: it was shown the end of them"
     )
+
+
+def every_reward(
+    assistant: Assistant, replies: Sequence[Reply], scores: Sequence[float]
+) -> tuple[list[dict[str, float | None]], list[str]]:
+    """What each reward that PPO is paid by says of each reply, unweighted, and warnings.
+
+    `scores` are the reward model's. A judge is asked within llm.max_usd, which a second try at the
+    same replies goes on with; None is a verdict that can't be read. Raises what `open_rewards` and
+    its columns raise.
+    """
+    told = repr([(reply.prompt, reply.reply) for reply in replies])
+    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+    run_folder = store_root() / "_runs" / "score" / assistant.name / digest
+    with open_rewards(assistant.settings, assistant.folder, run_folder) as asking:
+        prompts, texts = [one.prompt for one in replies], [one.reply for one in replies]
+        columns = asking.columns(prompts, texts, lambda *_: torch.tensor(scores))
+        names = assistant.settings.rewards.weights
+        values = [[round(value, DECIMALS) for value in row] for row in columns.tolist()]
+        rows = [
+            {
+                name: None if math.isnan(value) else value
+                for name, value in zip(names, row, strict=True)
+            }
+            for row in values
+        ]
+        return rows, asking.warnings()

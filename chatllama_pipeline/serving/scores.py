@@ -14,7 +14,7 @@ from chatllama_pipeline.data.tables import as_prompt
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import Prompt
 
-REWARD = "reward"
+REWARD, REWARDS = "reward", "rewards"
 SCORED_ENDING = ".scored.json"
 STDOUT = "-"
 DECIMALS = 6
@@ -48,12 +48,16 @@ def read_replies(file: Path) -> list[Reply]:
     return replies
 
 
-def as_json(replies: list[Reply], rewards: list[float]) -> str:
-    """The rows of the file with each its reward."""
+def as_json(
+    replies: list[Reply], rewards: list[float], terms: list[dict[str, float | None]] | None = None
+) -> str:
+    """The rows of the file with each its reward, and with what each of `terms` says of it."""
     rows = [
         {**reply.raw, REWARD: round(reward, DECIMALS)}
         for reply, reward in zip(replies, rewards, strict=True)
     ]
+    if terms is not None:
+        rows = [{**row, REWARDS: told} for row, told in zip(rows, terms, strict=True)]
     return json.dumps(rows, indent=1, ensure_ascii=False, default=str) + "\n"
 
 

@@ -138,3 +138,20 @@ def test_a_file_that_cannot_be_read_says_why(
         (place / "mine" / name).write_text(content)
     result = run(place, file=name)
     assert isinstance(result.exception, ChatllamaError) and told in str(result.exception)
+
+
+def test_every_reward_says_its_word_where_it_is_asked_for(place: Path) -> None:
+    mia = place / "assistants" / "mia"
+    (mia / "config.yaml").write_text(
+        "rewards: {weights: {reward_model: 1, brief: 0.5, judge: 0}, trust_code: true}\n"
+        "llm: {judge: {provider: rubric}}\nevaluation: {judge: none}\n"
+        "rubric: [{name: delta, says: delta}]\n"
+    )
+    (mia / "rewards.py").write_text("def brief(p, r):\n    print(p)\n    return -len(r)\n")
+    result = run(place, "--rewards", "--output", "-")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    told = [row["rewards"] for row in rows]
+    assert [(one["brief"], one["judge"]) for one in told] == [(-5.0, 0.0), (-7.0, 5.0)]
+    assert [one["reward_model"] for one in told] == [row["reward"] for row in rows]
+    assert "rewards" not in json.loads(run(place, "--output", "-").stdout)[0]
