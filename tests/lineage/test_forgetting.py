@@ -31,7 +31,12 @@ def test_all_that_a_store_holds_of_an_assistant_goes_and_nothing_of_another(
     make("actor_sft", SECRET)
     others = make("actor_sft", "another's", owner="another")
     source = make("grammar", "public", owner=None)
-    for folder in ("_runs/actor_ppo/mine/ab", "_logs/mine/actor_ppo/ab", "_staging/actor_ppo/mine"):
+    for folder in (
+        "_runs/actor_ppo/mine/ab",
+        "_logs/mine/actor_ppo/ab",
+        "_staging/actor_ppo/mine",
+        "_views/mine/run1",
+    ):
         (store.root / folder).mkdir(parents=True)
         (store.root / folder / "file").write_text(SECRET)
     approve(store.root, "mine", "ab", "anna")
