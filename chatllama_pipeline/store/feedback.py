@@ -54,24 +54,24 @@ class FeedbackLog:
     def add(self, entries: Sequence[Entry]) -> int:
         """Append all entries or none; returns how many are new.
 
-        An entry whose id stands there already with the same content is passed over, which makes
-        adding again harmless. Raises DataError where the content is another, StoreError where
+        An entry whose id stands there already with the same visit and content is passed over, so
+        that adding again is harmless. Raises DataError where they are others, StoreError where
         nothing could be written.
         """
         with self._open(write=True) as log:
             before = log.total_changes
             for entry in entries:
                 known = log.execute(
-                    "SELECT content FROM feedback WHERE id = ?", (entry.id,)
+                    "SELECT visit, content FROM feedback WHERE id = ?", (entry.id,)
                 ).fetchone()
                 if known is None:
                     log.execute(
                         "INSERT INTO feedback (id, visit, at, content) VALUES (?, ?, ?, ?)", entry
                     )
-                elif known[0] != entry.content:
+                elif known != (entry.visit, entry.content):
                     raise DataError(
-                        f"feedback {entry.id} stands already with another content, and is never "
-                        "changed: give this one an id of its own"
+                        f"feedback {entry.id} stands already with another content or visit, and is "
+                        "never changed: give this one an id of its own"
                     )
             return log.total_changes - before
 

@@ -97,6 +97,7 @@ def test_open_webui_s_thumb_is_one_and_its_siblings_make_comparisons(
     found = read_feedback(written(tmp_path, [exported(rating)], "export.json"), "tea")
     thumb, preference = (json.loads(entry.content) for entry in found.entries)
     assert thumb["good"] is (better == "left")
+    assert found.entries[0].at == "2025-11-24T16:00:00.000+00:00"
     assert thumb["reply"] == {"text": "delta", "version": "v1", "sampling": {}}
     assert thumb["reason"] == "clear"
     assert [turn["content"] for turn in thumb["prompt"]] == ["alpha", "bravo", "charlie"]
@@ -142,6 +143,7 @@ def test_other_models_and_entries_without_a_chat_are_counted(tmp_path: Path) -> 
         (exported(3), "data.rating: 3 is neither 1 nor -1"),
         (exported(1, snapshot={"chat": {"chat": {"history": {"messages": [1]}}}}), "by their ids"),
         (exported(1, id=None), "id: is missing"),
+        (exported(1, created_at="soon"), "created_at: 'soon' are no seconds since 1970"),
     ],
 )
 def test_a_broken_row_is_named_and_nothing_of_its_file_is_taken(

@@ -52,7 +52,8 @@ def test_a_reply_is_rated_and_the_rating_stands_in_the_log(rated: Served) -> Non
 def test_a_rating_that_is_sent_again_stands_once_and_another_is_refused(rated: Served) -> None:
     sent = THUMB | {"id": NUMBER, "visit": VISIT}
     assert [rated.ask("/v1/feedback", sent)[2]["added"] for _ in range(3)] == [True, False, False]
-    refused(rated.ask("/v1/feedback", sent | {"good": True}), 409, "is never changed")
+    for other in ({"good": True}, {"visit": OTHER_VISIT}):
+        refused(rated.ask("/v1/feedback", sent | other), 409, "never changed")
     assert len(rated.feedback.entries(VISIT)) == 1
 
 
@@ -81,6 +82,7 @@ def test_who_gave_ratings_sees_and_takes_back_those_and_no_others(rated: Served)
         (THUMB | {"good": 1}, 400, "good: "),
         (THUMB | {"kind": "stars"}, 400, "kind: must be thumb, preference or edit"),
         (THUMB | {"at": "2020-01-01"}, 400, "at: the server says when"),
+        (THUMB | {"id": NUMBER}, 400, "visit: an id needs one of yours beside it"),
         (THUMB | {"visit": "me"}, 400, "visit: must be 16 to 64"),
         (THUMB | {"reply": {"text": "x" * 300_000}}, 400, "at most 200000 characters"),
         (THUMB | {"reply": {"text": "x" * 1_100_000}}, 413, "longer than the 1000000 bytes"),

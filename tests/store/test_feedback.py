@@ -51,6 +51,8 @@ def test_adding_again_adds_nothing_and_another_content_is_refused(tmp_path: Path
     assert [log.add([entry(1)]), log.add([entry(1), entry(2)])] == [1, 1]
     with pytest.raises(DataError, match="stands already with another content"):
         log.add([entry(3), entry(1, content='{"other": 1}')])
+    with pytest.raises(DataError, match="another content or visit"):
+        log.add([entry(1, "another-visit")])
     assert log.entries() == [entry(1), entry(2)]  # all of it, or nothing
     with (
         closing(sqlite3.connect(tmp_path / "_feedback" / "tea.sqlite3")) as raw,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatllama_pipeline.data.feedback.open_webui import is_export, model_of, ratings_of
+from chatllama_pipeline.data.feedback.open_webui import created, is_export, model_of, ratings_of
 from chatllama_pipeline.data.feedback.ratings import Rating, rating_of, word_of
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.store.feedback import Entry
@@ -68,7 +68,7 @@ def read_feedback(file: Path, assistant: str, models: Sequence[str] = ()) -> Fou
             if model not in names and model.partition(AT)[0] not in names:
                 others += 1
                 continue
-            when = str(raw.get("created_at") or at)
+            when = created(raw) or at
             found = [
                 Entry(_word(name), "", when, content_of(rating))
                 for name, rating in ratings_of(raw, assistant)

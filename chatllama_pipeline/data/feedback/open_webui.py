@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from chatllama_pipeline.data.feedback.ratings import Rating, rating_of
@@ -27,6 +28,17 @@ def model_of(raw: Mapping[str, Any]) -> str:
     """The id of the model that an entry rates."""
     data = raw.get("data")
     return str(data.get("model_id") or "") if isinstance(data, dict) else ""
+
+
+def created(raw: Mapping[str, Any]) -> str:
+    """When an entry was given, "" where it doesn't say; DataError where that is no time."""
+    seconds = raw.get("created_at")
+    if seconds is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise DataError(f"created_at: {seconds!r} are no seconds since 1970") from None
 
 
 def ratings_of(raw: Mapping[str, Any], assistant: str) -> Iterator[tuple[str, Rating]]:

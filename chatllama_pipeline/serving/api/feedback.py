@@ -43,9 +43,12 @@ class FeedbackService:
         """Keep a rating: whoever is answered 200 may forget it, whoever isn't may send it again."""
         body = await read_json(request, self._body_bytes)
         # Whose it is and when it was given is not for others to say.
-        body.setdefault("visit", uuid.uuid4().hex)
         if "at" in body:
             raise Refusal(BAD_REQUEST, "at: the server says when; leave it out", param="at")
+        if "id" in body and "visit" not in body:
+            # Sent again, it would be another visit's.
+            raise Refusal(BAD_REQUEST, "visit: an id needs one of yours beside it", param="visit")
+        body.setdefault("visit", uuid.uuid4().hex)
         entry = _checked(lambda: entry_of(body, uuid.uuid4().hex, utc_now()))
         added = await self._done(lambda: self._log.add([entry]), CONFLICT)
         return _told(id=entry.id, visit=entry.visit, added=bool(added))

@@ -56,7 +56,7 @@ async def not_found(request: Request, error: Exception) -> Response:
     """Starlette's handler where no route fits: 404, and 405 for another method."""
     status: int = getattr(error, "status_code", 404)
     what = "there is no such address" if status == 404 else "the address takes another method"
-    message = f"{request.method} {request.url.path}: {what}; those there are stand in /v1/models"
+    message = f"{request.method} {request.url.path}: {what}; try POST /v1/chat/completions"
     return Refusal(status, message, code="unknown_url").response()
 
 
