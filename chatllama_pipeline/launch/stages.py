@@ -38,10 +38,12 @@ STAGES: dict[str, str] = {
     "reward_model": "chatllama_pipeline.training.reward.stage:run",
     "actor_sft": "chatllama_pipeline.training.sft.stage:run",
     "actor_ppo": "chatllama_pipeline.training.ppo.stage:run",
-    "actor_dpo": "chatllama_pipeline.training.dpo.stage:run",  # actor_ppo's, if improve_by is dpo
     "evaluation": "chatllama_pipeline.evaluation.compare:run",
     "release": "chatllama_pipeline.serving.release:run",
 }
+
+# Other trainings than the stage's own: see `AssistantSettings.trained_as`.
+TRAININGS = {"actor_dpo": "chatllama_pipeline.training.dpo.stage:run"}
 
 # Stages that would only do the same work twice in two processes.
 ONE_PROCESS = frozenset({"actor_base", "reward_base", "evaluation", "release"})
@@ -122,7 +124,7 @@ def _run(spec: StageSpec, stages: Mapping[str, str], emit: Emit) -> Outcome:
         raise SettingsError(f"unknown stage '{spec.stage}': use one of {', '.join(stages)}")
     hide_unused(spec)
     training = AssistantSettings.of_stage(spec).trained_as(spec.stage)
-    module, function = stages[training].split(":")
+    module, function = {**TRAININGS, **stages}[training].split(":")
     run: Callable[[StageSpec, Progress], Outcome] = getattr(
         importlib.import_module(module), function
     )
