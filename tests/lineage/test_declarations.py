@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from assets.sources import personal_data
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import UndeclaredSettingError
-from chatllama_pipeline.launch.stages import main, stage_error
+from chatllama_pipeline.launch.child import child_environment
+from chatllama_pipeline.launch.stages import stage_error
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import AssistantSettings
@@ -52,7 +55,8 @@ def test_so_is_a_stage(make_spec: Callable[..., StageSpec], tmp_path: Path) -> N
     readable = [key for key in spec.readable if key != "actor_config.model"]
     file = tmp_path / "spec.json"
     dataclasses.replace(spec, readable=readable).write(file)
-    assert main([str(file)]) != 0
+    command = [sys.executable, "-m", "chatllama_pipeline.launch.stages", str(file)]
+    assert subprocess.run(command, env=child_environment(1), check=False).returncode != 0
     error = stage_error(Path(spec.result))
     assert isinstance(error, UndeclaredSettingError)
     assert "model of ActorSettings is read" in str(error)
