@@ -8,7 +8,7 @@ import dagster as dg
 from assets.release import evaluation, release
 from assets.sources import personal_data
 from chatllama_pipeline.automation.folders import assistant_folders
-from chatllama_pipeline.automation.jobs import all_job
+from chatllama_pipeline.automation.jobs import JOBS
 from chatllama_pipeline.automation.keys import assistants
 from chatllama_pipeline.automation.lost import lost_runs
 from chatllama_pipeline.automation.retraining import retrain
@@ -33,6 +33,10 @@ class QuickCompute(Compute):
         return [sys.executable, "-c", PROGRAM, str(spec_path), REPOSITORY]
 
 
+# Named as ours, of what there is here.
+jobs = [dg.define_asset_job(job.name, selection=dg.AssetSelection.all()) for job in JOBS]
+every = [job for job in jobs if job.name == "all"]
+
 definitions = dg.Definitions(
     assets=[personal_data, evaluation, release],
     resources={
@@ -40,7 +44,12 @@ definitions = dg.Definitions(
         "store": StoreResource(),
         "run_options": RunOptions(),
     },
-    jobs=[all_job, rollback_job],
-    sensors=[assistants, assistant_folders, lost_runs, retrain],
+    jobs=[*jobs, rollback_job],
+    sensors=[
+        assistants,
+        assistant_folders.with_attributes(jobs=every),
+        lost_runs,
+        retrain.with_attributes(jobs=jobs),
+    ],
     executor=dg.in_process_executor,
 )
