@@ -16,12 +16,14 @@ SHORT = ActorFigures(0.85, 1.9, 9.0, 1.0, 0.65, 0.2)
 
 def verdict(figures: Figures, judge: str | None = "rules", **changed: Any) -> Verdict:
     overrides = changed.pop("overrides", [])
+    pays = changed.pop("reward_model_pays", True)
     return decide(
         figures,
         ReleaseSettings(**changed),
         assistant="mia",
         judge=judge,
         unpromoted_overrides=overrides,
+        reward_model_pays=pays,
     )
 
 
@@ -47,6 +49,11 @@ def test_a_reward_model_better_than_a_coin_or_on_few_pairs_holds_nothing_back(
     make_figures: Callable[..., Figures], changed: dict[str, Any]
 ) -> None:
     assert verdict(make_figures(**changed)).released
+
+
+def test_a_reward_model_that_pays_nothing_may_guess(make_figures: Callable[..., Figures]) -> None:
+    guessing = make_figures(reward_model_accuracy=0.5, reward_model_pairs=474)
+    assert verdict(guessing, reward_model_pays=False).released
 
 
 @pytest.mark.parametrize(

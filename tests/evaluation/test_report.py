@@ -245,3 +245,11 @@ def test_without_a_reward_report_nothing_is_said_of_trust(
 ) -> None:
     html = page(make_figures(), Verdict(True, "it won"), [])
     assert "can be trusted" not in html
+
+
+def test_each_term_of_a_reward_has_a_curve_of_its_own(make_figures: Callable[..., Figures]) -> None:
+    points = [(1.0, -5.0), (2.0, -3.0)]
+    curves = {"actor_ppo": [Curve("raw_reward/brief", points), Curve("reward/brief", points)]}
+    evaluation = Evaluation(make_figures(), Verdict(True, "it won"))
+    html = render("mia", AssistantSettings(), "rules", evaluation, curves, [])
+    assert Page(html).text.count("Paid: brief mean of what it gave, by iteration") == 1

@@ -23,7 +23,8 @@ from benchmarks.resume import (
     kill_at_random,
     make_inputs,
 )
-from chatllama_pipeline.launch.stages import STOPPED
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.launch.stages import STOPPED, stage_error
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.records import Outcome, StageSpec
 
@@ -141,6 +142,44 @@ def test_ppo_rolls_out_and_learns_what_one_process_does(
         (Path(spec.output) / "samples.jsonl").read_text().splitlines()
     )
     assert (Path(spec.output) / "critic" / "config.json").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_are_paid_by_functions_and_a_judge_as_one_is(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "store"))
+    file = tmp_path / "rewards.py"
+    file.write_text("def brief(prompt, reply):\n    return -len(reply)\n")
+
+    def paid(spec: StageSpec) -> None:
+        spec.settings.update(
+            rewards={
+                "weights": {"reward_model": 1, "brief": 0.5, "judge": 0.5},
+                "trust_code": True,
+                "file": str(file),
+            },
+            llm={"judge": {"provider": "rubric"}},
+            rubric=[{"name": "a", "says": "a"}],
+            evaluation={"judge": "none"},
+        )
+
+    one, two = (
+        curves(run(Trial("actor_ppo", n, steps=8), inputs, tmp_path / str(n), paid)[1])
+        for n in (1, 2)
+    )
+    for name in ("score", "reward/brief", "raw_reward/judge", "reward/reward_model"):
+        assert largest_difference(two[name], one[name]) < 1e-3, name
+
+    def breaks_in_the_second(spec: StageSpec) -> None:
+        paid(spec)
+        file.write_text("import os\ndef brief(p, r):\n    return 1 / (os.environ['RANK'] != '1')\n")
+
+    folder = tmp_path / "broken"
+    with pytest.raises(RuntimeError):
+        run(Trial("actor_ppo", 2, steps=8), inputs, folder, breaks_in_the_second)
+    told = stage_error(folder / "result.json")
+    assert isinstance(told, DataError) and "ZeroDivisionError" in str(told)
 
 
 @pytest.mark.slow
