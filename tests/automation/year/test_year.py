@@ -17,8 +17,10 @@ from croniter import croniter
 from chatllama_pipeline.settings import RetrainSettings
 from tests.automation.year.service import Launcher, Service, service
 
-# Dagster's own daemon.
-pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated")
+# Of Dagster's own: its daemon's log, and what a sensor's copy passes on.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The 'warn' method is deprecated", "ignore:Parameter `owners` of initializer"
+)
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 CRONS = [
