@@ -20,7 +20,8 @@ HOME = Path(__file__).parents[1]
 def asset_graph(definitions: dg.Definitions) -> str:
     """The asset graph in Mermaid's flowchart language, one box per asset, one frame per group."""
     graph = definitions.resolve_asset_graph()
-    keys = graph.toposorted_asset_keys
+    # What stands above each of an assistant's assets, its folder, would only hide the picture.
+    keys = [key for key in graph.toposorted_asset_keys if graph.get(key).is_materializable]
     lines = ["```mermaid", "flowchart LR"]
     for group in dict.fromkeys(graph.get(key).group_name for key in keys):
         lines.append(f"  subgraph {group}_group[{group}]")
@@ -28,7 +29,7 @@ def asset_graph(definitions: dg.Definitions) -> str:
         lines += [f"    {key.to_user_string()}" for key in members]
         lines.append("  end")
     for key in keys:
-        parents = sorted(parent.to_user_string() for parent in graph.get(key).parent_keys)
+        parents = sorted(p.to_user_string() for p in graph.get(key).parent_keys if p in keys)
         lines += [f"  {parent} --> {key.to_user_string()}" for parent in parents]
     return "\n".join([*lines, "```"])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.assistant import observe, observed_tags
 from assets.metadata import version_metadata
 from assets.specs import pipeline_asset
 from chatllama_pipeline.errors import CheckError
@@ -33,6 +34,7 @@ from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Made, Workbench
+from chatllama_pipeline.store.views import RunStore
 from resources.compute import Compute
 from resources.run_options import RunOptions
 from resources.store import StoreResource
@@ -117,7 +119,7 @@ def make(
     A pinned asset is its pin, whatever else changed.
     """
     asset = context.asset_key.to_user_string()
-    versions = store.of_run(context, run_options)
+    versions = run_store(context, store, run_options)
     assistant = versions.assistant
     require_pins(assistant, versions)
     if pin := assistant.settings.store.pins.get(asset):
@@ -162,6 +164,18 @@ def make(
     yield materialization(context, made, before)
 
 
+def run_store(
+    context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
+) -> RunStore:
+    """The store as the run sees it; a run that begins has Dagster know of what it is made from."""
+
+    def begins(seen: RunStore) -> None:
+        if context.has_partition_key and not seen.begun.experiment:
+            observe(context.instance, seen.assistant, seen)
+
+    return store.of_run(context, run_options, begins)
+
+
 def run_stage(work: Work) -> Outcome:
     """Build by the child process of the asset's own name.
 
@@ -198,12 +212,14 @@ def materialization(
     """The result that Dagster records, stored check results and what changed since `before`."""
     asset = context.asset_key.to_user_string()
     verb = "reused" if made.reused else "made"
+    own = made.version.manifest.assistant is not None
     for warning in made.version.manifest.warnings:
         context.log.warning(f"{asset}: {warning}")
     context.log.info(f"{asset}: {verb} version {made.version.id}")
     return dg.MaterializeResult(
         metadata=version_metadata(made.version, made.reused, before),
         data_version=dg.DataVersion(made.version.id),
+        tags=observed_tags(context.instance, context.partition_key) if own else {},
         check_results=[check_result(asset, check) for check in made.version.manifest.checks],
     )
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from assets.making import Results, make, run_stage, stage_asset
+from assets.making import Results, make, run_stage, run_store, stage_asset
 from assets.partitions import ASSISTANTS
 from assets.specs import pipeline_asset
 from chatllama_pipeline.lineage.history.freshness import RELEASE, Freshness, release_freshness
@@ -37,7 +37,7 @@ def release(
     run_options: RunOptions,
 ) -> Results:
     """The assistant as a plain Hugging Face folder; held back, the one before stays."""
-    versions = store.of_run(context, run_options)
+    versions = run_store(context, store, run_options)
     assistant = versions.assistant
     verdict = release_verdict(versions, assistant)
     metrics = read_in_use("evaluation", assistant, versions).manifest.metrics

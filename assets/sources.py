@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.making import Results, Work, built_asset, materialization
+from assets.making import Results, Work, built_asset, materialization, run_store
 from assets.specs import asset_checks, pipeline_asset
 from chatllama_pipeline.data.own.personal import build_personal_data
 from chatllama_pipeline.data.sources.catalog import build_source
@@ -77,7 +77,7 @@ def _source(
 ) -> Results:
     """Make a shared source, or stay at what there is where nobody at hand uses it."""
     source = context.asset_key.to_user_string()
-    versions = store.of_run(context, run_options)
+    versions = run_store(context, store, run_options)
     if context.has_partition_key:
         used = source in versions.assistant.settings.data.sources
     else:

@@ -14,6 +14,8 @@ from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.training import CHECK_NAMES as TRAINING_CHECKS
 from resources.refusals import refusing
 
+# The source that says what an assistant's folder holds.
+ASSISTANT = "assistant"
 OWNERS = ["team:assistants"]
 CHECK_NAMES = {**DATA_CHECKS, **TRAINING_CHECKS, **EVALUATION_CHECKS}
 CHECK_TEXTS = {
@@ -60,7 +62,7 @@ def pipeline_asset(
     """
     declared = dg.asset(
         name=name,
-        deps=ASSETS[name].upstream,
+        deps=deps_of(name),
         partitions_def=partitions_of(name),
         group_name=group,
         description=description,
@@ -91,6 +93,12 @@ def asset_checks(asset: str) -> list[dg.AssetCheckSpec]:
             )
             for name, blocking in CHECK_NAMES.get(asset, [])
         ]
+
+
+def deps_of(asset: str) -> list[str]:
+    """What an asset stands below: its upstream, and the assistant where it is one's own."""
+    own = [ASSISTANT] if partitions_of(asset) else []
+    return [*ASSETS[asset].upstream, *own]
 
 
 def partitions_of(asset: str) -> dg.PartitionsDefinition[str] | None:

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets.assistant import assistant
 from assets.datasets import (
     actor_training_data,
     data_audit,
@@ -32,6 +33,7 @@ from resources.store import StoreResource
 definitions = dg.Definitions(
     assets=[
         # sources
+        assistant,
         shp,
         hh_rlhf,
         grammar,

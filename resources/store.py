@@ -1,6 +1,7 @@
 """The store as a Dagster resource, from a run's first step to its last."""
 
 import contextlib
+from collections.abc import Callable
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -36,8 +37,16 @@ class StoreResource(dg.ConfigurableResource[None]):
     def open(self) -> Store:
         return Store(store_root())
 
-    def of_run(self, context: dg.AssetExecutionContext, run_options: RunOptions) -> RunStore:
-        """The store as this run sees it; the run's first step decides what that is."""
+    def of_run(
+        self,
+        context: dg.AssetExecutionContext,
+        run_options: RunOptions,
+        begins: Callable[[RunStore], None],
+    ) -> RunStore:
+        """The store as this run sees it; the run's first step decides what that is.
+
+        `begins` is called once, where this process comes to the run.
+        """
         name = context.partition_key if context.has_partition_key else None
         store = run_begun(store_root(), name, context.run_id)
         store = store or _begin(context, name, run_options)
@@ -45,6 +54,7 @@ class StoreResource(dg.ConfigurableResource[None]):
             self._begun = True
             self._held.enter_context(alive(store))
             _tell_of(context, store)
+            begins(store)
         return store
 
 

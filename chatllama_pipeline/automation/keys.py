@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.partitions import ASSISTANTS, NAME
+from chatllama_pipeline.automation.looking import look
 from chatllama_pipeline.automation.reading import settings_or_why
 from chatllama_pipeline.automation.runs import unfinished_run
 from chatllama_pipeline.automation.ticks import KeyRequests, tick_result
@@ -25,6 +26,10 @@ def assistants(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     requests, reasons = changed_keys(context.instance)
     reasons += [why for name in assistant_names() if (why := settings_or_why(name)[1])]
     reasons += [str(unknown_assistant(name)) for name in misnamed_folders()]
+    known = context.instance.get_dynamic_partitions(NAME)
+    for name in sorted(set(known) & set(assistant_names())):
+        if settings_or_why(name)[0] and (unseen := look(context.instance, name)):
+            reasons.append(unseen)
     return tick_result(context, [], reasons, "every folder is an assistant", requests)
 
 

@@ -5,6 +5,7 @@ import getpass
 import dagster as dg
 from pydantic import Field
 
+from assets.assistant import tell
 from assets.metadata import version_metadata
 from assets.partitions import ASSISTANTS
 from assets.specs import partitions_of
@@ -64,6 +65,7 @@ def roll_back(context: dg.OpExecutionContext, config: Rollback, store: StoreReso
                 tags=_tags(context.instance, assistant, move),
             )
         )
+    tell(context.instance, assistant, versions)
     for line in rollback_lines(assistant, moves):
         context.log.info(line)
 

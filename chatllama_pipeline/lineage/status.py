@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -59,6 +60,23 @@ def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
             ]
             found[asset] = replace(status, stale=[*status.stale, *behind])
     return list(found.values())
+
+
+def asked_version(assistant: Assistant, store: Store) -> str:
+    """A hash of what an assistant's folder asks of all its assets, and of the sources in use."""
+    asked: dict[str, Any] = {"pins": assistant.settings.store.pins}
+    for asset, declared in ASSETS.items():
+        if asset in SOURCES:
+            if asset in assistant.settings.data.sources:
+                used = version_in_use(asset, assistant, store)
+                asked[asset] = [declared.code_version, used.id if used else ABSENT]
+            continue
+        upstream = dict.fromkeys(declared.upstream, ABSENT)
+        if asset == "release" and (used := version_in_use("evaluation", assistant, store)):
+            upstream["evaluation"] = used.id
+        recipe = recipe_for(asset, assistant, upstream, store, unpromoted=[])
+        asked[asset] = [recipe.code_version, dict(recipe.settings), dict(recipe.inputs)]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _asset_status(asset: str, assistant: Assistant, store: Store) -> AssetStatus:

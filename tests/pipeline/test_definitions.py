@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.specs import CHECK_NAMES, CHECK_TEXTS, OWNERS
+from assets.specs import ASSISTANT, CHECK_NAMES, CHECK_TEXTS, OWNERS
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.lineage.assets import ASSETS
@@ -55,8 +55,9 @@ for module in pkgutil.walk_packages(chatllama_pipeline.__path__, "chatllama_pipe
 
 def test_every_asset_has_its_group_owners_kinds_description_and_place() -> None:
     graph = definitions.resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(ASSETS)
-    for key in graph.get_all_asset_keys():
+    assert {key.to_user_string() for key in graph.materializable_asset_keys} == set(ASSETS)
+    assert graph.observable_asset_keys == {dg.AssetKey(ASSISTANT)}
+    for key in graph.materializable_asset_keys:
         node = graph.get(key)
         name = key.to_user_string()
         assert node.group_name != "default", name
@@ -64,9 +65,9 @@ def test_every_asset_has_its_group_owners_kinds_description_and_place() -> None:
         assert node.kinds, name
         assert node.description, name
         assert node.code_version == ASSETS[name].code_version, name
-        assert {parent.to_user_string() for parent in node.parent_keys} == set(
-            ASSETS[name].upstream
-        ), name
+        own = set() if name in SOURCES else {ASSISTANT}
+        parents = {parent.to_user_string() for parent in node.parent_keys}
+        assert parents == set(ASSETS[name].upstream) | own, name
         assert (node.partitions_def is None) == (name in SOURCES), name
 
 

@@ -1,0 +1,110 @@
+"""What Dagster calls unsynced, what `status` calls stale, and what a run makes are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
+
+from assets.assistant import tell
+from chatllama_pipeline.definitions import definitions
+from chatllama_pipeline.lineage.status import asset_statuses
+from chatllama_pipeline.settings.folder import load_assistant
+from chatllama_pipeline.store.versions import Store
+
+NAME = "mine"
+LAST = "actor_training_data"
+CHAIN = ("personal_data", "preference_data", "synthetic_conversations", "synthetic_prompts", LAST)
+
+
+class Here:
+    """An assistant's folder, its store, and an instance of Dagster that sees both."""
+
+    def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+        self.folder, self.store = root / "assistants" / NAME, Store(root / "storage")
+        self.instance = instance
+        self.settings: dict[str, Any] = {"data": {"sources": [], "validation_share": 0.2}}
+        (self.folder / "datasets").mkdir(parents=True)
+        self.write(rows=40)
+
+    def write(self, rows: int | None = None, **changes: Any) -> None:
+        for key, value in changes.items():
+            section, name = key.split("__")
+            self.settings.setdefault(section, {})[name] = value
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(self.settings))
+        if rows is not None:
+            table = [
+                {"user_input": f"What is {n}?", "completion": f"It is {n}, says n{n}@example.org."}
+                for n in range(rows)
+            ]
+            (self.folder / "datasets" / f"{LAST}.json").write_text(json.dumps(table))
+
+    def run(self, *assets: str) -> set[str]:
+        """Runs the chain, or `assets`; returns what was made rather than reused."""
+        result = dg.materialize(
+            definitions.assets or [],
+            selection=list(assets or CHAIN),
+            partition_key=NAME,
+            resources=definitions.resources,
+            instance=self.instance,
+        )
+        found = [
+            event.step_materialization_data.materialization
+            for event in result.get_asset_materialization_events()
+        ]
+        return {e.asset_key.to_user_string() for e in found if not e.metadata["reused"].value}
+
+    def stale(self) -> set[str]:
+        statuses = asset_statuses(load_assistant(NAME), self.store)
+        return {each.asset for each in statuses if each.asset in CHAIN and each.stale}
+
+    def unsynced(self) -> set[str]:
+        """What the page of Dagster would show as unsynced or missing, once it looked."""
+        tell(self.instance, load_assistant(NAME), self.store)
+        resolver = CachingStaleStatusResolver(
+            self.instance,
+            definitions.resolve_asset_graph(),
+            LoadingContextForTest(self.instance),
+        )
+        statuses = {asset: resolver.get_status(dg.AssetKey(asset), NAME) for asset in CHAIN}
+        return {asset for asset, status in statuses.items() if status != StaleStatus.FRESH}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+    monkeypatch.setenv("CHATLLAMA_ASSISTANTS", str(tmp_path / "assistants"))
+    monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "storage"))
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions("assistant", [NAME])
+        yield Here(tmp_path, instance)
+
+
+CHANGES: dict[str, tuple[Callable[[Here], None], set[str]]] = {
+    "nothing": (lambda here: None, set()),
+    "a setting of everything": (lambda here: here.write(data__redact=["email"]), set(CHAIN)),
+    "a setting of the last": (lambda here: here.write(data__actor_replies="both"), {LAST}),
+    "own rows": (lambda here: here.write(rows=50), set(CHAIN)),
+    "a setting of no asset": (lambda here: here.write(retrain__cron="5 4 * * 1"), set()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_dagster_status_and_a_run_agree_on_what_a_change_makes_stale(
+    here: Here, change: str
+) -> None:
+    assert here.unsynced() == set(CHAIN) == here.stale()
+    here.run()
+    assert here.unsynced() == set() == here.stale()
+    make, stale = CHANGES[change]
+    make(here)
+    assert here.stale() == stale
+    assert here.unsynced() == stale
+    assert here.run() <= stale
+    assert here.unsynced() == set() == here.stale()
