@@ -108,19 +108,17 @@ def _compare(
     scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
     before, after = ([reply.text for reply in sampled[actor]] for actor in ACTORS)
     judged = judge_replies(judge, asked, before, after, progress, settings.llm.max_usd)
-    scores = {"actor_sft": judged.before, "actor_ppo": judged.after}
     replies = {
-        actor: _score(scorer, judge, prompts, sampled[actor], scores[actor]) for actor in ACTORS
+        actor: _score(scorer, judge, prompts, sampled[actor], scores)
+        for actor, scores in zip(ACTORS, (judged.before, judged.after), strict=True)
     }
     accuracy, pairs = _reward_accuracy(scorer, spec.inputs["preference_data"])
     candidate = [reply.text for reply in sampled[settings.release.stage]]
     over = compare_with_release(spec, settings, judge, asked, released, candidate, progress)
 
-    # 3. Figures and verdict.
+    # 3. Figures, verdict and files.
     curves = _curves(spec, judge)
-    low, high = bootstrap_interval(
-        judged.wins, settings.evaluation.bootstrap_samples, stage_seed(settings.seed, "evaluation")
-    )
+    low, high = _interval(judged.wins, settings)
     figures = Figures(
         actor_sft=_actor_figures(replies["actor_sft"], sampled["actor_sft"]),
         actor_ppo=_actor_figures(replies["actor_ppo"], sampled["actor_ppo"]),
@@ -138,8 +136,6 @@ def _compare(
         over_release=over[0] if over else None,
     )
     verdict = _verdict(spec, settings, judge, figures)
-
-    # 4. Files.
     comparisons = _comparisons(prompts, replies, kl, judged.after_wins)
     _write(spec, settings, judge, Evaluation(figures, verdict), curves, comparisons)
     return Outcome(
@@ -156,6 +152,14 @@ def _compare(
         curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
         warnings=[*warnings, *judged.warnings(), *(over[1].warnings() if over else [])],
     )
+
+
+def _interval(
+    wins: Sequence[float], settings: AssistantSettings
+) -> tuple[float | None, float | None]:
+    """The bounds of 95 % of the win rates that as many prompts would have given."""
+    seed = stage_seed(settings.seed, "evaluation")
+    return bootstrap_interval(wins, settings.evaluation.bootstrap_samples, seed)
 
 
 def _comparisons(

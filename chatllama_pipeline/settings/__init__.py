@@ -24,17 +24,17 @@ from chatllama_pipeline.settings.llm.rubric import Criterion
 from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.section import SCRATCH, Section
 from chatllama_pipeline.settings.training.actor import ActorSettings
-from chatllama_pipeline.settings.training.common import (
-    SECTION_OF,
-    SupervisedSection,
-    TrainedSection,
-)
 from chatllama_pipeline.settings.training.dpo import DpoSettings
 from chatllama_pipeline.settings.training.lora import LoraSettings
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
 from chatllama_pipeline.settings.training.rewards import RewardsSettings
 from chatllama_pipeline.settings.training.tracking import TrackingSettings
+from chatllama_pipeline.settings.training.trained import (
+    SECTION_OF,
+    SupervisedSection,
+    TrainedSection,
+)
 
 __all__ = [
     "PERSONAL_KINDS",

@@ -20,13 +20,13 @@ from chatllama_pipeline.settings.llm.rubric import Criterion
 from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.section import Count, Positive, Section
 from chatllama_pipeline.settings.training.actor import ActorSettings
-from chatllama_pipeline.settings.training.common import SECTION_OF, TrainedSection
 from chatllama_pipeline.settings.training.dpo import DpoSettings
 from chatllama_pipeline.settings.training.methods import GROUPED, MethodName, with_usual_replies
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
 from chatllama_pipeline.settings.training.rewards import JUDGE, RewardsSettings
 from chatllama_pipeline.settings.training.tracking import TrackingSettings
+from chatllama_pipeline.settings.training.trained import SECTION_OF, TrainedSection
 
 ROLES: tuple[RoleName, ...] = ("writer", "judge", "evaluation_judge")
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
-from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from chatllama_pipeline.errors import DataError
@@ -28,39 +25,17 @@ from chatllama_pipeline.models.heads import (
 )
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress, listening
-from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec, user_prompt
-from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
+from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec
+from chatllama_pipeline.settings import ActorSettings, AssistantSettings
 from chatllama_pipeline.settings.training.methods import GROUPED, MethodName
 from chatllama_pipeline.training.ppo import stage as ppo
-from chatllama_pipeline.training.ppo.collect import Task
-from chatllama_pipeline.training.ppo.loop import Training, train
-from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.ppo.stage import read_prompts, run
 from tests.families import tokenizer_kinds
+from tests.training.tiny_ppo import PROMPTS, QUIET, TRAINER
 
 MakeSpec = Callable[..., StageSpec]
-PROMPTS = [
-    "alpha bravo",
-    "charlie",
-    "delta echo foxtrot",
-    "golf hotel",
-    "india",
-    "juliet kilo lima",
-]
-QUIET = Progress("test", lambda line: None)
-TRAINER = {
-    "actor_lr": 1e-3,
-    "critic_lr": 1e-3,
-    "update_timesteps": 4,
-    "max_timesteps": 4,
-    "num_episodes": 6,
-    "batch_size": 2,
-    "epochs": 2,
-    "checkpoint_steps": 8,
-    "update_kl_limit": 10.0,
-}
 SETTINGS = {
     "actor_config": {"model": "scratch", "max_sequence_length": 64, "max_tokens": 8},
     "trainer_config": TRAINER,
@@ -121,56 +96,6 @@ def hashes(folder: str) -> dict[str, str]:
     }
 
 
-def prefers_short(prompts: Any, texts: list[str], replies: list[list[int]]) -> Tensor:
-    return -torch.tensor([float(len(reply)) for reply in replies])
-
-
-def trained(
-    base: Path, reward: Any, decode: Any = None, method: MethodName = "ppo", **changes: Any
-) -> tuple[ActorCritic, Training]:
-    """Some iterations of the loop with a reward of the test's own."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    critic = fresh_critic(base) if METHODS[method].has_critic else None
-    module = ActorCritic(load_actor(base, torch.float32), critic)
-    ids = [tokenizer.encode(text) for text in PROMPTS]
-    task = Task(
-        prompts=[user_prompt(text) for text in PROMPTS],
-        prompt_ids=ids,
-        reward=reward,
-        decode=decode or tokenizer.batch_decode,
-        stop_ids=[tokenizer.eos_token_id, *range(5, 45)],  # so that random replies end
-        pad_id=tokenizer.eos_token_id,
-        max_new_tokens=8,
-    )
-    training = train(
-        module,
-        load_actor(base, torch.float32),
-        task,
-        PpoSettings(**(TRAINER | changes)),
-        method=METHODS[method],
-        accelerator=Accelerator(),
-        seed=0,
-        progress=QUIET,
-    )
-    return module, training
-
-
-def test_a_reply_that_never_came_to_replying_is_unfinished_and_scored_as_nothing(
-    tiny_base_folder: Path,
-) -> None:
-    read: list[str] = []
-
-    def reward(prompts: Any, texts: list[str], replies: Any) -> Tensor:
-        read.extend(texts)
-        return torch.zeros(len(texts))
-
-    _, training = trained(
-        tiny_base_folder, reward, decode=lambda replies: [None] * len(replies), num_episodes=1
-    )
-    assert {value for _, value in training.log.curves["share_finished"]} == {0.0}
-    assert read and set(read) == {""}
-
-
 @pytest.mark.parametrize(
     ("thoughts", "texts"),
     [
@@ -192,65 +117,6 @@ def test_the_reward_is_of_what_follows_the_thoughts_unless_they_are_kept(
     scorer: Any = None
     task = ppo._task(ppo.Prompts([], [], 0, 0), tokenizer, stop_ids(tokenizer), scorer, actor)
     assert task.decode(ids) == texts
-
-
-def fresh_critic(base: Path) -> Any:
-    torch.manual_seed(1)
-    return load_reward(base, torch.float32)
-
-
-def test_the_first_update_starts_at_ratio_one_and_kl_zero(tiny_base_folder: Path) -> None:
-    _, training = trained(
-        tiny_base_folder, prefers_short, num_episodes=1, batch_size=None, epochs=1
-    )
-    first = {name: points[0][1] for name, points in training.log.curves.items()}
-    assert first["ratio_min"] == pytest.approx(1, abs=1e-5)
-    assert first["ratio_max"] == pytest.approx(1, abs=1e-5)
-    assert first["clip_fraction"] == 0
-    assert first["value_clip_fraction"] == 0
-    assert first["kl"] == pytest.approx(0, abs=1e-5)
-    assert first["update_kl"] == pytest.approx(0, abs=1e-6)
-    # A random model's choice among 300 tokens is all but uniform: ln 300 = 5.704.
-    assert first["entropy"] == pytest.approx(5.70, abs=0.05)
-
-
-@pytest.mark.parametrize(("method", "replies"), [("ppo", 1), ("rloo", 4), ("grpo", 4)])
-def test_replies_become_shorter_where_short_replies_are_rewarded(
-    tiny_base_folder: Path, method: MethodName, replies: int
-) -> None:
-    _, training = trained(
-        tiny_base_folder,
-        prefers_short,
-        method=method,
-        num_episodes=24,
-        update_timesteps=32 // replies,
-        max_timesteps=32 // replies,
-        replies_per_prompt=replies,
-        batch_size=16,
-        actor_lr=1e-2,
-        kl_beta=0.0,
-    )
-    lengths = [value for _, value in training.log.curves["reply_tokens"]]
-    assert sum(lengths[:2]) / 2 > 4
-    assert sum(lengths[-2:]) / 2 < 2.5
-
-
-def test_a_policy_that_moved_too_far_ends_the_update(tiny_base_folder: Path) -> None:
-    _, training = trained(tiny_base_folder, prefers_short, num_episodes=1, update_kl_limit=1e-9)
-    # Two epochs of two minibatches; the second sees the first one's step.
-    assert training.log.curves["optimizer_steps"] == [(1.0, 1.0)]
-
-
-def test_non_finite_losses_move_no_weight_and_end_the_training(tiny_base_folder: Path) -> None:
-    def broken(prompts: Any, texts: Any, replies: list[list[int]]) -> Tensor:
-        return torch.full((len(replies),), math.nan)
-
-    module, training = trained(tiny_base_folder, broken)
-    before = load_actor(tiny_base_folder, torch.float32).state_dict()
-    assert all(torch.equal(before[name], w) for name, w in module.actor.state_dict().items())
-    # Four steps an iteration: the fifth, in the second, is the last.
-    assert (training.iterations_done, training.guard.steps, training.guard.skipped) == (2, 5, 5)
-    assert not training.guard.passed
 
 
 def test_a_critic_from_the_reward_model_starts_from_its_scores(
@@ -428,18 +294,3 @@ def test_a_prompt_begins_with_one_bos(prompts_folder: Path, tiny_base_folder: Pa
     ).ids
     assert [ids.count(tokenizer.bos_token_id) for ids in found] == [1] * 6
     assert all(ids[0] == tokenizer.bos_token_id for ids in found)
-
-
-def test_the_reward_sees_the_end_token_that_a_finished_reply_has(tiny_base_folder: Path) -> None:
-    seen: list[list[int]] = []
-
-    def remember(prompts: Any, texts: list[str], replies: list[list[int]]) -> Tensor:
-        seen.extend(replies)
-        return torch.zeros(len(replies))
-
-    eos = AutoTokenizer.from_pretrained(tiny_base_folder).eos_token_id
-    stops = {eos, *range(5, 45)}
-    _, training = trained(tiny_base_folder, remember, num_episodes=2)
-    ended = [reply[-1] in stops for reply in seen]
-    assert ended == [sample["finished"] for sample in training.log.samples]
-    assert any(ended) and all(len(reply) == 8 for reply in seen if reply[-1] not in stops)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from chatllama_pipeline.settings.section import SCRATCH, NonNegative, Paths, Positive
 from chatllama_pipeline.settings.training.base_model import BaseModelSettings
-from chatllama_pipeline.settings.training.common import OwnModelSection
+from chatllama_pipeline.settings.training.trained import OwnModelSection
 
 USUAL_REPLY = 256
 

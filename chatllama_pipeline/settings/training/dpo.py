@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from chatllama_pipeline.settings.section import Positive, PositiveFloat, Rate, Share
-from chatllama_pipeline.settings.training.common import SupervisedSection
+from chatllama_pipeline.settings.training.trained import SupervisedSection
 
 
 class DpoSettings(SupervisedSection):

@@ -15,8 +15,8 @@ from chatllama_pipeline.settings.section import (
     Section,
     Share,
 )
-from chatllama_pipeline.settings.training.common import TrainedSection
 from chatllama_pipeline.settings.training.lora import PEFT_CONFIG_FILE, LoraSettings
+from chatllama_pipeline.settings.training.trained import TrainedSection
 
 
 class PpoSettings(TrainedSection):

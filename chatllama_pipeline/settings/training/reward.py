@@ -8,7 +8,7 @@ from pydantic import Field
 
 from chatllama_pipeline.settings.section import NonNegative, Paths, Positive
 from chatllama_pipeline.settings.training.base_model import BaseModelSettings
-from chatllama_pipeline.settings.training.common import OwnModelSection
+from chatllama_pipeline.settings.training.trained import OwnModelSection
 
 
 class RewardSettings(BaseModelSettings, OwnModelSection):
