@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -196,3 +199,21 @@ def test_requests_of_known_clients_are_answered(served: Served, who: str) -> Non
         assert all(json.loads(event)["object"] == "chat.completion.chunk" for event in events[:-1])
     else:
         assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+def test_transformers_chat_talks_to_it(served: Served) -> None:
+    program = Path(sys.executable).with_name("transformers")
+    ended = subprocess.run(
+        [program, "chat", NAME, served.url, "do_sample=False", "max_new_tokens=9"],
+        input="alpha bravo\nn\n!exit\n",
+        env=os.environ | {"TERM": "dumb", "COLUMNS": "400", "HF_HUB_OFFLINE": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    _, _, body = served.chat("alpha bravo", temperature=0, max_tokens=9)
+    said = body["choices"][0]["message"]["content"]
+    # What is shown passes through Markdown.
+    letters = [re.sub("[^a-z]", "", text) for text in (said, ended.stdout)]
+    assert letters[0] and letters[0] in letters[1], ended.stdout + ended.stderr

@@ -59,6 +59,12 @@ class Service:
         name = request.path_params["name"]
         return JSONResponse(_model(name, self._versions.since(name)))
 
+    async def load_model(self, request: Request) -> Response:
+        name = str((await read_json(request, self._limits.body_bytes)).get("model"))
+        self._versions.since(name)
+        ready = {"status": "ready", "model": name, "cached": True}
+        return Response(event(ready), media_type="text/event-stream")
+
     async def health(self, request: Request) -> Response:
         shares = self._versions.shares
         versions = [
@@ -189,6 +195,7 @@ def application(
         Route("/v1/models", service.models),
         Route("/v1/models/{name}", service.model),
         *FeedbackService(feedback, limits.body_bytes).routes(),
+        Route("/load_model", service.load_model, methods=["POST"]),
         Route("/health", service.health),
         Route("/metrics", service.metrics),
     ]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from chatllama_pipeline.records import Message, Prompt
 from chatllama_pipeline.serving.api.access.refusals import Refusal, unsupported
+from chatllama_pipeline.serving.api.transformers_chat import unpacked
 
 MOST_STOPS = 4
 # Keys that ask for something that isn't to be had, with the values that ask for nothing.
@@ -116,7 +117,7 @@ def asked_text(body: dict[str, Any]) -> AskedText:
 
 def _validated(kind: type[_Asked], body: dict[str, Any]) -> _Asked:
     try:
-        return kind.model_validate(_supported(body))
+        return kind.model_validate(_supported(unpacked(body)))
     except ValidationError as error:
         raise _explained(error.errors()[0], kind) from None
 
