@@ -19,6 +19,7 @@ from chatllama_pipeline.lineage.recipes import version_in_use
 from chatllama_pipeline.lineage.status import asked_version, asset_statuses
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
 from chatllama_pipeline.store.versions import Store
+from resources.refusals import refusing
 from resources.store import StoreResource
 
 # What Dagster's staleness goes by; it exports no names for these tags.
@@ -50,6 +51,7 @@ with warnings.catch_warnings():
             )
         ],
     )
+    @refusing
     def assistant(
         context: dg.AssetExecutionContext, store: StoreResource
     ) -> Iterator[dg.ObserveResult]:

@@ -99,6 +99,7 @@ def speech_of(speaker: Speaker, asked: AskedChat | AskedText) -> Speech:
 
 async def answers(speaker: Speaker, job: Job, speech: Speech) -> AsyncGenerator[Answer]:
     """The reply each time there is more of it, last of all the whole; close it to cancel it."""
+    read = 0
     async with contextlib.aclosing(written(speaker.engine, job)) as steps:
         async for told in steps:
             if told.error:
@@ -107,9 +108,21 @@ async def answers(speaker: Speaker, job: Job, speech: Speech) -> AsyncGenerator[
             reason = "stop" if said.ended else ""
             if told.finished and not said.ended:
                 reason = "stop" if told.ids[-1:] and told.ids[-1] in job.stops else "length"
-            yield Answer(said.text, len(told.ids), reason)
+            tokens = _until_stop(speech, told.ids, read) if said.ended else len(told.ids)
+            yield Answer(said.text, tokens, reason)
             if reason:
                 return
+            read = len(told.ids)
+
+
+def _until_stop(speech: Speech, ids: Sequence[int], read: int) -> int:
+    """How many of `ids` the reply took to its stop text, which the first `read` don't hold.
+
+    The engine may be some tokens ahead.
+    """
+    counts = range(read + 1, len(ids))
+    ended = (count for count in counts if speech.said(ids[:count], finished=False).ended)
+    return next(ended, len(ids))
 
 
 async def _read(speaker: Speaker, asked: AskedChat | AskedText) -> Sequence[int]:
