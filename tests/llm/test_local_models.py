@@ -58,7 +58,9 @@ def ask(text: str, **changed: Any) -> LlmRequest:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """What runs beneath this process, without what ended and nobody asked after."""
+    found = psutil.Process().children(recursive=True)
+    return [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_decoder_answers_all_in_batches_by_one_process_that_ends_with_the_client(
