@@ -178,13 +178,16 @@ def _paid_as_ever(settings: AssistantSettings) -> Collection[str]:
     return _REWARDS if settings.rewards.default_alone else ()
 
 
-def _synthetic(name: str, rows: str) -> Asset:
+_OF_CONVERSATIONS = keys("llm", "conversations_by turns")
+
+
+def _synthetic(name: str, rows: str, *also_reads: str) -> Asset:
     return Asset(
         name,
         code_version="2",
         upstream=("personal_data",),
         settings=("seed", *_WRITER, *_SPLIT, *keys("llm", rows + " rows_per_call")),
-        also_reads=("rubric",),  # a writer that is set to judge by it is refused
+        also_reads=("rubric", *also_reads),  # a writer that is set to judge by it is refused
     )
 
 
@@ -215,8 +218,9 @@ _DECLARED = [
         inputs=(_LENGTHS,),
     ),
     _synthetic("synthetic_conversations", "synthetic_conversations conversations_by turns"),
-    _synthetic("synthetic_prompts", "synthetic_prompts"),
-    _synthetic("synthetic_completions", "synthetic_completions"),
+    # Planned by the function that plans conversations.
+    _synthetic("synthetic_prompts", "synthetic_prompts", *_OF_CONVERSATIONS),
+    _synthetic("synthetic_completions", "synthetic_completions", *_OF_CONVERSATIONS),
     Asset(
         "actor_training_data",
         code_version="5",

@@ -107,8 +107,11 @@ def test_dagster_s_history_is_at_home_where_nothing_else_is_said(
     assert dagster_environment()["DAGSTER_HOME"] == "/elsewhere"
 
 
+# What started the tests may have had signals ignored: `nohup`, a script's `&`.
 RUNS_A_CHILD = """
-import sys
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
 from chatllama_pipeline.cli.dagster_runs import run_dagster
 sys.exit(run_dagster([sys.executable, "-c", sys.argv[1]]))
 """
