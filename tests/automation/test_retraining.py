@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import time_machine
 from chatllama_pipeline.automation.retraining import retrain
 from chatllama_pipeline.settings import RetrainSettings
 from tests.automation.ticks import Ticks, going, write
+from tests.opened import opened_files
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 
@@ -164,18 +164,21 @@ def test_dagster_takes_every_cron_line_that_config_yaml_may_have(cron: str, time
     assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, timezone)
 
 
-def test_a_tick_with_fifty_assistants_takes_less_than_two_seconds(
+def test_ticks_read_the_config_of_each_of_fifty_assistants_once_and_nothing_else(
     root: Path, instance: dg.DagsterInstance
 ) -> None:
     for number in range(49):
         write(root, f"mine_{number}", "retrain: {cron: 0 3 * * *}")
-        # Ten gigabytes, none of which is read.
+        # Ten gigabytes in all.
         with (root / f"mine_{number}" / "rows.csv").open("wb") as rows:
             rows.truncate(2 * 10**8)
     write(root, "quickstart", "retrain: {cron: 0 3 * * *}")
     clock = Clock(instance)
-    clock.at(MONDAY)
-    started = time.process_time()
-    keys, _ = clock.at(MONDAY + timedelta(hours=4))
+    with opened_files() as opened:
+        clock.at(MONDAY)
+    read = sorted(path for path in opened if path.is_relative_to(root))
+    assert read == sorted(root.glob("*/config.yaml")) and len(read) == 50
+    with opened_files() as opened:
+        keys, _ = clock.at(MONDAY + timedelta(hours=4))
     assert len(keys) == 50
-    assert time.process_time() - started < 2
+    assert [path for path in opened if path.is_relative_to(root)] == []

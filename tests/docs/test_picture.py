@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import PAGES, REPOSITORY
+from tests.waiting import PATIENCE
 
 SCRIPT = REPOSITORY / "docs" / "picture.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -37,7 +38,7 @@ def test_the_readme_shows_a_small_picture_of_the_report() -> None:
 def test_the_script_takes_a_picture_of_a_page(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<h1>released</h1>")
     command = [sys.executable, SCRIPT, tmp_path / "report.html", tmp_path / "report.png"]
-    subprocess.run(command, check=True, timeout=100)
+    subprocess.run(command, check=True, timeout=PATIENCE)
     assert size(tmp_path / "report.png") == (1100, 1080)
 
 
@@ -45,7 +46,7 @@ def test_without_a_browser_the_script_says_what_to_install(tmp_path: Path) -> No
     (tmp_path / "report.html").write_text("<h1>released</h1>")
     ended = subprocess.run(
         [sys.executable, SCRIPT, tmp_path / "report.html", tmp_path / "report.png"],
-        env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert ended.returncode == 1
     assert "apt-get install chromium" in ended.stderr

@@ -12,6 +12,7 @@ import pytest
 from chatllama_pipeline.settings.folder import assistant_names, load_assistant
 from tests.families.kit import ACTORS
 from tests.pipeline.place import Place
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
@@ -58,13 +59,13 @@ def test_the_copied_folder_runs_to_its_evaluation_with_tiny_models_of_its_kind(
     command = place.command("getting_started", overrides=overrides)
     environment = {**place.environment(), "CHATLLAMA_HH_RLHF": str(source)}
     ended = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=290
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "evaluation" in place.versions("getting_started")
     held = subprocess.run(
         [sys.executable, "-m", "chatllama_pipeline", "status", "getting_started"],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60,
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert "HELD BACK" in held.stdout  # nobody judges: a person's word is asked for
 

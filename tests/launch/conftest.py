@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from tests.waiting import PATIENCE, wait_until
+
 RANKS = {"one_child": 1, "two_ranks": 2}
-START_SECONDS = 90.0
-END_SECONDS = 30.0
 
 
 @pytest.fixture(scope="session")
@@ -32,15 +31,6 @@ CLEAN_SIGNALS = (
     "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_DFL)\n"
     "os.execv(sys.argv[1], sys.argv[1:])\n"
 )
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def living(text: str) -> list[psutil.Process]:
@@ -66,11 +56,10 @@ def all_at_work(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of a program: exit code, the processes seen at work, and those left of it."""
+    """What became of a program of which nothing is left: exit code, and what was seen at work."""
 
     returncode: int
     at_work: list[str]
-    left: list[str]
 
 
 @pytest.fixture(scope="session")
@@ -90,13 +79,13 @@ def end_at_work() -> Callable[..., Trial]:
                 start_new_session=True,
             )
         try:
-            ready = wait_until(lambda: all_at_work(folder), START_SECONDS)
-            assert ready, (folder.parent / "output.txt").read_text()
+            told = folder.parent / "output.txt"
+            wait_until(lambda: all_at_work(folder), told.read_text)
             at_work = [" ".join(process.cmdline()) for process in living(text)]
             program.send_signal(number)
-            returncode = program.wait(timeout=END_SECONDS)
-            wait_until(lambda: not living(text), 5.0)
-            return Trial(returncode, at_work, [str(process) for process in living(text)])
+            returncode = program.wait(timeout=PATIENCE)
+            wait_until(lambda: not living(text), lambda: f"for the end of {living(text)}")
+            return Trial(returncode, at_work)
         finally:
             kill_all(text)
             program.wait()
@@ -107,6 +96,4 @@ def end_at_work() -> Callable[..., Trial]:
 @pytest.fixture(scope="session")
 def watch() -> SimpleNamespace:
     """The functions above for tests that start their programs themselves."""
-    return SimpleNamespace(
-        wait_until=wait_until, living=living, kill_all=kill_all, all_at_work=all_at_work
-    )
+    return SimpleNamespace(living=living, kill_all=kill_all, all_at_work=all_at_work)

@@ -28,9 +28,10 @@ def test_a_child_that_ends_well_leaves_its_output_and_its_seconds(tmp_path: Path
     log = tmp_path / "runs" / "child.log"
     code = "import sys, time; time.sleep(0.5); print('out'); print('err', file=sys.stderr)"
 
+    begun = time.monotonic()
     run = run_python(code, log)
 
-    assert 0.5 <= run.seconds < 3.0
+    assert 0.5 <= run.seconds <= time.monotonic() - begun
     assert run.leftovers == 0
     assert log.read_text() == "out\nerr\n"
 
@@ -127,9 +128,10 @@ def test_what_a_child_left_behind_is_ended_with_it(tmp_path: Path, watch: Any) -
     assert watch.living(str(tmp_path)) == []
 
 
-def test_what_poll_raises_ends_a_polite_child_at_once(tmp_path: Path, watch: Any) -> None:
+def test_what_poll_raises_ends_a_polite_child_by_the_first_signal(
+    tmp_path: Path, watch: Any
+) -> None:
     log = tmp_path / "child.log"
-    begun = time.monotonic()
 
     def look() -> None:
         if log.read_text() == "at work\n":
@@ -141,7 +143,7 @@ def test_what_poll_raises_ends_a_polite_child_at_once(tmp_path: Path, watch: Any
         )
 
     assert watch.living(str(tmp_path)) == []
-    assert time.monotonic() - begun < launch.INT_GRACE_SECONDS
+    assert "KeyboardInterrupt" in log.read_text()
 
 
 def test_impatient_interrupts_end_a_deaf_grandchild_while_the_parent_lives_on(

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE, wait_until
+
 LAUNCH = """mutation($asset: String!) { launchRun(executionParams: {
   selector: {repositoryLocationName: "location.py", repositoryName: "__repository__",
              jobName: "__ASSET_JOB", assetSelection: [{path: [$asset]}]}, runConfigData: {}
@@ -45,7 +47,7 @@ class Ui:
         request = urllib.request.Request(
             f"{self.url}/graphql", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             content = json.load(answer)
         assert "errors" not in content, content
         (data,) = content["data"].values()
@@ -79,7 +81,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory, programs: Path, watch: Any) -> 
         )
     ui = Ui(f"http://127.0.0.1:{port}", folder)
     try:
-        assert watch.wait_until(ui.answers, 90), (folder / "output.txt").read_text()
+        wait_until(ui.answers, (folder / "output.txt").read_text)
         yield ui
     finally:
         watch.kill_all(str(folder))
@@ -95,9 +97,9 @@ def test_nothing_is_left_of_runs_terminated_in_the_ui(ui: Ui, watch: Any) -> Non
     for asset, run in runs.items():
         # In the arguments of the child alone; the server and the run carry only the parent.
         folder = ui.folder / asset
-        assert watch.wait_until(lambda folder=folder: watch.all_at_work(folder), 90)
+        wait_until(lambda folder=folder: watch.all_at_work(folder))  # type: ignore[misc]
         assert len(watch.living(str(folder))) == {"one_child": 1, "two_ranks": 3}[asset]
         assert ui.ask(TERMINATE, run=run)["__typename"] == "TerminateRunSuccess"
     for asset, run in runs.items():
-        assert watch.wait_until(lambda run=run: ui.status(run) == "CANCELED", 40), ui.status(run)
+        wait_until(lambda run=run: ui.status(run) == "CANCELED")  # type: ignore[misc]
         assert watch.living(str(ui.folder / asset)) == []

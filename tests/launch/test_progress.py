@@ -11,6 +11,7 @@ import pytest
 
 from chatllama_pipeline.progress import Progress, counted, listening, phase, watching
 from chatllama_pipeline.store.manifests import hash_file
+from tests.waiting import wait_until
 
 
 class Clock:
@@ -98,9 +99,8 @@ def test_work_that_cannot_count_itself_is_looked_at() -> None:
         listening(Progress("release", said.append, every_seconds=0.01, first_seconds=0.01)),
         watching("saves", 200, lambda: next(done), "MB"),
     ):
-        time.sleep(0.1)
+        wait_until(lambda: len(said) > 2)
     assert said[0].startswith("release: saves: 1 of 200 MB, ")
-    assert len(said) > 2
 
 
 def test_the_hash_of_a_large_file_is_told_by_its_megabytes(

@@ -15,6 +15,7 @@ from chatllama_pipeline.launch.child import child_environment
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.layout import ADAPTER_CONFIG
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
 MakeSpec = Callable[..., StageSpec]
@@ -57,7 +58,7 @@ def run_python(program: str, spec: StageSpec) -> str:
         env=child_environment(1),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.splitlines()[-1]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply, LlmReque
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import Price
 from tests.llm.openai_server import FAULTS, OpenAiServer
+from tests.waiting import PATIENCE, wait_until
 
 MakeClient = Callable[..., LlmClient]
 REPOSITORY = Path(__file__).parents[2]
@@ -179,8 +179,7 @@ def run_asker(server: OpenAiServer, folder: Path, rows: int) -> subprocess.Popen
 def killed_in_the_middle(server: OpenAiServer, folder: Path, rows: int) -> None:
     """After SIGKILL and a second run no answered row was asked twice."""
     with run_asker(server, folder, rows) as first:
-        while len(server.seen) < rows // 2:
-            time.sleep(0.01)
+        wait_until(lambda: len(server.seen) >= rows // 2)
         first.send_signal(signal.SIGKILL)
     cache = AnswerCache(cache_file(Path(os.environ["CHATLLAMA_STORE"])))
     (kept,) = cache.by_model()
@@ -190,7 +189,7 @@ def killed_in_the_middle(server: OpenAiServer, folder: Path, rows: int) -> None:
     # Of those asked only the 8 under way can have no kept answer.
     assert asked - kept.answers <= 8
     with run_asker(server, folder, rows) as second:
-        told, _ = second.communicate(timeout=120)
+        told, _ = second.communicate(timeout=PATIENCE)
     assert told.split() == [str(rows - kept.answers), str(kept.answers)]
     assert len(server.seen) == asked + rows - kept.answers
     counted: dict[str, int] = {}
@@ -220,7 +219,7 @@ def test_several_processes_share_a_cache(openai_server: OpenAiServer, tmp_path: 
     running = [run_asker(openai_server, tmp_path / f"run{n}", 100) for n in range(2)]
     for process in running:
         with process:
-            process.communicate(timeout=120)
+            process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
     cache = AnswerCache(cache_file(Path(os.environ["CHATLLAMA_STORE"])))
     assert [kept.answers for kept in cache.by_model()] == [100]

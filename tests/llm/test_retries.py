@@ -23,7 +23,8 @@ def test_each_passing_fault_is_asked_again(
     make_client: MakeClient, openai_server: OpenAiServer, fault: str
 ) -> None:
     openai_server.behaviour.script.extend([fault, "ok"])
-    client = make_client(timeout=0.3)
+    # Of calls that are answered, too.
+    client = make_client(timeout=2)
     (answer,) = client.answer([ask("a")])
     assert isinstance(answer, LlmReply)
     assert [seen.outcome for seen in openai_server.seen] == [fault, "ok"]
@@ -135,7 +136,7 @@ def test_with_faults_in_a_fifth_of_all_calls_every_row_is_answered_or_has_its_re
     # and are asked again by the next run.
     with contextlib.suppress(ProviderError):
         client.answer(asks(200))
-    assert texts(make_client(timeout=5).answer(asks(200))) == [f"row {n}" for n in range(200)]
+    assert texts(make_client(timeout=60).answer(asks(200))) == [f"row {n}" for n in range(200)]
     assert client.ledger().failed <= 5
     met = [seen.outcome for seen in openai_server.seen]
     assert set(met) == {*FAULTS, "ok"}
@@ -146,21 +147,20 @@ def test_with_faults_in_a_fifth_of_all_calls_every_row_is_answered_or_has_its_re
 def test_requests_per_minute_space_the_calls(
     make_client: MakeClient, openai_server: OpenAiServer
 ) -> None:
+    begun = time.monotonic()
     make_client(requests_per_minute=300).answer(asks(6))
-    first, *_, last = sorted(seen.at for seen in openai_server.seen)
-    # 300 a minute are one every 0.2 s, and 5 gaps are 1 s; a busy server sees the first one late.
-    assert last - first >= 0.7
+    # 300 a minute are one every 0.2 s, and 5 gaps are 1 s.
+    assert max(seen.at for seen in openai_server.seen) - begun >= 0.99
 
 
 def test_calls_that_wait_for_their_turn_do_not_hold_up_an_end(
     make_client: MakeClient, openai_server: OpenAiServer
 ) -> None:
     openai_server.behaviour.quota_left = False
-    started = time.monotonic()
     with pytest.raises(ProviderError, match="quota"):
         # The second of 8 calls would be sent after a minute.
         make_client(requests_per_minute=1, concurrency=8).answer(asks(8))
-    assert time.monotonic() - started < 20
+    assert len(openai_server.seen) == 1
 
 
 def test_tokens_per_minute_space_the_calls(
@@ -168,6 +168,6 @@ def test_tokens_per_minute_space_the_calls(
 ) -> None:
     # "row 0" is expected to take 2 + 4 + 40 = 46 tokens and takes 4; the next may follow after
     # what was taken for sure: nothing is given back before the answer is there.
+    begun = time.monotonic()
     make_client(tokens_per_minute=46 * 600, concurrency=8).answer(asks(6))
-    first, *_, last = sorted(seen.at for seen in openai_server.seen)
-    assert last - first >= 0.2
+    assert max(seen.at for seen in openai_server.seen) - begun >= 0.2

@@ -1,10 +1,11 @@
 """A model's thought is told apart from its reply, however the family marks it."""
 
-import time
+from collections.abc import Callable
 
 import pytest
 
 from chatllama_pipeline.models.chat.thoughts import split_thought, spoken, without_turn_marks
+from tests.growth import grows_in_proportion
 
 
 @pytest.mark.parametrize(
@@ -162,12 +163,18 @@ def test_a_text_from_a_server_loses_marks_and_thought():
     assert spoken(f"{CHANNELS}<|channel|>final<|message|>Four.<|return|>").reply == "Four."
 
 
-def test_a_long_text_is_read_in_a_moment():
-    hostile = (
-        *("<think></think>\n" * 5000, "\n<think>" * 5000 + "</think>" * 5000, "<think>" * 20000),
-        *("<|im_end|>" * 20000, "<|channel|>" * 20000, "a\n\n" * 20000 + "!", " \n" * 50000),
-    )
-    started = time.monotonic()
-    for text in (*hostile, *(f"assistant\n{text}" for text in hostile)):
-        spoken(text)
-    assert time.monotonic() - started < 10
+HOSTILE: dict[str, Callable[[int], str]] = {
+    "empty thoughts": lambda size: "<think></think>\n" * size,
+    "thoughts in thoughts": lambda size: "\n<think>" * size + "</think>" * size,
+    "open thoughts": lambda size: "<think>" * size,
+    "ends of turns": lambda size: "<|im_end|>" * size,
+    "channels": lambda size: "<|channel|>" * size,
+    "paragraphs": lambda size: "a\n\n" * size + "!",
+    "blank lines": lambda size: " \n" * size,
+}
+
+
+@pytest.mark.parametrize("before", ["", "assistant\n"], ids=["bare", "with a role"])
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_long_text_takes_time_in_proportion_to_its_length(text, before):
+    assert grows_in_proportion(spoken, lambda size: before + text(size), 20_000)

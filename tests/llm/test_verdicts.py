@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from chatllama_pipeline.llm.judge.verdicts.choices import NO_CHOICE, read_choice
 from chatllama_pipeline.llm.judge.verdicts.scores import CUT_OFF, REFUSED, read_score
+from tests.growth import grows_in_proportion
 
 # language, asked (score or choice), said, finish (stop or length), and the right reading: a number,
 # A, B, tie, or why there is none (refused, cut off, nothing).
@@ -65,20 +65,24 @@ def test_refusals_and_what_was_cut_off_are_told_as_such() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("part", "end", "times"),
     [
-        "the my final " * 1000,
-        "I give it the " * 1000,
-        '{"a":' * 20_000,
-        "“" * 5000,
-        "\n" * 50_000 + "so",
-        "I can't " * 1000,
-        "1 or " * 3000,
+        ("the my final ", "", 1000),
+        ("I give it the ", "", 1000),
+        ('{"a":', "", 20_000),
+        ("“", "", 5000),
+        ("\n", "so", 50_000),
+        ("I can't ", "", 1000),
+        ("1 or ", "", 3000),
     ],
-    ids=lambda text: text[:5],
 )
-def test_a_long_and_odd_reply_costs_no_time(text: str) -> None:
-    started = time.process_time()
-    assert read_score(text).reason != ""
-    assert read_choice(text) in {(None, NO_CHOICE), (None, REFUSED)}
-    assert time.process_time() - started < 2
+def test_a_long_and_odd_reply_takes_time_in_proportion_to_its_length(
+    part: str, end: str, times: int
+) -> None:
+    def text(size: int) -> str:
+        return part * size + end
+
+    assert read_score(text(times)).reason != ""
+    assert read_choice(text(times)) in {(None, NO_CHOICE), (None, REFUSED)}
+    assert grows_in_proportion(read_score, text, times)
+    assert grows_in_proportion(read_choice, text, times)

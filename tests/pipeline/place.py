@@ -12,6 +12,7 @@ from typing import Any
 
 from chatllama_pipeline.store.versions import Store
 from chatllama_pipeline.store.views import RunStore, newest_run
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
 GUARD = Path(__file__).parent / "guard"
@@ -82,7 +83,7 @@ class Place:
         ]
 
     def materialize(
-        self, name: str, select: str = "*", timeout: float = 280, **run_options: Any
+        self, name: str, select: str = "*", timeout: float = PATIENCE, **run_options: Any
     ) -> subprocess.CompletedProcess[str]:
         """The real command; `stderr` holds what a person reads."""
         return subprocess.run(

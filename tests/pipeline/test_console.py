@@ -9,6 +9,7 @@ import pytest
 
 from resources.console import console_logger
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
+from tests.waiting import PATIENCE
 
 
 @dg.resource
@@ -87,7 +88,7 @@ def test_a_failure_is_shown_though_dagster_s_copy_of_stderr_comes_too_late(place
         env={**place.environment(), "PATH": f"{too_late.parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
     assert run.returncode != 0
     assert run.stderr.count("actor_ppo needs actor_sft, which was never made for mine") == 1

@@ -14,6 +14,7 @@ from assets.specs import ASSISTANT, CHECK_NAMES, CHECK_TEXTS, OWNERS
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.lineage.assets import ASSETS
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ["torch", "transformers", "datasets", "deepspeed", "accelerate", "peft"]
@@ -27,7 +28,7 @@ def in_a_new_process(program: str, **variables: str | Path) -> subprocess.Comple
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -102,20 +103,25 @@ def test_the_jobs_are_the_originals_types() -> None:
     assert "reward_model" not in selected["actor"]
 
 
-def test_two_hundred_assistants_and_a_broken_one_load_in_five_seconds(tmp_path: Path) -> None:
+def test_two_hundred_assistants_and_a_broken_one_load_without_a_look_at_any(tmp_path: Path) -> None:
     config = (REPOSITORY / "assistants" / "quickstart" / "config.yaml").read_text()
     for number in range(200):
         (tmp_path / f"mine_{number}").mkdir()
         (tmp_path / f"mine_{number}" / "config.yaml").write_text(config)
     (tmp_path / "mine_7" / "config.yaml").write_text("seed: [")
-    program = (
-        "import time;"
-        "from chatllama_pipeline.definitions import definitions as d;"
-        "d.get_repository_def().load_all_definitions();"
-        "print(time.process_time())"
-    )
+    program = """
+import json, sys
+from tests.opened import opened_files
+with opened_files() as opened:
+    from chatllama_pipeline.definitions import definitions
+    definitions.get_repository_def().load_all_definitions()
+print(json.dumps([str(path) for path in opened]))
+"""
     loaded = in_a_new_process(program, CHATLLAMA_ASSISTANTS=tmp_path)
-    assert float(loaded.stdout) < 5, loaded.stderr
+    assert loaded.returncode == 0, loaded.stderr
+    opened = [Path(path) for path in json.loads(loaded.stdout)]
+    assert REPOSITORY / "chatllama_pipeline" / "definitions.py" in opened
+    assert [path for path in opened if path.is_relative_to(tmp_path)] == []
 
 
 def test_a_service_started_elsewhere_finds_the_assistants_and_the_store_of_the_checkout(

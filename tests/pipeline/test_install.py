@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 REPOSITORY = Path(__file__).parents[2]
 
 # A project whose build needs nothing from a registry, and which needs two packages to run.
@@ -101,7 +103,7 @@ def test_without_uv_and_after_a_registry_that_fails_half_way_the_next_call_goes_
             env={**ours, **pip, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE,
         )
 
     dead = install("http://127.0.0.1:9/simple")

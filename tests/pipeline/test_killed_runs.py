@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
@@ -13,6 +12,7 @@ import pytest
 import yaml
 
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
+from tests.waiting import PATIENCE, wait_until
 
 STEPS = 240
 
@@ -38,13 +38,6 @@ def processes_of(place: Place) -> list[str]:
     return found
 
 
-def wait_for(condition: object, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
-
-
 def default_signals() -> None:
     # Tests may run in the background, where a shell makes its children ignore interrupts.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -64,12 +57,12 @@ def test_a_killed_run_leaves_no_process_and_the_next_continues(
         preexec_fn=default_signals,
     )
     runs = copied.root / "storage" / "_runs" / "actor_sft"
-    wait_for(lambda: any(runs.rglob("state/*.json")), 60, "a saved state")
+    wait_until(lambda: any(runs.rglob("state/*.json")), lambda: "for a saved state")
     assert processes_of(copied)
     run.send_signal(number)
-    run.wait(timeout=60)
+    run.wait(timeout=PATIENCE)
 
-    wait_for(lambda: not processes_of(copied), 15, "the children to be gone")
+    wait_until(lambda: not processes_of(copied), lambda: "for the children to be gone")
     assert run.returncode != 0
     assert copied.store.current("actor_sft", "tiny") == before
 

@@ -12,6 +12,7 @@ import pytest
 
 from chatllama_pipeline.cli.dagster_runs import dagster_environment
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
+from tests.waiting import PATIENCE
 
 # As the console script runs it.
 SCRIPT = "import sys; sys.argv[0] = 'chatllama'; from chatllama_pipeline.cli.main import main; "
@@ -24,7 +25,7 @@ def chatllama(place: Place, *arguments: str, **variables: str) -> subprocess.Com
         env={**place.environment(), **variables},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=PATIENCE,
     )
 
 
@@ -37,7 +38,7 @@ def test_help_imports_no_more_than_click(place: Place) -> None:
         env=place.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert "make" in asked.stdout
     assert asked.stdout.endswith("set()\n"), asked.stdout
@@ -143,5 +144,5 @@ def test_a_signal_to_the_whole_group_reaches_the_run_once_and_its_code_comes_bac
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, number)
-    assert process.communicate(timeout=60)[0] == f"{number.value}\n"
+    assert process.communicate(timeout=PATIENCE)[0] == f"{number.value}\n"
     assert process.returncode == 9

@@ -15,6 +15,7 @@ from resources.console import console_logger
 from resources.refusals import refusing
 from resources.store import StoreResource
 from tests.pipeline.place import REPOSITORY, Place
+from tests.waiting import PATIENCE
 
 
 @dg.asset
@@ -60,7 +61,7 @@ def materialize(
         env={**place.environment(), **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

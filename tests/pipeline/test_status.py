@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
+from tests.waiting import PATIENCE
 
 
 def command(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -19,7 +20,7 @@ def command(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=place.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

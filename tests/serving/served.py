@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.manifests import Recipe, Version
 from chatllama_pipeline.store.versions import Store, Workbench
+from tests.waiting import PATIENCE
 
 NAME = "tiny"
 LIMITS = Limits()
@@ -78,7 +78,7 @@ class Served:
         method: str | None = None,
     ) -> tuple[int, dict[str, str], Any]:
         """Status, headers and body (JSON as data) of a request by plain HTTP."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
             known = JSON if sent is not None else {}
@@ -126,7 +126,7 @@ def serving(
         yield served
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE)
         versions.close()
         place.listening.close()
         assert not thread.is_alive()
@@ -141,11 +141,3 @@ def greedy(folder: Path, ids: list[int], count: int, stops: list[int]) -> list[i
     )
     output = model.generate(told, attention_mask=torch.ones_like(told), generation_config=plain)
     return [int(number) for number in output[0, len(ids) :]]
-
-
-def wait_for(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Look until it holds; fails where it never does."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

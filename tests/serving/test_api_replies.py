@@ -19,7 +19,8 @@ from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.serving.engine.paged import PagedEngine
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
-from tests.serving.served import NAME, Served, greedy, wait_for
+from tests.serving.served import NAME, Served, greedy
+from tests.waiting import PATIENCE, wait_until
 
 Released = tuple[Store, Version, Version]
 
@@ -151,8 +152,8 @@ def test_whoever_leaves_a_stream_ends_its_work(served: Served) -> None:
             if streamed:
                 assert leaving.recv(100).startswith(b"HTTP/1.1 200")
             else:
-                wait_for(lambda: counted("in_flight") == 1)
-        wait_for(lambda left=left: counted("cancelled_total") == left)  # type: ignore[misc]
+                wait_until(lambda: counted("in_flight") == 1)
+        wait_until(lambda left=left: counted("cancelled_total") == left)  # type: ignore[misc]
         assert counted("in_flight") == 0
     engine = served.versions.speakers[0].engine
     assert isinstance(engine, PagedEngine)
@@ -209,7 +210,7 @@ def test_transformers_chat_talks_to_it(served: Served) -> None:
         env=os.environ | {"TERM": "dumb", "COLUMNS": "400", "HF_HUB_OFFLINE": "0"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     _, _, body = served.chat("alpha bravo", temperature=0, max_tokens=9)

@@ -21,7 +21,8 @@ from chatllama_pipeline.serving.engine.paged import PagedEngine
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
-from tests.serving.served import NAME, serving, wait_for
+from tests.serving.served import NAME, serving
+from tests.waiting import PATIENCE, wait_until
 
 Released = tuple[Store, Version, Version]
 
@@ -50,13 +51,13 @@ def test_a_new_release_takes_over_under_load_without_a_dropped_request(released:
 
         asking = [pool.submit(ask_on, number) for number in range(6)]
         try:
-            wait_for(lambda: told[first.id] > 5)
+            wait_until(lambda: told[first.id] > 5)
             served.wanted[:] = [Wanted(second, 1.0)]
-            wait_for(lambda: told[second.id] > 20, seconds=30)
+            wait_until(lambda: told[second.id] > 20)
             served.wanted[:] = [Wanted(first, 1.0)]  # taken back
-            wait_for(lambda: len(served.said) == 2, seconds=30)
+            wait_until(lambda: len(served.said) == 2)
             before = told[first.id]
-            wait_for(lambda: told[first.id] > before + 5)
+            wait_until(lambda: told[first.id] > before + 5)
         finally:
             over.set()
         for one in asking:
@@ -88,7 +89,7 @@ def test_a_version_that_is_replaced_stays_until_its_last_reply(released: Release
         following.cancel()
 
     try:
-        asyncio.run(asyncio.wait_for(replace_amid_a_reply(), 30))
+        asyncio.run(asyncio.wait_for(replace_amid_a_reply(), PATIENCE))
     finally:
         versions.close()
 
@@ -126,7 +127,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_others_speaking(
     (broken / "model.safetensors").write_bytes(b"no weights")
     with serving([Wanted(first, 1.0)]) as served:
         served.wanted[:] = [Wanted(replace(second, path=broken), 1.0)]
-        wait_for(lambda: bool(served.said))
+        wait_until(lambda: bool(served.said))
         assert f"version {second.id} can't speak, the others go on: " in served.said[0]
         assert served.chat("alpha")[1]["x-chatllama-version"] == first.id
         served.wanted[:] = [Wanted(first, 1.0)]
@@ -147,6 +148,6 @@ def test_an_assistant_that_is_broken_meanwhile_is_told_once_and_served_on(
 
     with serving([], look=look) as served:
         broken.set()
-        wait_for(lambda: looked[True] > 3)
+        wait_until(lambda: looked[True] > 3)
         assert served.said == ["config.yaml is empty"]
         assert served.chat("alpha")[0] == 200

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from chatllama_pipeline.serving.engine.sampling import Chances, choose
 from chatllama_pipeline.serving.engine.waves import WavesEngine
 from chatllama_pipeline.training.ppo.rollout import pad_left
 from tests.serving.served import lively
+from tests.waiting import PATIENCE
 
 SMALL: dict[str, Any] = {"vocab_size": 60, "initializer_range": 0.5}
 
@@ -85,7 +87,7 @@ def together(engine: Engine, jobs: Sequence[Job], apart: float = 0.0) -> list[Wr
             *(last(engine, one, place * apart) for place, one in enumerate(jobs))
         )
 
-    return asyncio.run(asyncio.wait_for(ask(), 60))
+    return asyncio.run(asyncio.wait_for(ask(), PATIENCE))
 
 
 @torch.inference_mode()
@@ -176,7 +178,10 @@ def test_an_error_ends_the_replies_it_struck_and_the_next_are_written(
 
 
 def test_a_closed_engine_takes_no_job_and_ends_those_it_has() -> None:
-    engine = WavesEngine(made(gpt2), 0, 1, 64)
+    model = made(gpt2)
+    # Both replies take a second; what closes comes long before.
+    model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    engine = WavesEngine(model, 0, 1, 64)
 
     async def ask() -> Written:
         asking = asyncio.create_task(last(engine, job([5], 50)))
@@ -186,7 +191,7 @@ def test_a_closed_engine_takes_no_job_and_ends_those_it_has() -> None:
         assert (await waiting).error == "the engine was closed"
         return await asking
 
-    told = asyncio.run(asyncio.wait_for(ask(), 30))
+    told = asyncio.run(asyncio.wait_for(ask(), PATIENCE))
     assert told.error == "the engine was closed" or len(told.ids) == 50
     with pytest.raises(EngineError, match="was closed"):
         together(engine, [job([5])])

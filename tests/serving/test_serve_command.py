@@ -21,6 +21,7 @@ from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
 from tests.serving.served import NAME
+from tests.waiting import PATIENCE
 
 Released = tuple[Store, Version, Version]
 REPOSITORY = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ def test_a_server_follows_the_release_in_use_and_ends_by_a_signal(
         assert next(server.stderr) == f"tiny speaks by version {second.id}\n"
         assert _ask(found[0])["system_fingerprint"] == second.id
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
+        assert server.wait(PATIENCE) == 0
         assert server.stderr.read() == ""
     finally:
         server.kill()
@@ -126,6 +127,6 @@ def _ask(url: str) -> dict[str, Any]:
         json.dumps(body).encode(),
         {"content-type": "application/json"},
     )
-    with urllib.request.urlopen(asked, timeout=30) as answer:
+    with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:
         told: dict[str, Any] = json.load(answer)
     return told

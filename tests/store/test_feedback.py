@@ -14,6 +14,7 @@ import pytest
 
 from chatllama_pipeline.errors import DataError, StoreError
 from chatllama_pipeline.store.feedback import Entry, FeedbackLog
+from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
 # Adds numbered entries for ever, each told once it is acknowledged.
@@ -119,7 +120,7 @@ def test_a_full_disk_is_told_and_what_stands_there_stays(tmp_path: Path) -> None
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert "StoreError" in ended.stderr and "nothing was changed there" in ended.stderr
     assert log.entries() == [entry(1)]

@@ -15,6 +15,7 @@ from chatllama_pipeline.errors import CorruptVersionError
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
 from tests.store.recipes import never, prune, recipe, writes
+from tests.waiting import PATIENCE
 
 BIG = "0123456789abcdef" * 4096
 ASSETS = ("actor_base", "reward_base", "actor_sft")
@@ -277,7 +278,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    told, error = process.communicate(timeout=100)
+    told, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
     return told
 

@@ -19,6 +19,7 @@ from chatllama_pipeline.records import Check, Curve, Outcome
 from chatllama_pipeline.store.manifests import PayloadFile, payload_version
 from chatllama_pipeline.store.versions import Build, Store, Workbench, store_root
 from tests.store.recipes import never, prune, recipe, writes
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -238,7 +239,7 @@ def test_two_makers_of_one_asset_wait_for_each_other(tmp_path: Path) -> None:
     started = tmp_path / "started"
     command = [sys.executable, "-c", program, str(tmp_path / "storage"), str(started)]
     makers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = sorted(maker.communicate(timeout=60)[0].strip() for maker in makers)
+    answers = sorted(maker.communicate(timeout=PATIENCE)[0].strip() for maker in makers)
 
     assert answers == ["False", "True"]
     assert started.read_text() == "built\n"

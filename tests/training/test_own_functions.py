@@ -14,6 +14,7 @@ from chatllama_pipeline.records import Message, user_prompt
 from chatllama_pipeline.settings import RewardsSettings
 from chatllama_pipeline.training.terms.functions import Functions
 from chatllama_pipeline.training.terms.worker import Refused, number, numbers_of
+from tests.waiting import PATIENCE
 
 PROMPTS = [user_prompt("alpha?"), [Message("system", "be kind"), *user_prompt("bravo, charlie?")]]
 REPLIES = ["one", "two words"]
@@ -24,7 +25,7 @@ Open = Callable[..., Functions]
 def open_functions(tmp_path: Path) -> Open:
     """The functions of a rewards.py with `source`, which may keep silent for some seconds."""
 
-    def make(source: str, *names: str, seconds: float = 20.0) -> Functions:
+    def make(source: str, *names: str, seconds: float = PATIENCE) -> Functions:
         file = tmp_path / "rewards.py"
         file.write_text(source)
         weights = dict.fromkeys(names or ("brief",), 1.0)
@@ -231,10 +232,8 @@ def test_a_function_that_never_returns_is_told_with_its_row_and_ended(
 ) -> None:
     before = set(psutil.Process().children(recursive=True))
     functions = open_functions(source)
-    functions.silence_seconds = 0.5
-    with pytest.raises(
-        DataError, match=ROW_2 + r"said nothing for 0\.5 seconds .rewards.silence_s"
-    ):
+    functions.silence_seconds = 1.0
+    with pytest.raises(DataError, match=ROW_2 + r"said nothing for 1 seconds .rewards.silence_s"):
         values(functions)
     assert set(psutil.Process().children(recursive=True)) <= before
 

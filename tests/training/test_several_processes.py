@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.launch.stages import STOPPED, stage_error
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.records import Outcome, StageSpec
+from tests.waiting import PATIENCE, wait_until
 
 STEPS = 20
 Curves = dict[str, list[float]]
@@ -263,12 +263,9 @@ def test_another_number_of_processes_continues_and_says_that_it_is_not_exact(
     two = Trial("actor_sft", 2, zero_stage, steps=2000)
     spec = two.spec(inputs, tmp_path)
     process = two.start(tmp_path)
-    deadline = time.monotonic() + 120
-    while not any(Path(spec.run_folder).glob("state/*.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: any(Path(spec.run_folder).glob("state/*.json")))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=PATIENCE) != 0
     assert "error: stopped by " in (tmp_path / "log").read_text()
 
     one = replace(two, processes=1)
@@ -287,12 +284,9 @@ def test_a_training_that_got_sigterm_leaves_with_a_code_of_its_own(
     trial.spec(inputs, tmp_path)
     process = trial.start(tmp_path)
     log = tmp_path / "log"
-    deadline = time.monotonic() + 120
-    while "actor_sft: step" not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
+    wait_until(lambda: "actor_sft: step" in log.read_text(), log.read_text)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == STOPPED
+    assert process.wait(timeout=PATIENCE) == STOPPED
     assert "stopped by SIGTERM after step" in log.read_text()
     assert any((tmp_path / "run" / "state").glob("*.json"))
     assert not hashes(tmp_path / "output")
