@@ -72,6 +72,8 @@ def joins(spec: StageSpec, progress: Progress) -> Outcome:
     import torch.distributed as dist
 
     dist.init_process_group("gloo")
+    # As with a training's first step: none leaves while another still joins.
+    dist.barrier()
     rank = dist.get_rank()
     exits = Path(spec.run_folder) / f"in_a_group_at_exit_{rank}"
     atexit.register(lambda: exits.write_text(str(dist.is_initialized())))
