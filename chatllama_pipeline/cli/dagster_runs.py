@@ -51,8 +51,10 @@ def job_command(job: str, name: str, config: Path) -> list[str]:
 
 
 def dagster_environment() -> dict[str, str]:
-    """Ours, with what `make` sets for Dagster where it isn't set."""
-    environment = {"PYTHONWARNINGS": PYTHONWARNINGS, **os.environ}
+    """Ours, with what `make` sets for Dagster where it isn't set; bytecode is kept in any case."""
+    # Without it Dagster is compiled anew for each run.
+    keep = {"PYTHONDONTWRITEBYTECODE": ""}
+    environment = {"PYTHONWARNINGS": PYTHONWARNINGS, **os.environ, **keep}
     if (folder := home() / HOME_FOLDER).is_dir():
         environment.setdefault(DAGSTER_HOME, str(folder))
     return environment

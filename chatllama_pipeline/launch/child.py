@@ -59,6 +59,9 @@ _QUIET_AND_STEADY = {
     "PYTHONUNBUFFERED": "1",
     # The order of sets of strings must not differ from run to run.
     "PYTHONHASHSEED": "0",
+    # Bytecode is kept whatever the environment asks: uv installs without, and compiling
+    # transformers anew takes each child longer than importing it.
+    "PYTHONDONTWRITEBYTECODE": "",
     # A crash in native code leaves its Python stack in the log.
     "PYTHONFAULTHANDLER": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

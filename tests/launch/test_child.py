@@ -224,6 +224,19 @@ def test_a_childs_environment_is_steady_and_quiet(tmp_path: Path) -> None:
     assert env["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
 
 
+def test_what_a_child_imports_is_compiled_once_whatever_the_environment_says(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "imported.py").write_text("")
+    base = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    run_child(
+        [sys.executable, "-c", "import imported"],
+        env=child_environment(1, base),
+        log=tmp_path / "child.log",
+    )
+    assert list((tmp_path / "__pycache__").glob("imported.*.pyc"))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
 def test_cores_at_hand_are_those_the_process_may_run_on() -> None:
     code = (

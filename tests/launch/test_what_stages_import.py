@@ -25,7 +25,8 @@ MakeSpec = Callable[..., StageSpec]
 STAGE_BY_STAGE = """
 import importlib, json, sys
 from chatllama_pipeline.launch import stages
-heavy = ("transformers.modeling_utils", "transformers.trainer", "peft", "deepspeed", "datasets")
+heavy = ("transformers.modeling_utils", "transformers.trainer", "peft", "deepspeed", "datasets",
+         "openai", "dagster", "torch._dynamo")
 found = {}
 def note(name):
     found[name] = [module for module in heavy if sys.modules.get(module)]
@@ -78,13 +79,15 @@ def test_no_stage_imports_what_nobody_asked_for(
     asked = settings(actor_config={"model": "scratch", **size})
     spec = make_spec("actor_base", asked, {"actor_training_data": table})
     models, trainer = "transformers.modeling_utils", "transformers.trainer"
+    # transformers takes this of torch's compiler with any model.
+    dynamo = "torch._dynamo"
     assert json.loads(run_python(STAGE_BY_STAGE, spec)) == {
         "release": [],
-        "actor_base": [models],
-        "actor_ppo": [models],
-        "evaluation": [models],
-        "actor_sft": [models, trainer],
-        "reward_model": [models, trainer],
+        "actor_base": [models, dynamo],
+        "actor_ppo": [models, dynamo],
+        "evaluation": [models, dynamo],
+        "actor_sft": [models, trainer, dynamo],
+        "reward_model": [models, trainer, dynamo],
     }
 
 

@@ -108,6 +108,13 @@ def test_dagster_s_history_is_at_home_where_nothing_else_is_said(
     assert dagster_environment()["DAGSTER_HOME"] == "/elsewhere"
 
 
+def test_dagster_is_compiled_once_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert not dagster_environment()["PYTHONDONTWRITEBYTECODE"]
+
+
 # What started the tests may have had signals ignored: `nohup`, a script's `&`.
 RUNS_A_CHILD = """
 import signal, sys
