@@ -15,7 +15,7 @@ from assets.partitions import ASSISTANTS
 from assets.specs import ASSISTANT, OWNERS, partitions_of
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.recipes import version_in_use
+from chatllama_pipeline.lineage.recipes import ABSENT, version_in_use
 from chatllama_pipeline.lineage.status import asked_version, asset_statuses
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
 from chatllama_pipeline.store.versions import Store
@@ -69,12 +69,14 @@ def tell(instance: dg.DagsterInstance, assistant: Assistant, store: Store) -> st
         known = _newest(instance, asset, assistant.name)
         if status.version is None and known is None:
             continue
-        tags = _tags(instance, asset, assistant.name, status.version or GONE)
+        # Where nothing is to be made, there never was anything.
+        version_now = status.version or (GONE if status.stale else ABSENT)
+        tags = _tags(instance, asset, assistant.name, version_now)
         if status.stale:
             tags.pop(INPUT_VERSION + ASSISTANT)
             tags.pop(INPUT_EVENT + ASSISTANT)
         if known is None or _says(instance, known, asset, assistant.name) != (
-            status.version or GONE,
+            version_now,
             not status.stale,
         ):
             found = version_in_use(asset, assistant, store)

@@ -8,6 +8,7 @@ from chatllama_pipeline.data.prepare.datasets import (
     build_rlhf_training_data,
 )
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
+from chatllama_pipeline.lineage.ratings import FEEDBACK
 from chatllama_pipeline.llm.scoring import build_reward_training_data
 from chatllama_pipeline.records import Outcome
 
@@ -22,6 +23,7 @@ def preference_data(work: Work) -> Outcome:
         work.folder("personal_data"),
         work.settings,
         work.output,
+        work.optional(FEEDBACK),
     )
 
 
@@ -34,6 +36,7 @@ def actor_training_data(work: Work) -> Outcome:
         work.folder("personal_data"),
         work.settings,
         work.output,
+        work.optional(FEEDBACK),
     )
 
 
@@ -46,6 +49,7 @@ def rlhf_training_data(work: Work) -> Outcome:
         work.folder("personal_data"),
         work.settings,
         work.output,
+        work.optional(FEEDBACK),
     )
 
 
@@ -62,6 +66,7 @@ def reward_training_data(work: Work) -> Outcome:
             work.bench.run_folder,
             work.progress,
             machine,
+            work.optional(FEEDBACK),
         )
 
 

@@ -2,24 +2,27 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from assets.assistant import observe, observed_tags
 from assets.metadata import version_metadata
-from assets.specs import pipeline_asset
+from assets.specs import asset_checks, partitions_of, pipeline_asset
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaration import Asset
 from chatllama_pipeline.lineage.history.retention import old_of, remove_old
 from chatllama_pipeline.lineage.incumbent import compared_with
 from chatllama_pipeline.lineage.recipes import (
+    ABSENT,
     current_upstream,
     inherited_overrides,
+    is_made,
     owner_of,
     read_in_use,
     recipe_for,
@@ -49,13 +52,16 @@ Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 class Work:
     """What building a version needs: settings, verified inputs, a place to write, a machine.
 
-    `settings` and `inputs` are those that the asset declares, and no others.
+    `settings` and `inputs` are those that the asset declares, and no others; `counted` is what else
+    counts, as the fingerprint has it, and `store_root` where all versions stand.
     """
 
     context: dg.AssetExecutionContext
     compute: Compute
     assistant: Assistant
     inputs: dict[str, Version]
+    counted: Mapping[str, Any]
+    store_root: Path
     unpromoted: list[str]
     bench: Workbench
 
@@ -78,6 +84,10 @@ class Work:
     def folder(self, asset: str) -> Path:
         """The verified payload folder of an upstream asset."""
         return self.inputs[asset].path
+
+    def optional(self, asset: str) -> Path | None:
+        """The same of one that may not be there."""
+        return self.folder(asset) if asset in self.inputs else None
 
 
 def built_asset(
@@ -138,11 +148,15 @@ def make(
             for name, version in upstream.items()
         }
         inputs |= compared_with(recipe, versions)
-        return build(Work(context, compute, assistant, inputs, unpromoted, bench))
+        given = (inputs, recipe.inputs, versions.root, unpromoted)
+        return build(Work(context, compute, assistant, *given, bench))
 
     try:
         with listening(Progress(asset, context.log.info)):
             recipe = recipe_for(asset, assistant, upstream, versions, unpromoted)
+            if not is_made(recipe):
+                yield unused(context)
+                return
             made = versions.make(
                 recipe,
                 build_verified,
@@ -162,6 +176,25 @@ def make(
     for line in remove_old(versions, old):
         context.log.info(f"{line} (store.keep_versions: {rule.keep_versions})")
     yield materialization(context, made, before)
+
+
+def unused(context: dg.AssetExecutionContext, version: str = ABSENT) -> dg.MaterializeResult[None]:
+    """What Dagster records of an asset that isn't needed here, and stays at `version`."""
+    asset = context.asset_key.to_user_string()
+    context.log.info(f"{asset}: not used here, stays at version {version}")
+    return dg.MaterializeResult(
+        metadata={"version": version, "used": False},
+        data_version=dg.DataVersion(version),
+        tags=_observed(context) if partitions_of(asset) else {},
+        check_results=[
+            dg.AssetCheckResult(check_name=spec.name, passed=True, description="not used here")
+            for spec in asset_checks(asset)
+        ],
+    )
+
+
+def _observed(context: dg.AssetExecutionContext) -> dict[str, str]:
+    return observed_tags(context.instance, context.partition_key)
 
 
 def run_store(
@@ -219,7 +252,7 @@ def materialization(
     return dg.MaterializeResult(
         metadata=version_metadata(made.version, made.reused, before),
         data_version=dg.DataVersion(made.version.id),
-        tags=observed_tags(context.instance, context.partition_key) if own else {},
+        tags=_observed(context) if own else {},
         check_results=[check_result(asset, check) for check in made.version.manifest.checks],
     )
 

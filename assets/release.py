@@ -19,7 +19,7 @@ from resources.store import StoreResource
 
 FRESH = "fresh"
 # Figures of the evaluation that a notice tells.
-TOLD_FIGURES = ("win_rate", "over_release.win_rate", "kl")
+TOLD_FIGURES = ("win_rate", "over_release.win_rate", "on_feedback.win_rate", "kl")
 
 evaluation = stage_asset(
     "evaluation",

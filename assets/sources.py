@@ -3,11 +3,13 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.making import Results, Work, built_asset, materialization, run_store
-from assets.specs import asset_checks, pipeline_asset
+from assets.making import Results, Work, built_asset, materialization, run_store, unused
+from assets.specs import pipeline_asset
+from chatllama_pipeline.data.feedback.build import build_feedback
 from chatllama_pipeline.data.own.personal import build_personal_data
 from chatllama_pipeline.data.sources.catalog import build_source
 from chatllama_pipeline.data.sources.places import Asked
+from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_entries
 from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Outcome
@@ -69,6 +71,13 @@ def personal_data(work: Work) -> Outcome:
     return build_personal_data(work.assistant.folder, work.settings, work.output)
 
 
+@built_asset(FEEDBACK, "sources", ("sqlite", "parquet"))
+def feedback(work: Work) -> Outcome:
+    """What people said of the assistant's replies, once enough of them did."""
+    entries = counted_entries(work.counted[LOG], work.assistant.name, work.store_root)
+    return build_feedback(entries, work.settings, work.output)
+
+
 def _source(
     context: dg.AssetExecutionContext,
     store: StoreResource,
@@ -99,13 +108,4 @@ def _source(
         yield materialization(context, made, before)
         return
     current = versions.current(source, None)
-    version = current.version if current else ABSENT
-    context.log.info(f"{source}: not used here, stays at version {version}")
-    yield dg.MaterializeResult(
-        metadata={"version": version, "used": False},
-        data_version=dg.DataVersion(version),
-        check_results=[
-            dg.AssetCheckResult(check_name=spec.name, passed=True, description="not used here")
-            for spec in asset_checks(source)
-        ],
-    )
+    yield unused(context, current.version if current else ABSENT)

@@ -30,6 +30,7 @@ CHECK_TEXTS = {
     "judge_readable": "Few of the judge's verdicts could not be read (checks.max_judge_unread); "
     "where most could not, it blocks.",
     "split_overlap": "No training row's prompt is held out for validation or test, in any table.",
+    "position_bias": "In comparisons neither side wins more than chance would have it.",
     "near_duplicates": "Few prompts that are nearly the same (checks.max_near_duplicates).",
     "alike_pairs": "Few pairs whose replies hardly differ (checks.max_alike_pairs).",
     "length_only_held_out": "On held-out pairs, lengths alone don't tell what people chose.",

@@ -12,7 +12,7 @@ from assets.datasets import (
 )
 from assets.models import actor_base, actor_ppo, actor_sft, reward_base, reward_model
 from assets.release import evaluation, fresh, release
-from assets.sources import grammar, hh_rlhf, personal_data, shp
+from assets.sources import feedback, grammar, hh_rlhf, personal_data, shp
 from assets.synthetic import (
     synthetic_completions,
     synthetic_conversations,
@@ -23,7 +23,7 @@ from chatllama_pipeline.automation.jobs import JOBS
 from chatllama_pipeline.automation.keys import assistants
 from chatllama_pipeline.automation.lost import lost_runs
 from chatllama_pipeline.automation.notices import failures, freshness_job, old_releases
-from chatllama_pipeline.automation.retraining import retrain
+from chatllama_pipeline.automation.retraining import new_feedback, retrain
 from chatllama_pipeline.automation.rollback import rollback_job
 from resources.compute import Compute
 from resources.console import console_logger
@@ -38,6 +38,7 @@ definitions = dg.Definitions(
         hh_rlhf,
         grammar,
         personal_data,
+        feedback,
         # data
         preference_data,
         # synthetic
@@ -66,7 +67,15 @@ definitions = dg.Definitions(
     },
     asset_checks=[fresh],
     jobs=[*JOBS, rollback_job, freshness_job],
-    sensors=[assistants, lost_runs, failures, old_releases, assistant_folders, retrain],
+    sensors=[
+        assistants,
+        lost_runs,
+        failures,
+        old_releases,
+        assistant_folders,
+        retrain,
+        new_feedback,
+    ],
     loggers={"console": console_logger},
     # A training has its own process; a second one per step costs seconds and outlives a killed run.
     executor=dg.in_process_executor,

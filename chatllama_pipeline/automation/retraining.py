@@ -1,4 +1,4 @@
-"""A run for each assistant whose `retrain.cron` came round."""
+"""A run for each assistant whose `retrain.cron` came round, or that was rated enough."""
 
 import json
 from datetime import UTC, datetime
@@ -7,13 +7,17 @@ from typing import Any
 import dagster as dg
 from dagster._utils.schedules import get_latest_completed_cron_tick
 
-from chatllama_pipeline.automation.jobs import JOBS
+from chatllama_pipeline.automation.jobs import JOBS, all_job
 from chatllama_pipeline.automation.keys import changed_keys
 from chatllama_pipeline.automation.reading import settings_or_why
 from chatllama_pipeline.automation.runs import unfinished_run
 from chatllama_pipeline.automation.ticks import tick_result
+from chatllama_pipeline.errors import ChatllamaError
+from chatllama_pipeline.lineage.ratings import waiting_ratings
 from chatllama_pipeline.settings import RetrainSettings
 from chatllama_pipeline.settings.folder import assistant_names
+from chatllama_pipeline.store.feedback import FeedbackLog
+from chatllama_pipeline.store.versions import store_root
 
 
 @dg.sensor(
@@ -67,3 +71,51 @@ def _due(
     # Dagster's, since croniter's times go astray where summer time comes or goes.
     last = get_latest_completed_cron_tick(cron, now, timezone)
     return before, last if last.timestamp() > before["since"] else None
+
+
+@dg.sensor(
+    job=all_job,
+    minimum_interval_seconds=60,
+    description="Makes an assistant again once feedback.min_new ratings came since those that it "
+    "learned from.",
+)
+def new_feedback(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Asks for whoever was rated enough; who can't be asked for yet waits, and the tick says why.
+
+    The cursor holds the number of the last rating that a run was asked for: whatever becomes of
+    that run, it takes as many more until the next.
+    """
+    before: dict[str, int] = json.loads(context.cursor or "{}")
+    keys, _ = changed_keys(context.instance)
+    asked, requests, reasons = {}, [], []
+    for name in assistant_names():
+        if name in before:
+            asked[name] = before[name]
+        settings, why = settings_or_why(name)
+        if settings is None:
+            reasons.append(why)
+            continue
+        try:
+            new, last = _new_ratings(name, before.get(name, 0))
+        except ChatllamaError as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        least = settings.feedback.min_new
+        if least is None or new < least:
+            continue
+        if run := unfinished_run(context.instance, name):
+            reasons.append(f"{name} has {new} new ratings: waits for the end of run {run}")
+            continue
+        asked[name] = last
+        # Whatever becomes of the cursor, Dagster makes one run of a key.
+        requests.append(dg.RunRequest(run_key=f"{name} rating {last}", partition_key=name))
+    remembered = json.dumps(asked, sort_keys=True)
+    return tick_result(context, requests, reasons, "nobody was rated enough", keys, remembered)
+
+
+def _new_ratings(name: str, asked: int) -> tuple[int, int]:
+    """How many ratings neither the current version nor the last request knew, and the last one's
+    number."""
+    held = waiting_ratings(name, store_root()).held
+    found = FeedbackLog(store_root(), name).beyond(max(held, asked))
+    return found.added, found.last

@@ -23,6 +23,7 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
     "hh_rlhf": _SOURCE,
     "grammar": _SOURCE,
     "personal_data": [],
+    "feedback": [("position_bias", False)],
     "preference_data": [
         _SCHEMA,
         _NOT_EMPTY,

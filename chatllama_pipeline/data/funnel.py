@@ -21,6 +21,8 @@ CHOICES = frozenset(
         "near_duplicate",
         "near_repeat",
         "unscored",
+        "over_share",
+        "contradicted",
     }
 )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from chatllama_pipeline.data.feedback.figures import FeedbackFigures, Said
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.evaluation import gate
 from chatllama_pipeline.evaluation.figures import (
@@ -26,7 +27,13 @@ from chatllama_pipeline.evaluation.figures import (
     flat_figures,
     write_comparisons,
 )
-from chatllama_pipeline.evaluation.incumbent import answer_by_release, compare_with_release
+from chatllama_pipeline.evaluation.incumbent import (
+    FEEDBACK,
+    RELEASE,
+    answer_by_release,
+    answer_what_people_rated,
+    meet_release,
+)
 from chatllama_pipeline.evaluation.judging import judge_replies, judges_what_it_paid
 from chatllama_pipeline.evaluation.known_answers import ask_known_questions
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
@@ -103,6 +110,7 @@ def _compare(
     prompts, warnings, sampled, kl = _answered(spec, settings, progress)
     asked = [row.prompt for row in prompts]
     released = answer_by_release(spec, settings, asked, progress)
+    rated = answer_what_people_rated(spec, settings, progress)
 
     # 2. Score every reply, by the reward model and by the judge.
     scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
@@ -114,7 +122,8 @@ def _compare(
     }
     accuracy, pairs = _reward_accuracy(scorer, spec.inputs["preference_data"])
     candidate = [reply.text for reply in sampled[settings.release.stage]]
-    over = compare_with_release(spec, settings, judge, asked, released, candidate, progress)
+    met = meet_release(spec, settings, judge, (asked, released, candidate), rated, progress)
+    said_by_judge = [judged, *met.judged]
 
     # 3. Figures, verdict and files.
     curves = _curves(spec, judge)
@@ -133,7 +142,8 @@ def _compare(
         judged=len(judged.wins),
         judge_flip_rate=judged.flip_rate,
         known_answers=known,
-        over_release=over[0] if over else None,
+        over_release=met.over,
+        on_feedback=met.on_feedback,
     )
     verdict = _verdict(spec, settings, judge, figures)
     comparisons = _comparisons(prompts, replies, kl, judged.after_wins)
@@ -142,7 +152,7 @@ def _compare(
         rows=len(comparisons),
         metrics={
             **flat_figures(figures),
-            **(over[1] if over else judged).ledger,
+            **said_by_judge[-1].ledger,
             "seconds": round(time.monotonic() - started, 2),
         },
         checks=[
@@ -150,7 +160,7 @@ def _compare(
             judged.readable(settings.checks.max_judge_unread),
         ],
         curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
-        warnings=[*warnings, *judged.warnings(), *(over[1].warnings() if over else [])],
+        warnings=[*warnings, *(told for one in said_by_judge for told in one.warnings())],
     )
 
 
@@ -217,8 +227,18 @@ def _write(
     evaluation.write(output)
     write_comparisons(output, comparisons)
     trust = RewardReport.read(Path(spec.inputs["reward_model"]))
-    page = render(spec.assistant, settings, name, evaluation, curves, comparisons, trust)
+    page = render(
+        spec.assistant, settings, name, evaluation, curves, comparisons, trust, _said(spec)
+    )
     (output / REPORT_FILE).write_text(page, encoding="utf-8")
+
+
+def _said(spec: StageSpec) -> Said | None:
+    """What people said of the release in use; None where there is none, or nobody said a word."""
+    if RELEASE not in spec.inputs or FEEDBACK not in spec.inputs:
+        return None
+    figures = FeedbackFigures.read(Path(spec.inputs[FEEDBACK]))
+    return figures.said.get(Path(spec.inputs[RELEASE]).name)
 
 
 def _test_prompts(

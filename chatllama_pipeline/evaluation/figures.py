@@ -95,7 +95,8 @@ class Figures:
     with its 95 % interval, over `judged` prompts; `judge_flip_rate` is the share of them in which
     an LLM answered otherwise when the replies changed places. `reward_model_accuracy` is over
     `reward_model_pairs` test pairs. `known_answers` are None where no such questions are set,
-    `over_release` where there is no release to compare with, or nobody judged.
+    `over_release` where there is no release to compare with, or nobody judged; `on_feedback` is the
+    same comparison on the held-out prompts that people rated, None where there are none.
     """
 
     actor_sft: ActorFigures
@@ -112,6 +113,7 @@ class Figures:
     judge_flip_rate: float | None = None
     known_answers: KnownAnswers | None = None
     over_release: OverRelease | None = None
+    on_feedback: OverRelease | None = None
 
     @property
     def length_ratio(self) -> float | None:
@@ -137,6 +139,9 @@ class Evaluation:
 
     def write(self, folder: Path) -> None:
         content = dataclasses.asdict(self.figures) | dataclasses.asdict(self.verdict)
+        if self.figures.on_feedback is None:
+            # Where nobody rated anything, nothing is said of it.
+            del content["on_feedback"]
         (folder / EVALUATION_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     @classmethod
@@ -149,11 +154,13 @@ class Evaluation:
         answers = None if known is None else KnownAnswers(**known)
         # Those of before there was such a comparison have no such key.
         over = raw.pop("over_release", None)
+        rated = raw.pop("on_feedback", None)
         figures = Figures(
             actor_sft=sft,
             actor_ppo=ppo,
             known_answers=answers,
             over_release=None if over is None else OverRelease(**over),
+            on_feedback=None if rated is None else OverRelease(**rated),
             **raw,
         )
         return cls(figures, verdict)

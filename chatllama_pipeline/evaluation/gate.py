@@ -24,6 +24,8 @@ CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
 
 # A bootstrap over a handful of prompts is far too sure of itself: one prompt won gives [1, 1].
 FEWEST_PROMPTS = 20
+# What a candidate meets the release in use on.
+TESTED, RATED = "test prompts", "held-out prompts that people rated"
 # Of fewer pairs a good reward model's interval may well hold one half.
 FEWEST_PAIRS = 100
 
@@ -65,6 +67,7 @@ def decide(
         held += _guessing(figures) if reward_model_pays else []
         held += _drifted(figures, release)
     held += _loses_to_release(figures.over_release, release)
+    held += _loses_on_feedback(figures.on_feedback, release)
     if unpromoted_overrides:
         keys = ", ".join(unpromoted_overrides)
         held.append(
@@ -167,7 +170,16 @@ def _unconvincing(figures: Figures, release: ReleaseSettings) -> list[str]:
     return []
 
 
-def _loses_to_release(over: OverRelease | None, release: ReleaseSettings) -> list[str]:
+def _loses_on_feedback(rated: OverRelease | None, release: ReleaseSettings) -> list[str]:
+    """The same on prompts that people rated; a few of them say nothing."""
+    if rated is None or rated.judged < FEWEST_PROMPTS:
+        return []
+    return _loses_to_release(rated, release, RATED)
+
+
+def _loses_to_release(
+    over: OverRelease | None, release: ReleaseSettings, asked: str = TESTED
+) -> list[str]:
     """Whether the candidate is worse than the release in use, or may be much worse.
 
     Worse for certain is an interval that lies below one half; the lower bound keeps small losses
@@ -182,19 +194,20 @@ def _loses_to_release(over: OverRelease | None, release: ReleaseSettings) -> lis
             f"({over.version}), at least {FEWEST_PROMPTS} are needed"
         ]
     if high < 0.5:
-        return [f"it loses to the release in use: {_beside_release(over)}"]
+        return [f"it loses to the release in use: {_beside_release(over, asked)}"]
     if not low > least:
         return [
-            f"it may be much worse than the release in use: {_beside_release(over)}, and the lower "
-            f"bound is not above {least:g} (release.min_win_rate_over_release)"
+            "it may be much worse than the release in use: "
+            f"{_beside_release(over, asked)}, and the lower bound is not above {least:g} "
+            "(release.min_win_rate_over_release)"
         ]
     return []
 
 
-def _beside_release(over: OverRelease) -> str:
+def _beside_release(over: OverRelease, asked: str = TESTED) -> str:
     return (
         f"win rate {over.win_rate:.3f} over release {over.version} (95 % interval "
-        f"{over.win_rate_low:.3f} to {over.win_rate_high:.3f}) on {over.judged} test prompts"
+        f"{over.win_rate_low:.3f} to {over.win_rate_high:.3f}) on {over.judged} {asked}"
     )
 
 
@@ -241,5 +254,8 @@ def _praise(figures: Figures, release: ReleaseSettings) -> str:
         f"{release.min_win_rate:g}; KL {figures.kl:.2f} nats per reply is within "
         f"{release.max_kl:g}; replies are {figures.length_ratio:.2f} times as long as SFT's"
     )
-    over = figures.over_release
-    return f"{told}; {_beside_release(over)}" if over else told
+    if over := figures.over_release:
+        told += f"; {_beside_release(over)}"
+    if (rated := figures.on_feedback) and rated.win_rate is not None:
+        told += f"; {_beside_release(rated, RATED)}"
+    return told

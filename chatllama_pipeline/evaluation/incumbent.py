@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from chatllama_pipeline.data.splits import content_hash
+from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.evaluation.figures import OverRelease
 from chatllama_pipeline.evaluation.judging import Judged, judge_replies
 from chatllama_pipeline.evaluation.replies import answer
@@ -26,7 +29,24 @@ from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.statistics import bootstrap_interval, mean
 
-RELEASE = "release"
+RELEASE, FEEDBACK = "release", "feedback"
+
+
+class Rated(NamedTuple):
+    """Prompts with the replies of the release in use and of the candidate."""
+
+    prompts: list[Prompt]
+    released: list[str]
+    candidate: list[str]
+
+
+class Met(NamedTuple):
+    """How the candidate did against the release in use, on test prompts and on what people rated,
+    None where that was not compared; and what the judge said, in this order."""
+
+    over: OverRelease | None
+    on_feedback: OverRelease | None
+    judged: list[Judged]
 
 
 def answer_by_release(
@@ -39,12 +59,52 @@ def answer_by_release(
     if RELEASE not in spec.inputs:
         return {}
     folder = Path(spec.inputs[RELEASE])
+    return _answers(folder, "the release in use", spec, settings, prompts, progress)
+
+
+def answer_what_people_rated(
+    spec: StageSpec, settings: AssistantSettings, progress: Progress
+) -> Rated | None:
+    """The replies of release and candidate to the held-out prompts of `feedback`, at most
+    `evaluation.prompts`; None where there is no release, or nothing was rated."""
+    if RELEASE not in spec.inputs or FEEDBACK not in spec.inputs:
+        return None
+    rows = read_split(spec.inputs[FEEDBACK], "test")
+    rows.sort(key=lambda row: content_hash(row["prompt"]))
+    prompts = [as_prompt(row["prompt"]) for row in rows[: settings.evaluation.prompts]]
+    progress.say(f"{len(prompts)} held-out prompts that people rated are asked, too")
+    candidate = _answers(
+        Path(spec.inputs[settings.release.stage]),
+        "the candidate",
+        spec,
+        settings,
+        prompts,
+        progress,
+    )
+    released = answer_by_release(spec, settings, prompts, progress)
+    both = sorted(candidate.keys() & released.keys())
+    return Rated(
+        [prompts[n] for n in both], [released[n] for n in both], [candidate[n] for n in both]
+    )
+
+
+def _answers(
+    folder: Path,
+    who: str,
+    spec: StageSpec,
+    settings: AssistantSettings,
+    prompts: Sequence[Prompt],
+    progress: Progress,
+) -> dict[int, str]:
+    """The reply of the model in `folder` by the number of its prompt, where it has room for it."""
+    if not prompts:
+        return {}
     tokenizer = load_tokenizer(folder)
     model = load_actor(folder, torch.float32).to(spec.device)
     room = prompt_room({"actor": model.config}, tokenizer, settings.actor_config)
     encoded = {n: prompt_ids(tokenizer, prompt, room) for n, prompt in enumerate(prompts)}
     encoded = {n: ids for n, ids in encoded.items() if len(ids) <= room}
-    progress.say(f"the release in use answers {len(encoded)} of them too")
+    progress.say(f"{who} answers {len(encoded)} of them too")
     replies = answer(
         model,
         tokenizer,
@@ -90,3 +150,27 @@ def compare_with_release(
         rubric_score=mean(scores),
     )
     return found, judged
+
+
+def meet_release(
+    spec: StageSpec,
+    settings: AssistantSettings,
+    judge: Judge | None,
+    tested: tuple[Sequence[Prompt], dict[int, str], Sequence[str]],
+    rated: Rated | None,
+    progress: Progress,
+) -> Met:
+    """Judge release and candidate on what both were asked: `tested` as `compare_with_release` takes
+    it, and what people rated."""
+    over = compare_with_release(spec, settings, judge, *tested, progress)
+    by_people = None
+    if rated is not None and rated.prompts:
+        released = dict(enumerate(rated.released))
+        asked = (rated.prompts, released, rated.candidate)
+        by_people = compare_with_release(spec, settings, judge, *asked, progress)
+    found = [one for one in (over, by_people) if one]
+    return Met(
+        over[0] if over else None,
+        by_people[0] if by_people else None,
+        [judged for _, judged in found],
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from chatllama_pipeline.data.feedback.figures import Said
 from chatllama_pipeline.evaluation.curves import interval_chart, line_chart
 from chatllama_pipeline.evaluation.figures import (
     ActorFigures,
@@ -84,8 +85,10 @@ def render(
     curves: Mapping[str, Sequence[Curve]],
     comparisons: Sequence[Comparison],
     reward_report: RewardReport | None = None,
+    said: Said | None = None,
 ) -> str:
-    """The page. `curves` maps a stage to its curves; `judge` is None where nobody judged."""
+    """The page. `curves` maps a stage to its curves; `judge` is None where nobody judged, `said`
+    where nobody said a word of the release in use."""
     environment = page_environment(Path(__file__).parent)
     figures, objective = evaluation.figures, settings.reward_config.objective
     return environment.get_template("report.html.jinja").render(
@@ -97,6 +100,8 @@ def render(
         objective=objective,
         interval=_interval(figures, settings.release.min_win_rate),
         over_interval=_interval(figures.over_release, settings.release.min_win_rate_over_release),
+        rated_interval=_interval(figures.on_feedback, settings.release.min_win_rate_over_release),
+        said=said,
         measures=_measures(figures.actor_sft, figures.actor_ppo),
         facts=_facts(figures),
         charts=_charts(curves),

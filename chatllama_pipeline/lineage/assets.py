@@ -18,6 +18,7 @@ from chatllama_pipeline.data.prepare.lengths import lengths_identity
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.declaration import Asset, Given, Input, keys
 from chatllama_pipeline.lineage.incumbent import RELEASE, incumbent
+from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_log
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 from chatllama_pipeline.settings.training.methods import reads
 from chatllama_pipeline.settings.training.rewards import JUDGE
@@ -126,7 +127,11 @@ _LENGTHS = Input(
 
 
 def _sources_left_out(settings: AssistantSettings) -> Collection[str]:
-    return set(SOURCES) - set(settings.data.sources)
+    return set(SOURCES) - set(settings.data.sources) | {*_unheard(settings)}
+
+
+def _unheard(settings: AssistantSettings) -> Collection[str]:
+    return (FEEDBACK,) if settings.feedback.min_new is None else ()
 
 
 def _published_actor(settings: AssistantSettings) -> Collection[str]:
@@ -139,7 +144,7 @@ def _published_reward(settings: AssistantSettings) -> Collection[str]:
 
 
 def _not_evaluated_by(settings: AssistantSettings) -> Collection[str]:
-    unused = []
+    unused = [*_unheard(settings)]
     if not settings.role("evaluation_judge").asks_a_model:
         unused.append("personal_data")  # Its templates are an LLM's to judge by.
     if settings.evaluation.known_answers is None:
@@ -202,9 +207,22 @@ _DECLARED = [
         inputs=(Input("files", _own_files), _UNREAD),
     ),
     Asset(
+        FEEDBACK,
+        code_version="1",
+        # What a judge that knows the grammar alone would refuse is left out.
+        settings=(
+            *keys("data", "redact validation_share test_share"),
+            *keys("feedback", "max_share test_share"),
+            *_EVALUATION_JUDGE,
+        ),
+        also_reads=_BATCHED,
+        inputs=(Input(LOG, counted_log, ("feedback.min_new",), always=False),),
+        only_with=LOG,
+    ),
+    Asset(
         "preference_data",
         code_version="5",
-        upstream=(*SOURCES, "personal_data"),
+        upstream=(*SOURCES, "personal_data", FEEDBACK),
         unused=_sources_left_out,
         settings=(
             "seed",
@@ -224,14 +242,16 @@ _DECLARED = [
     Asset(
         "actor_training_data",
         code_version="5",
-        upstream=("preference_data", "synthetic_conversations", "personal_data"),
+        upstream=("preference_data", "synthetic_conversations", "personal_data", FEEDBACK),
+        unused=_unheard,
         settings=("data.actor_replies", *_SPLIT, "checks.few_rows"),
         inputs=(_LENGTHS,),
     ),
     Asset(
         "rlhf_training_data",
         code_version="5",
-        upstream=("preference_data", "synthetic_prompts", "personal_data"),
+        upstream=("preference_data", "synthetic_prompts", "personal_data", FEEDBACK),
+        unused=_unheard,
         settings=(*_SPLIT, "checks.few_rows", *_EVALUATION_JUDGE),
         also_reads=_BATCHED,
         inputs=(_LENGTHS,),
@@ -239,7 +259,8 @@ _DECLARED = [
     Asset(
         "reward_training_data",
         code_version="6",
-        upstream=("preference_data", "synthetic_completions", "personal_data"),
+        upstream=("preference_data", "synthetic_completions", "personal_data", FEEDBACK),
+        unused=_unheard,
         settings=(
             "seed",
             *_JUDGE,
@@ -260,6 +281,7 @@ _DECLARED = [
             "actor_training_data",
             "rlhf_training_data",
             "reward_training_data",
+            FEEDBACK,
         ),
         unused=_sources_left_out,
         settings=(
@@ -340,6 +362,7 @@ _DECLARED = [
             "preference_data",
             "personal_data",
             "actor_base",
+            FEEDBACK,
         ),
         unused=_not_evaluated_by,
         settings=(

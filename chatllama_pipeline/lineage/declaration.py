@@ -52,7 +52,8 @@ class Asset:
     inputs. `upstream` are the assets whose payloads it reads, `unused` those of them that don't
     count for an assistant. `settings` are the dotted keys that its result depends on, `also_reads`
     those that it reads without depending on them, though other assets do, `uncounted` those of
-    `settings` that don't count for an assistant.
+    `settings` that don't count for an assistant. Without the input `only_with` there is nothing to
+    make; whoever reads such an asset does without, then.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Asset:
     also_reads: tuple[str, ...] = ()
     unused: Callable[[AssistantSettings], Collection[str]] = field(default=_nothing)
     uncounted: Callable[[AssistantSettings], Collection[str]] = field(default=_nothing)
+    only_with: str | None = None
 
     @property
     def readable(self) -> list[str]:

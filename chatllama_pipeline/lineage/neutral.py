@@ -27,6 +27,8 @@ NEUTRAL: frozenset[str] = frozenset(
         ("llm.judge", f"{_OF_CALLS} batch"),
         ("evaluation.judge", f"{_OF_CALLS} batch"),
         ("rewards", "trust_code silence_seconds"),
+        # Which ratings it lets in is what counts, not when.
+        ("feedback", "min_new"),
         # A person's word is asked for after the evaluation, not in it.
         ("release", "by"),
         ("retrain", "cron timezone what"),

@@ -66,6 +66,8 @@ def current_upstream(asset: str, assistant: Assistant, store: Store) -> dict[str
     versions = {}
     for name in ASSETS[asset].upstream_for(assistant.settings):
         version = version_in_use(name, assistant, store)
+        if version is None and ASSETS[name].only_with:
+            continue
         if version is None:
             raise AbsentError(f"{asset} needs {name}, which was never made for {assistant.name}")
         versions[name] = version.id
@@ -106,6 +108,12 @@ def recipe_for(
             inputs[each.name] = found
     _replace_local_models(settings, inputs)
     return Recipe(asset, assistant.name, declared.code_version, dict(upstream), settings, inputs)
+
+
+def is_made(recipe: Recipe) -> bool:
+    """Whether there is anything to make a version from."""
+    needed = ASSETS[recipe.asset].only_with
+    return needed is None or needed in recipe.inputs
 
 
 def _replace_local_models(settings: dict[str, Any], inputs: dict[str, Any]) -> None:

@@ -18,9 +18,11 @@ from chatllama_pipeline.errors import AbsentError
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.history.changes import recipe_changes
+from chatllama_pipeline.lineage.ratings import told_waiting
 from chatllama_pipeline.lineage.recipes import (
     ABSENT,
     current_upstream,
+    is_made,
     owner_of,
     recipe_for,
     require_pins,
@@ -36,7 +38,8 @@ from chatllama_pipeline.store.views import RunStore, other_folder
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """One asset of an assistant; `stale` says why another run would make it again."""
+    """One asset of an assistant; `stale` says why another run would make it again, `waits` what it
+    waits for where there is nothing to make."""
 
     asset: str
     version: str | None
@@ -45,6 +48,7 @@ class AssetStatus:
     stale: list[str]
     overrides: dict[str, Any]
     pinned: bool = False
+    waits: str = ""
 
 
 def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
@@ -83,6 +87,9 @@ def _asset_status(asset: str, assistant: Assistant, store: Store) -> AssetStatus
     current = store.current(asset, owner_of(asset, assistant))
     version = version_in_use(asset, assistant, store)
     if version is None:
+        recipe = recipe_for(asset, assistant, {}, store, []) if ASSETS[asset].only_with else None
+        if recipe and not is_made(recipe):
+            return AssetStatus(asset, None, None, "", [], {}, waits=told_waiting(assistant, store))
         return AssetStatus(asset, None, None, "", ["never made"], {})
     manifest = version.manifest
     if asset in assistant.settings.store.pins:
@@ -121,7 +128,7 @@ def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
         rows = "" if status.rows is None else str(status.rows)
         made = status.created[:16].replace("T", " ")
         fresh = "pinned (store.pins)" if status.pinned else "current"
-        state = "; ".join(status.stale) if status.stale else fresh
+        state = "; ".join(status.stale) if status.stale else status.waits or fresh
         if status.stale and status.version:
             state = f"stale: {state}"
         if status.overrides:

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from chatllama_pipeline.data.checks import leak_check, schema_check
+from chatllama_pipeline.data.feedback.rows import SCORED_FILE
 from chatllama_pipeline.data.own.personal import TEMPLATES_FILE
-from chatllama_pipeline.data.prepare.datasets import Rows, write_dataset
+from chatllama_pipeline.data.prepare.datasets import Rows, said_rows, write_dataset
 from chatllama_pipeline.data.splits import Row
 from chatllama_pipeline.data.tables import as_prompt, read_first, read_rows
 from chatllama_pipeline.llm.judge.agreement import (
@@ -159,12 +160,13 @@ def build_reward_training_data(
     run_folder: Path | None = None,
     progress: Progress | None = None,
     machine: Machine | None = None,
+    feedback: Path | None = None,
 ) -> Outcome:
     """Write scored replies, and `reward_training_data.json`.
 
-    A score that stands is kept, 0 included. What nobody could score trains nothing and stands in
-    `set_aside.jsonl` with what was answered; `judgements.jsonl` holds all that an LLM judged.
-    Raises ProviderError for a row that `rules` refuses to judge.
+    A score that stands is kept, 0 included; a thumb of `feedback` is one. What nobody could score
+    trains nothing and stands in `set_aside.jsonl` with what was answered; `judgements.jsonl` holds
+    all that an LLM judged. Raises ProviderError for a row that `rules` refuses to judge.
     """
     template = load_templates(personal)["reward"]
     unjudged = [{**row, "score": None} for row in read_rows(synthetic_completions)]
@@ -177,9 +179,8 @@ def build_reward_training_data(
         name = judge.name if judge else ""
     aside = [row for row, _ in found.aside]
     scored = Rows(lambda: [pa.Table.from_pylist(found.rows, schema=_SCORED)])
-    written = write_dataset(
-        "reward_training_data", [scored], preference, personal, settings, output
-    )
+    rated, given = said_rows(feedback, SCORED_FILE), (preference, personal, settings, output)
+    written = write_dataset("reward_training_data", [scored, *rated], *given, feedback=feedback)
     funnel = written.prepared.funnel
     funnel.read_rows(aside)
     funnel.drop_rows(aside, "unscored")

@@ -10,6 +10,7 @@ from chatllama_pipeline.settings.data import (
     PERSONAL_KINDS,
     SOURCE_ALIASES,
     DataSettings,
+    FeedbackSettings,
     PersonalKind,
     SourceName,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "DataSettings",
     "DpoSettings",
     "EvaluationSettings",
+    "FeedbackSettings",
     "LlmRole",
     "LlmSettings",
     "LoraSettings",

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from chatllama_pipeline.records import StageSpec
-from chatllama_pipeline.settings.data import DataSettings
+from chatllama_pipeline.settings.data import DataSettings, FeedbackSettings
 from chatllama_pipeline.settings.evaluation import (
     CheckSettings,
     EvaluationSettings,
@@ -92,6 +92,9 @@ class AssistantSettings(Section):
     )
     release: ReleaseSettings = Field(
         default=ReleaseSettings(), description="which stage is released, and what holds it back"
+    )
+    feedback: FeedbackSettings = Field(
+        default=FeedbackSettings(), description="what is learned from people's ratings, and when"
     )
     retrain: RetrainSettings = Field(
         default=RetrainSettings(), description="when an assistant is made again"

@@ -1,4 +1,4 @@
-"""`data`: which rows an assistant draws on."""
+"""`data`, `feedback`: which rows an assistant draws on, and which of people's ratings."""
 
 from __future__ import annotations
 
@@ -124,6 +124,24 @@ class DataSettings(Section):
         if isinstance(kinds, bool):
             return list(PERSONAL_KINDS) if kinds else []
         return [kind for kind in PERSONAL_KINDS if kind in kinds] if _are_kinds(kinds) else kinds
+
+
+class FeedbackSettings(Section):
+    """When ratings are learned from, and how much of them, beside `data.redact` and the splits."""
+
+    min_new: Positive | None = Field(
+        default=100,
+        description="ratings that must have come since the last ones were learned from before any "
+        "other is; null: none ever is",
+    )
+    max_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="of the ratings: from one visit, at most, where there are several"
+    )
+    test_share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.2,
+        description="share of rated prompts, by their hash, that are held out to compare a "
+        "candidate with the release in use; at least data.test_share",
+    )
 
 
 def _are_kinds(kinds: Any) -> bool:

@@ -45,6 +45,13 @@ class Entry(NamedTuple):
     content: str
 
 
+class Beyond(NamedTuple):
+    """How many entries, and the number of the last; no number is given twice."""
+
+    added: int
+    last: int
+
+
 class FeedbackLog:
     """The log of one assistant under `store_root`."""
 
@@ -75,14 +82,24 @@ class FeedbackLog:
                     )
             return log.total_changes - before
 
-    def entries(self, visit: str | None = None) -> list[Entry]:
-        """All entries as they were added, or those of a visit."""
+    def entries(self, visit: str | None = None, up_to: int | None = None) -> list[Entry]:
+        """All entries as they were added; those of a visit, or those numbered `up_to` at most."""
         if not self._path.is_file():
             return []
-        chosen = "" if visit is None else " WHERE visit = ?"
-        query = f"SELECT id, visit, at, content FROM feedback{chosen} ORDER BY number"
+        asked = {"visit = ?": visit, "number <= ?": up_to}
+        chosen = {condition: value for condition, value in asked.items() if value is not None}
+        where = " AND ".join(chosen) or "TRUE"
+        query = f"SELECT id, visit, at, content FROM feedback WHERE {where} ORDER BY number"
         with self._open() as log:
-            return [Entry(*row) for row in log.execute(query, () if visit is None else (visit,))]
+            return [Entry(*row) for row in log.execute(query, tuple(chosen.values()))]
+
+    def beyond(self, number: int) -> Beyond:
+        """What was added after the entry of that number, and stands; 0: after none."""
+        if not self._path.is_file():
+            return Beyond(0, number)
+        query = "SELECT COUNT(*), COALESCE(MAX(number), ?) FROM feedback WHERE number > ?"
+        with self._open() as log:
+            return Beyond(*log.execute(query, (number, number)).fetchone())
 
     def delete(self, *, ids: Sequence[str] = (), visit: str = "") -> int:
         """Remove the entries of these ids and of a visit; returns how many there were.
@@ -97,6 +114,13 @@ class FeedbackLog:
             whose, of = (" AND visit = ?", (visit,)) if visit else ("", ())
             query = f"DELETE FROM feedback WHERE id = ?{whose}"
             return sum(log.execute(query, (one, *of)).rowcount for one in ids)
+
+    def forget(self) -> int:
+        """Remove the log with its files; returns how many entries it held."""
+        count = self.beyond(0).added
+        for file in self._path.parent.glob(f"{self._path.name}*"):
+            file.unlink()
+        return count
 
     @contextlib.contextmanager
     def _open(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:

@@ -17,7 +17,8 @@ LINES = SAMPLE.splitlines()
 
 def test_the_sample_has_a_line_for_each_asset_in_the_order_of_a_run() -> None:
     shown = [line.split()[0] for line in LINES[1 : LINES.index("")]]
-    assert shown == list(ASSETS)
+    # Nobody has rated anything yet.
+    assert shown == [name for name, asset in ASSETS.items() if not asset.only_with]
 
 
 def test_the_sample_begins_as_a_run_does(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from chatllama_pipeline.llm.client.cache import AnswerCache, Asked, cache_file
 from chatllama_pipeline.llm.client.requests import LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.store.approvals import approve
+from chatllama_pipeline.store.feedback import Entry, FeedbackLog
 from chatllama_pipeline.store.versions import Store
 from tests.lineage.conftest import Make, write_config
 
@@ -40,12 +41,14 @@ def test_all_that_a_store_holds_of_an_assistant_goes_and_nothing_of_another(
         (store.root / folder).mkdir(parents=True)
         (store.root / folder / "file").write_text(SECRET)
     approve(store.root, "mine", "ab", "anna")
+    FeedbackLog(store.root, "mine").add([Entry("rating-0000000001", "", "now", SECRET)])
 
     lines = list(forget("mine", store.root, with_folder=False))
     assert files_with(store.root, "what only mine knows") == []
     assert [path for path in store.root.rglob("mine")] == []
     assert store.read("actor_sft", "another").id == others.id
     assert store.read("grammar", None).id == source.id
+    assert "removed 1 ratings" in lines
     config = store.root.parent / "assistants" / "mine"
     assert config.is_dir()
     assert any(line.startswith(f"kept {config}: ") and "--folder" in line for line in lines)

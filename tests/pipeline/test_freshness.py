@@ -17,7 +17,9 @@ from assets.assistant import tell
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.lineage.status import asset_statuses
 from chatllama_pipeline.settings.folder import load_assistant
+from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.versions import Store
+from tests.data.rated import edit, entries
 
 NAME = "mine"
 LAST = "actor_training_data"
@@ -59,7 +61,14 @@ class Here:
             event.step_materialization_data.materialization
             for event in result.get_asset_materialization_events()
         ]
-        return {e.asset_key.to_user_string() for e in found if not e.metadata["reused"].value}
+        return {
+            each.asset_key.to_user_string()
+            for each in found
+            if "reused" in each.metadata and not each.metadata["reused"].value
+        }
+
+    def versions(self) -> dict[str, str]:
+        return {asset: self.store.read(asset, NAME).id for asset in CHAIN}
 
     def stale(self) -> set[str]:
         statuses = asset_statuses(load_assistant(NAME), self.store)
@@ -108,3 +117,24 @@ def test_dagster_status_and_a_run_agree_on_what_a_change_makes_stale(
     assert here.unsynced() == stale
     assert here.run() <= stale
     assert here.unsynced() == set() == here.stale()
+
+
+def test_they_agree_on_ratings_that_wait_and_on_those_that_are_learned_from(here: Here) -> None:
+    here.write(feedback__min_new=4)
+    chain, log = ("feedback", *CHAIN), FeedbackLog(here.store.root, NAME)
+    said = entries(*(edit(f"Why {n}?", "No.", f"Yes, {n}.") for n in range(8)))
+    assert here.run(*chain) == set(CHAIN)
+    versions = here.versions()
+    for few in (said[:0], said[:3]):
+        log.add(few)
+        assert here.unsynced() == set() == here.stale()
+        assert here.run(*chain) == set()
+    assert here.versions() == versions and not (here.store.root / "feedback").exists()
+    log.add(said)
+    stale = {"preference_data", LAST}
+    assert here.unsynced() == stale == here.stale()
+    assert here.run(*chain) == {"feedback", *stale}
+    assert here.unsynced() == set() == here.stale()
+    assert here.run(*chain) == set()
+    log.delete(ids=[said[0].id])
+    assert here.unsynced() == stale == here.stale()

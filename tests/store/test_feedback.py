@@ -62,6 +62,30 @@ def test_adding_again_adds_nothing_and_another_content_is_refused(tmp_path: Path
         raw.execute("UPDATE feedback SET content = '{}'")
 
 
+def test_what_came_since_an_entry_is_counted_and_no_number_is_given_twice(tmp_path: Path) -> None:
+    log = FeedbackLog(tmp_path, "tea")
+    assert log.beyond(0) == (0, 0) and not (tmp_path / "_feedback").exists()
+    added = [entry(number) for number in range(5)]
+    log.add(added)
+    assert log.beyond(0) == (5, 5)
+    assert log.beyond(2) == (3, 5)
+    assert log.beyond(5) == (0, 5)
+    assert log.entries(up_to=2) == added[:2]
+    log.delete(ids=[added[1].id, added[4].id])
+    assert log.entries(up_to=2) == added[:1]
+    log.add([entry(9)])
+    assert log.beyond(4) == (1, 6)
+
+
+def test_a_forgotten_log_leaves_no_file(tmp_path: Path) -> None:
+    log, other = FeedbackLog(tmp_path, "tea"), FeedbackLog(tmp_path, "tea2")
+    log.add([entry(1), entry(2)])
+    other.add([entry(1)])
+    assert (log.forget(), log.forget()) == (2, 0)
+    assert not list((tmp_path / "_feedback").glob("tea.*"))
+    assert len(other.entries()) == 1
+
+
 def test_what_is_deleted_is_gone_from_the_disk(tmp_path: Path) -> None:
     log = FeedbackLog(tmp_path, "tea")
     log.add([entry(1, "mine", '{"a": "secret words"}'), entry(2, "mine"), entry(3, "theirs")])

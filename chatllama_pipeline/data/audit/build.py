@@ -14,6 +14,8 @@ from chatllama_pipeline.data.audit.figures import Audit, TableFigures, measure
 from chatllama_pipeline.data.audit.page import KIND_NAMES, render
 from chatllama_pipeline.data.audit.pairs import PairFigures
 from chatllama_pipeline.data.audit.tables import Overlap
+from chatllama_pipeline.data.feedback.figures import FeedbackFigures
+from chatllama_pipeline.data.feedback.rows import SOURCE
 from chatllama_pipeline.records import Check, Outcome
 from chatllama_pipeline.settings import AssistantSettings, CheckSettings
 
@@ -103,17 +105,20 @@ def build_data_audit(
     output: Path,
     unread: Sequence[str] = (),
 ) -> Outcome:
-    """Write `audit.json` and `report.html`. `folders` maps the sources in use and the four
-    datasets to their version folders; `unread` tells of own files that nobody reads."""
+    """Write `audit.json` and `report.html`. `folders` maps the sources in use, the four datasets
+    and `feedback`, where there is any, to their version folders; `unread` tells of own files that
+    nobody reads."""
     audit = measure(folders, settings)
+    said = FeedbackFigures.read(folders[SOURCE]) if SOURCE in folders else None
     checks = audit_checks(audit, settings.checks, unread)
     figures = {
         **dataclasses.asdict(audit),
         "checks": [dataclasses.asdict(check) for check in checks],
+        **({SOURCE: dataclasses.asdict(said)} if said else {}),
     }
     text = json.dumps(figures, ensure_ascii=False, indent=1, sort_keys=True)
     (output / AUDIT_FILE).write_text(text + "\n", encoding="utf-8")
-    page = render(assistant, settings, audit, checks)
+    page = render(assistant, settings, audit, checks, said)
     (output / AUDIT_PAGE).write_text(page, encoding="utf-8")
     metrics = {
         "length_only_held_out": audit.pairs.length_only,

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from chatllama_pipeline.data.audit.charts import histogram, kept_bar
 from chatllama_pipeline.data.audit.figures import Audit, TableFigures
 from chatllama_pipeline.data.audit.lengths import SAMPLED_ROWS, Lengths
+from chatllama_pipeline.data.feedback.figures import FeedbackFigures
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.pages import page_environment
 from chatllama_pipeline.records import Check
@@ -22,6 +23,7 @@ TITLES = {
     "actor_training_data": "Actor conversations",
     "rlhf_training_data": "PPO prompts",
     "reward_training_data": "Scored replies",
+    "feedback": "Ratings",
 }
 KIND_NAMES = {
     "email": "E-mail addresses",
@@ -73,9 +75,13 @@ class _Drawn:
 
 
 def render(
-    assistant: str, settings: AssistantSettings, audit: Audit, checks: Sequence[Check]
+    assistant: str,
+    settings: AssistantSettings,
+    audit: Audit,
+    checks: Sequence[Check],
+    said: FeedbackFigures | None = None,
 ) -> str:
-    """The page of an audit."""
+    """The page of an audit; `said` is what people said of replies, if anything."""
     environment = page_environment(Path(__file__).parent)
     environment.filters |= {"thousands": _thousands, "percent": _percent}
     overlap = {found.table: found for found in audit.overlaps}
@@ -83,6 +89,7 @@ def render(
         assistant=assistant,
         audit=audit,
         pairs=audit.pairs,
+        said=said,
         findings=[(_CHECKS[check.name], check) for check in checks],
         funnels=_funnels(audit.funnels),
         tables=[(TITLES[table.name], table, overlap[table.name]) for table in audit.tables],

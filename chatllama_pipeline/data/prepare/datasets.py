@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.checks import (
@@ -23,9 +22,15 @@ from chatllama_pipeline.data.checks import (
     not_empty_check,
     schema_check,
 )
+from chatllama_pipeline.data.feedback.rows import ACTOR_FILE
 from chatllama_pipeline.data.grammar.rows import read_question
 from chatllama_pipeline.data.prepare.lengths import limits_of
-from chatllama_pipeline.data.prepare.preferences import LENGTHS_KEY, PERSONAL_TABLES, lengths_mark
+from chatllama_pipeline.data.prepare.preferences import (
+    LENGTHS_KEY,
+    PERSONAL_TABLES,
+    held_out,
+    lengths_mark,
+)
 from chatllama_pipeline.data.prepare.rows import Preparation
 from chatllama_pipeline.data.tables import OriginalFile, read_batches
 from chatllama_pipeline.errors import DataError
@@ -90,11 +95,12 @@ def write_dataset(
     settings: AssistantSettings,
     output: Path,
     on_group: Callable[[pa.Table], None] = lambda group: None,
+    feedback: Path | None = None,
 ) -> Dataset:
     """Write the rows of `sources` that may train, as a table and in the original's format.
 
-    No training row nearly repeats a held-out prompt of this table, of the user's own rows, or of
-    the pairs in `preference` (None: they are among the sources).
+    No training row nearly repeats a held-out prompt of this table, of the user's own rows, of
+    `feedback`, or of the pairs in `preference` (None: they are among the sources).
     """
     schema, columns = _DATASETS[name]
     replies = columns[:1]
@@ -105,9 +111,7 @@ def write_dataset(
     rows.drop_duplicates()
     rows.drop_near_duplicates()
     elsewhere = [read_batches(personal / table) for table in PERSONAL_TABLES]
-    if preference is not None:
-        elsewhere.append(_held_out(preference))
-    rows.drop_near_repeats_with(elsewhere)
+    rows.drop_near_repeats_with([*elsewhere, *held_out(preference), *held_out(feedback)])
     faults = Faults()
     with ExitStack() as stack:
         original = stack.enter_context(OriginalFile(output / f"{name}.json", columns))
@@ -122,9 +126,9 @@ def write_dataset(
     return Dataset(written, rows, faults)
 
 
-def _held_out(preference: Path) -> Iterator[pa.Table]:
-    for table in read_batches(preference / TABLE_FILE, ["prompt", "source", "split"]):
-        yield table.filter(pc.not_equal(table["split"], "train"))
+def said_rows(feedback: Path | None, file: str) -> list[Rows]:
+    """The rows that a table of `feedback` holds, with their splits; none of None."""
+    return [] if feedback is None else [Rows(lambda: read_batches(feedback / file))]
 
 
 def _pairs(preference: Path, settings: AssistantSettings, sides: tuple[str, ...]) -> Rows:
@@ -150,18 +154,23 @@ def build_actor_training_data(
     personal: Path,
     settings: AssistantSettings,
     output: Path,
+    feedback: Path | None = None,
 ) -> Outcome:
     """Write the conversations that the actor imitates, and `actor_training_data.json`.
 
-    From pairs come the chosen replies, or both with `data.actor_replies: both`.
+    From pairs come the chosen replies, or both with `data.actor_replies: both`; from `feedback`
+    what people wrote in the place of a reply.
     """
     sides = ("chosen", "rejected") if settings.data.actor_replies == "both" else ("chosen",)
     sources = [
         _pairs(preference, settings, sides),
         Rows(lambda: read_batches(synthetic_conversations / TABLE_FILE)),
         Rows(lambda: read_batches(personal / "actor.parquet")),
+        *said_rows(feedback, ACTOR_FILE),
     ]
-    written = write_dataset("actor_training_data", sources, None, personal, settings, output)
+    written = write_dataset(
+        "actor_training_data", sources, None, personal, settings, output, feedback=feedback
+    )
     written.prepared.funnel.write(output)
     cure = (
         "name a source under data.sources, set llm.provider and llm.synthetic_conversations, or "
@@ -176,6 +185,7 @@ def build_rlhf_training_data(
     personal: Path,
     settings: AssistantSettings,
     output: Path,
+    feedback: Path | None = None,
 ) -> Outcome:
     """Write the prompts that PPO answers, and `rlhf_training_data.json`.
 
@@ -186,6 +196,7 @@ def build_rlhf_training_data(
         _pairs(preference, settings, ()),
         Rows(lambda: read_batches(synthetic_prompts / TABLE_FILE)),
         Rows(lambda: read_batches(personal / "rlhf.parquet")),
+        *said_rows(feedback, TABLE_FILE),
     ]
     outside: list[str] = []
 
@@ -195,7 +206,7 @@ def build_rlhf_training_data(
             outside.extend(text for text in asked if read_question(text) is None)
 
     written = write_dataset(
-        "rlhf_training_data", sources, None, personal, settings, output, judge_reads
+        "rlhf_training_data", sources, None, personal, settings, output, judge_reads, feedback
     )
     _check_that_rules_can_judge(outside)
     written.prepared.funnel.write(output)

@@ -22,6 +22,7 @@ from chatllama_pipeline.data.checks import (
     not_empty_check,
     schema_check,
 )
+from chatllama_pipeline.data.feedback.rows import PAIRS_FILE
 from chatllama_pipeline.data.funnel import FUNNEL_FILE
 from chatllama_pipeline.data.hashes import mixed
 from chatllama_pipeline.data.patterns import redact_table
@@ -78,18 +79,24 @@ def lengths_mark(settings: AssistantSettings) -> bytes:
 
 
 def build_preference_data(
-    sources: Mapping[str, Path], personal: Path, settings: AssistantSettings, output: Path
+    sources: Mapping[str, Path],
+    personal: Path,
+    settings: AssistantSettings,
+    output: Path,
+    feedback: Path | None = None,
 ) -> Outcome:
-    """Write all pairs of the assistant's sources, and of the user's own rows, with their splits.
+    """Write all pairs of the assistant's sources, of the user's own rows, and of what people said
+    of replies, if anything (`feedback`), with their splits.
 
     `sources` maps names to version folders. Raises DataError for a source without rows, or of
     which nothing is left.
     """
-    pairs = _Pairs(sources, personal, settings)
+    pairs = _Pairs(sources, personal, settings, feedback)
     rows = Preparation(_REPLIES, settings, limits_of(settings))
     _scan(pairs, rows, settings)
     _choose(rows, settings)
-    rows.drop_near_repeats_with(read_batches(personal / name) for name in PERSONAL_TABLES)
+    elsewhere = [read_batches(personal / name) for name in PERSONAL_TABLES]
+    rows.drop_near_repeats_with([*elsewhere, *held_out(feedback)])
     _require_rows(rows, settings)
     faults, lengths = Faults(), LengthWins()
     flipped = _Flips(settings)
@@ -124,11 +131,22 @@ def build_preference_data(
     return Outcome(rows=written, metrics=metrics, checks=checks)
 
 
+def held_out(version: Path | None) -> Iterator[Iterator[pa.Table]]:
+    """The prompts of a version's table that nothing may be trained on; nothing of None."""
+    if version is not None:
+        tables = read_batches(version / TABLE_FILE, ["prompt", "source", "split"])
+        yield (table.filter(pc.not_equal(table["split"], "train")) for table in tables)
+
+
 class _Pairs:
     """The pairs of all sources in batches, read anew each time."""
 
     def __init__(
-        self, sources: Mapping[str, Path], personal: Path, settings: AssistantSettings
+        self,
+        sources: Mapping[str, Path],
+        personal: Path,
+        settings: AssistantSettings,
+        feedback: Path | None,
     ) -> None:
         self.redacted: Counter[str] = Counter()
         self._counted = False
@@ -136,6 +154,8 @@ class _Pairs:
         own = pa.Table.from_pylist(personal_pairs(personal), schema=PAIR_SCHEMA)
         self._own = [own] if own.num_rows else []
         self._paths = [_table_of(name, sources) for name in settings.data.sources]
+        if feedback is not None:
+            self._paths.append(feedback / PAIRS_FILE)
 
     def batches(self) -> Iterator[pa.Table]:
         for table in self._own:

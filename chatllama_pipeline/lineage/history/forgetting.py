@@ -15,6 +15,7 @@ from chatllama_pipeline.settings.folder import (
     load_assistant,
     unknown_assistant,
 )
+from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.owned import owned_folders, owners, remove_owned
 
 SENT_AWAY = ("wandb", "mlflow")
@@ -44,6 +45,8 @@ def forget(name: str, root: Path, with_folder: bool) -> Iterator[str]:
     gone = remove_owned(root, name)
     size = sum(size for _, size in gone)
     yield f"removed {len(gone)} folders of {root} with {size / MEGABYTE:.1f} MB of files"
+    if ratings := FeedbackLog(root, name).forget():
+        yield f"removed {ratings} ratings"
     yield from _forget_answers(name, root)
     own = assistants_root() / name
     if with_folder and own.is_dir():

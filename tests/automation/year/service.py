@@ -28,7 +28,7 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from chatllama_pipeline.data.own.personal import build_personal_data
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.recipes import current_upstream, recipe_for
+from chatllama_pipeline.lineage.recipes import current_upstream, is_made, recipe_for
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.store.versions import Store, Workbench
@@ -118,6 +118,8 @@ class Service:
                 continue
             upstream = current_upstream(asset, mine, self.store)
             recipe = recipe_for(asset, mine, upstream, self.store, [])
+            if not is_made(recipe):
+                continue
             self.store.make(recipe, build, overrides={}, force=False)
 
     def remove(self, name: str) -> None:
