@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 
 import dagster as dg
+from dagster._core.events import DagsterEvent, StepMaterializationData
 
 from assets.metadata import version_metadata
 from assets.partitions import ASSISTANTS
@@ -80,15 +81,14 @@ def tell(instance: dg.DagsterInstance, assistant: Assistant, store: Store) -> st
             not status.stale,
         ):
             found = version_in_use(asset, assistant, store)
-            instance.report_runless_asset_event(
-                dg.AssetMaterialization(
-                    asset,
-                    description="as it stands in the store",
-                    metadata=version_metadata(found, reused=True, before=found) if found else {},
-                    partition=assistant.name,
-                    tags=tags,
-                )
+            event = dg.AssetMaterialization(
+                asset,
+                description="as it stands in the store",
+                metadata=version_metadata(found, reused=True, before=found) if found else {},
+                partition=assistant.name,
+                tags=tags,
             )
+            _report(instance, event, known)
     return version
 
 
@@ -101,6 +101,26 @@ def observe(instance: dg.DagsterInstance, assistant: Assistant, store: Store) ->
             dg.AssetObservation(ASSISTANT, partition=assistant.name, tags={DATA_VERSION: version})
         )
     return version
+
+
+def _report(
+    instance: dg.DagsterInstance, event: dg.AssetMaterialization, known: dg.EventLogRecord | None
+) -> None:
+    """Record how an asset stands; the version of the last run that told of it stays that run's.
+
+    Dagster shows the results of checks with what their own run materialized, and else none.
+    """
+    told = (event.tags or {})[DATA_VERSION]
+    run = instance.get_run_by_id(known.run_id) if known and _version(known) == told else None
+    if run is None:
+        instance.report_runless_asset_event(event)
+        return
+    materialized = DagsterEvent(
+        event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+        job_name=run.job_name,
+        event_specific_data=StepMaterializationData(event),
+    )
+    instance.report_dagster_event(materialized, run.run_id)
 
 
 def observed_tags(instance: dg.DagsterInstance, name: str) -> dict[str, str]:

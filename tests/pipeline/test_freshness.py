@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from assets.assistant import tell
+from assets.specs import CHECK_NAMES
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.lineage.status import asset_statuses
 from chatllama_pipeline.settings.folder import load_assistant
@@ -24,6 +26,7 @@ from tests.data.rated import edit, entries
 NAME = "mine"
 LAST = "actor_training_data"
 CHAIN = ("personal_data", "preference_data", "synthetic_conversations", "synthetic_prompts", LAST)
+CHECKS = [(asset, name) for asset in CHAIN for name, _ in CHECK_NAMES[asset]]
 
 
 class Here:
@@ -85,6 +88,17 @@ class Here:
         statuses = {asset: resolver.get_status(dg.AssetKey(asset), NAME) for asset in CHAIN}
         return {asset for asset, status in statuses.items() if status != StaleStatus.FRESH}
 
+    def checks(self) -> dict[str, bool]:
+        """The checks that Dagster's page shows results of, and whether they passed."""
+        loading, found = LoadingContextForTest(self.instance), {}
+        for asset, name in CHECKS:
+            key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+            storage = self.instance.event_log_storage
+            [last] = storage.get_asset_check_execution_history(key, 1)
+            if last.evaluation and asyncio.run(last.targets_latest_materialization(loading)):
+                found[f"{asset}.{name}"] = last.evaluation.passed
+        return found
+
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
@@ -138,3 +152,12 @@ def test_they_agree_on_ratings_that_wait_and_on_those_that_are_learned_from(here
     assert here.run(*chain) == set()
     log.delete(ids=[said[0].id])
     assert here.unsynced() == stale == here.stale()
+
+
+def test_the_results_of_checks_are_shown_on_though_a_setting_of_others_changed(here: Here) -> None:
+    here.run()
+    made = here.checks()
+    assert made.keys() == {f"{asset}.{name}" for asset, name in CHECKS}
+    here.write(actor_config__lr=0.5)
+    assert here.unsynced() == set()
+    assert here.checks() == made
