@@ -101,7 +101,7 @@ def built_asset(
             context: dg.AssetExecutionContext,
             compute: Compute,
             store: StoreResource,
-            run_options: RunOptions,
+            run_options: dg.ResourceParam[RunOptions],
         ) -> Results:
             yield from make(context, compute, store, run_options, build)
 

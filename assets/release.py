@@ -34,7 +34,7 @@ def release(
     context: dg.AssetExecutionContext,
     compute: Compute,
     store: StoreResource,
-    run_options: RunOptions,
+    run_options: dg.ResourceParam[RunOptions],
 ) -> Results:
     """The assistant as a plain Hugging Face folder; held back, the one before stays."""
     versions = run_store(context, store, run_options)

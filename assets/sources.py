@@ -40,7 +40,7 @@ def shp(
     context: dg.AssetExecutionContext,
     config: PublicSource,
     store: StoreResource,
-    run_options: RunOptions,
+    run_options: dg.ResourceParam[RunOptions],
 ) -> Results:
     """Stanford Human Preferences: Reddit replies in pairs. Fetched where an assistant uses it."""
     yield from _source(context, store, run_options, config)
@@ -51,7 +51,7 @@ def hh_rlhf(
     context: dg.AssetExecutionContext,
     config: PublicSource,
     store: StoreResource,
-    run_options: RunOptions,
+    run_options: dg.ResourceParam[RunOptions],
 ) -> Results:
     """Anthropic's helpful and harmless pairs. Fetched where an assistant uses it."""
     yield from _source(context, store, run_options, config)
@@ -59,7 +59,9 @@ def hh_rlhf(
 
 @pipeline_asset("grammar", "sources", ("python", "parquet"))
 def grammar(
-    context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
+    context: dg.AssetExecutionContext,
+    store: StoreResource,
+    run_options: dg.ResourceParam[RunOptions],
 ) -> Results:
     """Templated household questions with better and worse replies, for machines with nothing."""
     yield from _source(context, store, run_options)

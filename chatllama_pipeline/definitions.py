@@ -27,7 +27,7 @@ from chatllama_pipeline.automation.retraining import new_feedback, retrain
 from chatllama_pipeline.automation.rollback import rollback_job
 from resources.compute import Compute
 from resources.console import console_logger
-from resources.run_options import RunOptions
+from resources.run_options import run_options
 from resources.store import StoreResource
 
 definitions = dg.Definitions(
@@ -63,7 +63,7 @@ definitions = dg.Definitions(
     resources={
         "compute": Compute(),
         "store": StoreResource(),
-        "run_options": RunOptions(),
+        "run_options": run_options,
     },
     asset_checks=[fresh],
     jobs=[*JOBS, rollback_job, freshness_job],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import uuid
@@ -13,6 +14,9 @@ import click
 from chatllama_pipeline.cli.dagster_runs import dagster_command, run_dagster
 from chatllama_pipeline.cli.names import assistant_name
 from chatllama_pipeline.cli.status import show_run
+
+# What --force takes beside the assets' names.
+ALL = "all"
 
 
 @click.command()
@@ -43,8 +47,12 @@ def make(
 
     Ends with what was made; Ctrl-C stops the run, and the same command continues it.
     """
+    from chatllama_pipeline.lineage.assets import ASSETS
     from chatllama_pipeline.settings.folder import load_assistant
 
+    if unknown := [asset for asset in force if asset not in (ALL, *ASSETS)]:
+        known = ", ".join((ALL, *ASSETS))
+        raise click.UsageError(f"--force: unknown asset {unknown[0]!r}; those there are: {known}")
     changed = {**_json_object(overrides), **dict(_setting(text) for text in settings)}
     load_assistant(name, changed)  # what is wrong with it is told before Dagster starts
     run_options = {
@@ -66,6 +74,9 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise click.UsageError(f"--set {text}: write KEY=VALUE, such as --set seed=1")
+    # YAML 1.1 takes 1e-4 for a word.
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return key, float(value)
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:

@@ -7,8 +7,10 @@ import json
 import re
 import types
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from chatllama_pipeline.settings.assistant import AssistantSettings
@@ -33,6 +35,46 @@ BOUNDS = {
     "minLength": "{} or more characters",
     "pattern": "`{}`",
 }
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key by its dotted name; `told` is its kind of value, range and meaning in words.
+
+    A `prepared` one takes other kinds of values than its annotation says, and makes them that.
+    """
+
+    dotted: str
+    annotation: Any
+    prepared: bool
+    told: str
+
+
+def every_key() -> Iterator[Key]:
+    """All keys, but for those below names that people choose."""
+    places: dict[type[Section], list[str]] = {
+        AssistantSettings: [""],
+        **dict(_places(AssistantSettings)),
+    }
+    anchors = {kind.__name__: "" for kind in places}
+    for kind, found in places.items():
+        prepared = {
+            name
+            for validator in kind.__pydantic_decorators__.field_validators.values()
+            for name in validator.info.fields
+            if validator.info.mode != "after"
+        }
+        properties = kind.model_json_schema()["properties"]
+        for name, field in kind.model_fields.items():
+            if "$ref" in properties[name]:
+                continue
+            kinds = re.sub(r"\[([^]]*)\]\(#\)", r"\1", _type(properties[name], anchors))
+            value = ", ".join(filter(None, (kinds, _range(properties[name]))))
+            told = f"{value}; {_default(field, properties[name])} unless set: {field.description}"
+            by_metadata = any(isinstance(part, BeforeValidator) for part in field.metadata)
+            for place in (place for place in found if ".NAME" not in place):
+                dotted = f"{place}.{name}".lstrip(".")
+                yield Key(dotted, field.annotation, name in prepared or by_metadata, told)
 
 
 def settings_tables() -> str:

@@ -58,12 +58,6 @@ def test_ninety_nine_reward_rows_are_too_few(place: Place) -> None:
     assert "100" in message
 
 
-def test_an_unknown_asset_in_force_is_told(place: Place) -> None:
-    place.add_assistant("mine", TINY_CONFIG)
-    message = refused(place, "mine", force=["actor"])
-    assert "run_options.force: unknown asset 'actor'; those there are: all, shp" in message
-
-
 def test_an_absent_upstream_says_what_to_make(place: Place) -> None:
     place.add_assistant("mine", TINY_CONFIG)
     message = refused(place, "mine", "actor_ppo")

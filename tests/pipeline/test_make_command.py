@@ -49,14 +49,26 @@ def test_what_is_selected_is_made_with_this_run_s_settings_and_told_at_the_end(
 ) -> None:
     place.add_assistant("mine", TINY_CONFIG)
     arguments = ("make", "mine", "--select", "grammar,personal_data", "--processes", "2")
-    made = chatllama(place, *arguments, "--set", "seed=3", "--overrides", '{"seed": 2}')
+    made = chatllama(
+        place,
+        *arguments,
+        "--set",
+        "seed=3",
+        "--set",
+        "data.label_noise=1e-1",
+        "--overrides",
+        '{"seed": 2}',
+    )
     assert made.returncode == 0, made.stderr
     assert "made version" in made.stderr and "DEBUG" not in made.stderr
     assert place.store.current("personal_data", "mine") is None
     version = place.last_run("mine").read("personal_data", "mine").id
     rows = [line.split() for line in made.stdout.splitlines()]
     assert ["personal_data", version, "0", "made"] in [row[:4] for row in rows]
-    assert 'an experiment (overrides {"seed": 3}): what is in use stays' in made.stdout
+    assert (
+        'an experiment (overrides {"seed": 3, "data.label_noise": 0.1}): what is in use stays'
+        in made.stdout
+    )
 
 
 def test_a_run_that_fails_ends_with_its_error_and_no_table(place: Place) -> None:
@@ -74,6 +86,7 @@ def test_a_run_that_fails_ends_with_its_error_and_no_table(place: Place) -> None
         (["mine", "--set", "sed=1"], "unknown key"),
         (["mine", "--set", "seed"], "write KEY=VALUE"),
         (["mine", "--overrides", "[1]"], "write an object"),
+        (["mine", "--force", "actor"], "unknown asset 'actor'; those there are: all, shp"),
         (["mine", "--overrides", "{"], "no JSON"),
     ],
 )
