@@ -96,7 +96,7 @@ def built_asset(
     """Turns the function that builds an asset's versions into the asset."""
 
     def asset(build: Callable[[Work], Outcome]) -> dg.AssetsDefinition:
-        @pipeline_asset(name, group, kinds, description or inspect.getdoc(build))
+        @pipeline_asset(name, group, kinds, description or inspect.getdoc(build), built_by=build)
         def made(
             context: dg.AssetExecutionContext,
             compute: Compute,

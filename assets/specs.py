@@ -1,11 +1,13 @@
 """What every asset declares alike, so that an asset's own lines say only what is its own."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
 
+from assets.code_links import code_links
 from assets.partitions import ASSISTANTS
 from chatllama_pipeline.data.checks import CHECK_NAMES as DATA_CHECKS
 from chatllama_pipeline.data.sources.catalog import SOURCES
@@ -56,24 +58,48 @@ def pipeline_asset(
     kinds: Sequence[str],
     description: str | None = None,
     output_required: bool = True,
+    built_by: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """`dg.asset` with what the asset of that `name` declares, its partitions and its checks.
 
-    Upstream assets are `deps`: what is read of them is read from the store, verified.
+    Upstream assets are `deps`: what is read of them is read from the store, verified. `built_by`
+    is what people want to read, where it isn't the asset's own function.
     """
-    declared = dg.asset(
-        name=name,
-        deps=deps_of(name),
-        partitions_def=partitions_of(name),
-        group_name=group,
-        description=description,
-        kinds=set(kinds),
-        owners=OWNERS,
-        code_version=ASSETS[name].code_version,
-        check_specs=asset_checks(name),
-        output_required=output_required,
-    )
-    return lambda build: declared(refusing(build))
+
+    def declared(build: Callable[..., Any]) -> dg.AssetsDefinition:
+        asset = dg.asset(
+            name=name,
+            deps=deps_of(name),
+            partitions_def=partitions_of(name),
+            group_name=group,
+            description=described(name, description or inspect.getdoc(build) or ""),
+            metadata=code_links(name, built_by or build),
+            kinds=set(kinds),
+            owners=OWNERS,
+            code_version=ASSETS[name].code_version,
+            check_specs=asset_checks(name),
+            output_required=output_required,
+        )
+        return asset(refusing(build))
+
+    return declared
+
+
+def described(name: str, description: str) -> str:
+    """What an asset is, and which keys of config.yaml make it anew, by their sections."""
+    settings = ASSETS[name].settings
+    if not settings:
+        return description
+    sections: dict[str, list[str]] = {}
+    for dotted in settings:
+        section, _, key = dotted.partition(".")
+        sections.setdefault(section, []).append(key)
+    told = [
+        f"- `{section}`" + (f": {', '.join(filter(None, keys))}" if any(keys) else "")
+        for section, keys in sections.items()
+    ]
+    lines = "\n".join(told)
+    return f"{description}\n\nA run makes it again where these settings changed:\n\n{lines}"
 
 
 def asset_checks(asset: str) -> list[dg.AssetCheckSpec]:

@@ -70,6 +70,20 @@ def test_every_asset_has_its_group_owners_kinds_description_and_place() -> None:
         parents = {parent.to_user_string() for parent in node.parent_keys}
         assert parents == set(ASSETS[name].upstream) | own, name
         assert (node.partitions_def is None) == (name in SOURCES), name
+        declared = {dotted.split(".")[0] for dotted in ASSETS[name].settings}
+        assert all(f"- `{section}`" in node.description for section in declared), name
+
+
+def test_every_asset_links_to_the_lines_that_build_it_and_declare_it() -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.materializable_asset_keys:
+        name = key.to_user_string()
+        built, declared = graph.get(key).metadata["dagster/code_references"].code_references
+        lines = [Path(link.file_path).read_text().splitlines() for link in (built, declared)]
+        assert f'"{name}"' in lines[1][declared.line_number - 1], name
+        line = lines[0][built.line_number - 1]
+        assert line.lstrip().startswith(("def ", "@")), name
+        assert "/making.py" not in built.file_path, name
 
 
 def test_every_check_has_a_description_and_the_partitions_of_its_asset() -> None:
