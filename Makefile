@@ -33,7 +33,7 @@ test: $(TOOLS)
 	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
 
 ui: $(INSTALLED)
-	@$(BIN)/dagster dev -w workspace.yaml --host 127.0.0.1
+	@$(BIN)/chatllama ui
 
 chat: $(INSTALLED)
 	@$(BIN)/chatllama chat quickstart

@@ -33,6 +33,7 @@ from chatllama_pipeline.lineage.recipes import (
 from chatllama_pipeline.llm.client.sdk import read_key
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
+from chatllama_pipeline.serving.reports.addresses import reports_address
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Version
@@ -201,6 +202,7 @@ def run_store(
     context: dg.AssetExecutionContext, store: StoreResource, run_options: RunOptions
 ) -> RunStore:
     """The store as the run sees it; a run that begins has Dagster know of what it is made from."""
+    reports_address()  # which all that is made links to: told before anything is
 
     def begins(seen: RunStore) -> None:
         if context.has_partition_key and not seen.begun.experiment:

@@ -13,10 +13,12 @@ from chatllama_pipeline.lineage.history.changes import brief, changes
 from chatllama_pipeline.lineage.history.listing import paid, size, verdict
 from chatllama_pipeline.progress import MEGABYTE
 from chatllama_pipeline.records import TABLE_FILE
+from chatllama_pipeline.serving.reports.addresses import PAGES, report_address
 from chatllama_pipeline.store.manifests import Version
 
 # What Dagster accepts as the value of a metadata entry; it exports no name for it.
 RawMetadataValue = Any
+EVALUATION, RELEASE = "evaluation", "release"
 SAMPLE_ROWS = 3
 SAMPLE_CHARACTERS = 200
 MOST_CHANGES = 40
@@ -34,6 +36,7 @@ def version_metadata(
     shown: dict[str, RawMetadataValue] = {
         "dagster/uri": version.path.as_uri(),
         "version": version.id,
+        **_outcome(version),
         "reused": reused,
         "made_from": dict(manifest.upstream),
         "seconds": manifest.seconds,
@@ -41,8 +44,6 @@ def version_metadata(
         "usd": "unknown" if (usd := paid(manifest)) is None else usd,
         "changed": _changed(before, version),
     }
-    if said := verdict(manifest):
-        shown["verdict"] = said
     if manifest.overrides:
         shown["overrides"] = dict(manifest.overrides)
     if manifest.warnings:
@@ -53,15 +54,36 @@ def version_metadata(
     if table.is_file():
         shown["dagster/column_schema"] = _table_schema(pq.read_schema(table))
         shown["sample"] = dg.MetadataValue.json(_sample(table))
-    report = version.path / "report.html"
-    if report.is_file():
-        shown["report"] = dg.MetadataValue.path(report)
     shown |= _metrics(manifest.metrics)
     for curve in manifest.curves:
         shown[f"curve/{curve.name}"] = dg.MetadataValue.md(
             sparkline_markdown(curve.name, curve.points)
         )
     return shown
+
+
+def _outcome(version: Version) -> dict[str, RawMetadataValue]:
+    """What people open a version for: the gate's word, and its page."""
+    shown: dict[str, RawMetadataValue] = {}
+    if said := verdict(version.manifest):
+        shown["verdict"] = said
+    if address := _report(version):
+        shown["report"] = dg.MetadataValue.url(address)
+    if page := PAGES.get(version.manifest.asset):
+        shown["report_file"] = dg.MetadataValue.path(version.path / page)
+    return shown
+
+
+def _report(version: Version) -> str | None:
+    """Where the page of a version opens, or of the evaluation that a release was made from."""
+    manifest = version.manifest
+    if manifest.assistant is None:
+        return None
+    if manifest.asset in PAGES:
+        return report_address(manifest.asset, manifest.assistant, version.id)
+    if manifest.asset == RELEASE and (evaluation := manifest.upstream.get(EVALUATION)):
+        return report_address(EVALUATION, manifest.assistant, evaluation)
+    return None
 
 
 def _changed(before: Version | None, version: Version) -> RawMetadataValue:

@@ -15,7 +15,9 @@ from chatllama_pipeline.cli.make import make
 from chatllama_pipeline.cli.preview import preview
 from chatllama_pipeline.cli.score import score
 from chatllama_pipeline.cli.serving.feedback import feedback
+from chatllama_pipeline.cli.serving.reports import reports
 from chatllama_pipeline.cli.serving.serve import serve
+from chatllama_pipeline.cli.serving.ui import ui
 from chatllama_pipeline.cli.status import status
 from chatllama_pipeline.cli.versions.listing import diff, versions
 from chatllama_pipeline.cli.versions.removing import forget, prune
@@ -28,6 +30,8 @@ COMMANDS = (
     make,
     status,
     doctor,
+    ui,
+    reports,
     versions,
     diff,
     rollback,

@@ -13,6 +13,7 @@ from assets.specs import CHECK_NAMES
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.records import TABLE_FILE
+from chatllama_pipeline.serving.reports.addresses import report_address
 from tests.pipeline.place import Place
 
 MADE = sorted(set(ASSETS) - {"release"})
@@ -50,7 +51,8 @@ def test_a_materialization_carries_its_version_and_standard_metadata(
         columns = shown["dagster/column_schema"].value.columns  # type: ignore[union-attr]
         assert "prompt" in [column.name for column in columns]
     if asset in ("data_audit", "evaluation"):
-        assert shown["report"].value == str(version.path / "report.html")
+        assert shown["report"].value == report_address(asset, "tiny", version.id)
+        assert shown["report_file"].value == str(version.path / "report.html")
     for curve in version.manifest.curves:
         text = str(shown[f"curve/{curve.name}"].value)
         # Longer Markdown hides behind a link.

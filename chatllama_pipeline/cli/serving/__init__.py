@@ -1,1 +1,1 @@
-"""`chatllama serve`, and `chatllama feedback` on what it served."""
+"""`chatllama serve`, `chatllama feedback` on what it served; Dagster's page, and its reports."""

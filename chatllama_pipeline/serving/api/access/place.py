@@ -12,8 +12,8 @@ from chatllama_pipeline.errors import SettingsError
 
 KEY_VARIABLE = "CHATLLAMA_API_KEY"
 _CURES = {
-    errno.EADDRINUSE: "is in use: end what listens there, or choose another with --port",
-    errno.EACCES: "is not for everybody: choose one above 1023 with --port",
+    errno.EADDRINUSE: "is in use: end what listens there, or choose another with {option}",
+    errno.EACCES: "is not for everybody: choose one above 1023 with {option}",
     errno.EADDRNOTAVAIL: "is no address of this machine: choose one of its own with --host",
 }
 
@@ -49,13 +49,14 @@ class Place:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
 
 
-def open_place(host: str, port: int, cors: tuple[str, ...]) -> Place:
+def open_place(host: str, port: int, cors: tuple[str, ...], option: str = "--port") -> Place:
     """Listen at `host` and `port` (0: any that is free), the key from `CHATLLAMA_API_KEY`.
 
-    Raises SettingsError where that can't be, and beyond loopback without a key.
+    Raises SettingsError where that can't be, naming the `option` that chooses another port, and
+    beyond loopback without a key.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip() or None
-    place = Place(_listen(host, port), key, cors)
+    place = Place(_listen(host, port, option), key, cors)
     if key is None and not place.is_local:
         place.listening.close()
         raise SettingsError(
@@ -73,7 +74,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str) -> socket.socket:
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
@@ -86,6 +87,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen()
     except OSError as error:
         listening.close()
-        cure = _CURES.get(error.errno or 0, str(error.strerror))
+        cure = _CURES.get(error.errno or 0, str(error.strerror)).format(option=option)
         raise SettingsError(f"{host}:{port} {cure}") from None
     return listening
