@@ -64,6 +64,11 @@ def store_root() -> Path:
     return Path(text).absolute()
 
 
+def make_private(root: Path) -> None:
+    """Make the store's folder for its owner alone; one that stands already is as somebody chose."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 @dataclass(frozen=True)
 class Current:
     """The pointer to the current version, and how the last run came to it.
@@ -367,6 +372,7 @@ class Store:
 
     @contextlib.contextmanager
     def _lock(self, asset: str, assistant: str | None) -> Iterator[None]:
+        make_private(self.root)
         folder = self._folder(asset, assistant)
         folder.mkdir(parents=True, exist_ok=True)
         # The kernel releases it when the holder dies, however it dies.

@@ -31,7 +31,7 @@ from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.folder import CONFIG_FILE, Assistant
 from chatllama_pipeline.store.history import How
 from chatllama_pipeline.store.manifests import utc_now, write_atomically
-from chatllama_pipeline.store.versions import CURRENT, SHARED, Current, Store
+from chatllama_pipeline.store.versions import CURRENT, SHARED, Current, Store, make_private
 
 VIEWS, BEGUN, MADE, ALIVE = "_views", "begun.json", "made", "alive"
 KEPT_SECONDS = 30 * 24 * 3600
@@ -153,6 +153,7 @@ def begin_run(
     )
     _remove_old_views(root)
     view = view_folder(root, name, run)
+    make_private(root)
     view.mkdir(parents=True, exist_ok=True, mode=0o700)
     own = view / f".{uuid.uuid4().hex}"
     write_atomically(own, dataclasses.asdict(begun))

@@ -75,6 +75,14 @@ def test_a_store_that_cannot_be_written_is_a_fault(
     assert "can't be written" in fault and "CHATLLAMA_STORE" in fault
 
 
+def test_a_store_that_others_may_enter_is_a_warning_with_the_cure(place: Path) -> None:
+    (place / "storage").mkdir(mode=0o700)
+    assert [one.level for one in findings.store() if "chmod" in one.told] == []
+    (place / "storage").chmod(0o755)
+    [told] = [one for one in findings.store() if "chmod 700" in one.told]
+    assert told.level == "warning"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write what is read-only")
 def test_a_read_only_store_is_a_fault(place: Path) -> None:
     (place / "storage").mkdir(mode=0o500)

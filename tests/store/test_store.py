@@ -18,6 +18,7 @@ from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionErr
 from chatllama_pipeline.records import Check, Curve, Outcome
 from chatllama_pipeline.store.manifests import PayloadFile, payload_version
 from chatllama_pipeline.store.versions import Build, Store, Workbench, store_root
+from chatllama_pipeline.store.views import begin_run
 from tests.store.recipes import never, prune, recipe, writes
 from tests.waiting import PATIENCE
 
@@ -314,3 +315,19 @@ def test_manifests_are_plain_json(store: Store) -> None:
     manifest = json.loads((made.version.path / "manifest.json").read_text())
     assert manifest["version"] == made.version.id
     assert manifest["settings"] == {"seed": 0, "actor_config.lr": 0.1}
+
+
+def test_a_store_is_made_for_its_owner_alone_and_left_as_somebody_chose(tmp_path: Path) -> None:
+    usual = os.umask(0)
+    try:
+        made = Store(tmp_path / "made")
+        made.make(recipe(), writes("w"), {}, force=False)
+        begun = begin_run(tmp_path / "begun", "run", None, experiment=False)
+        (tmp_path / "shared").mkdir(mode=0o750)
+        shared = Store(tmp_path / "shared")
+        shared.make(recipe(), writes("w"), {}, force=False)
+    finally:
+        os.umask(usual)
+    # No other user passes it, so that the modes within don't count.
+    assert [oct(store.root.stat().st_mode)[-3:] for store in (made, begun)] == ["700", "700"]
+    assert oct(shared.root.stat().st_mode)[-3:] == "750"

@@ -20,6 +20,8 @@ DISTRIBUTION = "chatllama-pipeline"
 # Less free disk than this is told.
 LOW_DISK_BYTES = 5 * 10**9
 DAGSTER_SECONDS = 120
+# Of a mode: what the group and everybody may do.
+OTHERS = 0o077
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ def store() -> Iterator[Finding]:
         told = f"{root} can't be written ({error.strerror}): free it, or set CHATLLAMA_STORE"
         yield Finding("fault", "store", told)
         return
+    if root.exists() and root.stat().st_mode & OTHERS:
+        told = f"{root}: others on this machine may enter it: chmod 700 {root}, unless they shall"
+        yield Finding("warning", "store", told)
     free = shutil.disk_usage(place).free
     level: Literal["ok", "warning"] = "ok" if free >= LOW_DISK_BYTES else "warning"
     yield Finding(level, "store", f"{root}, {free / 1e9:.1f} GB free")
