@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.partitions import NAME as PARTITIONS
-from chatllama_pipeline.automation.runs import PARTITION_TAG, unfinished_run
+from chatllama_pipeline.automation.runs import PARTITION_TAG, remove_run, unfinished_run
 from chatllama_pipeline.errors import ChatllamaError, StoreError
 from chatllama_pipeline.lineage.history.forgetting import forget, require_known
 from chatllama_pipeline.store.versions import store_root
@@ -36,9 +36,7 @@ def _forget_runs(instance: dg.DagsterInstance, name: str) -> Iterator[str]:
     wanted = dg.RunsFilter(tags={PARTITION_TAG: name})
     while records := instance.get_run_records(wanted, limit=AT_ONCE):
         for record in records:
-            run = record.dagster_run.run_id
-            instance.compute_log_manager.delete_logs(prefix=[run])
-            instance.delete_run(run)
+            remove_run(instance, record.dagster_run.run_id)
             count += 1
     instance.delete_dynamic_partition(PARTITIONS, name)
     yield f"removed {count} runs of it from Dagster, with their events and logs"

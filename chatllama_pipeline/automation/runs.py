@@ -8,6 +8,11 @@ GOING = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+ENDED = [
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+]
 UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, *GOING]
 
 
@@ -24,3 +29,9 @@ def going_run(instance: dg.DagsterInstance, name: str, besides: str = "") -> str
     wanted = dg.RunsFilter(tags={PARTITION_TAG: name}, statuses=GOING)
     found = [record.dagster_run.run_id for record in instance.get_run_records(wanted)]
     return next((run for run in found if run != besides), None)
+
+
+def remove_run(instance: dg.DagsterInstance, run: str) -> None:
+    """Remove a run that is over, with its events and logs."""
+    instance.compute_log_manager.delete_logs(prefix=[run])
+    instance.delete_run(run)
