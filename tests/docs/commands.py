@@ -39,7 +39,7 @@ ASSISTANTS = {
     ),
 }
 # Programs of others, or of the shell: their options are their makers' to hold.
-OTHERS = {"export", "git", "mlflow", "tensorboard", "unzip"}
+OTHERS = {"echo", "export", "git", "mlflow", "openssl", "sudo", "tar", "tensorboard", "unzip"}
 
 
 class WrongCommandError(Exception):

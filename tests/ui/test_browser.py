@@ -1,0 +1,157 @@
+"""Dagster's page in a real Chromium: looked at, and clicked through, as a person would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chatllama_pipeline.lineage.assets import ASSETS
+from tests.pipeline.place import TINY_CONFIG, Place
+from tests.ui.service import LOCATION, PATIENCE, Service, browser, service, wait_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytest.importorskip("playwright", reason="playwright isn't installed: make test")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(browser() is None, reason="no Chromium here: apt-get install chromium"),
+]
+NAME = "tiny"
+# The chain, on a machine that does other things, too.
+CHAIN_SECONDS = 1200.0
+DATA = "actor_training_data"
+GROUPS = {"sources", "data", "synthetic", "scoring", "models", "evaluation", "release"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The page, on a place where the tiny assistant waits to be made."""
+    place = Place(tmp_path_factory.mktemp("page"))
+    place.add_assistant(NAME, TINY_CONFIG)
+    with service(place) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def page(running: Service) -> Iterator[Page]:
+    from playwright.sync_api import sync_playwright
+
+    program = browser()
+    assert program is not None
+    with sync_playwright() as driver:
+        # Root can't have a sandbox; the page is ours.
+        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        context = opened.new_context(viewport={"width": 1500, "height": 1100})
+        context.set_default_timeout(PATIENCE * 1000)
+        yield context.new_page()
+        opened.close()
+
+
+def launch(page: Page, running: Service, job: str, config: str | None = None) -> str:
+    """Choose the assistant in a job's Launchpad, write `config` there, launch; the run's id."""
+    before = {run["id"] for run in running.runs()}
+    page.goto(f"{running.url}{LOCATION}/jobs/{job}/playground")
+    if config is not None:
+        page.locator(".CodeMirror").first.click()
+        page.keyboard.press("Control+A")
+        page.keyboard.insert_text(config)
+    page.get_by_placeholder("Partition").click()
+    page.get_by_text(NAME, exact=True).first.click()
+    button = page.get_by_role("button", name="Launch Run")
+    wait_for(button.is_enabled, "a config that the Launchpad takes")
+    button.click()
+    [run] = wait_for(
+        lambda: [each["id"] for each in running.runs() if each["id"] not in before], "the run"
+    )
+    return str(run)
+
+
+def test_an_assistant_is_made_by_clicking(page: Page, running: Service) -> None:
+    run = launch(page, running, "all")
+    assert running.ended(run, CHAIN_SECONDS) == "SUCCESS"
+    assert running.place.store.current("evaluation", NAME) is not None
+    page.goto(f"{running.url}/runs/{run}")
+    page.get_by_text("Success", exact=True).first.wait_for()
+
+
+def test_the_graph_shows_every_asset_in_its_group(page: Page, running: Service) -> None:
+    page.goto(f"{running.url}/asset-groups")
+    for group in GROUPS:
+        page.get_by_text(group, exact=True).first.wait_for()
+    page.keyboard.press("Alt+E")
+    page.get_by_text("actor_ppo", exact=True).first.wait_for()
+    shown = page.content()
+    assert [name for name in ASSETS if name not in shown and name[:9] not in shown] == []
+
+
+def test_curves_and_tables_of_a_model_are_drawn(page: Page, running: Service) -> None:
+    page.goto(f"{running.url}/assets/actor_sft?view=partitions&partition={NAME}")
+    curve = page.get_by_alt_text("loss", exact=True).first
+    curve.wait_for()
+    assert curve.evaluate("picture => picture.naturalWidth") == 160
+    page.goto(f"{running.url}/assets/{DATA}?view=partitions&partition={NAME}")
+    page.get_by_text("dagster/column_schema").first.wait_for()
+
+
+def test_the_report_opens_by_its_link_and_runs_nothing(page: Page, running: Service) -> None:
+    version = running.place.store.read("evaluation", NAME)
+    page.goto(f"{running.url}/assets/evaluation?view=partitions&partition={NAME}")
+    link = page.locator(f"a[href='{running.reports}/evaluation/{NAME}/{version.id}']").first
+    link.wait_for()
+    page.goto(link.get_attribute("href") or "")
+    assert page.title() == f"{NAME}: held back"
+    # A script in it, were there one, would not run.
+    file = version.path / "report.html"
+    text = file.read_text()
+    file.unlink()
+    file.write_text(text + "<script>document.title = 'ran'</script>")
+    try:
+        page.reload()
+        assert page.title() == f"{NAME}: held back"
+    finally:
+        file.write_text(text)
+
+
+def test_the_launchpad_marks_a_value_of_the_wrong_kind(page: Page, running: Service) -> None:
+    page.goto(f"{running.url}{LOCATION}/jobs/all/playground")
+    page.locator(".CodeMirror").first.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(
+        "resources: {run_options: {config: {overrides: {actor_config.lr: fast}}}}"
+    )
+    page.get_by_text('Value "fast"').first.wait_for()
+
+
+def test_a_run_is_ended_by_clicking_and_goes_on_when_it_is_executed_again(
+    page: Page, running: Service
+) -> None:
+    config = (
+        "resources: {run_options: {config: {overrides: {actor_config.max_steps: 4000, "
+        "actor_config.checkpoint_steps: 5}}}}"
+    )
+    run = launch(page, running, "actor", config)
+    states = running.place.root / "storage" / "_runs" / "actor_sft" / NAME
+    wait_for(lambda: list(states.glob("*/*/*")), "a saved state of the training", CHAIN_SECONDS)
+    page.goto(f"{running.url}/runs/{run}")
+    page.get_by_role("button", name="Terminate").click()
+    page.get_by_role("button", name="Terminate 1 run").click()
+    assert running.ended(run) == "CANCELED"
+    assert not list((running.place.root / "dagster_home" / "runs_that_go_on").glob(run))
+
+
+def test_a_rollback_by_clicking_makes_the_version_before_current(
+    page: Page, running: Service
+) -> None:
+    store = running.place.store
+    first = store.read(DATA, NAME).id
+    running.place.add_assistant(NAME, TINY_CONFIG.replace("actor_replies: both", ""))
+    run = launch(page, running, "audit")
+    assert running.ended(run, CHAIN_SECONDS) == "SUCCESS"
+    assert store.read(DATA, NAME).id != first
+    run = launch(page, running, "rollback", f"ops: {{roll_back: {{config: {{asset: {DATA}}}}}}}")
+    assert running.ended(run) == "SUCCESS"
+    assert store.read(DATA, NAME).id == first
