@@ -17,14 +17,19 @@ PICTURE = Path(__file__).parent / "report.png"
 WIDTH, HEIGHT = 1100, 1080
 
 
-def take(report: Path, picture: Path) -> None:
-    """Write what a window of WIDTH by HEIGHT shows of `report` to `picture`."""
+def chromium() -> str:
+    """The program; the script ends where there is none."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         sys.exit(f"no Chromium here (looked for {', '.join(NAMES)}): apt-get install chromium")
+    return program
+
+
+def take(report: Path, picture: Path) -> None:
+    """Write what a window of WIDTH by HEIGHT shows of `report` to `picture`."""
     subprocess.run(
         [
-            *(program, "--headless", "--disable-gpu", "--hide-scrollbars"),
+            *(chromium(), "--headless", "--disable-gpu", "--hide-scrollbars"),
             "--no-sandbox",  # which root can't have; the page is ours, and loads nothing
             f"--window-size={WIDTH},{HEIGHT}",
             f"--screenshot={picture.resolve()}",
