@@ -1,7 +1,7 @@
 """`python docs/pictures_of_dagster.py ASSISTANT [URL]`: Dagster's page as docs/dagster.md shows it.
 
-Needs the page (`make ui`; http://127.0.0.1:3000 where no URL is given) with an assistant that was made,
-a Chromium, and playwright (`make test` installs it).
+Needs the page (`make ui`; http://127.0.0.1:3000 where no URL is given) with an assistant that was
+made, a Chromium, and playwright (`make test` installs it).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from assets.partitions import NAME as PARTITIONS
-from chatllama_pipeline.automation.forgetting import forget_everywhere
+from chatllama_pipeline.automation.removing.forgetting import forget_everywhere
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import StoreError
 

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from chatllama_pipeline.automation.old_runs import remove_old_runs
+from chatllama_pipeline.automation.removing.old_runs import remove_old_runs
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.definitions import definitions
 from tests.automation.ticks import write

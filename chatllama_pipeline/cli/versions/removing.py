@@ -51,7 +51,7 @@ def prune(
 def _prune_runs(days: int, dry_run: bool) -> int:
     from chatllama_pipeline.cli.dagster_runs import run_dagster
 
-    module = "chatllama_pipeline.automation.old_runs"
+    module = "chatllama_pipeline.automation.removing.old_runs"
     arguments = [str(days), *(["--dry-run"] if dry_run else [])]
     return run_dagster([sys.executable, "-m", module, *arguments])
 
@@ -71,6 +71,6 @@ def forget(name: str, folder: bool, yes: bool) -> None:
         for path in what_goes(name, store_root(), folder):
             click.echo(path)
         click.confirm(f"Remove all this, and the runs of {name}, for good?", abort=True)
-    module = "chatllama_pipeline.automation.forgetting"
+    module = "chatllama_pipeline.automation.removing.forgetting"
     code = run_dagster([sys.executable, "-m", module, name, *(["--folder"] if folder else [])])
     sys.exit(code)

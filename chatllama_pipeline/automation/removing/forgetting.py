@@ -1,6 +1,7 @@
 """Forgetting an assistant in Dagster: its runs with their events and logs, and its partition.
 
-`chatllama forget` runs `python -m chatllama_pipeline.automation.forgetting NAME [--folder]`.
+`chatllama forget` runs `python -m chatllama_pipeline.automation.removing.forgetting NAME
+[--folder]`.
 """
 
 import sys

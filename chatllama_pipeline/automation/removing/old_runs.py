@@ -1,7 +1,7 @@
 """Removing from Dagster the runs that ended long ago, with their events and logs.
 
-`chatllama prune --runs-days DAYS` runs `python -m chatllama_pipeline.automation.old_runs DAYS
-[--dry-run]`.
+`chatllama prune --runs-days DAYS` runs `python -m
+chatllama_pipeline.automation.removing.old_runs DAYS [--dry-run]`.
 """
 
 import sys
