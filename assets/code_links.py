@@ -31,7 +31,7 @@ def code_links(name: str, build: Callable[..., Any]) -> dict[str, Any]:
         warnings.filterwarnings("ignore", "Class `(LocalFile|CodeReferences)")
         links = [
             _link(file, line, "what builds it"),
-            _link(declared, _line_with(declared, f'"{name}"'), "what it is made from"),
+            _link(declared, _declared_at(declared)[name], "what it is made from"),
         ]
         return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=links)}
 
@@ -47,6 +47,14 @@ def _lines_of(file: Path) -> dict[str, int]:
     return {node.name: node.lineno for node in body if isinstance(node, ast.FunctionDef)}
 
 
-def _line_with(file: Path, text: str) -> int:
-    lines = file.read_text().splitlines()
-    return next(number for number, line in enumerate(lines, start=1) if text in line)
+@functools.cache
+def _declared_at(file: Path) -> dict[str, int]:
+    """The lines at which assets are declared, in the list that `ASSETS` is made of."""
+    [listed] = (
+        node.value.elts
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.List)
+        and len(node.value.elts) == len(declarations.ASSETS)
+    )
+    return {name: node.lineno for name, node in zip(declarations.ASSETS, listed, strict=True)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,8 @@ def test_every_asset_links_to_the_lines_that_build_it_and_declare_it() -> None:
         name = key.to_user_string()
         built, declared = graph.get(key).metadata["dagster/code_references"].code_references
         lines = [Path(link.file_path).read_text().splitlines() for link in (built, declared)]
-        assert f'"{name}"' in lines[1][declared.line_number - 1], name
+        declaration = " ".join(lines[1][declared.line_number - 1 :][:2])
+        assert re.search(rf'\(\s*("{name}"|{name.upper()}),', declaration), name
         line = lines[0][built.line_number - 1]
         assert line.lstrip().startswith(("def ", "@")), name
         assert "/making.py" not in built.file_path, name
