@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from chatllama_pipeline.data.audit.tables import TableScan
 from chatllama_pipeline.data.prepare.lengths import tokenizer_place
@@ -109,6 +108,9 @@ def tokenizer_fingerprint(settings: AssistantSettings) -> str | None:
 
 def measure_tokens(scan: TableScan, plain: PlainText, limit: int) -> TokenFigures:
     """Tokens of evenly spaced rows of a table."""
+    # Brings pandas, which whoever loads the definitions doesn't wait for.
+    import pyarrow.dataset as ds
+
     sampled = min(scan.rows, SAMPLED_ROWS)
     places = pa.array(np.linspace(0, scan.rows - 1, sampled).astype(np.int64))
     columns = list(scan.characters)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.hashes import text_hash
@@ -190,6 +189,9 @@ def commonest_replies(scan: TableScan, most: int) -> list[tuple[str, int]]:
     """The replies that stand in most rows, as (text, rows), those that stand in one left out."""
     if not len(scan.reply_keys):
         return []
+    # Brings pandas, which whoever loads the definitions doesn't wait for.
+    import pyarrow.dataset as ds
+
     _, firsts, counts = np.unique(scan.reply_keys, return_index=True, return_counts=True)
     order = sorted(range(len(counts)), key=lambda place: (-counts[place], firsts[place]))[:most]
     places = [place for place in order if counts[place] > 1]

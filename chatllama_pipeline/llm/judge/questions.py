@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from chatllama_pipeline.llm.client.requests import (
     Answer,
@@ -23,11 +23,13 @@ from chatllama_pipeline.llm.client.requests import (
     LlmRequest,
     OnProgress,
 )
-from chatllama_pipeline.llm.judge.verdicts.choices import Choice, read_choice
-from chatllama_pipeline.llm.judge.verdicts.scores import REFUSED, read_score
+from chatllama_pipeline.llm.judge.verdicts.reasons import REFUSED
 from chatllama_pipeline.llm.templates import Marks, Template
 from chatllama_pipeline.models.chat.thoughts import spoken
 from chatllama_pipeline.records import Message, Prompt
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.llm.judge.verdicts.choices import Choice
 
 T = TypeVar("T")
 
@@ -215,11 +217,16 @@ def _hear(answer: Answer, read: Callable[[LlmReply], tuple[T | None, str]]) -> _
 
 
 def _read_score(reply: LlmReply) -> tuple[float | None, str]:
+    # Their patterns take a while to compile; whoever loads the definitions doesn't wait for them.
+    from chatllama_pipeline.llm.judge.verdicts.scores import read_score
+
     reading = read_score(reply.text, cut_off=reply.finish_reason == "length")
     return reading.score, reading.reason
 
 
 def _read_choice(reply: LlmReply) -> tuple[Choice | None, str]:
+    from chatllama_pipeline.llm.judge.verdicts.choices import read_choice
+
     return read_choice(reply.text, cut_off=reply.finish_reason == "length")
 
 

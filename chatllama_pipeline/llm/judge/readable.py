@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chatllama_pipeline.llm.judge.verdicts.scores import CUT_OFF
+from chatllama_pipeline.llm.judge.verdicts.reasons import CUT_OFF
 from chatllama_pipeline.records import Check
 
 _MOST = 0.5

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import regex
 
 from chatllama_pipeline.llm.judge.verdicts import words
-from chatllama_pipeline.llm.judge.verdicts.scores import CUT_OFF, REFUSED
+from chatllama_pipeline.llm.judge.verdicts.reasons import CUT_OFF, NO_CHOICE, REFUSED
 from chatllama_pipeline.llm.judge.verdicts.text import (
     DECORATION,
     EDGE,
@@ -29,8 +29,6 @@ from chatllama_pipeline.llm.judge.verdicts.text import (
 from chatllama_pipeline.models.chat.thoughts import spoken
 
 Choice = Literal["A", "B", "tie"]
-
-NO_CHOICE = "no choice"
 
 _FLAGS = regex.IGNORECASE | regex.MULTILINE
 # Cyrillic letters that look like them, or are second of their alphabet, among them.

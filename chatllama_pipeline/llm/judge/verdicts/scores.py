@@ -17,6 +17,15 @@ from typing import Any
 import regex
 
 from chatllama_pipeline.llm.judge.verdicts import words
+from chatllama_pipeline.llm.judge.verdicts.reasons import (
+    CUT_OFF,
+    NO_SCORE,
+    OTHER_SCALE,
+    OUT_OF_RANGE,
+    REFUSED,
+    SEVERAL,
+    UNSURE,
+)
 from chatllama_pipeline.llm.judge.verdicts.scales import declares_another, has_another, in_one_form
 from chatllama_pipeline.llm.judge.verdicts.text import (
     DECORATION,
@@ -38,15 +47,6 @@ from chatllama_pipeline.llm.judge.verdicts.text import (
 from chatllama_pipeline.models.chat.thoughts import spoken
 
 LOWEST, HIGHEST = 0.0, 5.0
-
-# Why a reply could not be read.
-OUT_OF_RANGE = "out of range"
-SEVERAL = "several numbers"
-UNSURE = "not sure"
-OTHER_SCALE = "another scale"
-NO_SCORE = "no score"
-REFUSED = "refused"
-CUT_OFF = "cut off"
 
 _FLAGS = regex.IGNORECASE | regex.MULTILINE
 _SIGN = r"(?:(?<![\w.)])(?P<sign>-)(?=\d)|(?<![\d.,/#\p{Latin}\p{Cyrillic}-]))"
