@@ -1,58 +1,60 @@
 """Runs ended at work, by every way there is: nothing of them is left.
 
-Each trial mostly waits (imports, grace times), so all of them are at work at the same time.
+Each trial mostly waits (imports, grace times), so several are at work at the same time.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 import pytest
 
-SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-ASSETS = ("one_child", "two_ranks")
-KINDS = ("engine", "dagster")
+Way = tuple[str, str, Signals]
 
-Key = tuple[str, str, signal.Signals]
+# Each kind of program meets each signal, and each signal one child and two ranks.
+WAYS: tuple[Way, ...] = (
+    ("engine", "one_child", SIGINT),
+    ("engine", "one_child", SIGTERM),
+    ("engine", "two_ranks", SIGKILL),
+    ("dagster", "one_child", SIGKILL),
+    ("dagster", "two_ranks", SIGINT),
+    ("dagster", "two_ranks", SIGTERM),
+)
+OTHERS: tuple[Way, ...] = (
+    ("engine", "one_child", SIGKILL),
+    ("engine", "two_ranks", SIGINT),
+    ("engine", "two_ranks", SIGTERM),
+    ("dagster", "one_child", SIGINT),
+    ("dagster", "one_child", SIGTERM),
+    ("dagster", "two_ranks", SIGKILL),
+)
 
 
-@pytest.fixture(scope="module")
-def trials(
-    tmp_path_factory: pytest.TempPathFactory, programs: Path, end_at_work: Callable[..., Any]
-) -> Iterator[dict[Key, Future[Any]]]:
-    def start(kind: str, asset: str, number: signal.Signals) -> Future[Any]:
-        folder = tmp_path_factory.mktemp(f"{kind}_{asset}_{number.name}")
-        home = tmp_path_factory.mktemp("dagster_home")
-        engine = [sys.executable, str(programs / "parent.py"), str(folder), asset]
+@pytest.mark.parametrize(
+    "ways", [WAYS, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["in pairs", "the others"]
+)
+def test_nothing_is_left_of_a_run_that_was_signalled(
+    tmp_path: Path, programs: Path, end_at_work: Callable[..., Any], ways: tuple[Way, ...]
+) -> None:
+    def end(way: Way) -> Any:
+        kind, asset, number = way
+        place = tmp_path / f"{kind}_{asset}_{number.name}"
+        home, folder = place / "home", place / "run" / asset
+        for made in (home, folder.parent):
+            made.mkdir(parents=True)
+        engine = [sys.executable, str(programs / "parent.py"), str(folder.parent), asset]
         dagster = [sys.executable, "-m", "dagster", "asset", "materialize"]
         dagster += ["-f", str(programs / "location.py"), "--select", asset]
         command = engine if kind == "engine" else dagster
-        return pool.submit(
-            end_at_work, command, {"DAGSTER_HOME": str(home)}, folder / asset, number
-        )
+        return end_at_work(command, {"DAGSTER_HOME": str(home)}, folder, number)
 
-    with ThreadPoolExecutor(max_workers=6) as pool:
-        yield {
-            (kind, asset, number): start(kind, asset, number)
-            for kind in KINDS
-            for asset in ASSETS
-            for number in SIGNALS
-        }
-
-
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("asset", ASSETS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_of_a_run_that_was_signalled(
-    trials: dict[Key, Future[Any]], kind: str, asset: str, number: signal.Signals
-) -> None:
-    trial = trials[kind, asset, number].result()
-
-    # The program and its child; or the program, torchrun and its two ranks.
-    assert len(trial.at_work) >= {"one_child": 2, "two_ranks": 4}[asset]
-    assert trial.returncode != 0
+    with ThreadPoolExecutor(len(ways)) as pool:
+        for way, trial in zip(ways, pool.map(end, ways), strict=True):
+            # The program and its child; or the program, torchrun and its two ranks.
+            assert len(trial.at_work) >= {"one_child": 2, "two_ranks": 4}[way[1]], way
+            assert trial.returncode != 0, way
