@@ -30,7 +30,7 @@ quickstart: $(INSTALLED)
 	@$(BIN)/chatllama make quickstart --overrides '$(OVERRIDES)' $(if $(filter true,$(PROMOTE)),--promote)
 
 test: $(TOOLS)
-	@$(BIN)/pytest -q -n $(WORKERS) --dist worksteal
+	@$(BIN)/pytest -q -n $(WORKERS)
 
 ui: $(INSTALLED)
 	@$(BIN)/chatllama ui

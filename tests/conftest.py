@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.update(
-    OMP_NUM_THREADS="2",
+    PYTHONDONTWRITEBYTECODE="",
+    OMP_NUM_THREADS="1",
     OMP_WAIT_POLICY="PASSIVE",
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_OFFLINE="1",
@@ -24,6 +26,11 @@ from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import AssistantSettings
 
 TINY_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima"
+
+
+def pytest_configure() -> None:
+    # What the environment says was read at the start. Compiling the tests anew takes a while.
+    sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")
