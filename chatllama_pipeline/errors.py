@@ -54,6 +54,10 @@ class ChildError(ChatllamaError, RuntimeError):
     """A child process ended badly; the message carries the end of what it printed."""
 
 
+class WarmParentError(ChildError):
+    """A warm parent ended, or could not fork: a process of its own may do as well."""
+
+
 class OutOfMemoryError(ChildError, MemoryError):
     """Memory was refused, or the kernel killed the child for it."""
 

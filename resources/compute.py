@@ -4,13 +4,15 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from chatllama_pipeline.errors import ChildError, OutOfMemoryError, SettingsError
-from chatllama_pipeline.launch.child import child_environment, cores_at_hand, run_child
+from chatllama_pipeline.errors import ChildError, OutOfMemoryError, SettingsError, WarmParentError
+from chatllama_pipeline.launch.child import ChildRun, child_environment, cores_at_hand, run_child
+from chatllama_pipeline.launch.forks import WarmParent, WarmStart
 from chatllama_pipeline.launch.out_of_memory import advice, choice_file, micro_batch, with_half
 from chatllama_pipeline.launch.stages import ONE_PROCESS, error_file, stage_error
 from chatllama_pipeline.llm.local.server import Machine
@@ -43,6 +45,21 @@ class Compute(dg.ConfigurableResource[None]):
     stop_seconds: float = Field(
         default=30.0, description="How long a training that is stopped may take to save its state."
     )
+    warm_parent: bool = Field(
+        default=True,
+        description="On a CPU, fork a run's stages from one process that has torch imported.",
+    )
+    _warm: WarmStart | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """From here on the run may have a warm parent."""
+        self._warm = WarmStart() if self.warm_parent else None
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """The run's steps are over."""
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
 
     def device_at_hand(self) -> str:
         """`cpu` or `cuda`; raises SettingsError where `device` names what isn't there."""
@@ -109,9 +126,6 @@ class Compute(dg.ConfigurableResource[None]):
         self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path, processes: int
     ) -> tuple[Outcome, float]:
         spec.write(spec_path)
-        result = Path(spec.result)
-        for left_over in (result, error_file(result), choice_file(result)):
-            left_over.unlink(missing_ok=True)
         with (
             self._gpus(spec.device, processes, context.log.info) as gpus,
             dg.open_pipes_session(
@@ -120,23 +134,26 @@ class Compute(dg.ConfigurableResource[None]):
                 message_reader=_MessageReader(),
             ) as session,
         ):
-            env = {
-                **child_environment(spec.threads),
-                **session.get_bootstrap_env_vars(),
-                # Empty on a CPU: what looks for a GPU by itself must not find one.
-                "CUDA_VISIBLE_DEVICES": ",".join(gpus.ids),
-            }
+            # Empty on a CPU: what looks for a GPU by itself must not find one.
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus.ids)}
+            steady = {**child_environment(spec.threads), **visible}
+            command = self.stage_command(spec_path)
+            start = partial(
+                run_child,
+                command,
+                env={**steady, **session.get_bootstrap_env_vars()},
+                log=spec_path.with_suffix(".log"),
+                processes=processes,
+                pass_fds=gpus.fds,
+                stop_seconds=self.stop_seconds,
+            )
+            warm = None
+            if self._warm is not None and processes == 1:
+                warm = self._warm.parent(command[:-1], spec, spec_path, steady)
             try:
-                run = run_child(
-                    self.stage_command(spec_path),
-                    env=env,
-                    log=spec_path.with_suffix(".log"),
-                    processes=processes,
-                    pass_fds=gpus.fds,
-                    stop_seconds=self.stop_seconds,
-                )
+                run = self._started(context, spec, start, warm)
             except ChildError:
-                refusal = stage_error(result)
+                refusal = stage_error(Path(spec.result))
                 if refusal is None:
                     raise
                 raise refusal from None
@@ -144,7 +161,25 @@ class Compute(dg.ConfigurableResource[None]):
             context.log.warning(
                 f"{spec.stage} left processes running, which were ended: {run.leftovers}"
             )
-        return Outcome.read(result), run.seconds
+        return Outcome.read(Path(spec.result)), run.seconds
+
+    def _started(
+        self,
+        context: dg.AssetExecutionContext,
+        spec: StageSpec,
+        start: Callable[..., ChildRun],
+        warm: WarmParent | None,
+    ) -> ChildRun:
+        """Run the child, as a fork of `warm` if there is one; else, or where that ends, alone."""
+        _forget(Path(spec.result))
+        try:
+            return start(warm=warm)
+        except WarmParentError as error:
+            context.log.warning(f"{error}; {spec.stage} starts in a process of its own")
+        if self._warm is not None:
+            self._warm.give_up()
+        _forget(Path(spec.result))
+        return start()
 
     def stage_command(self, spec_path: Path) -> list[str]:
         """The command that runs the stage of `spec_path`; it works by hand as well."""
@@ -170,3 +205,9 @@ class Compute(dg.ConfigurableResource[None]):
             return
         with lease_gpus(visible_gpus(), processes, say) as lease:
             yield lease
+
+
+def _forget(result: Path) -> None:
+    """Remove what an earlier try left."""
+    for left_over in (result, error_file(result), choice_file(result)):
+        left_over.unlink(missing_ok=True)

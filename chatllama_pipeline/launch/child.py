@@ -25,9 +25,10 @@ from types import FrameType
 
 import psutil
 
-from chatllama_pipeline.errors import ChildError, OutOfMemoryError
+from chatllama_pipeline.errors import ChildError, OutOfMemoryError, WarmParentError
 from chatllama_pipeline.launch import shim
 from chatllama_pipeline.launch.allocator import allocator_environment
+from chatllama_pipeline.launch.forks import Fork, WarmParent
 
 TICK_SECONDS = 0.1
 INT_GRACE_SECONDS = 3.0
@@ -117,37 +118,42 @@ def run_child(
     poll: Callable[[], None] | None = None,
     pass_fds: Sequence[int] = (),
     stop_seconds: float = INT_GRACE_SECONDS,
+    warm: WarmParent | None = None,
 ) -> ChildRun:
     """Run `argv` to its end, or stop it and everything that came of it.
 
     Its stdout and stderr go to the file `log`, replaced. With `processes` > 1 torchrun starts that
     many ranks of `argv`. `poll` is called about every `TICK_SECONDS`; what it raises stops the
     child, which has `stop_seconds` to save what it must. `pass_fds` stay open in the child (a lease
-    lives as long as it does).
+    lives as long as it does). A `warm` parent forks the child, which then has no `pass_fds`.
 
     Call it in the main thread where interrupts must stop the child: Python gives signals to no
     other thread. Whichever thread calls it waits in here until the child is gone, which is what
     PR_SET_PDEATHSIG asks for: the kernel kills the child when the *thread* that created it ends.
 
     Raises ChildError, with the exit code or signal and the last `LOG_TAIL_LINES` lines of `log`,
-    where the child ended badly; OutOfMemoryError where the kernel killed it, or may have.
+    where the child ended badly; OutOfMemoryError where the kernel killed it, or may have;
+    WarmParentError where `warm` ended before the child, which then ended with it.
     """
     mark = f"CHATLLAMA_CHILD_{uuid.uuid4().hex}"
-    command = _through_shim(argv if processes == 1 else _torchrun(argv, processes))
     child_env = {**env, mark: "1", shim.PARENT_VARIABLE: str(os.getpid())}
     log.parent.mkdir(parents=True, exist_ok=True)
     kernel_kills = _kernel_kills()
     with _held_signals() as held, log.open("wb") as output:
         started = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            env=child_env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=pass_fds,
-        )
+        process: Fork | _Child
+        if warm is not None:
+            process = warm.fork(argv, child_env, log, lambda: _look(held, poll))
+        else:
+            process = _Child(
+                shim.through_shim(argv if processes == 1 else _torchrun(argv, processes)),
+                env=child_env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
         try:
             returncode = _wait(process, held, poll)
         except BaseException as error:
@@ -155,7 +161,7 @@ def run_child(
                 error.add_note(f"still running after SIGKILL: {survivor}")
             raise
         seconds = time.monotonic() - started
-        leftovers = _family(process.pid, mark)
+        leftovers = _family(process, mark)
         _signal_and_wait(process, leftovers, signal.SIGKILL, KILL_GRACE_SECONDS)
     if returncode != 0:
         innocent = kernel_kills is not None and _kernel_kills() == kernel_kills
@@ -163,15 +169,21 @@ def run_child(
     return ChildRun(seconds, len(leftovers))
 
 
-def _through_shim(argv: Sequence[str]) -> list[str]:
-    # -I and -S: neither the environment, the working directory nor site-packages are looked at,
-    # which halves the start and keeps a stray module from standing in for one of the shim's.
-    return [sys.executable, "-I", "-S", str(Path(shim.__file__).resolve()), *argv]
+class _Child(subprocess.Popen[bytes]):
+    """A process of its own."""
+
+    def tree(self) -> set[psutil.Process]:
+        """It and its descendants."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child = psutil.Process(self.pid)
+            return {child, *child.children(recursive=True)}
+        return set()
 
 
 def _torchrun(argv: Sequence[str], processes: int) -> list[str]:
     options = ["--standalone", f"--nproc-per-node={processes}", "--no-python"]
-    return [sys.executable, "-m", "torch.distributed.run", *options, *_through_shim(argv)]
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
+    return [*command, *shim.through_shim(argv)]
 
 
 @contextlib.contextmanager
@@ -201,36 +213,35 @@ def _held_signals() -> Iterator[list[int]]:
             signal.raise_signal(received[0])
 
 
-def _wait(
-    process: subprocess.Popen[bytes], held: list[int], poll: Callable[[], None] | None
-) -> int:
+def _wait(process: Fork | _Child, held: list[int], poll: Callable[[], None] | None) -> int:
     while True:
         try:
             return process.wait(timeout=TICK_SECONDS)
         except subprocess.TimeoutExpired:
-            if held:
-                name = signal.Signals(held[0]).name
-                raise ChildError(f"the child process was stopped: {name}") from None
-            if poll is not None:
-                poll()
+            _look(held, poll)
 
 
-def _family(pid: int, mark: str) -> set[psutil.Process]:
-    """The living processes that came of child `pid`, itself included.
+def _look(held: list[int], poll: Callable[[], None] | None) -> None:
+    if held:
+        name = signal.Signals(held[0]).name
+        raise ChildError(f"the child process was stopped: {name}") from None
+    if poll is not None:
+        poll()
 
-    Its descendants, and all that carry `mark` in their environment: those whose own parent has
-    ended are nobody's descendants any more.
+
+def _family(process: Fork | _Child, mark: str) -> set[psutil.Process]:
+    """The living processes that came of a child, itself included.
+
+    Its descendants, and all that carry `mark` in their environment or are of its session: those
+    whose own parent has ended are nobody's descendants any more.
     """
-    family = set()
-    with contextlib.suppress(psutil.NoSuchProcess):
-        child = psutil.Process(pid)
-        family.update([child, *child.children(recursive=True)])
-    for process in psutil.process_iter():
+    family = process.tree()
+    for other in psutil.process_iter():
         # Other people's processes and those just ending can't be read, and aren't the child's.
         with contextlib.suppress(psutil.Error, OSError):
-            if mark in process.environ():
-                family.add(process)
-    return {process for process in family if _lives(process)}
+            if os.getsid(other.pid) == process.pid or mark in other.environ():
+                family.add(other)
+    return {member for member in family if _lives(member)}
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -239,23 +250,23 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
-def _stop(process: subprocess.Popen[bytes], mark: str, stop_seconds: float) -> set[psutil.Process]:
+def _stop(process: Fork | _Child, mark: str, stop_seconds: float) -> set[psutil.Process]:
     """End the child's tree, harder with each step; returns what even SIGKILL didn't end."""
     family: set[psutil.Process] = set()
     for number, grace in ((signal.SIGINT, stop_seconds), *_HARDER):
         # Listed before each signal: a parent that dies of it leaves its children without a link
         # to us, and torchrun's ranks, in sessions of their own, are in no group of ours.
-        family |= _family(process.pid, mark)
+        family |= _family(process, mark)
         family = _signal_and_wait(process, family, number, grace)
     if process.pid not in {member.pid for member in family}:
         # Its main thread is gone; it can be reaped once its other threads are, too.
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired, WarmParentError):
             process.wait(KILL_GRACE_SECONDS)
     return family
 
 
 def _signal_and_wait(
-    process: subprocess.Popen[bytes],
+    process: Fork | _Child,
     family: set[psutil.Process],
     number: signal.Signals,
     grace: float,

@@ -21,18 +21,23 @@ ASKED_BY = {
 }
 
 
-def hide_unused(spec: StageSpec) -> None:
-    """Let this process find none of the libraries that the stage of `spec` doesn't use.
+def needless(spec: StageSpec) -> frozenset[str]:
+    """The libraries that the stage of `spec` doesn't use.
 
-    Nothing is hidden from a model that brings code of its own, which may import anything.
+    A model that brings code of its own may import any of them.
     """
     sections = [section for section in spec.settings.values() if isinstance(section, Mapping)]
     if any(section.get("trust_remote_code") for section in sections):
-        return
+        return frozenset()
     used = {name for name, keys in ASKED_BY.items() if _any_set(sections, keys)}
     if any(has_adapter(folder) for folder in spec.inputs.values()):
         used.add("peft")
-    for name in ASKED_BY.keys() - used - sys.modules.keys():
+    return frozenset(ASKED_BY.keys() - used)
+
+
+def hide_unused(spec: StageSpec) -> None:
+    """Let this process find none of the libraries that are `needless`."""
+    for name in needless(spec) - sys.modules.keys():
         # What Python itself takes for "not there": importing it raises ModuleNotFoundError.
         sys.modules[name] = None  # type: ignore[assignment]
 

@@ -11,6 +11,10 @@ import os
 import signal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 PARENT_VARIABLE = "CHATLLAMA_PARENT_PID"
 
 # Exit codes as the shell has them: cannot be executed, not found.
@@ -18,21 +22,29 @@ _CANNOT_EXECUTE, _NOT_FOUND = 126, 127
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_parent() -> None:
+def through_shim(argv: "Sequence[str]") -> list[str]:
+    """The command that starts `argv` tied to the process that starts it."""
+    # -I and -S: neither the environment, the working directory nor site-packages are looked at,
+    # which halves the start and keeps a stray module from standing in for one of the shim's.
+    return [sys.executable, "-I", "-S", os.path.realpath(__file__), *argv]
+
+
+def tie_to(parent: int) -> None:
+    """Let the kernel kill this process with its parent's thread; ends it where that is gone."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     # A parent that died before the wish was made will not be announced any more.
-    if os.getppid() != int(os.environ[PARENT_VARIABLE]):
+    if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)
 
 
 def main(argv: list[str]) -> None:
     """Replace this process by `argv`, tied to its parent and with signals as a shell gives them."""
     if sys.platform == "linux":
-        _die_with_parent()
+        tie_to(int(os.environ[PARENT_VARIABLE]))
     # A run started by `&` in a script ignores SIGINT, and its children would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

@@ -27,6 +27,7 @@ from chatllama_pipeline.errors import (
 from chatllama_pipeline.launch.child import child_environment
 from chatllama_pipeline.launch.hidden import hide_unused
 from chatllama_pipeline.launch.out_of_memory import was_refused
+from chatllama_pipeline.launch.warm import WARM
 from chatllama_pipeline.machine import peak_bytes
 from chatllama_pipeline.progress import Emit, Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
@@ -71,17 +72,17 @@ def stage_error(result: Path) -> ChatllamaError | None:
 
 
 def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
-    """Run the stage that the spec file `argv[0]` names; returns the exit code."""
+    """Run the stage that the spec file `argv[0]` names; returns the exit code.
+
+    After `--warm` this process is a warm parent, and what goes on here are its forks.
+    """
+    if argv[:1] == [WARM]:
+        argv = _forked(argv[1:], stages)
     if len(argv) != 1:
         print("usage: python -m chatllama_pipeline.launch.stages SPEC.json", file=sys.stderr)
         return REFUSED
     spec = StageSpec.read(Path(argv[0]))
-    # The launcher has set these already; by hand they must stand before a stage imports torch,
-    # which takes its number of threads from them.
-    os.environ.update(child_environment(spec.threads))
-    if spec.device == "cpu":
-        # DeepSpeed looks for an accelerator at its import, and says so where it finds none.
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    _set_environment(spec)
     result = Path(spec.result)
     with _emit() as emit:
         try:
@@ -102,6 +103,31 @@ def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
         unfinished.replace(result)
     _leave_process_group()
     return 0
+
+
+def _forked(argv: list[str], stages: Mapping[str, str]) -> list[str]:
+    """Import what stages import, and fork; returns in each fork, with what it is to do.
+
+    The libraries that the spec has no use for are hidden before: that differs from spec to spec.
+    """
+    from chatllama_pipeline.launch.warm import stage_to_run
+
+    descriptor, spec_path = argv
+    spec = StageSpec.read(Path(spec_path))
+    _set_environment(spec)
+    hide_unused(spec)
+    for target in stages.values():
+        importlib.import_module(target.split(":")[0])
+    return stage_to_run(int(descriptor))
+
+
+def _set_environment(spec: StageSpec) -> None:
+    # The launcher has set these already; by hand they must stand before a stage imports torch,
+    # which takes its number of threads from them.
+    os.environ.update(child_environment(spec.threads))
+    if spec.device == "cpu":
+        # DeepSpeed looks for an accelerator at its import, and says so where it finds none.
+        os.environ["DS_ACCELERATOR"] = "cpu"
 
 
 def _leave_process_group() -> None:

@@ -20,6 +20,7 @@ from chatllama_pipeline.errors import (
     SettingsError,
 )
 from chatllama_pipeline.launch import child as launch
+from chatllama_pipeline.launch.forks import CAN_FORK
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from resources.compute import Compute
 from tests.waiting import wait_until
@@ -229,6 +230,26 @@ def test_processes_that_a_stage_left_are_told_of(run_stage: Callable[..., Any]) 
     assert "leaves_one_behind left processes running, which were ended: 1" in [
         text for text in logs
     ]
+
+
+def test_where_the_warm_parent_is_killed_the_stage_starts_again_alone(
+    run_stage: Callable[..., Any], tmp_path: Path
+) -> None:
+    outcome, _, logs = run_stage("kills_its_warm_parent")
+    assert outcome.rows == 1
+    told = "the warm parent ended with exit code -9; kills_its_warm_parent starts in a process of"
+    assert [text for text in logs if text.startswith(told)]
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="forks on Linux alone")
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_stage_is_forked_unless_the_run_is_told_otherwise(
+    run_stage: Callable[..., Any], tmp_path: Path, wanted: bool, watch: Any
+) -> None:
+    outcome, _, _ = run_stage("describes", warm_parent=wanted)
+    assert outcome.metrics["forked"] is wanted
+    assert (tmp_path / "warm.log").exists() is wanted
+    assert watch.living(str(tmp_path)) == []
 
 
 def test_torch_has_the_threads_of_the_spec(run_stage: Callable[..., Any]) -> None:

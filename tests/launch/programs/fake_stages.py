@@ -1,10 +1,12 @@
 """The entry point of child processes with stages of our own: `fake_stages.py SPEC.json`."""
 
 import atexit
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -86,6 +88,56 @@ def rows_at_once(spec: StageSpec) -> int:
     return min(section.get("micro_batch_size") or 8 for section in sections)
 
 
+def describes(spec: StageSpec, progress: Progress) -> Outcome:
+    """What a stage finds itself to be; what differs from process to process is left out."""
+    steady = {name: value for name, value in os.environ.items() if "CHATLLAMA_" not in name}
+    open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]]
+    found = {
+        "environment": steady,
+        "tied to its parent": os.environ["CHATLLAMA_PARENT_PID"] == str(os.getpid()),
+        "leads its session and group": os.getsid(0) == os.getpgid(0) == os.getpid(),
+        "folder": os.getcwd(),
+        "open files": sorted(name for name in open_files if not name.startswith("anon_inode")),
+        "arguments": sys.argv,
+        "main": sys.modules["__main__"].__file__,
+        "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)],
+        "blocked": str(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "priority": os.nice(0),
+        "umask": os.umask(0o022),
+        "order of sets": list({"alpha", "bravo", "charlie", "delta"}),
+        "absent": sorted(name for name, module in sys.modules.items() if module is None),
+    }
+    forked = "--warm" in Path(f"/proc/{os.getppid()}/cmdline").read_text()
+    return Outcome(metrics={"found": json.dumps(found), "forked": forked})
+
+
+def kills_its_warm_parent(spec: StageSpec, progress: Progress) -> Outcome:
+    if "--warm" in Path(f"/proc/{os.getppid()}/cmdline").read_text():
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+    return Outcome(rows=1)
+
+
+def waits(spec: StageSpec, progress: Progress) -> Outcome:
+    """At work until it is killed: deaf, as a stage amid native code is."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    (Path(spec.run_folder) / "at_work").touch()
+    time.sleep(600)
+    return Outcome()
+
+
+def waits_with_a_copy(spec: StageSpec, progress: Progress) -> Outcome:
+    """The same, with a copy in a session of its own whose parent has ended."""
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.setsid()
+            waits(spec, progress)
+        os._exit(0)
+    os.wait()
+    return waits(spec, progress)
+
+
 def fits_two_rows(spec: StageSpec, progress: Progress) -> Outcome:
     import torch
 
@@ -118,11 +170,20 @@ TOLD_BY_NAME = (
     writes,
     joins,
 )
+TOLD_BY_NAME += (describes, kills_its_warm_parent, waits, waits_with_a_copy)
 STAGES = {function.__name__: f"__main__:{function.__name__}" for function in TOLD_BY_NAME} | {
     "actor_sft": "__main__:fits_two_rows",
     "actor_ppo": "__main__:killed_at_more_than_four_rows",
     "reward_model": "__main__:never_fits",
 }
+
+# What a warm parent imports may be slow, or start a thread.
+match os.environ.get("FAKE_IMPORTS"):
+    case "slow":
+        (Path(sys.argv[-1]).parent / "importing").touch()
+        time.sleep(600)
+    case "thread":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], STAGES))
