@@ -2,6 +2,7 @@
 
     python benchmarks/resume.py          # 20 kills of each stage, by one process and by two
     python benchmarks/resume.py --stages actor_ppo --processes 2 --zero-stage 3 --kills 5
+    python benchmarks/resume.py --stages actor_ppo --methods rloo grpo dpo kto --kills 5
 
 A training is first run to its end. Then it is started again and killed by SIGKILL at a moment drawn
 from that run's length (imports, steps, saves and the writing of the payload alike), over and over,
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -43,11 +45,11 @@ from chatllama_pipeline.records import (
 )
 
 STAGES = ("reward_model", "actor_sft", "actor_ppo")
+FROM_ROWS = ("dpo", "kto")
+METHODS = ("ppo", "rloo", "grpo", *FROM_ROWS)
 WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india"]
 # Steps enough that most of a run's time is training, and saves at odd ones.
 SUPERVISED = {
-    "model": "local",
-    "max_sequence_length": 64,
     "batch_size": 8,
     "micro_batch_size": 2,
     "lr": 0.003,
@@ -56,6 +58,7 @@ SUPERVISED = {
     "checkpoint_seconds": 2,
     "keep_weights": "best",
 }
+MODEL = {"model": "local", "max_sequence_length": 64}
 PPO = {
     "actor_lr": 1e-3,
     "critic_lr": 1e-3,
@@ -73,38 +76,51 @@ PPO = {
 
 @dataclass(frozen=True)
 class Trial:
-    """One way of running a stage, in a folder of its own."""
+    """One way of running a stage, in a folder of its own; `method` is what makes actor_ppo."""
 
     stage: str
     processes: int = 1
     zero_stage: int = 0
     steps: int = 120
+    method: str = "ppo"
 
     def __str__(self) -> str:
         by = f", ZeRO {self.zero_stage}" if self.zero_stage else ""
-        return f"{self.stage}, {self.processes} process(es){by}"
+        method = f" by {self.method}" if self.stage == "actor_ppo" else ""
+        return f"{self.stage}{method}, {self.processes} process(es){by}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The assets that are read."""
+        if self.stage == "actor_ppo" and self.method in FROM_ROWS:
+            return ("actor_sft", "preference_data")
+        return {
+            "reward_model": ("reward_base", "preference_data", "reward_training_data"),
+            "actor_sft": ("actor_base", "actor_training_data"),
+            "actor_ppo": ("actor_sft", "reward_model", "rlhf_training_data"),
+        }[self.stage]
+
+    def settings(self) -> dict[str, Any]:
+        sharded = {"zero_stage": self.zero_stage}
+        supervised = {**SUPERVISED, "max_steps": self.steps}
+        with_model = {**supervised, **MODEL, **sharded}
+        return {
+            "improve_by": self.method,
+            "actor_config": {**with_model, "max_tokens": 8},
+            "reward_config": with_model,
+            "trainer_config": {**PPO, "num_episodes": max(1, self.steps // 4)},
+            **{f"{name}_config": supervised for name in FROM_ROWS},
+        }
 
     def spec(self, inputs: Path, folder: Path) -> StageSpec:
         """The spec of a fresh run under `folder`."""
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "output").mkdir(parents=True)
-        sharded = {"zero_stage": self.zero_stage}
-        supervised = {**SUPERVISED, **sharded, "max_steps": self.steps}
-        actor = {**supervised, "max_tokens": 8}
-        used = {
-            "reward_model": ("reward_base", "preference_data", "reward_training_data"),
-            "actor_sft": ("actor_base", "actor_training_data"),
-            "actor_ppo": ("actor_sft", "reward_model", "rlhf_training_data"),
-        }[self.stage]
         spec = StageSpec(
             stage=self.stage,
             assistant="killed",
-            settings={
-                "actor_config": actor,
-                "reward_config": supervised,
-                "trainer_config": {**PPO, "num_episodes": max(1, self.steps // 4)},
-            },
-            inputs={name: str(inputs / name) for name in used},
+            settings=self.settings(),
+            inputs={name: str(inputs / name) for name in self.inputs},
             output=str(folder / "output"),
             run_folder=str(folder / "run"),
             result=str(folder / "result.json"),
@@ -238,6 +254,7 @@ def make_inputs(folder: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["ppo"])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--zero-stage", type=int, default=0)
     parser.add_argument("--kills", type=int, default=20)
@@ -247,14 +264,18 @@ def main() -> int:
     differed = False
     with tempfile.TemporaryDirectory() as place:
         inputs = make_inputs(Path(place) / "inputs")
-        for stage in options.stages:
-            for processes in options.processes:
-                trial = Trial(stage, processes, options.zero_stage, options.steps)
-                report = kill_at_random(
-                    trial, inputs, Path(place) / "trial", options.kills, options.seed
-                )
-                differed |= bool(report.differing)
-                print(f"{trial}: {report}", flush=True)
+        ways = [
+            (stage, method)
+            for stage in options.stages
+            for method in (options.methods if stage == "actor_ppo" else ["ppo"])
+        ]
+        for (stage, method), processes in itertools.product(ways, options.processes):
+            trial = Trial(stage, processes, options.zero_stage, options.steps, method)
+            report = kill_at_random(
+                trial, inputs, Path(place) / "trial", options.kills, options.seed
+            )
+            differed |= bool(report.differing)
+            print(f"{trial}: {report}", flush=True)
     return int(differed)
 
 

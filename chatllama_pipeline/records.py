@@ -52,9 +52,18 @@ REWARD_SCHEMA = _schema(
     source=pa.string(),
     split=pa.string(),
 )
+# Replies that people found good or not; beside the pairs, where there are any.
+THUMB_SCHEMA = _schema(
+    prompt=MESSAGES,
+    completion=pa.string(),
+    label=pa.bool_(),
+    source=pa.string(),
+    split=pa.string(),
+)
 PROMPT_SCHEMA = _schema(prompt=MESSAGES, source=pa.string(), split=pa.string())
 
 TABLE_FILE = "data.parquet"
+THUMBS_FILE = "thumbs.parquet"
 CURVES_FILE = "curves.json"
 SAMPLES_FILE = "samples.jsonl"
 

@@ -24,10 +24,10 @@ def read_rows(version: Path, name: str = TABLE_FILE) -> list[Row]:
     return rows
 
 
-def read_split(version: Path | str, split: Split) -> list[Row]:
+def read_split(version: Path | str, split: Split, name: str = TABLE_FILE) -> list[Row]:
     """The rows of one split, in the table's order, as plain values."""
     wanted = pc.field("split") == split
-    rows: list[Row] = pq.read_table(Path(version) / TABLE_FILE, filters=wanted).to_pylist()
+    rows: list[Row] = pq.read_table(Path(version) / name, filters=wanted).to_pylist()
     return rows
 
 

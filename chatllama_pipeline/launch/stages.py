@@ -44,7 +44,10 @@ STAGES: dict[str, str] = {
 }
 
 # Other trainings than the stage's own: see `AssistantSettings.trained_as`.
-TRAININGS = {"actor_dpo": "chatllama_pipeline.training.dpo.stage:run"}
+TRAININGS = {
+    "actor_dpo": "chatllama_pipeline.training.dpo.stage:run",
+    "actor_kto": "chatllama_pipeline.training.kto.stage:run",
+}
 
 # Stages that would only do the same work twice in two processes.
 ONE_PROCESS = frozenset({"actor_base", "reward_base", "evaluation", "release"})

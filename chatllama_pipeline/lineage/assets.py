@@ -20,7 +20,7 @@ from chatllama_pipeline.lineage.declaration import Asset, Given, Input, keys
 from chatllama_pipeline.lineage.incumbent import RELEASE, incumbent
 from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_log
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
-from chatllama_pipeline.settings.training.methods import reads
+from chatllama_pipeline.settings.training.methods import FROM_ROWS, reads
 from chatllama_pipeline.settings.training.rewards import JUDGE
 from chatllama_pipeline.store.approvals import is_approved
 from chatllama_pipeline.store.manifests import hash_file
@@ -48,6 +48,11 @@ _REWARD_JUDGE = (*_JUDGE, "llm.judge_samples")
 # A judge's questions don't follow from its answers: in batches they are the same.
 _BATCHED = ("llm.batch",)
 
+# What a method that learns from rows goes by, beside what is its alone.
+_FROM_ROWS = (
+    "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
+    "early_stopping keep_weights attention compile length_bucketing peft_enable"
+)
 # What the SFT actor is improved by, whatever the method.
 _REWARDS = keys("rewards", "weights file")
 _IMPROVEMENT = (
@@ -64,12 +69,8 @@ _IMPROVEMENT = (
         "collapse_share attention peft_enable replies_per_prompt",
     ),
     *_REWARDS,
-    *keys(
-        "dpo_config",
-        "beta label_smoothing batch_size lr warmup_ratio weight_decay max_grad_norm epochs "
-        "max_steps evaluations precision early_stopping keep_weights attention compile "
-        "length_bucketing peft_enable",
-    ),
+    *keys("dpo_config", "beta label_smoothing " + _FROM_ROWS),
+    *keys("kto_config", "beta desirable_weight undesirable_weight " + _FROM_ROWS),
 )
 
 # What tells where the actor's tokenizer is.
@@ -99,7 +100,7 @@ def _lengths(given: Given) -> dict[str, object]:
 def _reward_judge(given: Given) -> dict[str, Any]:
     """The judge by whose word PPO is paid; nothing where it isn't."""
     settings = given.assistant.settings
-    if settings.improve_by == "dpo" or JUDGE not in settings.rewards.weights:
+    if settings.improve_by in FROM_ROWS or JUDGE not in settings.rewards.weights:
         return {}
     role = settings.role("judge")
     judge = {key: getattr(role, key) for key in _ASKED.split()} | {"omit": list(role.omit)}
@@ -153,8 +154,8 @@ def _not_evaluated_by(settings: AssistantSettings) -> Collection[str]:
 
 
 def _not_learned_from(settings: AssistantSettings) -> Collection[str]:
-    """DPO learns from pairs alone, all other methods from prompts and what is paid for replies."""
-    if settings.improve_by == "dpo":
+    """DPO and KTO learn from rows alone, all others from prompts and what is paid for replies."""
+    if settings.improve_by in FROM_ROWS:
         return ("reward_model", "rlhf_training_data", "personal_data")
     asks = JUDGE in settings.rewards.weights and settings.role("judge").asks_a_model
     # An LLM alone goes by the person's templates.
@@ -171,7 +172,7 @@ def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
     uncounted = {key for key in _IMPROVEMENT if not reads(method, key)}
     if method == "ppo":
         uncounted.add("improve_by")
-    if method == "dpo":  # replies are the data's, and read whole
+    if method in FROM_ROWS:  # replies are the data's, and read whole
         uncounted |= {"actor_config.max_tokens", "actor_config.thoughts"}
     if settings.trainer_config.replies_per_prompt == 1:
         uncounted.add("trainer_config.replies_per_prompt")
@@ -221,7 +222,7 @@ _DECLARED = [
     ),
     Asset(
         "preference_data",
-        code_version="5",
+        code_version="6",
         upstream=(*SOURCES, "personal_data", FEEDBACK),
         unused=_sources_left_out,
         settings=(
@@ -232,7 +233,8 @@ _DECLARED = [
             *keys("checks", "max_identical_pairs max_length_only_accuracy"),
             "reward_config.objective",
         ),
-        also_reads=("improve_by",),  # without pairs DPO is refused before anything is trained
+        # Without pairs DPO is refused before anything is trained, and KTO without thumbs.
+        also_reads=("improve_by",),
         inputs=(_LENGTHS,),
     ),
     _synthetic("synthetic_conversations", "synthetic_conversations conversations_by turns"),

@@ -20,6 +20,7 @@ NEUTRAL: frozenset[str] = frozenset(
         ("reward_config", f"{_OF_TRAINING} {_OF_SHARDING} {_OF_PEFT} train_dataset_path"),
         ("critic_config", _OF_PEFT),
         ("dpo_config", _OF_TRAINING),
+        ("kto_config", _OF_TRAINING),
         ("trainer_config", f"{_OF_TRAINING} rollout_batch_size examples_path"),
         ("llm", f"{_OF_CALLS} max_usd prices"),
         ("llm.writer", _OF_CALLS),

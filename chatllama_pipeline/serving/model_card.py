@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chatllama_pipeline.evaluation.figures import ActorFigures, Evaluation
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+from chatllama_pipeline.settings.training.methods import FROM_ROWS
 
 SOURCES = {
     "grammar": "`grammar`: templated conversations, written by this project's embedded grammar",
@@ -74,8 +75,9 @@ def _what(settings: AssistantSettings) -> str:
         else f"made from `{_called(actor.model)}`"
     )
     stages = "fine-tuned on conversations (SFT)"
-    if settings.release.stage == "actor_ppo" and settings.improve_by == "dpo":
-        stages += ", then improved by preference pairs (DPO)"
+    if settings.release.stage == "actor_ppo" and settings.improve_by in FROM_ROWS:
+        learned_from = {"dpo": "preference pairs", "kto": "thumbs"}[settings.improve_by]
+        stages += f", then improved by {learned_from} ({settings.improve_by.upper()})"
     elif settings.release.stage == "actor_ppo":
         stages += (
             f", then improved by reinforcement learning ({settings.improve_by.upper()}, "

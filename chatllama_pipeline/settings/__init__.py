@@ -26,6 +26,7 @@ from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.section import SCRATCH, Section
 from chatllama_pipeline.settings.training.actor import ActorSettings
 from chatllama_pipeline.settings.training.dpo import DpoSettings
+from chatllama_pipeline.settings.training.kto import KtoSettings
 from chatllama_pipeline.settings.training.lora import LoraSettings
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
@@ -51,6 +52,7 @@ __all__ = [
     "DpoSettings",
     "EvaluationSettings",
     "FeedbackSettings",
+    "KtoSettings",
     "LlmRole",
     "LlmSettings",
     "LoraSettings",

@@ -21,7 +21,13 @@ from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.section import Count, Positive, Section
 from chatllama_pipeline.settings.training.actor import ActorSettings
 from chatllama_pipeline.settings.training.dpo import DpoSettings
-from chatllama_pipeline.settings.training.methods import GROUPED, MethodName, with_usual_replies
+from chatllama_pipeline.settings.training.kto import KtoSettings
+from chatllama_pipeline.settings.training.methods import (
+    FROM_ROWS,
+    GROUPED,
+    MethodName,
+    with_usual_replies,
+)
 from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 from chatllama_pipeline.settings.training.reward import RewardSettings
 from chatllama_pipeline.settings.training.rewards import JUDGE, RewardsSettings
@@ -53,7 +59,7 @@ class AssistantSettings(Section):
     improve_by: MethodName = Field(
         default="ppo",
         description="how the SFT actor is improved: ppo; rloo or grpo, which need no critic; dpo, "
-        "which needs pairs and no reward model",
+        "which needs pairs and no reward model; kto, which needs thumbs and none either",
     )
     data: DataSettings = Field(
         default=DataSettings(),
@@ -79,6 +85,9 @@ class AssistantSettings(Section):
     )
     dpo_config: DpoSettings = Field(
         default=DpoSettings(), description="DPO, where `improve_by` is dpo"
+    )
+    kto_config: KtoSettings = Field(
+        default=KtoSettings(), description="KTO, where `improve_by` is kto"
     )
     rewards: RewardsSettings = Field(
         default=RewardsSettings(),
@@ -195,8 +204,8 @@ class AssistantSettings(Section):
     @property
     def policy_has_adapter(self) -> bool:
         """Whether the method that improves the actor trains an adapter of it."""
-        by_dpo = self.improve_by == "dpo"
-        own = self.dpo_config.peft_enable if by_dpo else self.trainer_config.peft_enable
+        section = getattr(self, FROM_ROWS.get(self.improve_by, "trainer_config"))
+        own: bool | None = section.peft_enable
         return self.actor_config.peft_enable if own is None else own
 
     @property
@@ -208,7 +217,9 @@ class AssistantSettings(Section):
     def trained_as(self, stage: str) -> str:
         """The training by which `stage` is made: actor_dpo is that of actor_ppo by DPO."""
         # Which of them it is other stages don't ask.
-        return "actor_dpo" if stage == "actor_ppo" and self.improve_by == "dpo" else stage
+        if stage == "actor_ppo" and self.improve_by in FROM_ROWS:
+            return f"actor_{self.improve_by}"
+        return stage
 
     def training(self, stage: str) -> TrainedSection:
         """The section that the training `stage` goes by."""

@@ -23,6 +23,8 @@ from chatllama_pipeline.training.trackers import Trackers
 
 CURVE_POINTS = 50
 WEIGHT, LOSS = "weight", "loss"
+# In a batch: the mean over the whole step's items of what `Task.of_step` sums.
+OF_STEP = "of_step"
 
 # (model, batch without its weight) -> sum of the losses of the batch's items.
 LossSum = Callable[[Any, dict[str, Any]], torch.Tensor]
@@ -37,7 +39,8 @@ class Task:
     `collate` returns tensors and, under `weight`, how many items (tokens, pairs) the batch's loss
     is a sum over; `loss_sum` never sees the weight. `judged_by` names the validation figure that
     decides which weights are best, and whether more of it is better. `length` counts a row's
-    tokens, for `length_bucketing`.
+    tokens, for `length_bucketing`. `of_step` sums, over a batch's items and without gradient, what
+    the losses of a step have in common: `loss_sum` finds its mean under `OF_STEP`.
     """
 
     rows: list[Any]
@@ -46,6 +49,7 @@ class Task:
     validate: Validate
     judged_by: tuple[str, bool]
     length: Callable[[Any], int] = len
+    of_step: LossSum | None = None
 
 
 @dataclass

@@ -26,6 +26,7 @@ from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, Supervise
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan, plan_for
 from chatllama_pipeline.training.batches import Shares, StepBatches, loader
 from chatllama_pipeline.training.course import (
+    OF_STEP,
     WEIGHT,
     Course,
     LossSum,
@@ -75,14 +76,17 @@ class Training:
 
 
 class Objective(nn.Module):
-    """The model with its loss: what is wrapped for several processes has one forward, this one."""
+    """The model with its sums: what is wrapped for several processes has one forward, this one."""
 
-    def __init__(self, model: Any, loss_sum: LossSum) -> None:
+    def __init__(self, model: Any, loss_sum: LossSum, of_step: LossSum | None = None) -> None:
         super().__init__()
         self.model = model
-        self.loss_sum = loss_sum
+        self.loss_sum, self.of_step = loss_sum, of_step
 
-    def forward(self, batch: dict[str, Any]) -> torch.Tensor:
+    def forward(self, batch: dict[str, Any], of_step: bool = False) -> torch.Tensor:
+        if of_step:
+            assert self.of_step is not None
+            return self.of_step(self.model, batch)
         return self.loss_sum(self.model, batch)
 
 
@@ -109,7 +113,22 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
     ) -> tuple[list[Any], Any]:
         batches = list(itertools.islice(epoch_iterator, num_batches))
         items = torch.tensor(sum(batch[WEIGHT] for batch in batches), device=device)
-        return batches, self.accelerator.reduce(items, "sum")
+        items = self.accelerator.reduce(items, "sum")
+        if self.accelerator.unwrap_model(self.model).of_step is not None:
+            mean = self._of_step(batches) / items
+            batches = [{**batch, OF_STEP: mean} for batch in batches]
+        return batches, items
+
+    @torch.no_grad()
+    def _of_step(self, batches: list[Any]) -> torch.Tensor:
+        """Sum over the step's items, of all processes, of what `Task.of_step` asks for."""
+        total = torch.zeros((), device=self.args.device)
+        for batch in map(self._prepare_inputs, batches):
+            read = {name: value for name, value in batch.items() if name != WEIGHT}
+            # A batch that doesn't count is read all the same, so that the ranks stay in step.
+            total += self.model_wrapped(read, of_step=True) * bool(batch[WEIGHT])
+        summed: torch.Tensor = self.accelerator.reduce(total, "sum")
+        return summed
 
     def compute_loss(
         self,
@@ -146,7 +165,7 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
     require_room(states, model)
     warnings = list(plan.warnings) if plan else []
     layout, snapshot = Layout.of(shares.ranks, plan), Snapshot.newest(states, warnings.append)
-    course, objective = Course(), Objective(model, task.loss_sum)
+    course, objective = Course(), Objective(model, task.loss_sum, task.of_step)
     if snapshot is not None:
         course = Course.read(snapshot.counts)
         progress.say(f"continues from the state in {snapshot.folder}, after step {course.step}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.neutral import NEUTRAL
 from chatllama_pipeline.settings import AssistantSettings, Section
@@ -57,17 +59,21 @@ def test_another_method_counts_with_what_it_reads_and_nothing_else() -> None:
     assert counted(improve_by="grpo") == {**rloo, "improve_by": "grpo"}
 
 
-def test_an_actor_improved_by_dpo_is_made_from_pairs_and_from_nothing_of_a_rollout() -> None:
-    dpo = counted(improve_by="dpo")
-    assert not [key for key in dpo if key.startswith(("trainer_config.", "critic_config."))]
-    assert not {"actor_config.max_tokens", "actor_config.thoughts"} & set(dpo)
-    assert counted(improve_by="dpo", dpo_config={"beta": 0.2}) != dpo
-    assert counted(dpo_config={"beta": 0.2}) == counted()
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_an_actor_improved_by_rows_is_made_from_them_and_from_nothing_of_a_rollout(
+    method: str,
+) -> None:
+    found, own = counted(improve_by=method), f"{method}_config"
+    assert not [key for key in found if key.startswith(("trainer_config.", "critic_config."))]
+    assert not {"actor_config.max_tokens", "actor_config.thoughts"} & set(found)
+    assert {key.split(".")[0] for key in found if key.endswith("_config.beta")} == {own}
+    assert counted(improve_by=method, **{own: {"beta": 0.2}}) != found
+    assert counted(**{own: {"beta": 0.2}}) == counted()
     by = {
         method: ASSETS["actor_ppo"].upstream_for(
             AssistantSettings.model_validate({"improve_by": method})
         )
-        for method in ("ppo", "dpo")
+        for method in ("ppo", "dpo", "kto")
     }
     assert by["ppo"] == ["actor_sft", "reward_model", "rlhf_training_data"]
-    assert by["dpo"] == ["actor_sft", "preference_data"]
+    assert by["dpo"] == by["kto"] == ["actor_sft", "preference_data"]

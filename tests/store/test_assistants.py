@@ -112,7 +112,7 @@ def test_the_originals_config_is_accepted_whole_with_a_warning_for_each_taken_ke
         ),
         (
             "improve_by: dop",
-            "improve_by: 'dop' (str): input should be 'ppo', 'rloo', 'grpo' or 'dpo'",
+            "improve_by: 'dop' (str): input should be 'ppo', 'rloo', 'grpo', 'dpo' or 'kto'",
         ),
         (
             "trainer_config: {update_timesteps: 4, micro_batch_size: 3}",
@@ -154,6 +154,9 @@ def test_settings_that_the_method_makes_nothing_of_are_told(tmp_path: Path) -> N
     assert "dpo doesn't use trainer_config.actor_lr, trainer_config.critic_lr" in told
     (told,) = load_assistant("by_ppo", {"dpo_config.beta": 0.2}, root=tmp_path).warnings
     assert told.endswith("improve_by: ppo doesn't use dpo_config")
+    both = {"improve_by": "kto", "kto_config.beta": 0.2, "dpo_config.beta": 0.2}
+    (told,) = load_assistant("by_ppo", both, root=tmp_path).warnings
+    assert told.endswith("trainer_config.gae_lambda, dpo_config") and "kto_config" not in told
     overrides = {"improve_by": "grpo", "critic_config.peft_enable": True}
     (told,) = load_assistant("by_ppo", overrides, root=tmp_path).warnings
     assert "improve_by: grpo doesn't use critic_config, trainer_config.critic_lr" in told

@@ -1,4 +1,4 @@
-"""A tiny PPO that is paid as a test asks for."""
+"""A tiny PPO that is paid as a test asks for, and an SFT actor that is an adapter."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.models.heads import load_reward
+from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
+from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec
+from chatllama_pipeline.settings import LoraSettings
 from tests.training.paid import BRIEF, SETTINGS
 
 Make = Callable[..., StageSpec]
@@ -31,6 +33,22 @@ def paid_inputs(
     ]
     prompts = write_table(tmp_path_factory.mktemp("prompts"), rows, PROMPT_SCHEMA)
     return {"actor_sft": tiny_base_folder, "reward_model": reward, "rlhf_training_data": prompts}
+
+
+@pytest.fixture(scope="session")
+def adapted_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SFT actor that is an adapter on the tiny base, and says something else than that."""
+    model = load_actor(tiny_base_folder, torch.float32)
+    add_adapter(model, LoraSettings(r=4), "actor_config", tiny_base_folder, seed=1)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
+    folder = tmp_path_factory.mktemp("adapted") / "sft"
+    save_model(model, folder)
+    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +13,15 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import PREFERENCE_SCHEMA, StageSpec
-from chatllama_pipeline.settings import AssistantSettings, LoraSettings
+from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.dpo.equations import PairNats, losses, margins
 from chatllama_pipeline.training.dpo.pairs import DpoPair, all_nats, collate_pairs, pair_nats
 from chatllama_pipeline.training.dpo.stage import run
+from tests.training.kills import assert_same_when_killed
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)
@@ -67,30 +66,6 @@ def spec(
         return make_spec("actor_ppo", settings, folders | inputs, take)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def adapted_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SFT actor that is an adapter on the tiny base, and says something else than that."""
-    model = load_actor(tiny_base_folder, torch.float32)
-    add_adapter(model, LoraSettings(r=4), "actor_config", tiny_base_folder, seed=1)
-    draw = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.copy_(0.1 * torch.randn(weight.shape, generator=draw))
-    folder = tmp_path_factory.mktemp("adapted") / "sft"
-    save_model(model, folder)
-    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(folder)
-    return folder
-
-
-def hashes(folder: str) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in Path(folder).rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -184,24 +159,10 @@ def test_pairs_alone_teach_what_was_chosen(
 def test_a_killed_training_continues_to_the_same_payload(
     spec: Callable[..., StageSpec], adapted_folder: Path, adapter: bool
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def die_after_seven(line: str) -> None:
-        if "step 7/12" in line:
-            raise Killed
-
     settings = WITH_ADAPTER if adapter else SETTINGS
     inputs = {"actor_sft": adapted_folder} if adapter else {}
     whole, cut = (spec(take, settings, **inputs) for take in ("whole", "cut"))
-    run(whole, QUIET)
-    with pytest.raises(Killed):
-        run(cut, Progress("test", die_after_seven, every_seconds=0))
-    assert not hashes(cut.output)
-    lines: list[str] = []
-    run(cut, Progress("test", lines.append))
-    assert any("after step 5" in line for line in lines)
-    assert hashes(whole.output) == hashes(cut.output)
+    assert_same_when_killed(run, whole, cut, at="step 7/12", continued="after step 5")
 
 
 def test_micro_batches_change_nothing_but_memory(spec: Callable[..., StageSpec]) -> None:

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from benchmarks.resume import (
+    FROM_ROWS,
+    METHODS,
     STAGES,
     Trial,
     finish,
@@ -29,12 +31,20 @@ from chatllama_pipeline.records import Outcome, StageSpec
 from tests.waiting import PATIENCE, wait_until
 
 STEPS = 20
+# Every training: that of actor_ppo by the method that makes it.
+TRAININGS = (*(stage for stage in STAGES if stage != "actor_ppo"), *METHODS)
 Curves = dict[str, list[float]]
 
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def trial_of(training: str, processes: int = 1, zero_stage: int = 0, steps: int = STEPS) -> Trial:
+    if training in METHODS:
+        return Trial("actor_ppo", processes, zero_stage, steps, training)
+    return Trial(training, processes, zero_stage, steps)
 
 
 def run(
@@ -54,14 +64,14 @@ def curves(outcome: Outcome) -> Curves:
 
 @pytest.fixture(scope="session")
 def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Curves]:
-    """The curves of a stage by one process without DeepSpeed, made once."""
+    """The curves of a training by one process without DeepSpeed, made once."""
     made: dict[str, Curves] = {}
 
-    def of(stage: str) -> Curves:
-        if stage not in made:
-            folder = tmp_path_factory.mktemp(f"{stage}_alone")
-            made[stage] = curves(run(Trial(stage, steps=STEPS), inputs, folder)[1])
-        return made[stage]
+    def of(training: str) -> Curves:
+        if training not in made:
+            folder = tmp_path_factory.mktemp(f"{training}_alone")
+            made[training] = curves(run(trial_of(training), inputs, folder)[1])
+        return made[training]
 
     return of
 
@@ -84,8 +94,19 @@ def test_two_processes_under_deepspeed_lose_what_one_process_loses(
     assert outcome.warnings == []
 
 
+def test_the_kl_of_kto_is_that_of_the_whole_step_in_two_processes_too(
+    inputs: Path, tmp_path: Path, alone: Callable[[str], Curves]
+) -> None:
+    _, outcome = run(trial_of("kto", 2), inputs, tmp_path)
+    found, expected = curves(outcome), alone("kto")
+    assert len(found["loss"]) == STEPS
+    for name in ("loss", "validation_loss", "validation_kl"):
+        assert largest_difference(found[name], expected[name]) < 1e-3, name
+    assert found["validation_kl"][-1] > 0.1  # else a rank's own KL would do
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["reward_model", "actor_sft"])
+@pytest.mark.parametrize("training", ["reward_model", "actor_sft", *FROM_ROWS])
 @pytest.mark.parametrize(
     ("processes", "zero_stage", "offload"),
     [(2, 0, "none"), (2, 1, "none"), (2, 2, "optimizer"), (2, 3, "none"), (2, 3, "all"),
@@ -95,7 +116,7 @@ def test_losses_are_those_of_one_process_at_every_stage(
     inputs: Path,
     tmp_path: Path,
     alone: Callable[[str], Curves],
-    stage: str,
+    training: str,
     processes: int,
     zero_stage: int,
     offload: str,
@@ -104,23 +125,27 @@ def test_losses_are_those_of_one_process_at_every_stage(
         for section in ("actor_config", "reward_config"):
             spec.settings[section]["offload"] = offload
 
-    trial = Trial(stage, processes, zero_stage, STEPS)
+    trial = trial_of(training, processes, zero_stage)
     spec, outcome = run(trial, inputs, tmp_path, offloaded)
-    found, expected = curves(outcome), alone(stage)
+    found, expected = curves(outcome), alone(training)
     assert len(found["loss"]) == STEPS
     for name in expected:
         if name == "loss" or name.startswith("validation_"):
             assert largest_difference(found[name], expected[name]) < 1e-3, name
-    load = load_reward if stage == "reward_model" else load_actor
+    load = load_reward if training == "reward_model" else load_actor
     assert load(spec.output, torch.float32).num_parameters() > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adapters", [False, True], ids=["whole", "lora"])
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_ppo_rolls_out_and_learns_what_one_process_does(
+@pytest.mark.parametrize(
+    ("method", "zero_stage"),
+    [*(("ppo", zero_stage) for zero_stage in range(4)), ("rloo", 0), ("rloo", 2), ("grpo", 3)],
+)
+def test_a_method_rolls_out_and_learns_what_one_process_does(
     inputs: Path,
     tmp_path: Path,
+    method: str,
     zero_stage: int,
     adapters: bool,
 ) -> None:
@@ -129,19 +154,35 @@ def test_ppo_rolls_out_and_learns_what_one_process_does(
             spec.settings[section]["peft_enable"] = adapters
         spec.settings["trainer_config"]["beta_s"] = 0.01
 
-    _, one = run(Trial("actor_ppo", steps=STEPS), inputs, tmp_path / "one", adapted)
-    trial = Trial("actor_ppo", 2, zero_stage, STEPS)
-    spec, two = run(trial, inputs, tmp_path / "two", adapted)
+    _, one = run(trial_of(method), inputs, tmp_path / "one", adapted)
+    spec, two = run(trial_of(method, 2, zero_stage), inputs, tmp_path / "two", adapted)
     expected, found = curves(one), curves(two)
     assert len(found["score"]) == STEPS // 4
     assert found["reply_tokens"] == expected["reply_tokens"]
-    for name in ("score", "kl", "policy_loss", "value_loss", "gradient_norm", "update_kl"):
+    of_a_critic = ["value_loss"] if method == "ppo" else []
+    for name in ("score", "kl", "policy_loss", *of_a_critic, "gradient_norm", "update_kl"):
         assert largest_difference(found[name], expected[name]) < 1e-3, name
     samples = [(Path(s) / "output" / "samples.jsonl").read_text() for s in (tmp_path / "one",)]
     assert len(samples[0].splitlines()) == len(
         (Path(spec.output) / "samples.jsonl").read_text().splitlines()
     )
-    assert (Path(spec.output) / "critic" / "config.json").is_file()
+    assert (Path(spec.output) / "critic" / "config.json").is_file() == (method == "ppo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", FROM_ROWS)
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_an_adapter_learns_from_rows_what_it_learns_in_one_process(
+    inputs: Path, tmp_path: Path, method: str, zero_stage: int
+) -> None:
+    def adapted(spec: StageSpec) -> None:
+        spec.settings["actor_config"]["peft_enable"] = True
+
+    _, one = run(trial_of(method), inputs, tmp_path / "one", adapted)
+    spec, two = run(trial_of(method, 2, zero_stage), inputs, tmp_path / "two", adapted)
+    for name in ("loss", "validation_loss"):
+        assert largest_difference(curves(two)[name], curves(one)[name]) < 1e-3, name
+    assert (Path(spec.output) / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.slow
@@ -240,12 +281,12 @@ def test_bfloat16_trains_under_deepspeed(inputs: Path, tmp_path: Path, stage: st
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("training", TRAININGS)
 @pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (2, 0), (2, 2), (2, 3)])
 def test_a_training_killed_three_times_ends_in_the_same_bytes(
-    inputs: Path, tmp_path: Path, stage: str, processes: int, zero_stage: int
+    inputs: Path, tmp_path: Path, training: str, processes: int, zero_stage: int
 ) -> None:
-    trial = Trial(stage, processes, zero_stage, steps=240)
+    trial = trial_of(training, processes, zero_stage, steps=240)
     report = kill_at_random(trial, inputs, tmp_path, kills=3)
     assert report.kills >= 3
     assert report.continued >= 1

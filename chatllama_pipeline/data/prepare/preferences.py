@@ -34,6 +34,7 @@ from chatllama_pipeline.data.prepare.lengths import (
 )
 from chatllama_pipeline.data.prepare.rows import Preparation
 from chatllama_pipeline.data.prepare.selection import quotas, within_first
+from chatllama_pipeline.data.prepare.thumbs import Thumbs, require_both_kinds, write_thumbs
 from chatllama_pipeline.data.splits import Row, content_hash, is_flipped
 from chatllama_pipeline.data.tables import read_batches, read_rows
 from chatllama_pipeline.errors import DataError
@@ -86,10 +87,10 @@ def build_preference_data(
     feedback: Path | None = None,
 ) -> Outcome:
     """Write all pairs of the assistant's sources, of the user's own rows, and of what people said
-    of replies, if anything (`feedback`), with their splits.
+    of replies, if anything (`feedback`), with their splits; and the thumbs, where there are any.
 
     `sources` maps names to version folders. Raises DataError for a source without rows, or of
-    which nothing is left.
+    which nothing is left, and where KTO would find thumbs of one kind.
     """
     pairs = _Pairs(sources, personal, settings, feedback)
     rows = Preparation(_REPLIES, settings, limits_of(settings))
@@ -108,16 +109,17 @@ def build_preference_data(
 
     written = rows.emit(pairs.batches(), output / TABLE_FILE, schema, look_at, flipped.change)
     rows.funnel.write(output)
-    by_dpo = settings.improve_by == "dpo"
-    needed = by_dpo or bool(settings.data.sources) or settings.reward_config.objective == "pairwise"
-    cure = "name a source under data.sources in config.yaml"
-    if by_dpo:
-        cure = f"improve_by: dpo learns from pairs alone; {cure}, or add pairs of your own"
+    elsewhere = [read_batches(personal / name) for name in PERSONAL_TABLES]
+    given = [personal, *([feedback] if feedback else [])]
+    held = [*elsewhere, *held_out(feedback)]
+    thumbs = write_thumbs(given, held, settings, output, faults.look_at)
+    if thumbs and settings.improve_by == "kto":
+        require_both_kinds(thumbs.up, thumbs.down)
     checks = [
         schema_check(faults),
-        not_empty_check(written, cure, needed),
+        _not_empty_check(written, thumbs, settings),
         _identical_check(rows, sources, settings),
-        leak_check(rows.leaked()),
+        leak_check(rows.leaked() + (thumbs.leaked if thumbs else 0)),
         _length_check(lengths, settings),
     ]
     metrics = {
@@ -127,8 +129,24 @@ def build_preference_data(
         "redacted": dict(pairs.redacted),
         "cut_prompts": rows.cut_prompts(),
         "tokenized_texts": rows.counter.tokenized,
+        **({"thumbs": thumbs.metrics} if thumbs else {}),
     }
     return Outcome(rows=written, metrics=metrics, checks=checks)
+
+
+def _not_empty_check(written: int, thumbs: Thumbs | None, settings: AssistantSettings) -> Check:
+    cure = "name a source under data.sources in config.yaml"
+    needed = bool(settings.data.sources) or settings.reward_config.objective == "pairwise"
+    if settings.improve_by == "dpo":
+        needed = True
+        cure = f"improve_by: dpo learns from pairs alone; {cure}, or add pairs of your own"
+    elif settings.improve_by == "kto" and thumbs is None:
+        needed = True
+        cure = (
+            "improve_by: kto learns from thumbs, or from pairs where there are none; add rows of "
+            f"prompt, completion and label (true or false), or {cure}"
+        )
+    return not_empty_check(written, cure, needed)
 
 
 def held_out(version: Path | None) -> Iterator[Iterator[pa.Table]]:

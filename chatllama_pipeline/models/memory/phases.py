@@ -36,7 +36,7 @@ def reading_phases(
 ) -> dict[str, dict[str, int]]:
     """Parts that pass where nothing is learned, for rows of `longest` tokens; see `passes`."""
     shapes = {role: _shape(Path(folder)) for role, folder in folders.items()}
-    if stage in ("actor_sft", "actor_dpo"):
+    if stage in ("actor_sft", "actor_dpo", "actor_kto"):
         (shape,) = shapes.values()
         return {"validation": {"logits and layers": _read_at_once(shape, longest, True)}}
     scoring = {"scoring": {"layers": _read_at_once(shapes["reward"], longest, False)}}

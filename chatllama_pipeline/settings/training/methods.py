@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from chatllama_pipeline.settings.training.ppo import PpoSettings
 
-MethodName = Literal["ppo", "rloo", "grpo", "dpo"]
+MethodName = Literal["ppo", "rloo", "grpo", "dpo", "kto"]
+# Those that learn from rows as they stand and write no reply; each has a section of its own.
+FROM_ROWS: dict[MethodName, str] = {"dpo": "dpo_config", "kto": "kto_config"}
 # Those that compare the replies to one prompt with each other, and how many where none is set.
 GROUPED: tuple[MethodName, ...] = ("rloo", "grpo")
 USUAL_REPLIES = 4
@@ -24,24 +26,29 @@ _OF_A_CRITIC = (
 _OF_ROLLOUTS = tuple(
     f"trainer_config.{name}" for name in PpoSettings.model_fields if name != "examples_path"
 )
-# Method -> sections and keys that it makes nothing of.
-UNREAD: dict[MethodName, tuple[str, ...]] = {
-    "ppo": ("dpo_config",),
-    "rloo": (*_OF_A_CRITIC, "dpo_config"),
-    "grpo": (*_OF_A_CRITIC, "dpo_config"),
-    "dpo": ("critic_config", "rewards", *_OF_ROLLOUTS),
+# Method -> what it makes nothing of, beside the sections of other methods.
+_UNREAD: dict[MethodName, tuple[str, ...]] = {
+    "ppo": (),
+    "rloo": _OF_A_CRITIC,
+    "grpo": _OF_A_CRITIC,
+    **dict.fromkeys(FROM_ROWS, ("critic_config", "rewards", *_OF_ROLLOUTS)),
 }
+
+
+def _unread(method: MethodName) -> tuple[str, ...]:
+    """Sections and keys that `method` makes nothing of."""
+    return (*_UNREAD[method], *(own for name, own in FROM_ROWS.items() if name != method))
 
 
 def reads(method: MethodName, key: str) -> bool:
     """Whether `method` makes anything of the setting at a dotted `key`."""
-    return not any(key == unread or key.startswith(f"{unread}.") for unread in UNREAD[method])
+    return not any(key == unread or key.startswith(f"{unread}.") for unread in _unread(method))
 
 
 def unread_keys(raw: Mapping[str, Any], method: MethodName) -> list[str]:
     """The sections and keys of a config.yaml, as it was read, that `method` makes nothing of."""
     found = []
-    for unread in UNREAD[method]:
+    for unread in _unread(method):
         value: Any = raw
         for part in unread.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

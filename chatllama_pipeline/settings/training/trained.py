@@ -22,6 +22,7 @@ SECTION_OF = {
     "actor_sft": "actor_config",
     "actor_ppo": "trainer_config",
     "actor_dpo": "dpo_config",
+    "actor_kto": "kto_config",
 }
 
 
@@ -75,7 +76,7 @@ class TrainedSection(Section):
 
 
 class SupervisedSection(TrainedSection):
-    """Settings that SFT, reward training and DPO share."""
+    """Settings that SFT, reward training, DPO and KTO share."""
 
     batch_size: Positive = Field(default=8, description="rows per step")
     lr: Rate = Field(default=9e-6, description="highest learning rate of AdamW")
@@ -108,9 +109,9 @@ class SupervisedSection(TrainedSection):
 
 
 class OwnModelSection(SupervisedSection):
-    """Settings of a training that brings a model of its own; PPO and DPO train the actor's.
+    """Settings of a training that brings a model of its own; PPO, DPO and KTO train the actor's.
 
-    PPO and DPO take DeepSpeed's from `actor_config`.
+    Those take DeepSpeed's from `actor_config`.
     """
 
     peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")

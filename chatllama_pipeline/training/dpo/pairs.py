@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from chatllama_pipeline.data.tables import read_split
 from chatllama_pipeline.models.chat.template import Example, conversation
-from chatllama_pipeline.models.memory.passes import batches, shape_of
-from chatllama_pipeline.progress import counted, phase
+from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Split
 from chatllama_pipeline.training.course import WEIGHT
 from chatllama_pipeline.training.dpo.equations import PairNats
+from chatllama_pipeline.training.offline import read_alike, reply_nats
 from chatllama_pipeline.training.reward.items import read_pair
-from chatllama_pipeline.training.sft.stage import collate_completions, predicted
+from chatllama_pipeline.training.sft.stage import collate_completions
 
 CHOSEN, REJECTED = "reference_chosen", "reference_rejected"
 
@@ -66,10 +65,7 @@ def collate_pairs(pairs: Sequence[DpoPair], pad_id: int) -> dict[str, Any]:
 
 def pair_nats(model: Any, batch: dict[str, Any]) -> PairNats:
     """What `model` says of a batch of `collate_pairs`, float32."""
-    found = predicted(model, batch)
-    nats = -F.cross_entropy(found.logits, found.targets, reduction="none")
-    rows = torch.zeros(len(batch["input_ids"]), device=nats.device)
-    chosen, rejected = rows.index_add(0, found.rows, nats).chunk(2)
+    chosen, rejected = reply_nats(model, batch).chunk(2)
     return PairNats(chosen, rejected)
 
 
@@ -77,22 +73,17 @@ def pair_nats(model: Any, batch: dict[str, Any]) -> PairNats:
 def all_nats(model: Any, pairs: Sequence[DpoPair], pad_id: int, what: str) -> PairNats:
     """The same of any number of pairs, on the CPU; `what` this is for is told."""
     chosen, rejected = torch.empty(len(pairs)), torch.empty(len(pairs))
-    # Those of like length together, so that little is computed on padding.
-    order = sorted(range(len(pairs)), key=lambda row: (pairs[row].longest, row))
-    lengths = [2 * pairs[row].longest for row in order]
-    counter = phase(f"{what} {len(pairs):,} pairs", sum(lengths), "tokens")
-    for rows in batches(lengths, shape_of(model), logits=True):
-        part = order[rows]
-        batch = collate_pairs([pairs[row] for row in part], pad_id)
+    lengths = [2 * pair.longest for pair in pairs]
+    for rows in read_alike(model, lengths, f"{what} {len(pairs):,} pairs"):
+        batch = collate_pairs([pairs[row] for row in rows], pad_id)
         del batch[WEIGHT]
         on_device = {name: value.to(model.device) for name, value in batch.items()}
         found = pair_nats(model, on_device)
-        chosen[part], rejected[part] = found.chosen.cpu(), found.rejected.cpu()
-        counter.advance(sum(lengths[rows]))
+        chosen[rows], rejected[rows] = found.chosen.cpu(), found.rejected.cpu()
     return PairNats(chosen, rejected)
 
 
-def with_reference(model: Any, pairs: Sequence[DpoPair], pad_id: int) -> list[DpoPair]:
+def with_reference(model: Any, pairs: list[DpoPair], pad_id: int) -> list[DpoPair]:
     """The pairs with what `model`, before it learns, says of them.
 
     So the reference need not be kept: it is read once, and its weights are the policy's.

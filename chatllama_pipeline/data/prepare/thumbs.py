@@ -1,0 +1,83 @@
+"""The thumbs that KTO learns from: replies that people found good or not, beside the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chatllama_pipeline.data.prepare.lengths import limits_of
+from chatllama_pipeline.data.prepare.rows import Preparation
+from chatllama_pipeline.data.tables import read_batches
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.records import SPLITS, TABLE_FILE, THUMB_SCHEMA, THUMBS_FILE
+from chatllama_pipeline.settings import AssistantSettings
+
+
+@dataclass(frozen=True)
+class Thumbs:
+    """What was written: training rows of each kind, rows on two sides, and what was dropped."""
+
+    up: int
+    down: int
+    leaked: int
+    metrics: dict[str, object]
+
+
+def write_thumbs(
+    folders: Sequence[Path],
+    elsewhere: Iterable[Iterable[pa.Table]],
+    settings: AssistantSettings,
+    output: Path,
+    on_group: Callable[[pa.Table], None],
+) -> Thumbs | None:
+    """Write the thumbs of versions with their splits as `thumbs.parquet`; None where none has any.
+
+    A reply to the same prompt that was found both good and bad says nothing, and is dropped. No
+    training row nearly repeats a held-out prompt of this table, of the pairs in `output`, or of
+    the tables `elsewhere`.
+    """
+    paths = [path for folder in folders if (path := folder / THUMBS_FILE).is_file()]
+    if not any(pq.read_metadata(path).num_rows for path in paths):
+        return None
+
+    def every() -> Iterator[pa.Table]:
+        for path in paths:
+            yield from read_batches(path)
+
+    rows = Preparation(("completion",), settings, limits_of(settings))
+    for table in every():
+        rows.scan(table)
+        rows.note("label", table["label"].to_numpy())
+    keys, label = rows.column("exact"), rows.column("label").astype(np.bool_)
+    rows.drop(np.isin(keys, np.intersect1d(keys[label], keys[~label])), "contradiction")
+    rows.drop_duplicates()
+    pairs = read_batches(output / TABLE_FILE, ["prompt", "source", "split"])
+    rows.drop_near_repeats_with([*elsewhere, pairs])
+    kinds = {True: 0, False: 0}
+
+    def look_at(group: pa.Table) -> None:
+        on_group(group)
+        for row in group.select(["label", "split"]).to_pylist():
+            kinds[row["label"]] += row["split"] == SPLITS[0]
+
+    rows.emit(every(), output / THUMBS_FILE, THUMB_SCHEMA, look_at)
+    metrics: dict[str, object] = {"rows": rows.counts(), "dropped": rows.funnel.dropped()}
+    return Thumbs(kinds[True], kinds[False], rows.leaked(), metrics)
+
+
+def require_both_kinds(up: int, down: int) -> None:
+    """Raise DataError where KTO's training thumbs are of one kind, or all are gone."""
+    if up and down:
+        return
+    told = f"all {up + down} training thumbs point {'up' if up else 'down'}"
+    none = "there is no training thumb" if not up + down else told
+    raise DataError(
+        f"improve_by: kto learns what was found good from what was not, and {none}: add thumbs of "
+        "the other kind to the files that reward_config.train_dataset_path names, take out the "
+        "label of all so that pairs are learned from, or improve by ppo"
+    )

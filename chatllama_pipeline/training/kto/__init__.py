@@ -1,0 +1,1 @@
+"""Kahneman-Tversky optimisation: thumbs, loss, figures; `stage` is where it starts."""

@@ -1,0 +1,170 @@
+"""From the SFT actor to a better one by rows as they stand: what DPO and KTO have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chatllama_pipeline.machine import wants_bfloat16
+from chatllama_pipeline.models.adapters.lora import (
+    add_adapter,
+    merge_adapter,
+    set_trainable,
+    trained_share,
+    without_dropout,
+)
+from chatllama_pipeline.models.bases.preflight import preflight
+from chatllama_pipeline.models.chat.template import stop_ids
+from chatllama_pipeline.models.generation import generate_plainly
+from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.models.loading import load_config, load_tokenizer
+from chatllama_pipeline.models.memory.efficiency import make_efficient
+from chatllama_pipeline.models.memory.passes import batches, shape_of
+from chatllama_pipeline.models.memory.plan import require_memory
+from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.progress import Progress, phase
+from chatllama_pipeline.records import Check, Outcome, StageSpec
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, SupervisedSection
+from chatllama_pipeline.store.layout import has_adapter
+from chatllama_pipeline.training import COLLAPSE
+from chatllama_pipeline.training.course import Task
+from chatllama_pipeline.training.distributed import place_trained
+from chatllama_pipeline.training.sft.stage import predicted
+from chatllama_pipeline.training.trainer import save_trained, train
+
+STAGE = "actor_ppo"
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Rows(Generic[R]):
+    """The rows of both splits that fit, what they are called, and what is told of the others."""
+
+    name: str
+    train: list[R]
+    held_out: list[R]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Method(Generic[R]):
+    """What a method that learns from rows is.
+
+    `read` gives the rows that fit in so many tokens (tokenizer, tokens); `length` a row's tokens;
+    `with_reference` the rows with what a model says of them, that of the SFT actor before it
+    learns (model, rows, id of padding); `task` what is trained (training rows, held-out rows, id
+    of padding).
+    """
+
+    name: str
+    read: Callable[[Any, int], Rows[R]]
+    length: Callable[[R], int]
+    with_reference: Callable[[Any, list[R], int], list[R]]
+    task: Callable[[list[R], list[R], int], Task]
+
+    @property
+    def training(self) -> str:
+        return f"actor_{self.name}"
+
+
+def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
+    """Train the actor by `method`; writes its folder and `curves.json`.
+
+    Raises DataError where no row fits, CheckError where memory would not do. Too many non-finite
+    losses give a failed check and no payload.
+    """
+    quiet_transformers()
+    settings = AssistantSettings.of_stage(spec)
+    section, sft = settings.training(spec.stage), Path(spec.inputs["actor_sft"])
+    assert isinstance(section, SupervisedSection)
+    tokenizer, config = load_tokenizer(sft), load_config(sft)
+    before = preflight(tokenizer, config, "actor_config", settings.actor_config.max_sequence_length)
+    rows = method.read(tokenizer, before.context)
+    longest = max(method.length(row) for row in rows.train + rows.held_out)
+    models = {"policy": sft}
+    memory, plan = require_memory(method.training, models, settings, longest, spec.device)
+    told = f"{before}; {len(rows.train)} {rows.name}, longest {longest} tokens"
+    progress.say(f"{told}; {memory.description}")
+
+    policy = _load(sft, settings, progress)
+    pad_id = tokenizer.pad_token_id
+    place_trained(policy, spec.device, None, bfloat16=False)
+    half = wants_bfloat16(section.precision, spec.device)
+    with torch.autocast(spec.device, torch.bfloat16, enabled=half):
+        learned = method.with_reference(policy, rows.train, pad_id)
+        held_out = method.with_reference(policy, rows.held_out, pad_id)
+    make_efficient(policy, section, SECTION_OF[method.training], plan.checkpointing)
+    training = train(policy, method.task(learned, held_out, pad_id), spec, progress)
+    with training.whole():
+        if training.finite_loss.passed and training.is_main:
+            generate_plainly(policy, tokenizer, stop_ids(tokenizer))
+            save_trained(Path(spec.output), policy, tokenizer, training.curves)
+    no_replies = f"improve_by: {method.name} writes no replies to look at"
+    return Outcome(
+        rows=len(learned),
+        metrics={
+            "preflight": told,
+            **rows.metrics,
+            "steps": training.steps,
+            "train_seconds": training.seconds,
+            **plan.metrics(),
+            **training.last_figures,
+        },
+        checks=[memory, training.finite_loss, Check(COLLAPSE, True, False, 0.0, 0.0, no_replies)],
+        curves=training.curves,
+        warnings=[*before.warnings, *rows.warnings, *training.warnings],
+    )
+
+
+def _load(sft: Path, settings: AssistantSettings, progress: Progress) -> Any:
+    """The SFT actor, with the weights that learn set, and no dropout.
+
+    What it says before it learns is the reference, so it starts from the SFT adapter where there
+    is one. Noise would pass for a move away from the reference.
+    """
+    policy = load_actor(sft, torch.float32)
+    if not settings.policy_has_adapter:
+        return merge_adapter(policy)
+    if not has_adapter(sft):
+        start = stage_seed(stage_seed(settings.seed, STAGE), "policy adapter")
+        add_adapter(policy, settings.actor_config.lora, "actor_config", sft, start)
+    set_trainable(policy)
+    progress.say(trained_share(policy))
+    return without_dropout(policy)
+
+
+def left_out(name: str, train: int, held_out: int, context: int) -> list[str]:
+    """The warning that so many rows of that name are too long; nothing where there are none."""
+    if train + held_out == 0:
+        return []
+    return [
+        f"{train} training and {held_out} validation {name} are longer than "
+        f"actor_config.max_sequence_length, or than the model allows ({context}), and were left out"
+    ]
+
+
+def reply_nats(model: Any, batch: dict[str, Any]) -> Tensor:
+    """The log-probability (nats) of each whole reply of a batch as `predicted` reads it, `[B]`."""
+    found = predicted(model, batch)
+    nats = -F.cross_entropy(found.logits, found.targets, reduction="none")
+    rows = torch.zeros(len(batch["input_ids"]), device=nats.device)
+    return rows.index_add(0, found.rows, nats)
+
+
+def read_alike(model: Any, lengths: Sequence[int], what: str) -> Iterator[list[int]]:
+    """The numbers of rows of so many tokens, those of like length together, as many as are read at
+    once; so little is computed on padding. `what` this is for is told."""
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    ordered = [lengths[row] for row in order]
+    counter = phase(what, sum(lengths), "tokens")
+    for rows in batches(ordered, shape_of(model), logits=True):
+        yield order[rows]
+        counter.advance(sum(ordered[rows]))

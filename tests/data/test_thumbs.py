@@ -1,0 +1,88 @@
+"""The thumbs that KTO learns from: split, freed of what contradicts or leaks, of both kinds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from chatllama_pipeline.data.own.rows import THUMBS
+from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.records import THUMB_SCHEMA
+from tests.data.small_tables import PAIRS, check, messages, prefer, settings, table
+
+NO_SOURCES = {"sources": []}
+
+
+def thumb(text: str, reply: str, label: bool) -> dict[str, Any]:
+    return {
+        "prompt": messages(text), "completion": reply, "label": label, "source": "personal",
+    }  # fmt: skip
+
+
+def own_thumbs(personal: Path, rows: list[dict[str, Any]]) -> None:
+    table(personal, rows, THUMBS, "thumbs")
+
+
+BOTH = [
+    thumb(f"matter number {number}", "Gladly." if label else "Never.", label)
+    for number in range(30)
+    for label in (True, False)
+]
+
+
+def test_own_thumbs_are_split_as_pairs_are_and_stand_beside_them(
+    tmp_path: Path, personal: Path
+) -> None:
+    _, without, plain = prefer(tmp_path, personal, PAIRS, take="plain")
+    assert not (plain / "thumbs.parquet").exists() and "thumbs" not in without.metrics
+    repeated = [{**row, "prompt": messages(f"matter number {number}")} for number, row in
+                enumerate(BOTH[:2])]  # fmt: skip
+    own_thumbs(personal, [*BOTH, *repeated[:1], thumb("matter number 3", "Gladly.", False)])
+    _, outcome, output = prefer(tmp_path, personal, PAIRS)
+    found = pq.read_table(output / "thumbs.parquet")
+    assert found.schema.equals(THUMB_SCHEMA)
+    rows = found.to_pylist()
+    told: Any = outcome.metrics["thumbs"]
+    # One thumb twice, and a reply that is found both good and bad: neither thumb stays.
+    assert told["dropped"] == {"contradiction": 2, "duplicate": 1}
+    assert len(rows) == 59 and sum(told["rows"].values()) == 59
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    sides = {row["prompt"][0]["content"]: row["split"] for row in rows}
+    assert all(sides[row["prompt"][0]["content"]] == row["split"] for row in rows)
+    assert (output / "data.parquet").read_bytes() == (plain / "data.parquet").read_bytes()
+    assert check(outcome, "no_split_leak").passed
+
+
+def test_a_thumb_whose_prompt_nearly_repeats_a_held_out_pair_trains_nothing(
+    tmp_path: Path, personal: Path
+) -> None:
+    rows, _, _ = prefer(tmp_path, personal, PAIRS, take="plain")
+    near = [
+        thumb(f"Question, {row['prompt'][0]['content'].removeprefix('question ')}!?", "Aye.", True)
+        for row in rows
+        if row["split"] != "train"
+    ]
+    own_thumbs(personal, [*BOTH, *near])
+    _, outcome, output = prefer(tmp_path, personal, PAIRS)
+    thumbs = pq.read_table(output / "thumbs.parquet").to_pylist()
+    asked = {row["prompt"][0]["content"] for row in thumbs if row["split"] == "train"}
+    assert not asked & {row["prompt"][0]["content"] for row in near}
+    told: Any = outcome.metrics["thumbs"]
+    assert told["dropped"]["near_repeat"] >= 1
+
+
+def test_kto_needs_thumbs_of_both_kinds_or_pairs(tmp_path: Path, personal: Path) -> None:
+    by_kto = settings(data=NO_SOURCES, improve_by="kto")
+    _, outcome, _ = prefer(tmp_path, personal, [], by_kto, "a")
+    assert [c.name for c in outcome.checks if not c.passed] == ["not_empty"]
+    assert "rows of prompt, completion and label" in check(outcome, "not_empty").description
+    own_thumbs(personal, BOTH)
+    _, outcome, _ = prefer(tmp_path, personal, [], by_kto, "b")
+    assert check(outcome, "not_empty").passed
+    own_thumbs(personal, [row for row in BOTH if row["label"]])
+    with pytest.raises(DataError, match="training thumbs point up: add thumbs of the other kind"):
+        prefer(tmp_path, personal, PAIRS, settings(improve_by="kto"), "c")
+    prefer(tmp_path, personal, PAIRS, settings(improve_by="dpo"), "d")  # who else minds
