@@ -2,7 +2,7 @@
 
     python benchmarks/resume.py          # 20 kills of each stage, by one process and by two
     python benchmarks/resume.py --stages actor_ppo --processes 2 --zero-stage 3 --kills 5
-    python benchmarks/resume.py --stages actor_ppo --methods rloo grpo dpo kto --kills 5
+    python benchmarks/resume.py --stages actor_ppo --methods rloo grpo dpo kto best_of_n --kills 5
 
 A training is first run to its end. Then it is started again and killed by SIGKILL at a moment drawn
 from that run's length (imports, steps, saves and the writing of the payload alike), over and over,
@@ -46,7 +46,7 @@ from chatllama_pipeline.records import (
 
 STAGES = ("reward_model", "actor_sft", "actor_ppo")
 FROM_ROWS = ("dpo", "kto")
-METHODS = ("ppo", "rloo", "grpo", *FROM_ROWS)
+METHODS = ("ppo", "rloo", "grpo", *FROM_ROWS, "best_of_n")
 WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india"]
 # Steps enough that most of a run's time is training, and saves at odd ones.
 SUPERVISED = {
@@ -110,6 +110,8 @@ class Trial:
             "reward_config": with_model,
             "trainer_config": {**PPO, "num_episodes": max(1, self.steps // 4)},
             **{f"{name}_config": supervised for name in FROM_ROWS},
+            # A model of random weights seldom ends a reply.
+            "best_of_n_config": {**supervised, "replies_per_prompt": 32},
         }
 
     def spec(self, inputs: Path, folder: Path) -> StageSpec:

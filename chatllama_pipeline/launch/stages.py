@@ -47,6 +47,7 @@ STAGES: dict[str, str] = {
 TRAININGS = {
     "actor_dpo": "chatllama_pipeline.training.dpo.stage:run",
     "actor_kto": "chatllama_pipeline.training.kto.stage:run",
+    "actor_best_of_n": "chatllama_pipeline.training.best_of_n.stage:run",
 }
 
 # Stages that would only do the same work twice in two processes.

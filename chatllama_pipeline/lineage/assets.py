@@ -48,8 +48,8 @@ _REWARD_JUDGE = (*_JUDGE, "llm.judge_samples")
 # A judge's questions don't follow from its answers: in batches they are the same.
 _BATCHED = ("llm.batch",)
 
-# What a method that learns from rows goes by, beside what is its alone.
-_FROM_ROWS = (
+# What a method that is trained as SFT is goes by, beside what is its alone.
+_SUPERVISED = (
     "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
     "early_stopping keep_weights attention compile length_bucketing peft_enable"
 )
@@ -69,8 +69,9 @@ _IMPROVEMENT = (
         "collapse_share attention peft_enable replies_per_prompt",
     ),
     *_REWARDS,
-    *keys("dpo_config", "beta label_smoothing " + _FROM_ROWS),
-    *keys("kto_config", "beta desirable_weight undesirable_weight " + _FROM_ROWS),
+    *keys("dpo_config", "beta label_smoothing " + _SUPERVISED),
+    *keys("kto_config", "beta desirable_weight undesirable_weight " + _SUPERVISED),
+    *keys("best_of_n_config", "replies_per_prompt prompts temperature " + _SUPERVISED),
 )
 
 # What tells where the actor's tokenizer is.
@@ -401,6 +402,7 @@ _DECLARED = [
             *keys("llm", "provider synthetic_conversations synthetic_prompts"),
             "llm.synthetic_completions",
             *keys("trainer_config", "num_episodes max_timesteps update_timesteps num_examples"),
+            "best_of_n_config.replies_per_prompt",
         ),
         inputs=(Input("approved", _approved),),
     ),

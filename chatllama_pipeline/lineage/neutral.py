@@ -21,6 +21,7 @@ NEUTRAL: frozenset[str] = frozenset(
         ("critic_config", _OF_PEFT),
         ("dpo_config", _OF_TRAINING),
         ("kto_config", _OF_TRAINING),
+        ("best_of_n_config", f"{_OF_TRAINING} rollout_batch_size"),
         ("trainer_config", f"{_OF_TRAINING} rollout_batch_size examples_path"),
         ("llm", f"{_OF_CALLS} max_usd prices"),
         ("llm.writer", _OF_CALLS),

@@ -78,6 +78,9 @@ def _what(settings: AssistantSettings) -> str:
     if settings.release.stage == "actor_ppo" and settings.improve_by in FROM_ROWS:
         learned_from = {"dpo": "preference pairs", "kto": "thumbs"}[settings.improve_by]
         stages += f", then improved by {learned_from} ({settings.improve_by.upper()})"
+    elif settings.release.stage == "actor_ppo" and settings.improve_by == "best_of_n":
+        n = settings.best_of_n_config.replies_per_prompt
+        stages += f", then fine-tuned on the best of {n} replies of its own to each prompt"
     elif settings.release.stage == "actor_ppo":
         stages += (
             f", then improved by reinforcement learning ({settings.improve_by.upper()}, "

@@ -25,6 +25,7 @@ from chatllama_pipeline.settings.llm.rubric import Criterion
 from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.section import SCRATCH, Section
 from chatllama_pipeline.settings.training.actor import ActorSettings
+from chatllama_pipeline.settings.training.best_of_n import BestOfNSettings
 from chatllama_pipeline.settings.training.dpo import DpoSettings
 from chatllama_pipeline.settings.training.kto import KtoSettings
 from chatllama_pipeline.settings.training.lora import LoraSettings
@@ -45,6 +46,7 @@ __all__ = [
     "SOURCE_ALIASES",
     "ActorSettings",
     "AssistantSettings",
+    "BestOfNSettings",
     "CheckSettings",
     "Criterion",
     "CriticSettings",

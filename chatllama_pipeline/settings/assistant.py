@@ -20,11 +20,12 @@ from chatllama_pipeline.settings.llm.rubric import Criterion
 from chatllama_pipeline.settings.retrain import RetrainSettings
 from chatllama_pipeline.settings.section import Count, Positive, Section
 from chatllama_pipeline.settings.training.actor import ActorSettings
+from chatllama_pipeline.settings.training.best_of_n import BestOfNSettings
 from chatllama_pipeline.settings.training.dpo import DpoSettings
 from chatllama_pipeline.settings.training.kto import KtoSettings
 from chatllama_pipeline.settings.training.methods import (
-    FROM_ROWS,
     GROUPED,
+    SUPERVISED,
     MethodName,
     with_usual_replies,
 )
@@ -59,7 +60,8 @@ class AssistantSettings(Section):
     improve_by: MethodName = Field(
         default="ppo",
         description="how the SFT actor is improved: ppo; rloo or grpo, which need no critic; dpo, "
-        "which needs pairs and no reward model; kto, which needs thumbs and none either",
+        "which needs pairs and no reward model; kto, which needs thumbs and none either; "
+        "best_of_n, which imitates the best of several replies",
     )
     data: DataSettings = Field(
         default=DataSettings(),
@@ -88,6 +90,9 @@ class AssistantSettings(Section):
     )
     kto_config: KtoSettings = Field(
         default=KtoSettings(), description="KTO, where `improve_by` is kto"
+    )
+    best_of_n_config: BestOfNSettings = Field(
+        default=BestOfNSettings(), description="best of n, where `improve_by` is best_of_n"
     )
     rewards: RewardsSettings = Field(
         default=RewardsSettings(),
@@ -204,7 +209,7 @@ class AssistantSettings(Section):
     @property
     def policy_has_adapter(self) -> bool:
         """Whether the method that improves the actor trains an adapter of it."""
-        section = getattr(self, FROM_ROWS.get(self.improve_by, "trainer_config"))
+        section = getattr(self, SUPERVISED.get(self.improve_by, "trainer_config"))
         own: bool | None = section.peft_enable
         return self.actor_config.peft_enable if own is None else own
 
@@ -217,7 +222,7 @@ class AssistantSettings(Section):
     def trained_as(self, stage: str) -> str:
         """The training by which `stage` is made: actor_dpo is that of actor_ppo by DPO."""
         # Which of them it is other stages don't ask.
-        if stage == "actor_ppo" and self.improve_by in FROM_ROWS:
+        if stage == "actor_ppo" and self.improve_by in SUPERVISED:
             return f"actor_{self.improve_by}"
         return stage
 

@@ -1,4 +1,4 @@
-"""From the SFT actor to a better one by rows as they stand: what DPO and KTO have in common."""
+"""From the SFT actor to a better one as SFT is trained: what DPO, KTO and best of n share."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
     told = f"{before}; {len(rows.train)} {rows.name}, longest {longest} tokens"
     progress.say(f"{told}; {memory.description}")
 
-    policy = _load(sft, settings, progress)
+    policy = load_policy(sft, settings, progress)
     pad_id = tokenizer.pad_token_id
     place_trained(policy, spec.device, None, bfloat16=False)
     half = wants_bfloat16(section.precision, spec.device)
@@ -107,7 +107,6 @@ def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
         if training.finite_loss.passed and training.is_main:
             generate_plainly(policy, tokenizer, stop_ids(tokenizer))
             save_trained(Path(spec.output), policy, tokenizer, training.curves)
-    no_replies = f"improve_by: {method.name} writes no replies to look at"
     return Outcome(
         rows=len(learned),
         metrics={
@@ -118,13 +117,19 @@ def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
             **plan.metrics(),
             **training.last_figures,
         },
-        checks=[memory, training.finite_loss, Check(COLLAPSE, True, False, 0.0, 0.0, no_replies)],
+        checks=[memory, training.finite_loss, no_replies(method.name)],
         curves=training.curves,
         warnings=[*before.warnings, *rows.warnings, *training.warnings],
     )
 
 
-def _load(sft: Path, settings: AssistantSettings, progress: Progress) -> Any:
+def no_replies(method: str) -> Check:
+    """The check `collapse` of a method that writes no replies while it learns."""
+    told = f"improve_by: {method} writes no replies to look at"
+    return Check(COLLAPSE, True, False, 0.0, 0.0, told)
+
+
+def load_policy(sft: Path, settings: AssistantSettings, progress: Progress) -> Any:
     """The SFT actor, with the weights that learn set, and no dropout.
 
     What it says before it learns is the reference, so it starts from the SFT adapter where there

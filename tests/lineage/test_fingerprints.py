@@ -73,7 +73,18 @@ def test_an_actor_improved_by_rows_is_made_from_them_and_from_nothing_of_a_rollo
         method: ASSETS["actor_ppo"].upstream_for(
             AssistantSettings.model_validate({"improve_by": method})
         )
-        for method in ("ppo", "dpo", "kto")
+        for method in ("ppo", "dpo", "kto", "best_of_n")
     }
-    assert by["ppo"] == ["actor_sft", "reward_model", "rlhf_training_data"]
+    assert by["best_of_n"] == by["ppo"] == ["actor_sft", "reward_model", "rlhf_training_data"]
     assert by["dpo"] == by["kto"] == ["actor_sft", "preference_data"]
+
+
+def test_an_actor_by_its_best_replies_counts_their_number_and_what_pays_for_them() -> None:
+    best = counted(improve_by="best_of_n")
+    assert not [key for key in best if key.startswith(("trainer_config.", "critic_config."))]
+    assert {"actor_config.max_tokens", "actor_config.thoughts"} <= set(best)
+    for more in ({"best_of_n_config": {"replies_per_prompt": 4}},
+                 {"rewards": {"weights": {"reward_model": 2}}}):  # fmt: skip
+        assert counted(improve_by="best_of_n", **more) != best
+    at_once = {"best_of_n_config": {"rollout_batch_size": 4}}
+    assert counted(improve_by="best_of_n", **at_once) == best

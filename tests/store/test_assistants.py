@@ -112,7 +112,8 @@ def test_the_originals_config_is_accepted_whole_with_a_warning_for_each_taken_ke
         ),
         (
             "improve_by: dop",
-            "improve_by: 'dop' (str): input should be 'ppo', 'rloo', 'grpo', 'dpo' or 'kto'",
+            "improve_by: 'dop' (str): input should be 'ppo', 'rloo', 'grpo', 'dpo', 'kto' or "
+            "'best_of_n'",
         ),
         (
             "trainer_config: {update_timesteps: 4, micro_batch_size: 3}",
@@ -157,6 +158,9 @@ def test_settings_that_the_method_makes_nothing_of_are_told(tmp_path: Path) -> N
     both = {"improve_by": "kto", "kto_config.beta": 0.2, "dpo_config.beta": 0.2}
     (told,) = load_assistant("by_ppo", both, root=tmp_path).warnings
     assert told.endswith("trainer_config.gae_lambda, dpo_config") and "kto_config" not in told
+    best = {"improve_by": "best_of_n", "rewards.weights": {"reward_model": 1}}
+    (told,) = load_assistant("by_ppo", best, root=tmp_path).warnings
+    assert "rewards" not in told and "trainer_config.gae_lambda" in told
     overrides = {"improve_by": "grpo", "critic_config.peft_enable": True}
     (told,) = load_assistant("by_ppo", overrides, root=tmp_path).warnings
     assert "improve_by: grpo doesn't use critic_config, trainer_config.critic_lr" in told

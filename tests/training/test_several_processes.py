@@ -106,7 +106,7 @@ def test_the_kl_of_kto_is_that_of_the_whole_step_in_two_processes_too(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("training", ["reward_model", "actor_sft", *FROM_ROWS])
+@pytest.mark.parametrize("training", ["reward_model", "actor_sft", *FROM_ROWS, "best_of_n"])
 @pytest.mark.parametrize(
     ("processes", "zero_stage", "offload"),
     [(2, 0, "none"), (2, 1, "none"), (2, 2, "optimizer"), (2, 3, "none"), (2, 3, "all"),

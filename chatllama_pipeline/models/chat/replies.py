@@ -19,6 +19,15 @@ def written_text(tokenizer: Any, ids: Sequence[int], stops: Sequence[int]) -> st
     return text
 
 
+def reply_texts(
+    tokenizer: Any, stops: Sequence[int], thoughts: Thoughts, replies: Sequence[Sequence[int]]
+) -> list[str | None]:
+    """What counts of each reply's ids; None where a thought never came to replying."""
+    texts = [written_text(tokenizer, ids, stops) for ids in replies]
+    read = [reply_of(tokenizer, text, thoughts) for text in texts]
+    return [found.reply if found.finished else None for found in read]
+
+
 def reply_of(tokenizer: Any, text: str, thoughts: Thoughts = "drop") -> Spoken:
     """What counts as the reply of a written text: with `drop`, what follows its thoughts.
 

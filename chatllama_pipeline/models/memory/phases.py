@@ -44,6 +44,12 @@ def reading_phases(
         return scoring
     ppo, reply = settings.trainer_config, settings.actor_config.max_tokens
     prompt = max(1, longest - reply)
+    if stage == "actor_best_of_n":
+        policy, at_once = shapes["policy"], settings.best_of_n_config.rollout_batch_size
+        return scoring | {
+            "validation": {"logits and layers": _read_at_once(policy, longest, True)},
+            ROLLOUT: {"caches and logits": at_once * policy.writing(prompt, reply)},
+        }
     share = ppo.rollouts_per_iteration // processes_started()
     replies = min(ppo.rollout_batch_size or share, share)
     policy = shapes["policy"]

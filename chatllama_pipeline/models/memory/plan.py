@@ -100,10 +100,10 @@ def memory_plan(
     """What `stage` needs with the models in `base_folders` (role -> folder).
 
     Roles: `actor` for actor_sft; `reward` for reward_model; `policy`, `reference`, `critic` and
-    `reward` for actor_ppo; `policy` for actor_dpo and actor_kto. `longest_row` is the longest
-    conversation in tokens where the caller has counted them, else the stage's max_sequence_length
-    stands in. An estimate: weights, gradients and Adam's moments are exact (frozen weights that
-    roles share count once), activations follow a Llama-like block.
+    `reward` for actor_ppo; `policy` for actor_dpo and actor_kto, with `reward` for actor_best_of_n.
+    `longest_row` is the longest conversation in tokens where the caller has counted them, else the
+    stage's max_sequence_length stands in. An estimate: weights, gradients and Adam's moments are
+    exact (frozen weights that roles share count once), activations follow a Llama-like block.
     """
     asked = settings.at(f"{SECTION_OF[stage]}.activation_checkpointing")
     # On a CPU the processes share what is free.
@@ -205,7 +205,7 @@ def _held_and_learning(
         if trained:
             width = HALF_BYTES if half else FLOAT_BYTES
             adapter = adapter_size(folder, lora) if adapted else None
-            # PPO's models read in eval mode, DPO's and KTO's without noise.
+            # PPO's models read in eval mode, those of other methods without noise.
             dropout = stage not in _OF_THE_ACTOR and lora.lora_dropout > 0
             kept = _activation_bytes(size, tokens, checkpointing, width, adapter, dropout)
             passing = {f"{role} activations": kept}
@@ -284,9 +284,10 @@ _TRAINED = {
     "actor_ppo": ("policy", "critic"),
     "actor_dpo": ("policy",),
     "actor_kto": ("policy",),
+    "actor_best_of_n": ("policy",),
 }
 # Trainings that improve the SFT actor.
-_OF_THE_ACTOR = ("actor_ppo", "actor_dpo", "actor_kto")
+_OF_THE_ACTOR = ("actor_ppo", "actor_dpo", "actor_kto", "actor_best_of_n")
 # Trainings whose rows are pairs of replies.
 _IN_PAIRS = ("reward_model", "actor_dpo")
 _WITH_LOGITS = ("actor", "policy")

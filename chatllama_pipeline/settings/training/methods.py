@@ -7,9 +7,15 @@ from typing import Any, Literal
 
 from chatllama_pipeline.settings.training.ppo import PpoSettings
 
-MethodName = Literal["ppo", "rloo", "grpo", "dpo", "kto"]
-# Those that learn from rows as they stand and write no reply; each has a section of its own.
-FROM_ROWS: dict[MethodName, str] = {"dpo": "dpo_config", "kto": "kto_config"}
+MethodName = Literal["ppo", "rloo", "grpo", "dpo", "kto", "best_of_n"]
+# Those that are trained by transformers' Trainer, as SFT is, and the section of each.
+SUPERVISED: dict[MethodName, str] = {
+    "dpo": "dpo_config",
+    "kto": "kto_config",
+    "best_of_n": "best_of_n_config",
+}
+# Of them those that learn from rows as they stand: they write no reply, and nobody pays for one.
+FROM_ROWS: tuple[MethodName, ...] = ("dpo", "kto")
 # Those that compare the replies to one prompt with each other, and how many where none is set.
 GROUPED: tuple[MethodName, ...] = ("rloo", "grpo")
 USUAL_REPLIES = 4
@@ -32,12 +38,13 @@ _UNREAD: dict[MethodName, tuple[str, ...]] = {
     "rloo": _OF_A_CRITIC,
     "grpo": _OF_A_CRITIC,
     **dict.fromkeys(FROM_ROWS, ("critic_config", "rewards", *_OF_ROLLOUTS)),
+    "best_of_n": ("critic_config", *_OF_ROLLOUTS),
 }
 
 
 def _unread(method: MethodName) -> tuple[str, ...]:
     """Sections and keys that `method` makes nothing of."""
-    return (*_UNREAD[method], *(own for name, own in FROM_ROWS.items() if name != method))
+    return (*_UNREAD[method], *(own for name, own in SUPERVISED.items() if name != method))
 
 
 def reads(method: MethodName, key: str) -> bool:

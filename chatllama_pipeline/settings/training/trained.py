@@ -23,6 +23,7 @@ SECTION_OF = {
     "actor_ppo": "trainer_config",
     "actor_dpo": "dpo_config",
     "actor_kto": "kto_config",
+    "actor_best_of_n": "best_of_n_config",
 }
 
 
@@ -76,7 +77,7 @@ class TrainedSection(Section):
 
 
 class SupervisedSection(TrainedSection):
-    """Settings that SFT, reward training, DPO and KTO share."""
+    """Settings that SFT, reward training and the methods of `SUPERVISED` share."""
 
     batch_size: Positive = Field(default=8, description="rows per step")
     lr: Rate = Field(default=9e-6, description="highest learning rate of AdamW")
@@ -109,9 +110,9 @@ class SupervisedSection(TrainedSection):
 
 
 class OwnModelSection(SupervisedSection):
-    """Settings of a training that brings a model of its own; PPO, DPO and KTO train the actor's.
+    """Settings of a training that brings a model of its own.
 
-    Those take DeepSpeed's from `actor_config`.
+    Whatever improves the actor trains that one's, and takes DeepSpeed's from `actor_config`.
     """
 
     peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")

@@ -16,7 +16,7 @@ from chatllama_pipeline.launch.out_of_memory import tell_choice
 from chatllama_pipeline.machine import processes_started, wants_bfloat16
 from chatllama_pipeline.models.adapters.lora import save_model
 from chatllama_pipeline.models.bases.preflight import preflight, prompt_room
-from chatllama_pipeline.models.chat.replies import reply_of, written_text
+from chatllama_pipeline.models.chat.replies import reply_texts
 from chatllama_pipeline.models.chat.template import shortened_prompt, stop_ids
 from chatllama_pipeline.models.families.kinds import kind_of
 from chatllama_pipeline.models.generation import end_ids, generate_plainly
@@ -26,7 +26,7 @@ from chatllama_pipeline.models.memory.efficiency import make_efficient
 from chatllama_pipeline.models.memory.plan import MemoryPlan, require_memory, with_micro_batch
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress, counted
-from chatllama_pipeline.records import Check, Outcome, Prompt, StageSpec
+from chatllama_pipeline.records import Check, Outcome, Prompt, Split, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan, plan_for
@@ -129,16 +129,11 @@ def _improve(
 def _task(
     prompts: Prompts, tokenizer: Any, stops: list[int], scorer: RewardScorer, actor: ActorSettings
 ) -> Task:
-    def decode(replies: list[list[int]]) -> list[str | None]:
-        texts = [written_text(tokenizer, ids, stops) for ids in replies]
-        read = [reply_of(tokenizer, text, actor.thoughts) for text in texts]
-        return [found.reply if found.finished else None for found in read]
-
     return Task(
         prompts=prompts.messages,
         prompt_ids=prompts.ids,
         reward=lambda asked, replies, _: scorer(asked, replies),
-        decode=decode,
+        decode=partial(reply_texts, tokenizer, stops, actor.thoughts),
         stop_ids=stops,
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=actor.max_tokens,
@@ -203,7 +198,7 @@ class Prompts:
 
     @property
     def longest(self) -> int:
-        return max(len(ids) for ids in self.ids)
+        return max((len(ids) for ids in self.ids), default=0)
 
 
 def check_settings(ppo: PpoSettings) -> Shares:
@@ -220,13 +215,17 @@ def check_settings(ppo: PpoSettings) -> Shares:
 
 
 def read_prompts(
-    folder: Path, tokenizer: Any, longest_prompt: int, settings: AssistantSettings
+    folder: Path,
+    tokenizer: Any,
+    longest_prompt: int,
+    settings: AssistantSettings,
+    split: Split = "train",
 ) -> Prompts:
-    """The train split's prompts of at most `longest_prompt` tokens."""
+    """A split's prompts of at most `longest_prompt` tokens; DataError without a training one."""
     messages: list[Prompt] = []
     ids: list[list[int]] = []
     shortened = 0
-    rows = read_split(folder, "train")
+    rows = read_split(folder, split)
     for row in counted("tokenizes prompts", rows, len(rows), "prompts"):
         prompt = as_prompt(row["prompt"])
         prompt_tokens, cut_turns = shortened_prompt(tokenizer, prompt, longest_prompt)
@@ -234,7 +233,7 @@ def read_prompts(
             shortened += cut_turns > 0
             messages.append(prompt)
             ids.append(prompt_tokens)
-    if not ids:
+    if not ids and split == "train":
         raise DataError(
             f"{folder}: none of the {len(rows)} train prompts fits in {longest_prompt} tokens, "
             f"which is what actor_config.max_tokens {settings.actor_config.max_tokens} leaves of "

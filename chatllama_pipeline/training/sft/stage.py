@@ -67,7 +67,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         rows=examples,
         collate=packed or collate,
         loss_sum=completion_loss_sum,
-        validate=partial(_validate, held_out, pad_id),
+        validate=partial(validate, held_out, pad_id),
         judged_by=("validation_loss", False),
         length=lambda example: len(example.ids),
     )
@@ -203,7 +203,7 @@ def collate_completions(examples: list[Example], pad_id: int) -> dict[str, Any]:
     }
 
 
-def _validate(held_out: list[Example], pad_id: int, model: Any) -> dict[str, float]:
+def validate(held_out: list[Example], pad_id: int, model: Any) -> dict[str, float]:
     total, tokens = 0.0, 0
     lengths = [len(example.ids) for example in held_out]
     counter = phase(f"validates on {len(held_out):,} rows", sum(lengths), "tokens")

@@ -34,6 +34,15 @@ Once = Callable[[Callable[[list[Any]], list[Any]], list[Any]], list[Any]]
 MOST_UNREAD_SHARE = 0.5
 
 
+def terms_of(rewards: RewardsSettings) -> tuple[Term, ...]:
+    """In the order of the columns; none where the reward model's score is all there is."""
+    if rewards.default_alone:
+        return ()
+    return tuple(
+        Term(name, weight, scaled=name == REWARD_MODEL) for name, weight in rewards.weights.items()
+    )
+
+
 @dataclass
 class Asking:
     """Who is asked, and what a judge's unreadable verdicts said, by reason."""
@@ -47,13 +56,7 @@ class Asking:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """In the order of the columns; none where the reward model's score is all there is."""
-        if self.rewards.default_alone:
-            return ()
-        return tuple(
-            Term(name, weight, scaled=name == REWARD_MODEL)
-            for name, weight in self.rewards.weights.items()
-        )
+        return terms_of(self.rewards)
 
     def columns(
         self,

@@ -1,0 +1,1 @@
+"""The best of n replies, imitated: sampling, scores, choice; `stage` is where it starts."""
