@@ -23,6 +23,7 @@ from chatllama_pipeline.lineage.recipes import (
     current_upstream,
     inherited_overrides,
     is_made,
+    needed_by,
     owner_of,
     read_in_use,
     recipe_for,
@@ -127,7 +128,8 @@ def make(
 ) -> Results:
     """Materialize an assistant's asset with `build`, or return the version that stands already.
 
-    A pinned asset is its pin, whatever else changed.
+    A pinned asset is its pin, whatever else changed. In a run that goes on to the evaluation, what
+    the assistant doesn't need stays as it is.
     """
     asset = context.asset_key.to_user_string()
     versions = run_store(context, store, run_options)
@@ -139,6 +141,9 @@ def make(
         yield materialization(context, Made(pinned, reused=True), pinned)
         return
     before = version_in_use(asset, assistant, versions)
+    if not (_is_wanted(context, assistant) or run_options.forces(asset)):
+        yield unused(context, before.id if before else ABSENT)
+        return
     upstream = current_upstream(asset, assistant, versions)
     inherited = inherited_overrides(asset, assistant, versions, run_options.overrides)
     unpromoted = [] if run_options.promote else sorted(inherited)
@@ -177,6 +182,12 @@ def make(
     for line in remove_old(versions, old):
         context.log.info(f"{line} (store.keep_versions: {rule.keep_versions})")
     yield materialization(context, made, before)
+
+
+def _is_wanted(context: dg.AssetExecutionContext, assistant: Assistant) -> bool:
+    if EVALUATION not in context.job_def.asset_layer.executable_asset_keys:
+        return True  # somebody asks for it by name
+    return context.asset_key.to_user_string() in needed_by(assistant.settings)
 
 
 def unused(context: dg.AssetExecutionContext, version: str = ABSENT) -> dg.MaterializeResult[None]:

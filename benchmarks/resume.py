@@ -41,6 +41,9 @@ from chatllama_pipeline.records import (
     PREFERENCE_SCHEMA,
     PROMPT_SCHEMA,
     REWARD_SCHEMA,
+    TABLE_FILE,
+    THUMB_SCHEMA,
+    THUMBS_FILE,
     StageSpec,
 )
 
@@ -230,7 +233,8 @@ def make_inputs(folder: Path) -> Path:
     load_reward(folder / "actor_base", torch.float32).save_pretrained(folder / "reward_model")
     AutoTokenizer.from_pretrained(folder / "actor_base").save_pretrained(folder / "reward_model")
     splits = ["train"] * 7 + ["validation"] * 2
-    rows: dict[str, list[dict[str, Any]]] = {"actor": [], "pairs": [], "scores": [], "prompts": []}
+    kinds = ("actor", "pairs", "thumbs", "scores", "prompts")
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for times in (1, 2, 3):
         for number, (word, split) in enumerate(zip(WORDS, splits, strict=True)):
             prompt = [{"role": "user", "content": " ".join([word] * times)}]
@@ -239,6 +243,11 @@ def make_inputs(folder: Path) -> Path:
             rows["prompts"].append(common)
             pair = {"chosen": f"{word} good", "rejected": f"{word} bad bad"}
             rows["pairs"].append({**common, **pair, "strength": 1.0 + number, "domain": ""})
+            # Good replies are alike, so that the policy leaves the SFT actor: its KL is above 0.
+            good = {"completion": "good good", "label": True}
+            rows["thumbs"].append({**common, **good})
+            if number % 3 == 0:
+                rows["thumbs"].append({**common, "completion": f"{word} bad", "label": False})
             rows["scores"].append({**common, "completion": word, "score": float(number % 6)})
     tables = {
         "actor_training_data": ("actor", ACTOR_SCHEMA),
@@ -249,7 +258,9 @@ def make_inputs(folder: Path) -> Path:
     for name, (kind, schema) in tables.items():
         (folder / name).mkdir()
         table = pa.Table.from_pylist(rows[kind], schema=schema)
-        pq.write_table(table, folder / name / "data.parquet")
+        pq.write_table(table, folder / name / TABLE_FILE)
+    thumbs = pa.Table.from_pylist(rows["thumbs"], schema=THUMB_SCHEMA)
+    pq.write_table(thumbs, folder / "preference_data" / THUMBS_FILE)
     return folder
 
 

@@ -113,7 +113,7 @@ def _compare(
     rated = answer_what_people_rated(spec, settings, progress)
 
     # 2. Score every reply, by the reward model and by the judge.
-    scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
+    scorer = _scorer(spec)
     before, after = ([reply.text for reply in sampled[actor]] for actor in ACTORS)
     judged = judge_replies(judge, asked, before, after, progress, settings.llm.max_usd)
     replies = {
@@ -156,12 +156,18 @@ def _compare(
             "seconds": round(time.monotonic() - started, 2),
         },
         checks=[
-            *gate.checks(figures, verdict, settings.release, settings.checks),
+            *gate.checks(figures, verdict, settings.release, settings.checks, bool(scorer)),
             judged.readable(settings.checks.max_judge_unread),
         ],
-        curves=[Curve(f"{s}/{curve.name}", curve.points) for s in TRAINED for curve in curves[s]],
+        curves=[Curve(f"{s}/{curve.name}", curve.points) for s in curves for curve in curves[s]],
         warnings=[*warnings, *(told for one in said_by_judge for told in one.warnings())],
     )
+
+
+def _scorer(spec: StageSpec) -> RewardScorer | None:
+    """The reward model, where the way to the actor needed one."""
+    folder = spec.inputs.get("reward_model")
+    return RewardScorer(folder, device=spec.device) if folder else None
 
 
 def _interval(
@@ -204,13 +210,14 @@ def _answered(
 def _verdict(
     spec: StageSpec, settings: AssistantSettings, judge: Judge | None, figures: Figures
 ) -> Verdict:
+    paid = "reward_model" in spec.inputs
     return gate.decide(
         figures,
         settings.release,
         assistant=spec.assistant,
         judge=judge.name if judge else None,
-        judge_in_reward=judges_what_it_paid(settings, Path(spec.inputs["reward_model"])),
-        reward_model_pays=settings.rewards.pays_by(REWARD_MODEL),
+        judge_in_reward=paid and judges_what_it_paid(settings, Path(spec.inputs["reward_model"])),
+        reward_model_pays=paid and settings.rewards.pays_by(REWARD_MODEL),
         unpromoted_overrides=spec.unpromoted_overrides,
     )
 
@@ -226,7 +233,8 @@ def _write(
     output, name = Path(spec.output), judge.name if judge else None
     evaluation.write(output)
     write_comparisons(output, comparisons)
-    trust = RewardReport.read(Path(spec.inputs["reward_model"]))
+    folder = spec.inputs.get("reward_model")
+    trust = RewardReport.read(Path(folder)) if folder else None
     page = render(
         spec.assistant, settings, name, evaluation, curves, comparisons, trust, _said(spec)
     )
@@ -295,19 +303,23 @@ def _sample(
 
 
 def _score(
-    scorer: RewardScorer,
+    scorer: RewardScorer | None,
     judge: Judge | None,
     prompts: Sequence[_TestPrompt],
     replies: Sequence[Sampled],
     scores: Sequence[float | None],
 ) -> list[Reply]:
-    rewards = scorer([row.prompt for row in prompts], [reply.text for reply in replies]).tolist()
+    rewards: list[float | None] = [None] * len(replies)
+    if scorer is not None:
+        texts = [reply.text for reply in replies]
+        given = scorer([row.prompt for row in prompts], texts).tolist()
+        rewards = [round(reward, 6) for reward in given]
     return [
         Reply(
             text=reply.text,
             tokens=len(reply.ids),
             finished=reply.finished,
-            reward=round(reward, 6),
+            reward=reward,
             score=score,
             names_item=_names_item(judge, row.prompt, reply.text),
         )
@@ -327,7 +339,7 @@ def _scores(replies: Sequence[Reply]) -> list[float]:
 def _actor_figures(replies: Sequence[Reply], sampled: Sequence[Sampled]) -> ActorFigures:
     return ActorFigures(
         rubric_score=mean(score / 5 for score in _scores(replies)),
-        reward=mean(reply.reward for reply in replies),
+        reward=mean(reply.reward for reply in replies if reply.reward is not None),
         reply_tokens=mean(reply.tokens for reply in replies),
         share_finished=mean(reply.finished for reply in replies),
         names_item=mean(r.names_item for r in replies if r.names_item is not None),
@@ -335,8 +347,10 @@ def _actor_figures(replies: Sequence[Reply], sampled: Sequence[Sampled]) -> Acto
     )
 
 
-def _reward_accuracy(scorer: RewardScorer, folder: str) -> tuple[float | None, int]:
+def _reward_accuracy(scorer: RewardScorer | None, folder: str) -> tuple[float | None, int]:
     """Share of all test pairs whose chosen reply scores higher (ties half), and their number."""
+    if scorer is None:
+        return None, 0
     rows = read_split(folder, "test")
     prompts = [as_prompt(row["prompt"]) for row in rows]
     rejected = scorer(prompts, [row["rejected"] for row in rows]).tolist()
@@ -346,7 +360,8 @@ def _reward_accuracy(scorer: RewardScorer, folder: str) -> tuple[float | None, i
 
 def _curves(spec: StageSpec, judge: Judge | None) -> dict[str, list[Curve]]:
     """What each training drew, and the judge's score over PPO's rollouts."""
-    curves = {stage: _read_curves(Path(spec.inputs[stage])) for stage in TRAINED}
+    trained = [stage for stage in TRAINED if stage in spec.inputs]
+    curves = {stage: _read_curves(Path(spec.inputs[stage])) for stage in trained}
     curves["actor_ppo"] += _rubric_curve(Path(spec.inputs["actor_ppo"]), judge)
     return curves
 

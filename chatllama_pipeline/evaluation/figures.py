@@ -20,13 +20,14 @@ REPLIES_FILE = "table.jsonl"
 class Reply:
     """One sampled reply. `tokens` counts the stop token; `score` is the judge's, 0..5.
 
-    `score` is None where no judge scores (an LLM compares), `names_item` where it knows no items.
+    `score` is None where no judge scores (an LLM compares), `names_item` where it knows no items,
+    `reward` where the way to the actor needed no reward model.
     """
 
     text: str
     tokens: int
     finished: bool
-    reward: float
+    reward: float | None
     score: float | None
     names_item: bool | None
 
@@ -50,9 +51,10 @@ class Comparison:
         """How much better PPO's reply is: by the judge, or by the reward where nobody judges."""
         if self.ppo_wins is not None and self.actor_ppo.score is None:
             return self.ppo_wins - 0.5
-        if self.actor_ppo.score is None or self.actor_sft.score is None:
-            return self.actor_ppo.reward - self.actor_sft.reward
-        return self.actor_ppo.score - self.actor_sft.score
+        before, after = self.actor_sft, self.actor_ppo
+        if after.score is None or before.score is None:
+            return (after.reward or 0.0) - (before.reward or 0.0)
+        return after.score - before.score
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,17 @@ def decide(
 
 
 def checks(
-    figures: Figures, verdict: Verdict, release: ReleaseSettings, limits: CheckSettings
+    figures: Figures,
+    verdict: Verdict,
+    release: ReleaseSettings,
+    limits: CheckSettings,
+    has_reward_model: bool = True,
 ) -> list[Check]:
-    """The checks that the figures give; a figure that was not measured counts as 0 and fails."""
-    accuracy, kl, ratio = figures.reward_model_accuracy, figures.kl, figures.length_ratio
-    pairs = figures.reward_model_pairs
+    """The checks that the figures give; a figure that was not measured counts as 0 and fails.
+
+    Of a reward model that the way to the actor didn't need (`has_reward_model`) nothing is asked.
+    """
+    kl, ratio = figures.kl, figures.length_ratio
     return [
         Check(
             "release_gate",
@@ -93,16 +99,7 @@ def checks(
             release.min_win_rate,
             verdict.reason,
         ),
-        Check(
-            "reward_accuracy",
-            accuracy is not None and accuracy >= limits.min_reward_accuracy,
-            False,
-            accuracy or 0.0,
-            limits.min_reward_accuracy,
-            f"share of {pairs} test pairs whose chosen reply scores higher; at least the limit"
-            if pairs
-            else "not measured: preference_data holds no test pairs",
-        ),
+        _reward_accuracy(figures, limits, has_reward_model),
         Check(
             "kl_per_reply",
             kl is not None and kl <= limits.max_kl,
@@ -126,6 +123,19 @@ def checks(
         _known_answers(figures, release, limits),
         _over_release(figures.over_release, release),
     ]
+
+
+def _reward_accuracy(figures: Figures, limits: CheckSettings, has_reward_model: bool) -> Check:
+    accuracy, pairs = figures.reward_model_accuracy, figures.reward_model_pairs
+    least, name = limits.min_reward_accuracy, "reward_accuracy"
+    if not has_reward_model:
+        told = "not asked: the way to this actor (improve_by) needs no reward model"
+        return Check(name, True, False, 0.0, least, told)
+    told = "not measured: preference_data holds no test pairs"
+    if pairs:
+        told = f"share of {pairs} test pairs whose chosen reply scores higher; at least the limit"
+    passed = accuracy is not None and accuracy >= least
+    return Check(name, passed, False, accuracy or 0.0, least, told)
 
 
 def _over_release(over: OverRelease | None, release: ReleaseSettings) -> Check:

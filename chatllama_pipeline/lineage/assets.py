@@ -33,10 +33,11 @@ _BASE = (
 _ADAPTER = (
     "peft_enable lora.r lora.lora_alpha lora.lora_dropout lora.target_modules lora.use_rslora"
 )
-_OPTIMIZER = (
+_SUPERVISED = (
     "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
-    "early_stopping keep_weights attention compile length_bucketing " + _ADAPTER
+    "early_stopping keep_weights attention compile length_bucketing "
 )
+_OPTIMIZER = _SUPERVISED + _ADAPTER
 _SPLIT = keys("data", "validation_share test_share max_length max_reply_length")
 # Of who answers, all that can change an answer; speed, money and keys cannot.
 _ASKED = "provider model base_url style temperature max_tokens omit extra_body"
@@ -49,10 +50,7 @@ _REWARD_JUDGE = (*_JUDGE, "llm.judge_samples")
 _BATCHED = ("llm.batch",)
 
 # What a method that is trained as SFT is goes by, beside what is its alone.
-_SUPERVISED = (
-    "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
-    "early_stopping keep_weights attention compile length_bucketing peft_enable"
-)
+_METHOD = _SUPERVISED + "peft_enable"
 # What the SFT actor is improved by, whatever the method.
 _REWARDS = keys("rewards", "weights file")
 _IMPROVEMENT = (
@@ -69,9 +67,9 @@ _IMPROVEMENT = (
         "collapse_share attention peft_enable replies_per_prompt",
     ),
     *_REWARDS,
-    *keys("dpo_config", "beta label_smoothing " + _SUPERVISED),
-    *keys("kto_config", "beta desirable_weight undesirable_weight " + _SUPERVISED),
-    *keys("best_of_n_config", "replies_per_prompt prompts temperature " + _SUPERVISED),
+    *keys("dpo_config", "beta label_smoothing " + _METHOD),
+    *keys("kto_config", "beta desirable_weight undesirable_weight " + _METHOD),
+    *keys("best_of_n_config", "replies_per_prompt prompts temperature " + _METHOD),
 )
 
 # What tells where the actor's tokenizer is.
@@ -151,6 +149,8 @@ def _not_evaluated_by(settings: AssistantSettings) -> Collection[str]:
         unused.append("personal_data")  # Its templates are an LLM's to judge by.
     if settings.evaluation.known_answers is None:
         unused.append("actor_base")
+    if settings.improve_by in FROM_ROWS:
+        unused.append("reward_model")  # nobody is paid by one
     return unused
 
 

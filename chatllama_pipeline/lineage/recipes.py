@@ -14,6 +14,7 @@ from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaration import Given
 from chatllama_pipeline.lineage.incumbent import RELEASE
+from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Recipe, Version, hash_files
 from chatllama_pipeline.store.versions import Store
@@ -59,6 +60,18 @@ def read_in_use(asset: str, assistant: Assistant, store: Store) -> Version:
     """The same, every file verified; raises AbsentError, CorruptVersionError."""
     pin = assistant.settings.store.pins.get(asset)
     return store.read(asset, owner_of(asset, assistant), pin)
+
+
+def needed_by(settings: AssistantSettings) -> set[str]:
+    """The assets that an assistant of these settings needs: its release, the audit of its data,
+    and what they are made from."""
+    found: set[str] = set()
+    waiting = ["data_audit", "release"]
+    while waiting:
+        if (name := waiting.pop()) not in found:
+            found.add(name)
+            waiting += ASSETS[name].upstream_for(settings)
+    return found
 
 
 def current_upstream(asset: str, assistant: Assistant, store: Store) -> dict[str, str]:

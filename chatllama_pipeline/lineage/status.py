@@ -23,6 +23,7 @@ from chatllama_pipeline.lineage.recipes import (
     ABSENT,
     current_upstream,
     is_made,
+    needed_by,
     owner_of,
     recipe_for,
     require_pins,
@@ -54,8 +55,10 @@ class AssetStatus:
 def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
     """Every asset that this assistant uses, in the order in which they are made."""
     found: dict[str, AssetStatus] = {}
+    needed = needed_by(assistant.settings)
     for asset in ASSETS:
-        if asset not in SOURCES or asset in assistant.settings.data.sources:
+        # What waits for something, as for ratings, says so.
+        if asset in needed or ASSETS[asset].only_with:
             status = _asset_status(asset, assistant, store)
             behind = [
                 f"{name} is stale"
@@ -143,16 +146,19 @@ def run_lines(assistant: Assistant, store: Store, since: float, now: float) -> I
     """What the run that began at `since` (seconds since 1970) made, and what came of it."""
     yield f"{'asset':<25}{'version':<18}{'rows':>7}  {'':<7}{'seconds':>8}"
     made, child_seconds = 0, 0.0
+    needed = needed_by(assistant.settings)
     for asset in ASSETS:
         owner = owner_of(asset, assistant)
         current = store.current(asset, owner)
-        if asset in SOURCES and asset not in assistant.settings.data.sources:
+        late = current is not None and datetime.fromisoformat(current.at).timestamp() >= since
+        # What the assistant doesn't need may have been asked for by name.
+        if asset not in needed and (asset in SOURCES or not late):
             yield f"{asset:<25}{current.version if current else ABSENT:<18}{'':>7}  not used"
             continue
         if pin := assistant.settings.store.pins.get(asset):
             yield f"{asset:<25}{pin:<18}{'':>7}  pinned"
             continue
-        if current is None or datetime.fromisoformat(current.at).timestamp() < since:
+        if current is None or not late:
             continue
         version = store.version(asset, owner, current.version)
         rows = version.manifest.rows if version else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chatllama_pipeline.evaluation.figures import ActorFigures, Evaluation
+from chatllama_pipeline.evaluation.figures import ActorFigures, Evaluation, Figures
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 from chatllama_pipeline.settings.training.methods import FROM_ROWS
 
@@ -127,14 +127,20 @@ def _evaluation(evaluation: Evaluation) -> str:
         table,
         f"Win rate of PPO over SFT {_shown(figures.win_rate)} (95 % interval "
         f"{_shown(figures.win_rate_low)} to {_shown(figures.win_rate_high)}); KL "
-        f"{_shown(figures.kl)} nats per reply; the reward model is right on "
-        f"{_shown(figures.reward_model_accuracy)} of {figures.reward_model_pairs} unseen pairs.",
+        f"{_shown(figures.kl)} nats per reply{_reward_model(figures)}.",
         *([f"Questions with known answers: {known}."] if (known := figures.known_answers) else []),
         f"The gate released it: {verdict.reason}."
         if verdict.released
         else f"Released on a person's approval. The gate had held it back: {verdict.reason}.",
     ]
     return "\n\n".join(lines)
+
+
+def _reward_model(figures: Figures) -> str:
+    if figures.actor_ppo.reward is None:
+        return ""  # nobody was paid by one
+    accuracy = _shown(figures.reward_model_accuracy)
+    return f"; the reward model is right on {accuracy} of {figures.reward_model_pairs} unseen pairs"
 
 
 def _limits(settings: AssistantSettings) -> str:

@@ -24,7 +24,7 @@ from tests.models.test_rendering import OPENS_A_THOUGHT
 PAYLOAD = ["evaluation.json", "report.html", "table.jsonl"]
 
 
-def settings(**sections: dict[str, Any]) -> dict[str, Any]:
+def settings(**sections: Any) -> dict[str, Any]:
     actor = {"model": "scratch", "max_sequence_length": 128, "max_tokens": 12}
     return {"llm": {"provider": "rules"}, "actor_config": actor, **sections}
 
@@ -68,6 +68,24 @@ def test_a_reply_whose_thought_never_ends_is_unfinished_and_has_no_text(
     assert any(reply.finished for reply in found["keep"])
     assert [(reply.text, reply.finished) for reply in found["drop"]] == [("", False)] * 2
     assert all(reply.text for reply in found["keep"])
+
+
+def test_an_actor_that_no_reward_model_paid_is_compared_without_one(
+    make_spec: Callable[..., StageSpec], evaluation_inputs: dict[str, Path]
+) -> None:
+    inputs = {name: path for name, path in evaluation_inputs.items() if name != "reward_model"}
+    spec = make_spec("evaluation", settings(improve_by="dpo"), inputs)
+    outcome = run(spec, Progress("evaluation", lambda line: None))
+    found = Evaluation.read(Path(spec.output))
+    assert found.figures.actor_ppo.reward is None
+    assert found.figures.actor_ppo.rubric_score is not None
+    assert (found.figures.reward_model_accuracy, found.figures.reward_model_pairs) == (None, 0)
+    checks = {check.name: check for check in outcome.checks}
+    assert checks["reward_accuracy"].passed
+    assert "needs no reward model" in checks["reward_accuracy"].description
+    assert not any(curve.name.startswith("reward_model/") for curve in outcome.curves)
+    page = (Path(spec.output) / "report.html").read_text()
+    assert "of 5" in page and "tokens" in page and "Reward model accuracy" not in page
 
 
 def test_an_evaluation_measures_both_actors_and_draws_their_curves(

@@ -9,6 +9,7 @@ import pytest
 
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.neutral import NEUTRAL
+from chatllama_pipeline.lineage.recipes import needed_by
 from chatllama_pipeline.settings import AssistantSettings, Section
 
 # What PPO alone makes anything of.
@@ -88,3 +89,12 @@ def test_an_actor_by_its_best_replies_counts_their_number_and_what_pays_for_them
         assert counted(improve_by="best_of_n", **more) != best
     at_once = {"best_of_n_config": {"rollout_batch_size": 4}}
     assert counted(improve_by="best_of_n", **at_once) == best
+
+
+@pytest.mark.parametrize("method", ["ppo", "best_of_n", "dpo", "kto"])
+def test_a_reward_model_is_needed_where_somebody_is_paid_by_it(method: str) -> None:
+    settings = AssistantSettings.model_validate({"improve_by": method})
+    unneeded = {"reward_base", "reward_model"} if method in ("dpo", "kto") else set()
+    # The sources that no assistant names are nobody's either.
+    named = {str(name) for name in settings.data.sources}
+    assert set(ASSETS) - needed_by(settings) == unneeded | ({"shp", "hh_rlhf", "grammar"} - named)
