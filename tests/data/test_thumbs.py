@@ -8,9 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from chatllama_pipeline.data.feedback.rows import SCHEMAS
 from chatllama_pipeline.data.own.rows import THUMBS
+from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import THUMB_SCHEMA
+from chatllama_pipeline.records import PAIR_SCHEMA, THUMB_SCHEMA
 from tests.data.small_tables import PAIRS, check, messages, prefer, settings, table
 
 NO_SOURCES = {"sources": []}
@@ -54,6 +56,40 @@ def test_own_thumbs_are_split_as_pairs_are_and_stand_beside_them(
     assert all(sides[row["prompt"][0]["content"]] == row["split"] for row in rows)
     assert (output / "data.parquet").read_bytes() == (plain / "data.parquet").read_bytes()
     assert check(outcome, "no_split_leak").passed
+
+
+def test_thumbs_on_what_was_served_stand_beside_own_ones_on_their_own_sides(
+    tmp_path: Path, personal: Path
+) -> None:
+    feedback = tmp_path / "feedback"
+    for file, schema in SCHEMAS.items():
+        table(feedback, [], schema, file.removesuffix(".parquet"))
+    source = table(tmp_path / "grammar", PAIRS, PAIR_SCHEMA)
+
+    def thumbs(take: str) -> list[dict[str, Any]] | None:
+        output = tmp_path / take
+        output.mkdir()
+        given = ({"grammar": source}, personal, settings(improve_by="kto"), output, feedback)
+        build_preference_data(*given)
+        file = output / "thumbs.parquet"
+        return pq.read_table(file).to_pylist() if file.exists() else None
+
+    assert thumbs("none") is None  # pairs are learned from then
+    rated = [
+        {**thumb(f"served {number}", "So.", number % 2 == 0), "source": "feedback", "split": split}
+        for number, split in enumerate(["train", "train", "test"])
+    ]
+    table(feedback, rated, SCHEMAS["thumbs.parquet"], "thumbs")
+    found = thumbs("served")
+    assert found is not None
+    assert sorted((row["completion"], row["split"]) for row in found) == [
+        ("So.", "test"),
+        ("So.", "train"),
+        ("So.", "train"),
+    ]
+    own_thumbs(personal, BOTH)
+    both = thumbs("both")
+    assert both is not None and {row["source"] for row in both} == {"personal", "feedback"}
 
 
 def test_a_thumb_whose_prompt_nearly_repeats_a_held_out_pair_trains_nothing(
