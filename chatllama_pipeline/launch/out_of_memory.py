@@ -54,7 +54,8 @@ def halved(rows: int, share: int) -> int:
 def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
     """The spec with half the micro-batch (and so twice the accumulation); None at one row.
 
-    PPO's rollouts are halved as well. Neither changes what is trained, so the run continues.
+    The replies sampled at once are halved as well. Neither changes what is trained, so the run
+    continues.
     """
     rows = micro_batch(spec, processes)
     if rows is None or rows == 1:
@@ -68,6 +69,9 @@ def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
     if training == "actor_ppo":
         ppo = whole.trainer_config
         sampled = ppo.rollout_batch_size or ppo.rollouts_per_iteration // processes
+        changed["rollout_batch_size"] = max(1, sampled // 2)
+    elif training == "actor_best_of_n":
+        sampled = whole.best_of_n_config.rollout_batch_size
         changed["rollout_batch_size"] = max(1, sampled // 2)
     return dataclasses.replace(spec, settings=settings)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.launch.out_of_memory import with_half
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress
@@ -184,6 +185,13 @@ def test_replies_of_which_none_ends_are_refused(spec: Make, tiny_base_folder: Pa
     job.inputs["actor_sft"] = str(tiny_base_folder)
     with pytest.raises(DataError, match=r"none of those to 20 prompts does .*max_tokens 1: raise"):
         run(job, QUIET)
+
+
+def test_what_runs_out_of_memory_samples_half_as_many_at_once(spec: Make) -> None:
+    less = with_half(spec(rollout_batch_size=32), processes=1)
+    assert less is not None
+    changed = less.settings["best_of_n_config"]
+    assert (changed["rollout_batch_size"], changed["micro_batch_size"]) == (16, 2)
 
 
 def test_it_is_planned_with_the_actor_and_the_reward_model(tiny_base_folder: Path) -> None:
