@@ -103,6 +103,7 @@ def serving(
     cors: tuple[str, ...] = (),
     look: Callable[[], Sequence[Wanted]] | None = None,
     feedback: FeedbackLog | None = None,
+    page: bool = False,
 ) -> Iterator[Served]:
     """A server of these versions until the block ends; the key is that of the environment."""
     # Where none is given, there is none to write to.
@@ -113,7 +114,7 @@ def serving(
     versions.begin()
     served.versions = versions
     config = uvicorn.Config(
-        application(versions, limits, place, served.feedback),
+        application(versions, limits, place, served.feedback, page=page),
         log_level="warning",
         timeout_graceful_shutdown=1,
     )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cors", multiple=True, metavar="ORIGIN", help="Let pages of this origin ask; none by default."
 )
+@click.option("--page", is_flag=True, help="Serve a page to talk and to rate, too.")
 def serve(
     name: str,
     host: str,
@@ -48,6 +49,7 @@ def serve(
     queue: int,
     body_bytes: int,
     cors: tuple[str, ...],
+    page: bool,
 ) -> None:
     """Serve an assistant's release by an API like OpenAI's.
 
@@ -74,9 +76,11 @@ def serve(
     def ready() -> None:
         by = ", ".join(f"{one.id} ({one.engine.name})" for one in speaking.speakers)
         say(f"{name} answers at {place.url}/v1 by version {by}; Ctrl-C ends it")
+        if page:
+            say(f"talk to it at {place.url}/")
 
     limits = Limits(streams, queue, body_bytes)
-    run(place, speaking, limits, FeedbackLog(store.root, name), ready)
+    run(place, speaking, limits, FeedbackLog(store.root, name), ready, page=page)
 
 
 def _wanted(name: str, versions: Sequence[str], store: Store) -> Callable[[], Sequence[Wanted]]:

@@ -29,6 +29,7 @@ from chatllama_pipeline.serving.api.metrics import Metrics
 from chatllama_pipeline.serving.api.replies import DONE, Form, event, usage_of
 from chatllama_pipeline.serving.api.versions import Speaker, Versions
 from chatllama_pipeline.serving.engine.jobs import Job
+from chatllama_pipeline.serving.page.route import page_route
 from chatllama_pipeline.store.feedback import FeedbackLog
 
 VERSION_HEADER = "x-chatllama-version"
@@ -185,9 +186,10 @@ class _Stream(StreamingResponse):
 
 
 def application(
-    versions: Versions, limits: Limits, place: Place, feedback: FeedbackLog
+    versions: Versions, limits: Limits, place: Place, feedback: FeedbackLog, *, page: bool = False
 ) -> Starlette:
-    """The whole API; pages of other origins may ask it where `place` says so."""
+    """The whole API, with the `page` to talk and to rate if that is wanted; pages of other origins
+    may ask it where `place` says so."""
     service = Service(versions, limits)
     routes = [
         Route("/v1/chat/completions", service.chat, methods=["POST"]),
@@ -198,6 +200,7 @@ def application(
         Route("/load_model", service.load_model, methods=["POST"]),
         Route("/health", service.health),
         Route("/metrics", service.metrics),
+        *([page_route()] if page else []),
     ]
     middleware = [Middleware(Counting, service=service)]
     if place.cors:

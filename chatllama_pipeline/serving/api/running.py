@@ -22,11 +22,13 @@ def run(
     limits: Limits,
     feedback: FeedbackLog,
     ready: Callable[[], None],
+    *,
+    page: bool = False,
 ) -> None:
     """Load what is wanted, say that it is `ready`, and answer until INT or TERM."""
     try:
         versions.begin()
-        app = application(versions, limits, place, feedback)
+        app = application(versions, limits, place, feedback, page=page)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chatllama_pipeline.serving.api.access.place import KEY_VARIABLE, is_loopback
 from chatllama_pipeline.serving.api.access.refusals import Refusal
 
-# What watches whether the server lives has no key.
-OPEN_PATHS = {"/health"}
+# What watches whether the server lives has no key, nor has a browser that opens the page.
+OPEN_PATHS = {"/health", "/"}
 
 
 class Guard:

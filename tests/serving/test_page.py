@@ -1,0 +1,197 @@
+"""The page to talk and to rate: what browsers may do with it, and a person in a real one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chatllama_pipeline.serving.page.route import PAGE
+from chatllama_pipeline.serving.wanted import Wanted
+from chatllama_pipeline.store.feedback import FeedbackLog
+from chatllama_pipeline.store.manifests import Version
+from chatllama_pipeline.store.versions import Store
+from tests.serving.served import NAME, Served, serving
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM = shutil.which("chromium")
+PHONE = {"width": 360, "height": 740}
+EVIL = "<img src=x onerror=alert()>"
+# What Chromium says itself of an answer that is a refusal.
+REFUSED = "Failed to load resource"
+
+
+@pytest.fixture(scope="module")
+def paged(
+    released: tuple[Store, Version, Version], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """Two releases side by side, and the page."""
+    log = FeedbackLog(tmp_path_factory.mktemp("feedback"), NAME)
+    wanted = [Wanted(version, 1.0) for version in released[1:]]
+    with serving(wanted, feedback=log, page=True) as running:
+        yield running
+
+
+def test_the_page_may_run_its_own_script_and_ask_its_own_server_and_nothing_else(
+    paged: Served,
+) -> None:
+    status, headers, text = paged.ask("/")
+    assert status == 200 and headers["content-type"].startswith("text/html")
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'" and policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    for tag in ("script", "style"):
+        [inner] = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert not re.search(r"https?://|innerHTML|insertAdjacentHTML|eval\(", PAGE.read_text())
+
+
+def test_there_is_no_page_where_none_is_asked_for(served: Served) -> None:
+    assert served.ask("/")[0] == 404
+
+
+def test_with_a_key_the_page_opens_and_asks_nothing_without_it(
+    released: tuple[Store, Version, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLLAMA_API_KEY", "a-long-random-word")
+    with serving([Wanted(released[1], 1.0)], page=True) as running:
+        assert running.ask("/")[0] == 200
+        assert running.ask("/v1/models")[0] == 401
+
+
+class Person:
+    """Somebody at the page."""
+
+    def __init__(self, page: Page, served: Served) -> None:
+        self.page, self.served = page, served
+        page.goto(f"http://127.0.0.1:{served.port}/")
+        wait_until(lambda: page.title() == NAME)
+
+    def say(self, text: str) -> None:
+        """By the keyboard alone: the box has the focus."""
+        before = self.page.locator(".turn.assistant").count()
+        self.page.locator("#said").focus()
+        self.page.keyboard.type(text)
+        self.page.keyboard.press("Enter")
+        wait_until(lambda: self.page.locator(".turn.assistant").count() > before)
+        self.rests()
+
+    def rests(self) -> None:
+        """Wait until nothing is being written."""
+        wait_until(self.page.locator("#stop").is_disabled)
+
+    def ratings(self) -> list[dict[str, Any]]:
+        return [json.loads(entry.content) for entry in self.served.feedback.entries()]
+
+    def kept(self, count: int) -> list[dict[str, Any]]:
+        """The ratings, once there are so many."""
+        wait_until(lambda: len(self.ratings()) == count, lambda: str(self.ratings()))
+        return self.ratings()
+
+
+@pytest.fixture
+def person(paged: Served, request: pytest.FixtureRequest) -> Iterator[Person]:
+    """In Chromium, on a phone; whatever the page's console says is an error."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_api.sync_playwright() as driver:
+        # Root can't have a sandbox; the page is ours.
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(viewport=PHONE, color_scheme="dark")
+        context.set_default_timeout(120_000)
+        page, told = context.new_page(), []
+        page.on("console", lambda message: told.append(message.text))
+        page.on("dialog", lambda dialog: told.append("a dialog"))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        yield Person(page, paged)
+        browser.close()
+    for entry in paged.feedback.entries():
+        paged.feedback.delete(ids=[entry.id])
+    assert [text for text in told if not text.startswith(REFUSED)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_person_talks_rates_edits_compares_and_takes_it_all_back(person: Person) -> None:
+    page = person.page
+    assert "A rating is kept" in page.locator("#banner").inner_text()
+    person.say(EVIL)
+    assert page.locator(".turn.user .text").inner_text() == EVIL
+    page.get_by_role("button", name="Good").click()
+    [thumb] = person.kept(1)
+    assert (thumb["kind"], thumb["good"], thumb["prompt"][0]["content"]) == ("thumb", True, EVIL)
+    reply = page.locator(".turn.assistant .text").first.text_content()
+    assert thumb["reply"]["text"] == reply
+    assert page.get_by_text(f"version {thumb['reply']['version']}").is_visible()
+    page.get_by_label("Why? (optional)").fill("clear <b>")
+    page.get_by_label("Why? (optional)").press("Enter")
+    assert person.kept(2)[1]["reason"] == "clear <b>"
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("What the reply should have been").fill(EVIL)
+    page.get_by_role("button", name="Keep this").click()
+    assert person.kept(3)[2]["edited"] == EVIL
+    wait_until(lambda: page.locator(".turn.assistant .text").first.text_content() == EVIL)
+    assert page.locator("#talk img").count() == 0
+
+    page.get_by_label("Two replies").check()
+    page.locator("#version").select_option(index=1)
+    page.locator("#other").select_option(index=2)
+    person.say("alpha")
+    page.get_by_role("button", name="Second is better").click()
+    preference = person.kept(4)[3]
+    assert (preference["kind"], preference["better"]) == ("preference", "right")
+    assert preference["prompt"][1] == {"role": "assistant", "content": EVIL}
+    assert {preference[side]["version"] for side in ("left", "right")} == {
+        speaker.id for speaker in person.served.versions.speakers
+    }
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.get_by_role("button", name="Delete this conversation").click()
+    assert person.kept(0) == []
+    wait_until(lambda: page.locator(".turn").count() == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_whoever_wants_nothing_kept_is_answered_and_can_rate_nothing(person: Person) -> None:
+    page = person.page
+    page.get_by_label("Keep nothing").check()
+    assert "Nothing is kept" in page.locator("#banner").inner_text()
+    person.say("alpha")
+    assert not page.get_by_role("button", name="Good").is_visible()
+    page.get_by_role("button", name="Regenerate").click()
+    person.rests()
+    assert page.locator(".turn.user").count() == 1 and person.ratings() == []
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert dark == "rgb(21, 23, 26)"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_refusal_is_told_and_the_conversation_goes_on(person: Person) -> None:
+    page = person.page
+    page.locator("#said").fill("word " * 2000)
+    page.locator("#said").press("Enter")
+    wait_until(lambda: page.locator("#error").text_content() != "")
+    assert "context" in page.locator("#error").inner_text()
+    person.say("alpha")
+    assert page.locator("#error").inner_text() == ""
+    assert page.locator(".turn.user").count() == 1
+
+
+def test_the_page_is_one_file(paged: Served) -> None:
+    assert [file.name for file in Path(PAGE).parent.iterdir() if file.suffix == ".html"] == [
+        PAGE.name
+    ]
