@@ -23,8 +23,8 @@ def assistant_folders(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Makes an assistant again when its folder's content changed and two ticks saw it equal.
 
     What stands there at the first tick is where it starts from; a folder that comes later is made.
-    A run that failed or was lost is asked for again, three times in all. Whatever keeps one
-    assistant waiting stands in the tick's log, and keeps no other.
+    A run that failed or was lost is asked for again, three times in all, and one that a person
+    ended is not. Whatever keeps one assistant waiting stands in the tick's log, and keeps no other.
     """
     cursor = json.loads(context.cursor or "{}")
     keys, reasons = changed_keys(context.instance)
@@ -79,6 +79,8 @@ def _why_not(
     if folder.get("for") == folder["seen"] and folder["times"] >= MOST_TIMES:
         told = f"the last run was {last.run_id}" if last else "no run came of it"
         return f"{name} was asked for {MOST_TIMES} times in vain ({told}): run it by hand"
+    if last and last.status == dg.DagsterRunStatus.CANCELED:
+        return f"run {last.run_id} of {name} was ended by hand: run it again, or change the folder"
     return settings_or_why(name)[1] or None
 
 

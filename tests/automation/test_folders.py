@@ -56,6 +56,18 @@ def test_a_run_that_failed_or_was_lost_is_asked_for_three_times(root: Path, tick
     assert ticks.tick()[0] == ["quickstart"]
 
 
+def test_a_run_that_a_person_ended_is_not_asked_for_again(root: Path, ticks: Ticks) -> None:
+    write(root, "quickstart", "seed: 1")
+    ticks.tick()
+    assert ticks.tick()[0] == ["quickstart"]
+    ticks.end(dg.DagsterRunStatus.CANCELED)
+    keys, why = ticks.tick()
+    assert keys == [] and "of quickstart was ended by hand: run it again" in why
+    write(root, "quickstart", "seed: 2")
+    ticks.tick()
+    assert ticks.tick()[0] == ["quickstart"]
+
+
 def test_a_changed_folder_waits_while_a_run_of_its_assistant_goes_on(
     root: Path, ticks: Ticks
 ) -> None:

@@ -1,18 +1,21 @@
 """A run whose process was killed is ended in Dagster, and no other."""
 
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
+import time_machine
 import yaml
 from dagster._utils.tags import TagConcurrencyLimitsCounter
 
+from chatllama_pipeline.automation.folders import assistant_folders
 from chatllama_pipeline.automation.lost import lost_runs
 from resources.signs_of_life import runs_without_life, sign_of_life, signs_folder
 from resources.store import StoreResource
 from tests.automation.lost_process import another_process
-from tests.automation.ticks import Ticks, going
+from tests.automation.ticks import Ticks, going, write
 
 
 def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
@@ -46,6 +49,26 @@ def test_a_run_that_was_being_ended_when_its_process_was_killed_is_canceled(
         pass
     Ticks(instance, lost_runs).tick()
     assert status(instance, run) == dg.DagsterRunStatus.CANCELED
+
+
+def test_a_lost_run_that_is_tried_again_is_not_asked_for_beside_that(root: Path) -> None:
+    retries = {"run_retries": {"enabled": True, "max_retries": 2}}
+    with dg.instance_for_test(overrides=retries) as instance:
+        folders, lost = Ticks(instance, assistant_folders), Ticks(instance, lost_runs)
+        folders.tick()
+        write(root, "quickstart", "seed: 1")
+        folders.tick()
+        assert folders.tick()[0] == ["quickstart"]
+        folders.end(dg.DagsterRunStatus.STARTED)
+        [run] = instance.get_runs()
+        with another_process(instance, run.run_id):
+            pass
+        lost.tick()
+        waits = f"quickstart changed: waits for the end of run {run.run_id}"
+        assert folders.tick() == ([], waits)
+        # Nobody tried it again, as where its job is gone.
+        with time_machine.travel(datetime.now(UTC) + timedelta(minutes=11)):
+            assert folders.tick()[0] == ["quickstart"]
 
 
 def test_a_run_without_a_sign_is_let_be(instance: dg.DagsterInstance) -> None:
