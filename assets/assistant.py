@@ -30,6 +30,7 @@ CODE_VERSION = "dagster/code_version"
 INPUT_VERSION = "dagster/input_data_version/"
 INPUT_EVENT = "dagster/input_event_pointer/"
 NO_EVENT = "NULL"
+NEWEST = "newest"
 # The version of what Dagster was told of and the store no longer has.
 GONE = "gone"
 
@@ -62,21 +63,21 @@ with warnings.catch_warnings():
 
 def tell(instance: dg.DagsterInstance, assistant: Assistant, store: Store) -> str:
     """Have Dagster call fresh what a run would reuse, and nothing else; returns the version."""
-    version = observe(instance, assistant, store)
+    version, known = observe(instance, assistant, store), _Known(instance, assistant.name)
     for status in asset_statuses(assistant, store):
         asset = status.asset
         if asset in SOURCES:
             continue
-        known = _newest(instance, asset, assistant.name)
-        if status.version is None and known is None:
+        last = known.newest(asset)
+        if status.version is None and last is None:
             continue
         # Where nothing is to be made, there never was anything.
         version_now = status.version or (GONE if status.stale else ABSENT)
-        tags = _tags(instance, asset, assistant.name, version_now)
+        tags = _tags(known, asset, version_now)
         if status.stale:
             tags.pop(INPUT_VERSION + ASSISTANT)
             tags.pop(INPUT_EVENT + ASSISTANT)
-        if known is None or _says(instance, known, asset, assistant.name) != (
+        if last is None or _says(known, last, asset) != (
             version_now,
             not status.stale,
         ):
@@ -88,52 +89,88 @@ def tell(instance: dg.DagsterInstance, assistant: Assistant, store: Store) -> st
                 partition=assistant.name,
                 tags=tags,
             )
-            _report(instance, event, known)
+            known.report_standing(event, last)
     return version
 
 
 def observe(instance: dg.DagsterInstance, assistant: Assistant, store: Store) -> str:
     """Record what the assistant's folder says now, where that is not what was recorded last."""
     version = asked_version(assistant, store)
-    last = _newest(instance, ASSISTANT, assistant.name)
+    known = _Known(instance, assistant.name)
+    last = known.newest(ASSISTANT)
     if last is None or _version(last) != version:
-        instance.report_runless_asset_event(
-            dg.AssetObservation(ASSISTANT, partition=assistant.name, tags={DATA_VERSION: version})
-        )
+        tags = {DATA_VERSION: version}
+        known.report(dg.AssetObservation(ASSISTANT, partition=assistant.name, tags=tags))
     return version
-
-
-def _report(
-    instance: dg.DagsterInstance, event: dg.AssetMaterialization, known: dg.EventLogRecord | None
-) -> None:
-    """Record how an asset stands; the version of the last run that told of it stays that run's.
-
-    Dagster shows the results of checks with what their own run materialized, and else none.
-    """
-    told = (event.tags or {})[DATA_VERSION]
-    run = instance.get_run_by_id(known.run_id) if known and _version(known) == told else None
-    if run is None:
-        instance.report_runless_asset_event(event)
-        return
-    materialized = DagsterEvent(
-        event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
-        job_name=run.job_name,
-        event_specific_data=StepMaterializationData(event),
-    )
-    instance.report_dagster_event(materialized, run.run_id)
 
 
 def observed_tags(instance: dg.DagsterInstance, name: str) -> dict[str, str]:
     """The tags of a materialization that was made from what was observed last."""
-    last = _newest(instance, ASSISTANT, name)
+    last = _Known(instance, name).newest(ASSISTANT)
     return _made_from(ASSISTANT, last) if last else {}
 
 
-def _tags(instance: dg.DagsterInstance, asset: str, name: str, version: str) -> dict[str, str]:
+class _Known:
+    """What an instance of Dagster knows of one assistant's assets, each asked for once."""
+
+    def __init__(self, instance: dg.DagsterInstance, name: str) -> None:
+        self._instance, self._name = instance, name
+        self._found: dict[tuple[str, str], dg.EventLogRecord | None] = {}
+
+    def newest(self, asset: str) -> dg.EventLogRecord | None:
+        return self._first(asset, NEWEST)
+
+    def at(self, asset: str, event: str) -> dg.EventLogRecord | None:
+        return None if event == NO_EVENT else self._first(asset, event)
+
+    def report(self, event: dg.AssetMaterialization | dg.AssetObservation) -> None:
+        self._instance.report_runless_asset_event(event)
+        self._found.pop((event.asset_key.to_user_string(), NEWEST), None)
+
+    def report_standing(
+        self, event: dg.AssetMaterialization, last: dg.EventLogRecord | None
+    ) -> None:
+        """Record how an asset stands; the version of the last run that told of it stays that run's.
+
+        Dagster shows the results of checks with what their own run materialized, and else none.
+        """
+        told = (event.tags or {})[DATA_VERSION]
+        run = self._instance.get_run_by_id(last.run_id) if last and _version(last) == told else None
+        if run is None:
+            self.report(event)
+            return
+        materialized = DagsterEvent(
+            event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+            job_name=run.job_name,
+            event_specific_data=StepMaterializationData(event),
+        )
+        self._instance.report_dagster_event(materialized, run.run_id)
+        self._found.pop((event.asset_key.to_user_string(), NEWEST), None)
+
+    def _first(self, asset: str, event: str) -> dg.EventLogRecord | None:
+        if (asset, event) not in self._found:
+            self._found[asset, event] = self._fetched(asset, event)
+        return self._found[asset, event]
+
+    def _fetched(self, asset: str, event: str) -> dg.EventLogRecord | None:
+        partitions = [self._name] if asset == ASSISTANT or partitions_of(asset) else None
+        wanted = dg.AssetRecordsFilter(
+            dg.AssetKey(asset),
+            asset_partitions=partitions,
+            storage_ids=None if event == NEWEST else [int(event)],
+        )
+        observed = asset == ASSISTANT
+        instance = self._instance
+        fetch = instance.fetch_observations if observed else instance.fetch_materializations
+        found = fetch(wanted, limit=1).records
+        return found[0] if found else None
+
+
+def _tags(known: _Known, asset: str, version: str) -> dict[str, str]:
     """What the event of a materialization says that was made from what there is now."""
     tags = {DATA_VERSION: version, IS_OURS: "true", CODE_VERSION: ASSETS[asset].code_version}
     for upstream in (*ASSETS[asset].upstream, ASSISTANT):
-        tags |= _made_from(upstream, _newest(instance, upstream, name))
+        tags |= _made_from(upstream, known.newest(upstream))
     return tags
 
 
@@ -142,48 +179,18 @@ def _made_from(upstream: str, record: dg.EventLogRecord | None) -> dict[str, str
     return {INPUT_VERSION + upstream: version, INPUT_EVENT + upstream: event}
 
 
-def _says(
-    instance: dg.DagsterInstance, known: dg.EventLogRecord, asset: str, name: str
-) -> tuple[str, bool]:
+def _says(known: _Known, last: dg.EventLogRecord, asset: str) -> tuple[str, bool]:
     """The version that Dagster knows of an asset, and whether it calls it fresh."""
-    tags = _tags_of(known)
+    tags = _tags_of(last)
     fresh = tags.get(CODE_VERSION) == ASSETS[asset].code_version
     for upstream in (*ASSETS[asset].upstream, ASSISTANT):
-        latest, event = _newest(instance, upstream, name), tags.get(INPUT_EVENT + upstream)
+        latest, event = known.newest(upstream), tags.get(INPUT_EVENT + upstream)
         if event is None:
             fresh = False
         elif latest is not None and event != str(latest.storage_id):
-            before = _at(instance, upstream, name, event)
+            before = known.at(upstream, event)
             fresh = fresh and before is not None and _version(before) == _version(latest)
-    return _version(known), fresh
-
-
-def _newest(instance: dg.DagsterInstance, asset: str, name: str) -> dg.EventLogRecord | None:
-    return _first(instance, asset, _filter(asset, name))
-
-
-def _at(
-    instance: dg.DagsterInstance, asset: str, name: str, event: str
-) -> dg.EventLogRecord | None:
-    if event == NO_EVENT:
-        return None
-    return _first(instance, asset, _filter(asset, name, [int(event)]))
-
-
-def _filter(asset: str, name: str, events: list[int] | None = None) -> dg.AssetRecordsFilter:
-    partitions = [name] if asset == ASSISTANT or partitions_of(asset) else None
-    return dg.AssetRecordsFilter(
-        dg.AssetKey(asset), asset_partitions=partitions, storage_ids=events
-    )
-
-
-def _first(
-    instance: dg.DagsterInstance, asset: str, wanted: dg.AssetRecordsFilter
-) -> dg.EventLogRecord | None:
-    observed = asset == ASSISTANT
-    fetch = instance.fetch_observations if observed else instance.fetch_materializations
-    found = fetch(wanted, limit=1).records
-    return found[0] if found else None
+    return _version(last), fresh
 
 
 def _tags_of(record: dg.EventLogRecord) -> dict[str, str]:
