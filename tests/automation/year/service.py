@@ -33,6 +33,7 @@ from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.store.versions import Store, Workbench
 from tests.automation.lost_process import another_process
+from tests.automation.year.quick import quick_storage
 
 LOCATION = Path(__file__).with_name("location.py")
 MADE_BY_RUNS = ("evaluation", "release")
@@ -142,7 +143,7 @@ def service(root: Path) -> Iterator[Service]:
         "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
         "python_logs": {"python_log_level": "CRITICAL"},
     }
-    with dg.instance_for_test(overrides=overrides) as instance:
+    with quick_storage(), dg.instance_for_test(overrides=overrides) as instance:
         opened = Service(root, instance)
         try:
             yield opened

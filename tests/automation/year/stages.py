@@ -7,14 +7,12 @@ from pathlib import Path
 
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE
 from chatllama_pipeline.evaluation.gate import CHECK_NAMES
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 
 WIN_RATE = 0.8
-STAGES = {name: f"{__name__}:{name}" for name in ("evaluation", "release")}
 
 
-def evaluation(spec: StageSpec, progress: Progress) -> Outcome:
+def evaluation(spec: StageSpec) -> Outcome:
     least = spec.settings["release"]["min_win_rate"]
     verdict = {"released": least < WIN_RATE, "reason": f"win rate {WIN_RATE} against {least}"}
     # The inputs, so that each evaluation is a version of its own.
@@ -24,6 +22,9 @@ def evaluation(spec: StageSpec, progress: Progress) -> Outcome:
     return Outcome(checks=[Check(name, True, blocking, 1, 0, "") for name, blocking in names])
 
 
-def release(spec: StageSpec, progress: Progress) -> Outcome:
+def release(spec: StageSpec) -> Outcome:
     (Path(spec.output) / "weights").write_text(json.dumps(spec.inputs))
     return Outcome()
+
+
+STAGES = {"evaluation": evaluation, "release": release}

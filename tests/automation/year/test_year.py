@@ -14,7 +14,9 @@ import dagster as dg
 import pytest
 from croniter import croniter
 
+from assets.partitions import NAME
 from chatllama_pipeline.settings import RetrainSettings
+from tests.automation.year.location import definitions
 from tests.automation.year.service import Launcher, Service, service
 
 # Of Dagster's own: its daemon's log, and what a sensor's copy passes on.
@@ -111,3 +113,83 @@ def test_a_week_of_two_assistants(year: Service) -> None:
         dg.DagsterRunStatus.SUCCESS: sum(map(len, dues.values())) + 1,
         dg.DagsterRunStatus.FAILURE: 1,
     }
+
+
+def damage(year: Service, number: int) -> None:
+    """Rows that stop a run."""
+    rows = year.root / "assistants" / f"mine_{number}" / "datasets" / "actor_training_data.json"
+    rows.write_text("no rows")
+
+
+def roll_back(year: Service, number: int) -> None:
+    """The release before is in use again, by the job as the UI starts it."""
+    job = definitions.resolve_job_def("rollback")
+    config = {"ops": {"roll_back": {"config": {"asset": "release"}}}}
+    job.execute_in_process(config, partition_key=f"mine_{number}", instance=year.instance)
+
+
+def why(year: Service) -> list[str]:
+    """What each run that failed says of it."""
+    wanted = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])
+    told = []
+    for run in year.instance.get_runs(wanted):
+        events = year.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        errors = [event.dagster_event.step_failure_data.error for event in events]
+        told.append(f"{run.tags} {[error.to_string()[:1000] for error in errors if error]}")
+    return told
+
+
+def check(year: Service, last_day: int) -> None:
+    """That all of the year's runs up to a day after its last event are those that were due."""
+    dues = {number: due(number, 0, last_day) for number in range(9)}
+    dues |= {9: due(9, 0, 27), 10: due(10, 30, last_day)}
+    assert {number: asked(year, number) for number in dues} == dues
+    expected = {"mine_0": 1, "mine_2": 4, "mine_3": 1, "mine_10": 1}
+    assert of(year.runs("assistant_folders")) == expected, why(year)
+    assert of(run for run in year.runs() if run.parent_run_id) == {"mine_4": 1}
+    made = [run for run in year.runs() if run.job_name != "rollback"]
+    assert len(made) == sum(map(len, dues.values())) + sum(expected.values()) + 1
+    failed = of(run for run in made if run.status == dg.DagsterRunStatus.FAILURE)
+    # Its wrong rows three times for the folder and once for each time that was due meanwhile.
+    assert failed == {"mine_2": 3 + len(due(2, 9, 19)), "mine_4": 1}, why(year)
+    ended = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE}
+    assert {run.status for run in made} == ended
+    known = {f"mine_{number}" for number in dues if number != 9}
+    assert set(year.instance.get_dynamic_partitions(NAME)) == known
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * 3600)
+def test_a_year_of_ten_assistants(year: Service) -> None:
+    for number in range(10):
+        add(year, number)
+    year.start()
+    released: dict[int, list[str | None]] = {0: [], 3: []}
+
+    def look(number: int) -> None:
+        released[number].append(year.store.current_version("release", f"mine_{number}"))
+
+    events = {
+        3: lambda: (look(0), write(year, 0, release={"min_win_rate": 0.6})),
+        5: lambda: write(year, 1, retrain={"cron": "61 9 * * 1"}),
+        9: lambda: write(year, 1),
+        10: lambda: damage(year, 2),
+        14: lambda: (look(3), write(year, 3, release={"min_win_rate": 0.99})),
+        20: lambda: (write(year, 2, rows=5), lose(4)),
+        22: year.restart,
+        24: lambda: (look(0), roll_back(year, 0)),
+        28: lambda: year.remove("mine_9"),
+        30: lambda: add(year, 10),
+    }
+    # The service stands still for three days.
+    play(year, (day for day in range(40) if day not in (33, 34, 35)), events)
+    check(year, 39)
+    for first_day, last_day in itertools.pairwise((40, 70, 130, 250, 364)):
+        play(year, range(first_day, last_day), {})
+        check(year, last_day - 1)
+        print(f"every run up to day {last_day - 1} was due, and was once")
+    look(0)
+    look(3)
+    older, newer, last = released[0]
+    assert older == last != newer, "what was rolled back stays so until a person approves"
+    assert released[3][0] == released[3][1], "what the gate holds back is not released"

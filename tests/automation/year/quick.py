@@ -1,0 +1,48 @@
+"""Dagster's storage on SQLite, its engines built once, and without waits for the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import sqlalchemy
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+
+STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
+
+
+def _wait_for_no_disk(connection: sqlite3.Connection, record: object) -> None:
+    connection.execute("PRAGMA synchronous=OFF")
+
+
+@contextlib.contextmanager
+def quick_storage() -> Iterator[None]:
+    """A year asks so often that this is half of its time."""
+    engines: dict[str, sqlalchemy.Engine] = {}
+    scripts: dict[str | None, ScriptDirectory] = {}
+    read_scripts = ScriptDirectory.from_config
+
+    def create(url: str, **options: Any) -> sqlalchemy.Engine:
+        if url not in engines:
+            engines[url] = sqlalchemy.create_engine(url, **options)
+            sqlalchemy.event.listen(engines[url], "connect", _wait_for_no_disk)
+        return engines[url]
+
+    def from_config(config: Config) -> ScriptDirectory:
+        place = config.get_main_option("script_location")
+        if place not in scripts:
+            scripts[place] = read_scripts(config)
+        return scripts[place]
+
+    with contextlib.ExitStack() as patches:
+        for storage in STORAGES:
+            patches.enter_context(patch.object(storage, "create_engine", create))
+        patches.enter_context(patch.object(ScriptDirectory, "from_config", from_config))
+        yield
