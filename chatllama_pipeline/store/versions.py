@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import json
 import math
@@ -35,6 +34,7 @@ from typing import Any
 from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionError, StoreError
 from chatllama_pipeline.home import home
 from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.store.disk import ROOT_VARIABLE, writing
 from chatllama_pipeline.store.history import How, Use, note_use, read_uses
 from chatllama_pipeline.store.manifests import (
     Manifest,
@@ -49,11 +49,9 @@ from chatllama_pipeline.store.manifests import (
 )
 from chatllama_pipeline.store.pool import Pool
 
-ROOT_VARIABLE = "CHATLLAMA_STORE"
 SHARED = "_shared"
 MANIFEST = "manifest.json"
 CURRENT = "current.json"
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def store_root() -> Path:
@@ -170,7 +168,7 @@ class Store:
         and nothing is published.
         """
         started = monotonic()
-        with self._lock(recipe.asset, recipe.assistant):
+        with writing(self.root, recipe.asset), self._lock(recipe.asset, recipe.assistant):
             version = None if force else self._reusable(recipe)
             reused = version is not None
             if version is None:
@@ -195,7 +193,7 @@ class Store:
     def roll_back(self, version: Version) -> None:
         """Make a version current that stands already; its maker's lock is waited for."""
         asset, assistant = version.manifest.asset, version.manifest.assistant
-        with self._lock(asset, assistant):
+        with writing(self.root, asset), self._lock(asset, assistant):
             current = Current(version.id, version.manifest.overrides, True, utc_now(), 0.0, 0.0)
             self._point(asset, assistant, current, "rolled back")
 
@@ -287,23 +285,15 @@ class Store:
     def _build(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any]) -> Version:
         started = monotonic()
         run_folder = self.run_folder(recipe)
-        try:
-            with self._staging(recipe) as staging:
-                outcome = build(Workbench(staging, run_folder, self.logs_folder(recipe)))
-                failed = [check for check in outcome.checks if check.blocking and not check.passed]
-                if failed:
-                    raise CheckError(
-                        "\n".join(f"{recipe.asset}: {check.description}" for check in failed),
-                        outcome.checks,
-                    )
-                version = self._publish(recipe, outcome, overrides, staging, started)
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
-                raise
-            raise StoreError(
-                f"{recipe.asset} could not be written to {self.root}: {error.strerror}. "
-                f"Nothing was published; free space there, or set {ROOT_VARIABLE}"
-            ) from error
+        with self._staging(recipe) as staging:
+            outcome = build(Workbench(staging, run_folder, self.logs_folder(recipe)))
+            failed = [check for check in outcome.checks if check.blocking and not check.passed]
+            if failed:
+                raise CheckError(
+                    "\n".join(f"{recipe.asset}: {check.description}" for check in failed),
+                    outcome.checks,
+                )
+            version = self._publish(recipe, outcome, overrides, staging, started)
         shutil.rmtree(run_folder)
         return version
 

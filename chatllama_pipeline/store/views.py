@@ -29,6 +29,7 @@ from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.home import ASKED_VARIABLE
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.folder import CONFIG_FILE, Assistant
+from chatllama_pipeline.store.disk import writing
 from chatllama_pipeline.store.history import How
 from chatllama_pipeline.store.manifests import utc_now, write_atomically
 from chatllama_pipeline.store.versions import CURRENT, SHARED, Current, Store, make_private
@@ -151,15 +152,16 @@ def begin_run(
         warnings=list(assistant.warnings) if assistant else [],
         current=before.seen() if before else _standing(store, assistant),
     )
-    _remove_old_views(root)
     view = view_folder(root, name, run)
-    make_private(root)
-    view.mkdir(parents=True, exist_ok=True, mode=0o700)
-    own = view / f".{uuid.uuid4().hex}"
-    write_atomically(own, dataclasses.asdict(begun))
-    with contextlib.suppress(FileExistsError):
-        os.link(own, view / BEGUN)
-    own.unlink()
+    with writing(root, f"what run {run} builds on"):
+        _remove_old_views(root)
+        make_private(root)
+        view.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own = view / f".{uuid.uuid4().hex}"
+        write_atomically(own, dataclasses.asdict(begun))
+        with contextlib.suppress(FileExistsError):
+            os.link(own, view / BEGUN)
+        own.unlink()
     return RunStore(root, Begun.read(view / BEGUN))
 
 

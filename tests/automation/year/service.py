@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 import time_machine
-import yaml
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.events import DagsterEvent
 from dagster._core.launcher.base import LaunchRunContext
@@ -25,18 +23,12 @@ from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
 
-from chatllama_pipeline.data.own.personal import build_personal_data
-from chatllama_pipeline.data.sources.catalog import SOURCES
-from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.recipes import current_upstream, is_made, recipe_for
-from chatllama_pipeline.records import Outcome
-from chatllama_pipeline.settings.folder import load_assistant
-from chatllama_pipeline.store.versions import Store, Workbench
+from chatllama_pipeline.store.versions import Store
 from tests.automation.lost_process import another_process
+from tests.automation.made import make_versions, write_assistant
 from tests.automation.year.quick import quick_storage
 
 LOCATION = Path(__file__).with_name("location.py")
-MADE_BY_RUNS = ("evaluation", "release")
 LOG = logging.getLogger("year")
 
 
@@ -55,6 +47,18 @@ class Launcher(SyncInMemoryRunLauncher):
         self._instance.report_dagster_event(started, run.run_id)
         with another_process(self._instance, run.run_id):
             pass
+
+
+class Held(SyncInMemoryRunLauncher):
+    """Runs go on until somebody ends them."""
+
+    going: ClassVar[dict[str, LaunchRunContext]] = {}
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        self.going[context.dagster_run.run_id] = context
+
+    def end(self, run: str) -> None:
+        super().launch_run(self.going.pop(run))
 
 
 class Service:
@@ -96,32 +100,10 @@ class Service:
             list(self._retries.run_iteration(self.context))
 
     def write(self, name: str, rows: int = 3, **sections: Any) -> None:
-        """An assistant of own rows alone, of which every model has been made."""
-        folder = self.root / "assistants" / name
-        (folder / "datasets").mkdir(parents=True, exist_ok=True)
-        config = {"data": {"sources": []}, **sections}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        table = [{"user_input": f"What is {n}?", "completion": f"It is {n}."} for n in range(rows)]
-        (folder / "datasets" / "actor_training_data.json").write_text(json.dumps(table))
+        write_assistant(self.root / "assistants" / name, rows, **sections)
 
     def make_models(self, name: str) -> None:
-        """Files in the place of all that a release is made from, in the real store."""
-        mine = load_assistant(name)
-
-        def build(bench: Workbench) -> Outcome:
-            if asset == "personal_data":
-                return build_personal_data(mine.folder, mine.settings, bench.output)
-            (bench.output / "content").write_text(f"{asset} of {name}")
-            return Outcome()
-
-        for asset in ASSETS:
-            if asset in SOURCES or asset in MADE_BY_RUNS:
-                continue
-            upstream = current_upstream(asset, mine, self.store)
-            recipe = recipe_for(asset, mine, upstream, self.store, [])
-            if not is_made(recipe):
-                continue
-            self.store.make(recipe, build, overrides={}, force=False)
+        make_versions(self.store, name, all_but=("evaluation", "release"))
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.root / "assistants" / name)
@@ -133,7 +115,8 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(root: Path) -> Iterator[Service]:
+def service(root: Path, **others: Any) -> Iterator[Service]:
+    """`others` are settings of an instance in the place of those here."""
     overrides = {
         "run_launcher": {"module": __name__, "class": "Launcher"},
         "run_coordinator": {
@@ -142,6 +125,7 @@ def service(root: Path) -> Iterator[Service]:
         },
         "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
         "python_logs": {"python_log_level": "CRITICAL"},
+        **others,
     }
     with quick_storage(), dg.instance_for_test(overrides=overrides) as instance:
         opened = Service(root, instance)

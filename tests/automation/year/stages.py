@@ -16,14 +16,19 @@ def evaluation(spec: StageSpec) -> Outcome:
     least = spec.settings["release"]["min_win_rate"]
     verdict = {"released": least < WIN_RATE, "reason": f"win rate {WIN_RATE} against {least}"}
     # The inputs, so that each evaluation is a version of its own.
-    found = {**verdict, "inputs": spec.inputs}
+    found = {**verdict, "inputs": versions(spec)}
     (Path(spec.output) / EVALUATION_FILE).write_text(json.dumps(found))
     names = CHECK_NAMES["evaluation"]
     return Outcome(checks=[Check(name, True, blocking, 1, 0, "") for name, blocking in names])
 
 
+def versions(spec: StageSpec) -> dict[str, str]:
+    """The inputs by their versions, wherever they stand."""
+    return {name: Path(path).name for name, path in spec.inputs.items()}
+
+
 def release(spec: StageSpec) -> Outcome:
-    (Path(spec.output) / "weights").write_text(json.dumps(spec.inputs))
+    (Path(spec.output) / "weights").write_text(json.dumps(versions(spec)))
     return Outcome()
 
 
