@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -189,9 +188,3 @@ def test_a_refusal_is_told_and_the_conversation_goes_on(person: Person) -> None:
     person.say("alpha")
     assert page.locator("#error").inner_text() == ""
     assert page.locator(".turn.user").count() == 1
-
-
-def test_the_page_is_one_file(paged: Served) -> None:
-    assert [file.name for file in Path(PAGE).parent.iterdir() if file.suffix == ".html"] == [
-        PAGE.name
-    ]
