@@ -12,6 +12,7 @@ from assets.partitions import ASSISTANTS
 from chatllama_pipeline.data.checks import CHECK_NAMES as DATA_CHECKS
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.evaluation.gate import CHECK_NAMES as EVALUATION_CHECKS
+from chatllama_pipeline.launch.stages import STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.training import CHECK_NAMES as TRAINING_CHECKS
 from resources.refusals import refusing
@@ -19,6 +20,8 @@ from resources.refusals import refusing
 # The source that says what an assistant's folder holds.
 ASSISTANT = "assistant"
 OWNERS = ["team:assistants"]
+# What the queue counts runs by whose stages may need a GPU.
+POOL = "gpu"
 CHECK_NAMES = {**DATA_CHECKS, **TRAINING_CHECKS, **EVALUATION_CHECKS}
 CHECK_TEXTS = {
     "schema": "Every row has the table's columns, of their types, and no null where none may be.",
@@ -79,6 +82,7 @@ def pipeline_asset(
             code_version=ASSETS[name].code_version,
             check_specs=asset_checks(name),
             output_required=output_required,
+            pool=POOL if name in STAGES else None,
         )
         return asset(refusing(build))
 

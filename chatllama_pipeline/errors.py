@@ -62,6 +62,10 @@ class OutOfMemoryError(ChildError, MemoryError):
     """Memory was refused, or the kernel killed the child for it."""
 
 
+class LeaseError(ChatllamaError, TimeoutError):
+    """The GPUs that a stage needs weren't free in time; the message says who holds them."""
+
+
 class StoppedError(ChatllamaError, RuntimeError):
     """A signal ended a training after its state was saved; run again, it continues."""
 

@@ -11,14 +11,17 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from chatllama_pipeline.errors import ChildError, OutOfMemoryError, SettingsError, WarmParentError
-from chatllama_pipeline.launch.child import ChildRun, child_environment, cores_at_hand, run_child
+from chatllama_pipeline.gpus import VARIABLE, usable_gpus
+from chatllama_pipeline.launch.child import ChildRun, child_environment, run_child
+from chatllama_pipeline.launch.cores import fair_threads
 from chatllama_pipeline.launch.forks import WarmParent, WarmStart
+from chatllama_pipeline.launch.leases import Lease, Rules, lease_gpus
 from chatllama_pipeline.launch.out_of_memory import advice, choice_file, micro_batch, with_half
+from chatllama_pipeline.launch.shared import lease_folder
 from chatllama_pipeline.launch.stages import ONE_PROCESS, error_file, stage_error
 from chatllama_pipeline.llm.local.server import Machine
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import RoleSettings
-from resources.gpus import Lease, lease_gpus, visible_gpus
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -37,13 +40,27 @@ class Compute(dg.ConfigurableResource[None]):
         default="auto", description="auto (a GPU where there is one), cpu, or cuda."
     )
     threads: int = Field(
-        default=0, description="CPU threads for all of a stage's processes; 0 = the cores at hand."
+        default=0,
+        description="CPU threads for all of a stage's processes; 0 = the cores at hand, shared out "
+        "among the stages that run here when it starts.",
     )
     processes: int = Field(
         default=1, description="Processes per training, started by torchrun where more than one."
     )
     stop_seconds: float = Field(
         default=30.0, description="How long a training that is stopped may take to save its state."
+    )
+    gpu_wait_seconds: float = Field(
+        default=86400.0, description="How long a stage waits for its GPUs before it gives up."
+    )
+    gpu_least_free: float = Field(
+        default=0.5,
+        description="The share of a GPU's memory, 0 to 1, that must be free for it to be taken.",
+    )
+    lease_folder: str = Field(
+        default="",
+        description="The folder of leases, shared by all users and containers that use the same "
+        "GPUs; empty: CHATLLAMA_LEASES, else one in /run/lock or the temporary folder.",
     )
     warm_parent: bool = Field(
         default=True,
@@ -69,7 +86,7 @@ class Compute(dg.ConfigurableResource[None]):
             )
         if self.device == "cpu":
             return "cpu"
-        if visible_gpus():
+        if usable_gpus():
             return "cuda"
         if self.device == "cuda":
             raise SettingsError(
@@ -78,13 +95,29 @@ class Compute(dg.ConfigurableResource[None]):
             )
         return "cpu"
 
-    def threads_per_process(self, processes: int) -> int:
-        """CPU threads for each of a stage's `processes`, at least 1."""
+    def rules(self) -> Rules:
+        """Raises SettingsError where a rule on leases is out of range."""
+        if not 0 <= self.gpu_least_free <= 1:
+            raise SettingsError(f"compute.gpu_least_free is {self.gpu_least_free}: use 0 to 1")
+        if self.gpu_wait_seconds < 0:
+            raise SettingsError(
+                f"compute.gpu_wait_seconds is {self.gpu_wait_seconds}: use 0 or more"
+            )
+        return Rules(lease_folder(self.lease_folder), self.gpu_least_free, self.gpu_wait_seconds)
+
+    def require_valid(self) -> None:
+        """Raises SettingsError where a setting is out of range, before anything is waited for."""
         for name in ("threads", "processes"):
             least = 0 if name == "threads" else 1
             if getattr(self, name) < least:
                 raise SettingsError(f"compute.{name} is {getattr(self, name)}: use {least} or more")
-        return max(1, (self.threads or cores_at_hand()) // processes)
+        self.rules()
+
+    @contextlib.contextmanager
+    def threads_per_process(self, processes: int) -> Iterator[int]:
+        """CPU threads for each of a stage's `processes`, at least 1, while it runs."""
+        with fair_threads(self.rules().folder, self.threads) as threads:
+            yield max(1, threads // processes)
 
     def run_stage(
         self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path
@@ -97,9 +130,9 @@ class Compute(dg.ConfigurableResource[None]):
         Out of memory, a training goes on from its last state with half the micro-batch, until it
         fits. Raises the stage's own error where it refused, ChildError where it ended badly.
         """
+        self.require_valid()
         processes = 1 if spec.stage in ONE_PROCESS else self.processes
-        threads = self.threads_per_process(max(1, processes))
-        spec = dataclasses.replace(spec, device=self.device_at_hand(), threads=threads)
+        spec = dataclasses.replace(spec, device=self.device_at_hand())
         warnings: list[str] = []
         while True:
             try:
@@ -125,18 +158,20 @@ class Compute(dg.ConfigurableResource[None]):
     def _run_once(
         self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path, processes: int
     ) -> tuple[Outcome, float]:
-        spec.write(spec_path)
         with (
-            self._gpus(spec.device, processes, context.log.info) as gpus,
+            self._gpus(spec.device, processes, context, spec.stage) as gpus,
+            self.threads_per_process(processes) as threads,
             dg.open_pipes_session(
                 context,
                 context_injector=dg.PipesTempFileContextInjector(),
                 message_reader=_MessageReader(),
             ) as session,
         ):
+            spec = dataclasses.replace(spec, threads=threads)
+            spec.write(spec_path)
             # Empty on a CPU: what looks for a GPU by itself must not find one.
-            visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus.ids)}
-            steady = {**child_environment(spec.threads), **visible}
+            visible = {VARIABLE: ",".join(gpus.ids)}
+            steady = {**child_environment(threads), **visible}
             command = self.stage_command(spec_path)
             start = partial(
                 run_child,
@@ -191,19 +226,24 @@ class Compute(dg.ConfigurableResource[None]):
         if all(role.provider != "transformers" for role in roles):
             yield Machine()
             return
-        device, threads = self.device_at_hand(), self.threads_per_process(1)
-        if device == "cpu":
-            yield Machine(device, threads, {"CUDA_VISIBLE_DEVICES": ""})
-            return
-        with lease_gpus(visible_gpus(), 1, context.log.info) as lease:
-            yield Machine(device, threads, {"CUDA_VISIBLE_DEVICES": lease.ids[0]}, lease.fds)
+        self.require_valid()
+        device, asset = self.device_at_hand(), context.asset_key.to_user_string()
+        with (
+            self._gpus(device, 1, context, asset) as gpus,
+            self.threads_per_process(1) as threads,
+        ):
+            yield Machine(device, threads, {VARIABLE: ",".join(gpus.ids)}, gpus.fds)
 
     @contextlib.contextmanager
-    def _gpus(self, device: str, processes: int, say: Callable[[str], None]) -> Iterator[Lease]:
+    def _gpus(
+        self, device: str, processes: int, context: dg.AssetExecutionContext, stage: str
+    ) -> Iterator[Lease]:
         if device == "cpu":
             yield Lease([], [])
             return
-        with lease_gpus(visible_gpus(), processes, say) as lease:
+        whose = context.partition_key if context.has_partition_key else "a shared source"
+        who = f"{stage} of {whose}, run {context.run_id}"
+        with lease_gpus(usable_gpus, processes, who, context.log.info, self.rules()) as lease:
             yield lease
 
 

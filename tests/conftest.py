@@ -33,6 +33,12 @@ def pytest_configure() -> None:
     sys.dont_write_bytecode = False
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_leases(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What else runs on this machine takes no core away, so that figures are those of before."""
+    os.environ["CHATLLAMA_LEASES"] = str(tmp_path_factory.mktemp("leases"))
+
+
 @pytest.fixture(scope="session")
 def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer random Llama (hidden 32, 300 ids) with a byte-level BPE and our chat template."""

@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from chatllama_pipeline.gpus import usable_gpus
+from chatllama_pipeline.launch.leases import Rules, lease_gpus
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.machine import free_bytes, wants_bfloat16
 from chatllama_pipeline.models.adapters.lora import switch_adapter
@@ -28,7 +30,6 @@ from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.roles import load_roles
 from chatllama_pipeline.training.reward import stage as reward
 from chatllama_pipeline.training.sft import stage as sft
-from resources.gpus import lease_gpus, visible_gpus
 
 pytestmark = [
     pytest.mark.gpu,
@@ -160,10 +161,13 @@ def test_four_roles_on_one_base_learn_and_stay_exact(
 
 
 def test_a_lease_names_the_card_that_is_there(tmp_path: Path) -> None:
-    ids = visible_gpus()
-    assert len(ids) == torch.cuda.device_count()
-    with lease_gpus(ids, 1, lambda line: None, tmp_path) as lease:
-        assert lease.ids == ids[:1]
+    there = usable_gpus()
+    assert len(there) == torch.cuda.device_count()
+    cards = [torch.cuda.get_device_properties(number) for number in range(len(there))]
+    assert {gpu.id for gpu in there} == {f"GPU-{card.uuid}" for card in cards}
+    rules = Rules(tmp_path, least_free=0.0)
+    with lease_gpus(usable_gpus, 1, "a test", lambda line: None, rules) as lease:
+        assert lease.ids[0] in {gpu.id for gpu in there}
 
 
 def test_the_tokenizer_s_pad_stays_out_of_the_loss_on_the_card(tiny_base_folder: Path) -> None:

@@ -11,15 +11,20 @@ from pathlib import Path
 
 import dagster as dg
 import grimp
+import yaml
+from dagster._core.instance.config import PoolGranularity
 
 from assets.specs import ASSISTANT, CHECK_NAMES, CHECK_TEXTS, OWNERS
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.definitions import definitions
+from chatllama_pipeline.launch.stages import STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = ["torch", "transformers", "datasets", "deepspeed", "accelerate", "peft", "pandas"]
+HOME = REPOSITORY / "dagster_home" / "dagster.yaml"
+BY_RUN = PoolGranularity.RUN
 
 
 def in_a_new_process(program: str, **variables: str | Path) -> subprocess.CompletedProcess[str]:
@@ -83,6 +88,13 @@ def test_every_asset_links_to_the_lines_that_build_it_and_declare_it() -> None:
         line = lines[0][built.line_number - 1]
         assert line.lstrip().startswith(("def ", "@")), name
         assert "/making.py" not in built.file_path, name
+
+
+def test_the_stages_are_counted_in_the_pool_of_gpus_by_run() -> None:
+    pools = {name: definitions.get_assets_def(name).op.pool for name in ASSETS}
+    assert {name for name, pool in pools.items() if pool == "gpu"} == set(STAGES)
+    with dg.instance_for_test(overrides=yaml.safe_load(HOME.read_text())) as instance:
+        assert instance.get_concurrency_config().pool_config.pool_granularity is BY_RUN
 
 
 def test_every_check_has_a_description_and_the_partitions_of_its_asset() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from chatllama_pipeline.cli.dagster_runs import DAGSTER_HOME, dagster_environment
-from chatllama_pipeline.errors import ChatllamaError
+from chatllama_pipeline.errors import ChatllamaError, SettingsError
 
 DISTRIBUTION = "chatllama-pipeline"
 # Less free disk than this is told.
@@ -65,29 +65,21 @@ def installation() -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
-    """Cores, memory and NVIDIA's GPUs."""
+    """Cores, memory, and the GPUs that a training may use."""
     import psutil
 
+    from chatllama_pipeline.gpus import usable_gpus
     from chatllama_pipeline.launch.child import cores_at_hand
 
     memory = psutil.virtual_memory()
     told = f"{cores_at_hand()} cores, {memory.available / 2**30:.1f} GiB of memory free"
-    yield Finding("ok", "machine", f"{told}; {_gpus()}")
-
-
-def _gpus() -> str:
-    import pynvml
-
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return "no NVIDIA GPU: trainings run on the CPU"
-    try:
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-    finally:
-        pynvml.nvmlShutdown()
-    return f"GPUs: {', '.join(names) or 'none'}"
+        gpus = [f"{gpu.title} ({gpu.id}, {gpu.free_share:.0%} free)" for gpu in usable_gpus()]
+    except SettingsError as error:
+        yield Finding("fault", "machine", f"{told}; {error}")
+        return
+    named = f"GPUs: {', '.join(gpus)}" if gpus else "no GPU for torch: trainings run on the CPU"
+    yield Finding("ok", "machine", f"{told}; {named}")
 
 
 def store() -> Iterator[Finding]:
