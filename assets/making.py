@@ -31,6 +31,7 @@ from chatllama_pipeline.lineage.recipes import (
     version_in_use,
     versions_in_use,
 )
+from chatllama_pipeline.lineage.status import differences
 from chatllama_pipeline.llm.client.sdk import read_key
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
@@ -138,6 +139,8 @@ def make(
     if pin := assistant.settings.store.pins.get(asset):
         context.log.info(f"{asset}: store.pins asks for version {pin}")
         pinned = read_in_use(asset, assistant, versions)
+        if unlike := differences(asset, assistant, versions, pinned):
+            context.log.warning(f"{asset}: pinned, though a run would differ: {'; '.join(unlike)}")
         yield materialization(context, Made(pinned, reused=True), pinned)
         return
     before = version_in_use(asset, assistant, versions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,10 @@ from chatllama_pipeline.store.views import RunStore, other_folder
 @dataclass(frozen=True)
 class AssetStatus:
     """One asset of an assistant; `stale` says why another run would make it again, `waits` what it
-    waits for where there is nothing to make."""
+    waits for where there is nothing to make.
+
+    A pinned one is never stale: `unlike` says from what else a run would make it.
+    """
 
     asset: str
     version: str | None
@@ -50,6 +53,7 @@ class AssetStatus:
     overrides: dict[str, Any]
     pinned: bool = False
     waits: str = ""
+    unlike: list[str] = field(default_factory=list)
 
 
 def asset_statuses(assistant: Assistant, store: Store) -> list[AssetStatus]:
@@ -96,15 +100,21 @@ def _asset_status(asset: str, assistant: Assistant, store: Store) -> AssetStatus
         return AssetStatus(asset, None, None, "", ["never made"], {})
     manifest = version.manifest
     if asset in assistant.settings.store.pins:
-        made = manifest.created
-        return AssetStatus(asset, version.id, manifest.rows, made, [], manifest.overrides, True)
-    try:
-        recipe = _recipe_now(asset, assistant, store, version)
-        stale = [str(change) for change in recipe_changes(version.manifest, recipe)]
-    except AbsentError as error:
-        stale = [str(error)]
+        unlike = differences(asset, assistant, store, version)
+        rows, made, overrides = manifest.rows, manifest.created, manifest.overrides
+        return AssetStatus(asset, version.id, rows, made, [], overrides, True, unlike=unlike)
+    stale = differences(asset, assistant, store, version)
     overrides = current.overrides if current else {}
     return AssetStatus(asset, version.id, manifest.rows, manifest.created, stale, overrides)
+
+
+def differences(asset: str, assistant: Assistant, store: Store, version: Version) -> list[str]:
+    """What a version was made from and a run would make it from, where they differ."""
+    try:
+        recipe = _recipe_now(asset, assistant, store, version)
+    except AbsentError as error:
+        return [str(error)]
+    return [str(change) for change in recipe_changes(version.manifest, recipe)]
 
 
 def _recipe_now(asset: str, assistant: Assistant, store: Store, version: Version) -> Recipe:
@@ -131,6 +141,8 @@ def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
         rows = "" if status.rows is None else str(status.rows)
         made = status.created[:16].replace("T", " ")
         fresh = "pinned (store.pins)" if status.pinned else "current"
+        if status.unlike:
+            fresh += f", though a run would differ: {'; '.join(status.unlike)}"
         state = "; ".join(status.stale) if status.stale else status.waits or fresh
         if status.stale and status.version:
             state = f"stale: {state}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import dagster as dg
 import pytest
@@ -30,15 +31,18 @@ def write(store: Store, rows: int, **pins: str) -> None:
     (folder / "datasets" / f"{DATA}.json").write_text(json.dumps(table))
 
 
-def materialize(*assets: str) -> None:
+def materialize(*assets: str) -> list[str]:
+    """Returns what the run warned of."""
     with dg.instance_for_test() as instance:
-        dg.materialize(
+        made = dg.materialize(
             definitions.assets or [],
             selection=list(assets),
             partition_key=NAME,
             resources=definitions.resources,
             instance=instance,
         )
+        logged = instance.all_logs(made.run_id)
+        return [entry.user_message for entry in logged if entry.level == logging.WARNING]
 
 
 @pytest.fixture
@@ -70,6 +74,21 @@ def test_a_pinned_asset_is_its_pin_whatever_changed(
     for lines in (status_lines(mine, store), run_lines(mine, store, 0.0, 1.0)):
         [line] = [line for line in lines if line.startswith(f"{DATA} ")]
         assert older in line and "pinned" in line
+
+
+def test_a_pin_of_a_version_of_other_settings_says_what_differs(
+    store: Store, two_versions: tuple[str, str]
+) -> None:
+    write(store, 30, **{DATA: two_versions[1]})
+    config = store.root.parent / "assistants" / NAME / "config.yaml"
+    said = yaml.safe_load(config.read_text())
+    said["data"]["actor_replies"] = "both"
+    config.write_text(yaml.safe_dump(said))
+    told = 'though a run would differ: data.actor_replies "chosen" -> "both"'
+    [line] = [line for line in status_lines(load_assistant(NAME), store) if line.startswith(DATA)]
+    assert line.endswith(told)
+    logged = materialize(DATA)
+    assert f"{DATA}: pinned, {told}" in logged
 
 
 def test_a_pin_of_a_version_that_there_is_not_lists_those_there_are(
