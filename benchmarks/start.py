@@ -89,6 +89,8 @@ def show(
     print(f"{way}, {os.cpu_count()} cores   first line   child  training loop   (seconds)")
     trained = 0.0
     for stage in STAGES:
+        if store.current(stage, assistant) is None:  # a release that the gate held back
+            continue
         metrics = store.read(stage, assistant).manifest.metrics
         # PPO's loop by its phases, the others' as a whole.
         loop = sum(

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 
+# As type checkers take it; `typing` itself would be imported for each child.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence

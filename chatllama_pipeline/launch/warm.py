@@ -45,13 +45,12 @@ def stage_to_run(descriptor: int) -> list[str]:
         except EOFError:
             sys.exit(0)
         _reap()
-        forked = _fork(request, connection)
-        if forked is None:
+        if _is_child_after_fork(request, connection):
             return list(request["arguments"])
 
 
-def _fork(request: dict[str, Any], connection: Connection) -> int | None:
-    """Fork, and tell the launcher how the child ends; None in the child, which is ready to run."""
+def _is_child_after_fork(request: dict[str, Any], connection: Connection) -> bool:
+    """Fork; True in the child, ready to run, False once the launcher was told how it ended."""
     _end_idle_threads()
     warm = os.getpid()
     try:
@@ -60,16 +59,16 @@ def _fork(request: dict[str, Any], connection: Connection) -> int | None:
         pid = os.fork()
     except OSError as error:
         connection.send_bytes(json.dumps({"refused": str(error)}).encode())
-        return 0
+        return False
     if pid == 0:
         connection.close()
         _become(request, warm)
-        return None
+        return True
     connection.send_bytes(json.dumps({"pid": pid}).encode())
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     connection.send_bytes(json.dumps({"returncode": code}).encode())
-    return pid
+    return False
 
 
 def _become(request: dict[str, Any], warm: int) -> None:

@@ -232,6 +232,7 @@ def test_processes_that_a_stage_left_are_told_of(run_stage: Callable[..., Any]) 
     ]
 
 
+@pytest.mark.skipif(not CAN_FORK, reason="forks on Linux alone")
 def test_where_the_warm_parent_is_killed_the_stage_starts_again_alone(
     run_stage: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -93,10 +93,9 @@ class Functions:
         # -P: no module beside the worker may stand in for one that the functions import.
         command = [sys.executable, "-P", str(Path(worker.__file__).resolve())]
         arguments = [self._file, str(receive), str(send), *self.names]
-        tied = [sys.executable, "-I", "-S", str(Path(shim.__file__).resolve())]
         try:
             return subprocess.Popen(
-                [*tied, *command, *arguments],
+                shim.through_shim([*command, *arguments]),
                 env={**os.environ, shim.PARENT_VARIABLE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=2,
