@@ -30,10 +30,27 @@ def sign_of_life(folder: Path, run: str) -> Iterator[None]:
     try:
         # Shared: steps of one run may have processes of their own.
         fcntl.flock(descriptor, fcntl.LOCK_SH)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def process_of(folder: Path, run: str) -> int | None:
+    """The process that gives the sign of `run`; None where it is over, or another machine's.
+
+    The number alone would not do: the kernel gives it to others, too.
+    """
+    import psutil
+
+    path = folder / run
+    try:
+        process = psutil.Process(int(path.read_text()))
+        held = {Path(file.path) for file in process.open_files()}
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return process.pid if path.resolve() in held else None
 
 
 def runs_without_life(folder: Path) -> Iterator[str]:

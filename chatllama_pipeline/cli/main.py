@@ -19,6 +19,7 @@ from chatllama_pipeline.cli.serving.reports import reports
 from chatllama_pipeline.cli.serving.serve import serve
 from chatllama_pipeline.cli.serving.ui import ui
 from chatllama_pipeline.cli.status import status
+from chatllama_pipeline.cli.stop import stop
 from chatllama_pipeline.cli.versions.listing import diff, versions
 from chatllama_pipeline.cli.versions.removing import forget, prune
 from chatllama_pipeline.cli.versions.rollback import rollback
@@ -28,6 +29,7 @@ from chatllama_pipeline.progress import Progress, listening
 # Each imports what it needs when it runs: help and completion answer at once.
 COMMANDS = (
     make,
+    stop,
     status,
     doctor,
     ui,

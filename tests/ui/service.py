@@ -19,7 +19,7 @@ from tests.pipeline.place import REPOSITORY, Place
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Seconds; a machine that does other things, too, is given them.
-PATIENCE = 180.0
+PATIENCE = 600.0
 LOCATION = "/locations/chatllama_pipeline.definitions"
 
 
@@ -79,7 +79,9 @@ def service(place: Place) -> Iterator[Service]:
     """The real command with the repository's dagster.yaml, until the test is over."""
     home = place.root / "dagster_home"
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
+    ours = (REPOSITORY / "dagster_home" / "dagster.yaml").read_text()
+    patient = f"code_servers: {{local_startup_timeout: {PATIENCE:.0f}}}\n"
+    (home / "dagster.yaml").write_text(ours + patient)
     port, reports = free_port(), free_port()
     arguments = ("ui", "--port", str(port), "--reports-port", str(reports))
     with (place.root / "ui.log").open("wb") as log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from tests.pipeline.place import TINY_CONFIG, Place
 from tests.ui.service import LOCATION, PATIENCE, Service, browser, service, wait_for
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 pytest.importorskip("playwright", reason="playwright isn't installed: make test")
 pytestmark = [
@@ -24,6 +25,7 @@ NAME = "tiny"
 # The chain, on a machine that does other things, too.
 CHAIN_SECONDS = 1200.0
 DATA = "actor_training_data"
+SIZE: ViewportSize = {"width": 1500, "height": 1100}
 GROUPS = {"sources", "data", "synthetic", "scoring", "models", "evaluation", "release"}
 
 
@@ -45,7 +47,7 @@ def page(running: Service) -> Iterator[Page]:
     with sync_playwright() as driver:
         # Root can't have a sandbox; the page is ours.
         opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        context = opened.new_context(viewport={"width": 1500, "height": 1100})
+        context = opened.new_context(viewport=SIZE)
         context.set_default_timeout(PATIENCE * 1000)
         yield context.new_page()
         opened.close()
@@ -79,13 +81,16 @@ def test_an_assistant_is_made_by_clicking(page: Page, running: Service) -> None:
 
 
 def test_the_graph_shows_every_asset_in_its_group(page: Page, running: Service) -> None:
+    # What is out of sight isn't drawn.
+    page.set_viewport_size({"width": 3000, "height": 2400})
     page.goto(f"{running.url}/asset-groups")
     for group in GROUPS:
         page.get_by_text(group, exact=True).first.wait_for()
     page.keyboard.press("Alt+E")
-    page.get_by_text("actor_ppo", exact=True).first.wait_for()
-    shown = page.content()
-    assert [name for name in ASSETS if name not in shown and name[:9] not in shown] == []
+    # Long names are cut in their middle.
+    for name in ASSETS:
+        page.get_by_text(re.compile(f"^{name[:9]}")).first.wait_for()
+    page.set_viewport_size(SIZE)
 
 
 def test_curves_and_tables_of_a_model_are_drawn(page: Page, running: Service) -> None:
@@ -126,9 +131,7 @@ def test_the_launchpad_marks_a_value_of_the_wrong_kind(page: Page, running: Serv
     page.get_by_text('Value "fast"').first.wait_for()
 
 
-def test_a_run_is_ended_by_clicking_and_goes_on_when_it_is_executed_again(
-    page: Page, running: Service
-) -> None:
+def test_a_run_is_ended_by_clicking_and_its_process_is_gone(page: Page, running: Service) -> None:
     config = (
         "resources: {run_options: {config: {overrides: {actor_config.max_steps: 4000, "
         "actor_config.checkpoint_steps: 5}}}}"
