@@ -18,14 +18,11 @@ PATIENCE_SECONDS = 180
 
 
 def graph(page: Page, url: str) -> None:
-    """Every asset, in its group."""
+    """The groups, expanded."""
     page.goto(f"{url}/asset-groups")
     page.get_by_text("synthetic", exact=True).first.wait_for()
     page.keyboard.press("Alt+E")
-    page.get_by_text("actor_ppo", exact=True).first.wait_for()
-    # Anew, so that it is drawn to fit.
-    page.reload()
-    page.get_by_text("actor_ppo", exact=True).first.wait_for()
+    page.get_by_text("preference_data", exact=True).first.wait_for()
 
 
 def model(page: Page, url: str, assistant: str) -> None:
