@@ -143,7 +143,8 @@ class StageSpec:
     `settings` is the assistant's whole settings as plain data; `inputs` maps an asset's name to
     its verified version folder; `output` is an empty folder for payload files; `run_folder` is
     where the state of an unfinished training outlives a kill; the outcome goes to `result`;
-    trackers write to `logs`, and there are none without it.
+    trackers write to `logs`, and there are none without it. `threads` are each process's; 0: its
+    share of the cores where it runs.
     `unpromoted_overrides` are the dotted keys a run changed without `promote`: they hold a
     release back. `made_from` holds the code version and the settings that count, by which states
     are told apart; `readable` are the dotted keys that the stage may read, None all of them.

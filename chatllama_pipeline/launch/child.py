@@ -70,7 +70,7 @@ _QUIET_AND_STEADY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TQDM_DISABLE": "1",
 }
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -105,7 +105,7 @@ def cores_at_hand() -> int:
 
 def child_environment(threads: int, base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """`base` with what must stand in a child's environment before torch is imported."""
-    counts = dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    counts = dict.fromkeys(THREAD_VARIABLES, str(threads))
     return {**base, **_QUIET_AND_STEADY, **counts, **allocator_environment(base)}
 
 
@@ -139,7 +139,7 @@ def run_child(
     child_env = {**env, mark: "1", shim.PARENT_VARIABLE: str(os.getpid())}
     log.parent.mkdir(parents=True, exist_ok=True)
     kernel_kills = _kernel_kills()
-    with _held_signals() as held, log.open("wb") as output:
+    with held_signals() as held, log.open("wb") as output:
         started = time.monotonic()
         process: Fork | _Child
         if warm is not None:
@@ -187,11 +187,11 @@ def _torchrun(argv: Sequence[str], processes: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _held_signals() -> Iterator[list[int]]:
+def held_signals() -> Iterator[list[int]]:
     """Collect INT and TERM, lest their handlers raise just anywhere; hand them on at the end.
 
-    A handler that raises between the fork and the first line that knows the child, or amid the
-    stopping, would leave the child running. What is ignored stays ignored.
+    A handler that raises between the start of a child and the first line that knows it, or amid the
+    stopping, would leave it running. What is ignored stays ignored.
     """
     received: list[int] = []
 
@@ -297,10 +297,10 @@ def _kernel_kills() -> int | None:
 def _what_went_wrong(
     argv: Sequence[str], returncode: int, log: Path, kernel_is_innocent: bool
 ) -> ChildError:
-    tail = _tail(log)
+    printed = tail(log)
     command = " ".join(argv)
     # torchrun ends with 1 and reports a rank's signal in its closing words.
-    killed = returncode == -signal.SIGKILL or "Signal 9 (SIGKILL)" in tail
+    killed = returncode == -signal.SIGKILL or "Signal 9 (SIGKILL)" in printed
     out_of_memory = killed and not kernel_is_innocent
     if out_of_memory:
         how = "was killed, most likely out of memory: lower micro_batch_size"
@@ -311,10 +311,11 @@ def _what_went_wrong(
     else:
         how = f"ended with exit code {returncode}"
     kind = OutOfMemoryError if out_of_memory else ChildError
-    return kind(f"{command} {how}; the end of {log}:\n{tail}")
+    return kind(f"{command} {how}; the end of {log}:\n{printed}")
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path) -> str:
+    """The last `LOG_TAIL_LINES` lines of a log, of its last `LOG_TAIL_BYTES`."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         text = file.read().decode(errors="replace")

@@ -24,9 +24,10 @@ from chatllama_pipeline.errors import (
     SettingsError,
     StoppedError,
 )
-from chatllama_pipeline.launch.child import child_environment
+from chatllama_pipeline.launch.child import child_environment, cores_at_hand
 from chatllama_pipeline.launch.hidden import hide_unused
 from chatllama_pipeline.launch.out_of_memory import was_refused
+from chatllama_pipeline.launch.source import require_same_source
 from chatllama_pipeline.launch.warm import WARM
 from chatllama_pipeline.machine import peak_bytes
 from chatllama_pipeline.progress import Emit, Progress, listening
@@ -86,6 +87,10 @@ def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
         print("usage: python -m chatllama_pipeline.launch.stages SPEC.json", file=sys.stderr)
         return REFUSED
     spec = StageSpec.read(Path(argv[0]))
+    if not spec.threads:
+        # Started elsewhere: the cores there are shared by the stage's processes on that machine.
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        spec = dataclasses.replace(spec, threads=max(1, cores_at_hand() // here))
     _set_environment(spec)
     result = Path(spec.result)
     with _emit() as emit:
@@ -152,6 +157,7 @@ def _refuse(result: Path, error: ChatllamaError) -> int:
 def _run(spec: StageSpec, stages: Mapping[str, str], emit: Emit) -> Outcome:
     if spec.stage not in stages:
         raise SettingsError(f"unknown stage '{spec.stage}': use one of {', '.join(stages)}")
+    require_same_source()
     hide_unused(spec)
     training = AssistantSettings.of_stage(spec).trained_as(spec.stage)
     module, function = {**TRAININGS, **stages}[training].split(":")

@@ -1,0 +1,172 @@
+"""Slurm's own commands, as far as a job needs them (documented for 22.05 to 25.05)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from chatllama_pipeline.errors import ChildError, SettingsError
+
+# A busy controller answers within a minute or never.
+ANSWER_SECONDS = 60.0
+# What Slurm says of a job that its controller has forgotten, some minutes after its end.
+_FORGOTTEN = "Invalid job id"
+_FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
+# States after which a job does nothing more. NODE_FAIL and PREEMPTED are among them only where the
+# job isn't put back into the queue.
+ENDED = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    }
+)
+MAY_COME_BACK = frozenset({"NODE_FAIL", "PREEMPTED"})
+
+
+class NoAnswerError(ChildError):
+    """The controller doesn't answer; what was asked of it may work later."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the controller says of a job; seconds by its own clock, None where not yet known."""
+
+    state: str
+    reason: str
+    nodes: str
+    exit_code: str
+    restarts: int
+    count: int
+    submitted: datetime | None
+    started: datetime | None
+    ended: datetime | None
+
+    @property
+    def queued_seconds(self) -> float:
+        return _between(self.submitted, self.started)
+
+    @property
+    def node_hours(self) -> float:
+        return self.count * _between(self.started, self.ended) / 3600
+
+
+def require_slurm() -> None:
+    """Raises SettingsError where this machine has no Slurm commands."""
+    absent = [
+        name for name in ("sbatch", "scontrol", "scancel", "squeue") if shutil.which(name) is None
+    ]
+    if absent:
+        raise SettingsError(
+            f"compute.launcher is 'slurm', but {', '.join(absent)} can't be found: start Dagster "
+            "where jobs are submitted (a login node), or use launcher 'local'"
+        )
+
+
+def submit(arguments: Sequence[str], script: Path, env: Mapping[str, str]) -> str:
+    """Submit a batch script; returns the job's id. Raises SettingsError where it is refused."""
+    done = _ask(["sbatch", "--parsable", *arguments, str(script)], env)
+    if done.returncode != 0:
+        said = _said(done)
+        if _unreachable(said):
+            raise NoAnswerError(f"sbatch: {said}: is slurmctld up? Run again when it is")
+        raise SettingsError(
+            f"Slurm refused the job: {said}. Look at compute.slurm (partition, account, "
+            "time_limit, memory, gpus), compute.nodes and compute.threads; `sinfo` lists what "
+            "there is"
+        )
+    # With several clusters: ID;CLUSTER.
+    return done.stdout.strip().partition(";")[0]
+
+
+def look_at(job: str) -> Job | None:
+    """What the controller says of `job`; None if it has forgotten it. Raises NoAnswerError."""
+    done = _ask(["scontrol", "show", "job", "--oneliner", job])
+    if done.returncode != 0:
+        said = _said(done)
+        if _FORGOTTEN in said:
+            return None
+        raise NoAnswerError(f"scontrol show job {job}: {said}")
+    return parse(done.stdout)
+
+
+def named(name: str) -> str | None:
+    """The job of that name that waits or runs, if there is one. Raises NoAnswerError."""
+    done = _ask(["squeue", "--noheader", "--format=%i", f"--name={name}"])
+    if done.returncode != 0:
+        raise NoAnswerError(f"squeue --name={name}: {_said(done)}")
+    return next(iter(done.stdout.split()), None)
+
+
+def signal_steps(job: str, name: str) -> None:
+    """Send a signal to all tasks of `job`; its script hears nothing. A job that waits has none."""
+    _ask(["scancel", f"--signal={name}", job])
+
+
+def cancel(job: str) -> None:
+    """Take `job` from the queue, or end it."""
+    _ask(["scancel", job])
+
+
+def parse(line: str) -> Job:
+    """Read a line of `scontrol show job --oneliner`."""
+    fields = dict(_FIELD.findall(line))
+    return Job(
+        state=fields.get("JobState", "UNKNOWN"),
+        reason=fields.get("Reason", "None"),
+        nodes="" if fields.get("NodeList") in (None, "(null)") else fields["NodeList"],
+        exit_code=fields.get("ExitCode", "0:0"),
+        restarts=int(fields.get("Restarts", "0")),
+        count=int(fields.get("NumNodes", "1").partition("-")[0]),
+        submitted=_time(fields.get("SubmitTime")),
+        started=_time(fields.get("StartTime")),
+        ended=_time(fields.get("EndTime")),
+    )
+
+
+def _ask(
+    command: Sequence[str], env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            # An interrupt of the terminal is for us: we tell Slurm what follows from it.
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise NoAnswerError(
+            f"{command[0]} has not answered in {ANSWER_SECONDS:.0f} s: is slurmctld up?"
+        ) from None
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+
+
+def _unreachable(said: str) -> bool:
+    return "Unable to contact slurm controller" in said or "configuration source" in said
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text in (None, "Unknown", "None", "N/A") else datetime.fromisoformat(text)
+
+
+def _between(first: datetime | None, last: datetime | None) -> float:
+    return 0.0 if first is None or last is None else max(0.0, (last - first).total_seconds())

@@ -1,0 +1,91 @@
+"""A stage as a job, or as several where time limits end it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from chatllama_pipeline.errors import ChildError, StoppedError
+from chatllama_pipeline.launch import source
+from chatllama_pipeline.launch.out_of_memory import choice_file
+from chatllama_pipeline.launch.slurm.commands import Job
+from chatllama_pipeline.launch.slurm.job import JobError, Task, run_job
+from chatllama_pipeline.launch.slurm.script import Wanted
+from chatllama_pipeline.launch.stages import error_file, stage_error
+from chatllama_pipeline.records import StageSpec
+
+# Slurm owns the devices.
+NOT_FOR_JOBS = ("CUDA_VISIBLE_DEVICES",)
+
+
+def run_as_job(
+    spec: StageSpec,
+    spec_path: Path,
+    command: Sequence[str],
+    wanted: Wanted,
+    *,
+    stop_seconds: float,
+    say: Callable[[str], None],
+) -> tuple[float, dict[str, Any]]:
+    """Run the stage of `spec`, written to `spec_path` here; its seconds, and metrics of its jobs.
+
+    What it makes stands in the run folder until it has ended, since a job may outlive the run that
+    asked for it. A training that was stopped amid its work (a time limit, a preemption) goes on in
+    another job. Raises the stage's own error where it refused, else as `run_job`.
+    """
+    made, result = Path(spec.run_folder) / "output", Path(spec.result)
+    dataclasses.replace(spec, output=str(made)).write(spec_path)
+    log = spec_path.with_suffix(".log")
+    task = Task(spec.stage, command, spec_path, log, lambda: _clear(made, result), result.exists)
+    ended: list[Job | None] = []
+    stopped, seconds = "", 0.0
+    while True:
+        try:
+            run = run_job(task, wanted, env=_environment(), say=say, stop_seconds=stop_seconds)
+        except JobError as error:
+            refusal = stage_error(result)
+            if not isinstance(refusal, StoppedError):
+                raise (refusal or error) from None
+            if str(refusal) == stopped:
+                raise ChildError(
+                    f"{spec.stage} was stopped twice with nothing done between ({refusal}): raise "
+                    "compute.slurm.time_limit, or ask for another partition"
+                ) from None
+            stopped = str(refusal)
+            ended.append(error.ended)
+            seconds += error.seconds
+            say(f"{spec.stage}: job {error.id} {refusal}; asks for another")
+            continue
+        ended.append(run.ended)
+        break
+    for file in sorted(made.iterdir()):
+        file.rename(Path(spec.output) / file.name)
+    return seconds + run.seconds, {"slurm_job": run.id, **_costs(ended)}
+
+
+def _clear(made: Path, result: Path) -> None:
+    for left_over in (result, error_file(result), choice_file(result)):
+        left_over.unlink(missing_ok=True)
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+
+
+def _environment() -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if name not in NOT_FOR_JOBS}
+    return {**ours, source.VARIABLE: source.source_fingerprint()}
+
+
+def _costs(ended: Sequence[Job | None]) -> dict[str, Any]:
+    """Queue time and node hours; a job that its controller forgot costs what nobody knows."""
+    known = [job for job in ended if job is not None]
+    return {
+        "slurm_jobs": len(ended),
+        "slurm_nodes": known[-1].nodes if known else "",
+        "slurm_restarts": sum(job.restarts for job in known),
+        "queued_seconds": round(sum(job.queued_seconds for job in known), 1),
+        "node_hours": round(sum(job.node_hours for job in known), 4),
+    }

@@ -1,0 +1,31 @@
+"""Clusters on this machine; tests of them are skipped, with the reason, where they can't be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.slurm import Cluster, absent
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if missing := absent():
+        pytest.skip(
+            f"no {', '.join(missing)} here: apt-get install slurmctld slurmd slurm-client munge"
+        )
+    made = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, as this process finds it; no job is left of the test."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.config))
+    yield cluster
+    assert cluster.queue() == []

@@ -1,0 +1,167 @@
+"""A Slurm cluster of two nodes on this machine, from Debian's packages, under one folder.
+
+apt-get install slurmctld slurmd slurm-client munge
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
+NODES = ("n1", "n2")
+PATIENCE_SECONDS = 300
+CONFIG = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool_%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd_%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd_%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/linear
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
+# Times as short as they may be: a node is lost, a job ended, a limit noticed within seconds.
+SlurmdTimeout=10
+KillWait=5
+CompleteWait=1
+ReturnToService=2
+OverTimeLimit=0
+MinJobAge=300
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=2 RealMemory=4000
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=2 RealMemory=4000
+PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=closed Nodes=n2 MaxTime=INFINITE State=INACTIVE
+"""
+
+
+def absent() -> list[str]:
+    """Which of Slurm's programs this machine lacks."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    return [name for name in COMMANDS if shutil.which(name, path=path) is None]
+
+
+@dataclass
+class Cluster:
+    """Two slurmds and their controller, as processes of ours."""
+
+    folder: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "slurm.conf"
+
+    def start(self) -> None:
+        """Bring it up, and wait until both nodes are idle."""
+        for name in ("state", *(f"spool_{node}" for node in NODES)):
+            (self.folder / name).mkdir()
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        controller, first, second = _free_ports(3)
+        self.config.write_text(
+            CONFIG.format(
+                host=socket.gethostname().partition(".")[0],
+                user="root" if os.getuid() == 0 else os.environ["USER"],
+                folder=self.folder,
+                controller=controller,
+                first=first,
+                second=second,
+            )
+        )
+        self._run("munged", *self._munge(key))
+        self.start_controller()
+        for node in NODES:
+            self.start_node(node)
+        self.wait(lambda: self.said("sinfo", "-h", "-p", "all", "-o", "%T").split() == ["idle"])
+
+    def _munge(self, key: Path) -> list[str]:
+        names = ("socket", "pid-file", "log-file", "seed-file")
+        files = [f"--{name}={self.folder}/munge.{name.partition('-')[0]}" for name in names]
+        # A folder of the tests' own is no place for secrets, which these aren't.
+        return ["--foreground", "--force", f"--key-file={key}", *files]
+
+    def start_controller(self) -> None:
+        self._run("slurmctld", "-D", "-f", str(self.config))
+
+    def start_node(self, node: str) -> None:
+        self._run("slurmd", "-D", "-N", node, "-f", str(self.config), name=node)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a daemon, as a machine that loses its power does."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    def lose(self, node: str, job: str) -> None:
+        """End a node and all that runs there of a job, as if its machine were gone."""
+        self.kill(node)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if line.startswith(f"slurmstepd: [{job}."):
+                    for child in process.children(recursive=True):
+                        child.kill()
+                    process.kill()
+
+    def said(self, *command: str) -> str:
+        """What one of Slurm's commands prints."""
+        environment = {**os.environ, "SLURM_CONF": str(self.config)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def wait(self, for_what: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not for_what():
+            assert time.monotonic() < deadline, (self.folder / "slurmctld.log").read_text()[-3000:]
+            time.sleep(0.2)
+
+    def queue(self) -> list[str]:
+        """The ids of all jobs that wait or run."""
+        return self.said("squeue", "-h", "-o", "%i").split()
+
+    def stop(self) -> None:
+        for process in reversed(self.running.values()):
+            process.terminate()
+        for process in self.running.values():
+            process.wait(timeout=60)
+
+    def _run(self, program: str, *arguments: str, name: str = "") -> None:
+        found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
+        assert found is not None
+        name = name or program
+        with (self.folder / f"{name}.out").open("ab") as output:
+            self.running[name] = subprocess.Popen(
+                [found, *arguments], stdout=output, stderr=output, start_new_session=True,
+                env={**os.environ, "SLURM_CONF": str(self.config)},
+            )  # fmt: skip
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
