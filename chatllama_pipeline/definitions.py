@@ -25,7 +25,7 @@ from chatllama_pipeline.automation.lost import lost_runs
 from chatllama_pipeline.automation.notices import failures, freshness_job, old_releases
 from chatllama_pipeline.automation.retraining import new_feedback, retrain
 from chatllama_pipeline.automation.rollback import rollback_job
-from resources.compute import Compute
+from resources.compute_file import compute_here
 from resources.console import console_logger
 from resources.run_options import run_options
 from resources.store import StoreResource
@@ -61,7 +61,7 @@ definitions = dg.Definitions(
         release,
     ],
     resources={
-        "compute": Compute(),
+        "compute": compute_here(),
         "store": StoreResource(),
         "run_options": run_options,
     },

@@ -18,12 +18,16 @@ from chatllama_pipeline.launch.forks import WarmParent, WarmStart
 from chatllama_pipeline.launch.leases import Lease, Rules, lease_gpus
 from chatllama_pipeline.launch.out_of_memory import advice, choice_file, micro_batch, with_half
 from chatllama_pipeline.launch.shared import lease_folder
+from chatllama_pipeline.launch.slurm.script import Wanted
+from chatllama_pipeline.launch.slurm.stage import run_as_job
 from chatllama_pipeline.launch.stages import ONE_PROCESS, error_file, stage_error
 from chatllama_pipeline.llm.local.server import Machine
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import RoleSettings
+from resources.slurm import Slurm
 
 DEVICES = ("auto", "cpu", "cuda")
+LAUNCHERS = ("local", "slurm")
 
 
 class _MessageReader(dg.PipesTempFileMessageReader):
@@ -62,6 +66,13 @@ class Compute(dg.ConfigurableResource[None]):
         description="The folder of leases, shared by all users and containers that use the same "
         "GPUs; empty: CHATLLAMA_LEASES, else one in /run/lock or the temporary folder.",
     )
+    launcher: str = Field(
+        default="local", description="local, or slurm: each stage is a job of a cluster."
+    )
+    nodes: int = Field(
+        default=1, description="Nodes of a training's job, with `processes` on each of them."
+    )
+    slurm: Slurm = Field(default=Slurm(), description="What a job asks of Slurm.")
     warm_parent: bool = Field(
         default=True,
         description="On a CPU, fork a run's stages from one process that has torch imported.",
@@ -122,7 +133,7 @@ class Compute(dg.ConfigurableResource[None]):
     def run_stage(
         self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path
     ) -> tuple[Outcome, float]:
-        """Run `spec` in a child process; returns its outcome and the child's seconds.
+        """Run `spec` in a child process here or as a job; returns its outcome and its seconds.
 
         Device and threads are filled in, the spec is written to `spec_path`, and what the child
         prints goes to the `.log` beside it, while its progress streams into `context.log`.
@@ -131,12 +142,16 @@ class Compute(dg.ConfigurableResource[None]):
         fits. Raises the stage's own error where it refused, ChildError where it ended badly.
         """
         self.require_valid()
-        processes = 1 if spec.stage in ONE_PROCESS else self.processes
-        spec = dataclasses.replace(spec, device=self.device_at_hand())
+        wanted = self._wanted(spec.stage)
+        processes, device = self._place(spec.stage, wanted)
+        spec = dataclasses.replace(spec, device=device)
         warnings: list[str] = []
         while True:
             try:
-                outcome, seconds = self._run_once(context, spec, spec_path, processes)
+                if wanted is None:
+                    outcome, seconds = self._run_here(context, spec, spec_path, processes)
+                else:
+                    outcome, seconds = self._run_as_job(context, spec, spec_path, wanted)
             except OutOfMemoryError as error:
                 rows, smaller = micro_batch(spec, processes), with_half(spec, processes)
                 if rows is None:
@@ -155,7 +170,49 @@ class Compute(dg.ConfigurableResource[None]):
                 continue
             return dataclasses.replace(outcome, warnings=outcome.warnings + warnings), seconds
 
-    def _run_once(
+    def _place(self, stage: str, wanted: Wanted | None) -> tuple[int, str]:
+        """How many processes a stage has in all, and their device."""
+        if wanted is not None:
+            return wanted.nodes * wanted.processes, "cuda" if wanted.gpus else "cpu"
+        return 1 if stage in ONE_PROCESS else self.processes, self.device_at_hand()
+
+    def _wanted(self, stage: str) -> Wanted | None:
+        """What `stage` asks of the cluster; None where it runs on this machine."""
+        if self.launcher not in LAUNCHERS:
+            raise SettingsError(
+                f"compute.launcher is {self.launcher!r}: use one of {', '.join(LAUNCHERS)}"
+            )
+        if self.launcher == "local":
+            if self.nodes != 1:
+                raise SettingsError(
+                    f"compute.nodes is {self.nodes}, and compute.launcher 'local', which has one "
+                    "node: use launcher 'slurm', or nodes 1"
+                )
+            return None
+        wanted = self.slurm.wanted(self.nodes, self.processes, self.threads)
+        if self.device == "cuda" and not wanted.gpus:
+            raise SettingsError(
+                "compute.device is 'cuda', but compute.slurm.gpus is 0: say how many each node has"
+            )
+        return dataclasses.replace(wanted, nodes=1, processes=1) if stage in ONE_PROCESS else wanted
+
+    def _run_as_job(
+        self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path, wanted: Wanted
+    ) -> tuple[Outcome, float]:
+        # None asked for: each process takes its share of what Slurm gives.
+        threads = max(1, self.threads // wanted.processes) if self.threads else 0
+        seconds, metrics = run_as_job(
+            dataclasses.replace(spec, threads=threads),
+            spec_path,
+            self.stage_command(spec_path),
+            wanted,
+            stop_seconds=self.stop_seconds,
+            say=context.log.info,
+        )
+        outcome = Outcome.read(Path(spec.result))
+        return dataclasses.replace(outcome, metrics=outcome.metrics | metrics), seconds
+
+    def _run_here(
         self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path, processes: int
     ) -> tuple[Outcome, float]:
         with (

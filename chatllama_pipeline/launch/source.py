@@ -10,7 +10,7 @@ from pathlib import Path
 from chatllama_pipeline.errors import SettingsError
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# Set for stages that start on other machines: the fingerprint of the code that asked for them.
+# Handed to stages that start on other machines: the fingerprint of the code that asked for them.
 VARIABLE = "CHATLLAMA_SOURCE"
 
 

@@ -133,5 +133,5 @@ def test_every_variable_that_the_engine_reads_is_on_the_page_of_settings() -> No
     assert "CHATLLAMA_STORE" in read
     told = set(re.findall(r"`(CHATLLAMA_[A-Z_]+)`", PAGES["docs/settings.md"]))
     # Handed from a process of ours to its children, for nobody else to set.
-    told |= {"CHATLLAMA_ASKED", "CHATLLAMA_PARENT_PID"}
+    told |= {"CHATLLAMA_ASKED", "CHATLLAMA_PARENT_PID", "CHATLLAMA_SOURCE"}
     assert read - told == set(), "say under The environment in docs/settings.md what they set"
