@@ -31,7 +31,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Place:
     with FileLock(shared / "tiny_run.lock"):
         if not made.is_file():
             place.add_assistant("tiny", TINY_CONFIG)
-            run = place.materialize("tiny")
+            run = place.by_command("tiny")
             assert run.returncode == 0, run.stderr
             made.touch()
     return place
@@ -54,5 +54,5 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as opened:
+    with dg.DagsterInstance.ephemeral() as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""A tiny assistant and the real command line, run in its own process on a store of its own."""
+"""A tiny assistant on a store of its own, made by the real command line."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import traceback
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from click.testing import CliRunner
+from dagster._cli.asset import asset_cli
 
 from chatllama_pipeline.store.versions import Store
 from chatllama_pipeline.store.views import RunStore, newest_run
@@ -32,6 +37,13 @@ reward_config: {model: scratch, scratch_hidden_size: 32, scratch_vocabulary: 512
 trainer_config: {num_episodes: 3, max_timesteps: 16, update_timesteps: 16, batch_size: 16,
   epochs: 1, actor_lr: 0.0002, critic_lr: 0.001}
 evaluation: {prompts: 24, bootstrap_samples: 200}
+"""
+
+# Copies of what steps print, by a `tail` for each: the tests' own output is captured already.
+QUIET = """
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
 """
 
 
@@ -83,9 +95,27 @@ class Place:
         ]
 
     def materialize(
-        self, name: str, select: str = "*", timeout: float = PATIENCE, **run_options: Any
+        self, name: str, select: str = "*", **run_options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """The real command; `stderr` holds what a person reads."""
+        """The command in this process, which has imported already what a new one would import.
+
+        Trainings are children all the same. `stderr` holds what a person reads.
+        """
+        environment = self.environment()
+        (Path(environment["DAGSTER_HOME"]) / "dagster.yaml").write_text(QUIET)
+        _, _, *arguments = self.command(name, select, **run_options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ended = CliRunner(env=environment).invoke(asset_cli, arguments)
+        stderr = ended.stderr
+        if ended.exc_info and not isinstance(ended.exception, SystemExit | None):
+            stderr += "".join(traceback.format_exception(*ended.exc_info))
+        return subprocess.CompletedProcess(arguments, ended.exit_code, ended.stdout, stderr)
+
+    def by_command(
+        self, name: str, select: str = "*", timeout: float = 3 * PATIENCE, **run_options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """The command in a process of its own, guarded as its children are."""
         return subprocess.run(
             self.command(name, select, **run_options),
             cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""What a person gets wrong: told by the real command line before anything is trained."""
+"""What a person gets wrong: told by Dagster's command before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ def refused(place: Place, name: str, select: str = "*", **options: object) -> st
     if "FAILED" in run.stderr:
         assert "Stack Trace" not in run.stderr
         assert "Dependencies for step" not in run.stderr
-    trained = place.root / "guarded_processes"
-    assert "chatllama_pipeline.launch.stages" not in trained.read_text(), "a child was started"
+    assert not (place.root / "guarded_processes").exists(), "a child was started"
     return run.stderr
 
 
@@ -67,7 +66,6 @@ def test_an_absent_upstream_says_what_to_make(place: Place) -> None:
 @pytest.mark.parametrize("name", ["../mine", "nobody"])
 def test_a_wrong_name_on_the_command_line_is_told(place: Place, name: str) -> None:
     place.add_assistant("mine", TINY_CONFIG)
-    (place.root / "guarded_processes").touch()
     message = refused(place, name, "personal_data")
     assert ("those under" if name == "nobody" else "lower-case letters") in message
 

@@ -104,7 +104,7 @@ class Here:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
     monkeypatch.setenv("CHATLLAMA_ASSISTANTS", str(tmp_path / "assistants"))
     monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "storage"))
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("assistant", [NAME])
         yield Here(tmp_path, instance)
 

@@ -14,7 +14,7 @@ import yaml
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
 from tests.waiting import PATIENCE, wait_until
 
-STEPS = 240
+STEPS = 120
 
 
 @pytest.fixture
@@ -44,7 +44,11 @@ def default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_a_killed_run_leaves_no_process_and_the_next_continues(
     copied: Place, number: signal.Signals
 ) -> None:

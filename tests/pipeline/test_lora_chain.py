@@ -35,7 +35,7 @@ def test_the_chain_runs_with_adapters_on_one_base_and_releases_a_plain_model(
     texts = [pair["chosen"] for pair in itertools.islice(grammar_pairs(), 400)]
     make_scratch_model(texts, size, 0, folder / "base")
 
-    finished = place.materialize("adapted")
+    finished = place.by_command("adapted")
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert "reference and policy and critic and reward share one set" in finished.stderr
     versions = {

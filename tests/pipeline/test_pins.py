@@ -33,7 +33,7 @@ def write(store: Store, rows: int, **pins: str) -> None:
 
 def materialize(*assets: str) -> list[str]:
     """Returns what the run warned of."""
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         made = dg.materialize(
             definitions.assets or [],
             selection=list(assets),

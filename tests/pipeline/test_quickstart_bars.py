@@ -22,7 +22,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def figures_of(place: Place, **overrides: Any) -> dict[str, Any]:
-    run = place.materialize("quickstart", overrides=overrides, promote=True)
+    run = place.by_command("quickstart", overrides=overrides, promote=True)
     assert run.returncode == 0, run.stderr
     folder: Path = place.store.read("evaluation", "quickstart").path
     found: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
@@ -30,7 +30,6 @@ def figures_of(place: Place, **overrides: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("objective", ["both", "pairwise"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_assistant_gets_better(quickstart: Place, seed: int, objective: str) -> None:
@@ -50,7 +49,6 @@ def test_the_assistant_gets_better(quickstart: Place, seed: int, objective: str)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_labels_that_say_nothing_are_held_back(quickstart: Place, seed: int) -> None:
     overrides = {"reward_config.objective": "pairwise", "data.label_noise": 0.5}

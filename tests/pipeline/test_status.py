@@ -1,19 +1,28 @@
-"""`python -m chatllama_pipeline`: status, approve, and errors without tracebacks."""
+"""`chatllama`: status, approve, and errors without tracebacks."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
+from click.testing import CliRunner
 
+from chatllama_pipeline.cli.main import cli
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
 from tests.waiting import PATIENCE
 
 
+def said(place: Place, *arguments: str) -> str:
+    """What a command that ends well prints."""
+    ended = CliRunner(env=place.environment()).invoke(cli, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return ended.stdout
+
+
 def command(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "chatllama_pipeline", *arguments],
         cwd=REPOSITORY,
@@ -24,19 +33,13 @@ def command(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def copied(tiny_run: Place, tmp_path: Path) -> Place:
-    shutil.copytree(tiny_run.root, tmp_path / "copy")
-    return Place(tmp_path / "copy")
-
-
 def state_of(report: str, asset: str) -> str:
     [line] = [line for line in report.splitlines() if line.startswith(f"{asset} ")]
     return line
 
 
 def test_status_shows_versions_and_that_all_is_current(tiny_run: Place) -> None:
-    report = command(tiny_run, "status", "tiny").stdout
+    report = said(tiny_run, "status", "tiny")
     version = tiny_run.store.read("actor_ppo", "tiny").id
     assert version in state_of(report, "actor_ppo")
     assert state_of(report, "actor_ppo").endswith("current")
@@ -48,7 +51,7 @@ def test_status_shows_versions_and_that_all_is_current(tiny_run: Place) -> None:
 
 def test_status_says_what_is_stale_and_why(copied: Place) -> None:
     copied.add_assistant("tiny", TINY_CONFIG.replace("actor_lr: 0.0002", "actor_lr: 0.0003"))
-    report = command(copied, "status", "tiny").stdout
+    report = said(copied, "status", "tiny")
     stale = state_of(report, "actor_ppo")
     assert "stale: trainer_config.actor_lr 0.0002 -> 0.0003" in stale
     assert state_of(report, "evaluation").endswith("stale: actor_ppo is stale")
@@ -57,7 +60,7 @@ def test_status_says_what_is_stale_and_why(copied: Place) -> None:
 
 def test_status_of_an_assistant_that_was_never_made(place: Place) -> None:
     place.add_assistant("mine", "seed: 0")
-    report = command(place, "status", "mine").stdout
+    report = said(place, "status", "mine")
     assert state_of(report, "actor_ppo").endswith("never made")
     assert "chatllama make mine" in report
 
@@ -77,18 +80,20 @@ def test_chat_without_a_release_says_what_to_do(place: Place) -> None:
     assert "release of assistant mine was never made" in asked.stderr
 
 
-def test_a_person_can_approve_what_the_gate_held_back(copied: Place) -> None:
+def test_a_held_release_is_a_result_that_a_person_can_approve(copied: Place) -> None:
     config = TINY_CONFIG + "release: {min_win_rate: 0.999}\n"
     copied.add_assistant("tiny", config)
     shutil.rmtree(copied.root / "storage" / "release", ignore_errors=True)
     held = copied.materialize("tiny", "evaluation,release")
     assert held.returncode == 0, held.stderr
-    assert "HELD BACK" in held.stderr
+    assert "HELD BACK: win rate" in held.stderr
+    evaluation = copied.store.read("evaluation", "tiny").path / "evaluation.json"
+    figures = json.loads(evaluation.read_text())
+    assert figures["released"] is False and "0.999" in figures["reason"]
     assert copied.store.current("release", "tiny") is None
 
-    approved = command(copied, "approve", "tiny")
-    assert "chatllama make tiny --select release" in approved.stdout
+    assert "chatllama make tiny --select release" in said(copied, "approve", "tiny")
     released = copied.materialize("tiny", "release")
     assert released.returncode == 0, released.stderr
     assert copied.store.current("release", "tiny") is not None
-    assert "approved by a person" in command(copied, "status", "tiny").stdout
+    assert "approved by a person" in said(copied, "status", "tiny")

@@ -55,7 +55,7 @@ def test_a_published_model_goes_through_the_whole_chain(
     questions = json.loads((EXAMPLE / "known_answers.json").read_text())[:3]
     (folder / "known_answers.json").write_text(json.dumps(questions))
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    finished = place.materialize("published", timeout=3000)
+    finished = place.by_command("published", timeout=3000)
     assert finished.returncode == 0, finished.stderr[-3000:]
     base = place.store.read("actor_base", "published")
     assert base.manifest.metrics["gguf_quantization"] in ("Q4_1", "Q4_K_M")
@@ -79,7 +79,7 @@ def test_a_published_model_goes_through_the_whole_chain(
         text=True,
     )
     assert approved.returncode == 0, approved.stderr
-    assert place.materialize("published", "release", timeout=600).returncode == 0
+    assert place.by_command("published", "release", timeout=600).returncode == 0
     released = place.store.read("release", "published").path
     model = AutoModelForCausalLM.from_pretrained(released)
     assert type(model).__name__ == architecture
