@@ -138,7 +138,7 @@ def test_the_training_walks_average_as_published(graph: Graph) -> None:
     ("method", "seed"),
     [
         ("ppo", 0),
-        ("ppo", 1),
+        pytest.param("ppo", 1, marks=pytest.mark.slow),
         pytest.param("rloo", 0, marks=pytest.mark.slow),
         pytest.param("grpo", 0, marks=pytest.mark.slow),
     ],

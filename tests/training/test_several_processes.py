@@ -82,14 +82,16 @@ def largest_difference(found: list[float], expected: list[float]) -> float:
 
 
 def test_two_processes_under_deepspeed_lose_what_one_process_loses(
-    inputs: Path, tmp_path: Path, alone: Callable[[str], Curves]
+    inputs: Path, tmp_path: Path
 ) -> None:
     # 21 rows by 8 make short last batches; of their micro-batches of 2 the ranks have 2 and 1.
-    spec, outcome = run(Trial("actor_sft", 2, zero_stage=2, steps=STEPS), inputs, tmp_path)
+    trial = Trial("actor_sft", 2, zero_stage=2, steps=6)
+    spec, outcome = run(trial, inputs, tmp_path / "two")
+    _, alone = run(replace(trial, processes=1, zero_stage=0), inputs, tmp_path / "one")
     losses = curves(outcome)["loss"]
-    assert len(losses) == STEPS
-    assert largest_difference(losses, alone("actor_sft")["loss"]) < 1e-3
-    assert losses[-1] < losses[0] - 0.5
+    assert len(losses) == trial.steps
+    assert largest_difference(losses, curves(alone)["loss"]) < 1e-3
+    assert losses[-1] < losses[0] - 0.1
     assert load_actor(spec.output, torch.float32).num_parameters() > 0
     assert outcome.warnings == []
 
@@ -280,7 +282,6 @@ def test_bfloat16_trains_under_deepspeed(inputs: Path, tmp_path: Path, stage: st
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("training", TRAININGS)
 @pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (2, 0), (2, 2), (2, 3)])
 def test_a_training_killed_three_times_ends_in_the_same_bytes(
