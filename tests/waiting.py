@@ -14,4 +14,4 @@ def wait_until(holds: Callable[[], object], what: Callable[[], str] = lambda: ""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline, f"waited {PATIENCE:g} s in vain {what()}"
-        time.sleep(0.05)
+        time.sleep(0.02)

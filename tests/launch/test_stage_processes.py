@@ -127,7 +127,7 @@ def test_two_processes_are_two_ranks_of_which_one_speaks(
 
     assert outcome.metrics.pop("peak_gib") > 0
     assert outcome == Outcome()
-    assert [text for text in logs].count("writes: only rank 0 speaks") == 1
+    assert logs.count("writes: only rank 0 speaks") == 1
     assert (tmp_path / "spec.log").read_text().count("only rank 0 speaks") == 1
     assert StageSpec.read(tmp_path / "spec.json").threads == 1
 
