@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 # Seconds. Only what fails waits so long.
-PATIENCE = 300.0
+PATIENCE = 600.0
 
 
 def wait_until(holds: Callable[[], object], what: Callable[[], str] = lambda: "") -> None:

@@ -113,7 +113,7 @@ class Place:
         return subprocess.CompletedProcess(arguments, ended.exit_code, ended.stdout, stderr)
 
     def by_command(
-        self, name: str, select: str = "*", timeout: float = 3 * PATIENCE, **run_options: Any
+        self, name: str, select: str = "*", timeout: float = 2 * PATIENCE, **run_options: Any
     ) -> subprocess.CompletedProcess[str]:
         """The command in a process of its own, guarded as its children are."""
         return subprocess.run(

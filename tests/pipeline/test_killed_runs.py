@@ -61,10 +61,13 @@ def test_a_killed_run_leaves_no_process_and_the_next_continues(
         preexec_fn=default_signals,
     )
     runs = copied.root / "storage" / "_runs" / "actor_sft"
-    wait_until(lambda: any(runs.rglob("state/*.json")), lambda: "for a saved state")
-    assert processes_of(copied)
-    run.send_signal(number)
-    run.wait(timeout=PATIENCE)
+    try:
+        wait_until(lambda: any(runs.rglob("state/*.json")), lambda: "for a saved state")
+        assert processes_of(copied)
+        run.send_signal(number)
+        run.wait(timeout=PATIENCE)
+    finally:
+        run.kill()
 
     wait_until(lambda: not processes_of(copied), lambda: "for the children to be gone")
     assert run.returncode != 0

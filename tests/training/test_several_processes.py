@@ -91,7 +91,7 @@ def test_two_processes_under_deepspeed_lose_what_one_process_loses(
     losses = curves(outcome)["loss"]
     assert len(losses) == trial.steps
     assert largest_difference(losses, curves(alone)["loss"]) < 1e-3
-    assert losses[-1] < losses[0] - 0.1
+    assert losses[-1] < losses[0] - 0.5
     assert load_actor(spec.output, torch.float32).num_parameters() > 0
     assert outcome.warnings == []
 
