@@ -13,16 +13,14 @@ from picture import chromium
 from playwright.sync_api import Page, sync_playwright
 
 FOLDER = Path(__file__).parent
-WIDTH, HEIGHT = 1400, 900
+WIDTH, HEIGHT = 1280, 760
 PATIENCE_SECONDS = 180
 
 
-def graph(page: Page, url: str) -> None:
-    """The groups, expanded."""
-    page.goto(f"{url}/asset-groups")
-    page.get_by_text("synthetic", exact=True).first.wait_for()
-    page.keyboard.press("Alt+E")
-    page.get_by_text("preference_data", exact=True).first.wait_for()
+def launchpad(page: Page, url: str) -> None:
+    """The job that makes all, with what a run of it may be asked."""
+    page.goto(f"{url}/locations/chatllama_pipeline.definitions/jobs/all/playground")
+    page.get_by_text("take_over", exact=False).first.wait_for()
 
 
 def model(page: Page, url: str, assistant: str) -> None:
@@ -39,9 +37,9 @@ def take(url: str, assistant: str) -> None:
         browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(PATIENCE_SECONDS * 1000)
-        graph(page, url)
+        launchpad(page, url)
         page.wait_for_timeout(3000)  # which the drawing takes, and nothing tells
-        page.screenshot(path=FOLDER / "dagster_graph.png")
+        page.screenshot(path=FOLDER / "dagster_launchpad.png")
         model(page, url, assistant)
         page.wait_for_timeout(3000)
         page.screenshot(path=FOLDER / "dagster_asset.png")

@@ -33,6 +33,14 @@ def test_the_readme_shows_a_small_picture_of_the_report() -> None:
     assert picture.stat().st_size < MOST_BYTES
 
 
+@pytest.mark.parametrize("name", ["dagster_launchpad.png", "dagster_asset.png"])
+def test_the_chapter_on_dagster_shows_small_pictures_of_its_page(name: str) -> None:
+    assert f"]({name})" in PAGES["docs/dagster.md"]
+    picture = REPOSITORY / "docs" / name
+    assert size(picture) == (1280, 760)
+    assert picture.stat().st_size < MOST_BYTES
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium here")
 def test_the_script_takes_a_picture_of_a_page(tmp_path: Path) -> None:
