@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from dagster._core.loader import LoadingContextForTest
 from assets.assistant import tell
 from assets.specs import CHECK_NAMES
 from chatllama_pipeline.definitions import definitions
+from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.status import asset_statuses
 from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.store.feedback import FeedbackLog
@@ -32,7 +35,14 @@ CHECKS = [(asset, name) for asset in CHAIN for name, _ in CHECK_NAMES[asset]]
 class Here:
     """An assistant's folder, its store, and an instance of Dagster that sees both."""
 
-    def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+    def __init__(
+        self,
+        root: Path,
+        instance: dg.DagsterInstance,
+        tiny_base: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.definitions, self.tiny_base, self.monkeypatch = definitions, tiny_base, monkeypatch
         self.folder, self.store = root / "assistants" / NAME, Store(root / "storage")
         self.instance = instance
         self.settings: dict[str, Any] = {"data": {"sources": [], "validation_share": 0.2}}
@@ -54,7 +64,7 @@ class Here:
     def run(self, *assets: str) -> set[str]:
         """Runs the chain, or `assets`; returns what was made rather than reused."""
         result = dg.materialize(
-            definitions.assets or [],
+            self.definitions.assets or [],
             selection=list(assets or CHAIN),
             partition_key=NAME,
             resources=definitions.resources,
@@ -82,7 +92,7 @@ class Here:
         tell(self.instance, load_assistant(NAME), self.store)
         resolver = CachingStaleStatusResolver(
             self.instance,
-            definitions.resolve_asset_graph(),
+            self.definitions.resolve_asset_graph(),
             LoadingContextForTest(self.instance),
         )
         statuses = {asset: resolver.get_status(dg.AssetKey(asset), NAME) for asset in CHAIN}
@@ -101,12 +111,54 @@ class Here:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+def here(tmp_path: Path, tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
     monkeypatch.setenv("CHATLLAMA_ASSISTANTS", str(tmp_path / "assistants"))
     monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "storage"))
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("assistant", [NAME])
-        yield Here(tmp_path, instance)
+        yield Here(tmp_path, instance, tiny_base_folder, monkeypatch)
+
+
+def pin(here: Here) -> None:
+    version = here.store.current(LAST, NAME)
+    assert version is not None
+    here.write(store__pins={LAST: version.version}, data__actor_replies="both")
+
+
+def pin_before(here: Here) -> None:
+    """A version that isn't the current one: what was made from another is made again."""
+    older = here.store.current("personal_data", NAME)
+    here.write(rows=50)
+    here.run()
+    assert older is not None
+    here.write(store__pins={"personal_data": older.version})
+
+
+def template(here: Here) -> None:
+    (here.folder / "templates.json").write_text(json.dumps({"actor": "It knows numbers."}))
+
+
+def local_model(here: Here) -> None:
+    """The tokenizer by which rows are measured is another."""
+    shutil.copytree(here.tiny_base, here.folder / "model")
+    here.write(actor_config__model=str(here.folder / "model"), data__max_length=64)
+    here.run()
+    assert here.unsynced() == set() == here.stale()
+    file = here.folder / "model" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+
+
+def code_version(here: Here) -> None:
+    """As where the definitions are loaded again, of other code."""
+    raised = dataclasses.replace(ASSETS[LAST], code_version="1000")
+    here.monkeypatch.setitem(ASSETS, LAST, raised)
+
+    def of_it(spec: dg.AssetSpec) -> dg.AssetSpec:
+        mine = spec.key == dg.AssetKey(LAST)
+        return spec.replace_attributes(code_version="1000") if mine else spec
+
+    assets = [each.map_asset_specs(of_it) for each in definitions.assets or []]
+    here.definitions = dg.Definitions(assets=assets, resources=definitions.resources)
 
 
 CHANGES: dict[str, tuple[Callable[[Here], None], set[str]]] = {
@@ -114,6 +166,11 @@ CHANGES: dict[str, tuple[Callable[[Here], None], set[str]]] = {
     "a setting of everything": (lambda here: here.write(data__redact=["email"]), set(CHAIN)),
     "a setting of the last": (lambda here: here.write(data__actor_replies="both"), {LAST}),
     "own rows": (lambda here: here.write(rows=50), set(CHAIN)),
+    "a pin of what is in use": (pin, set()),
+    "a pin of what was in use before": (pin_before, set(CHAIN) - {"personal_data"}),
+    "a template": (template, set(CHAIN)),
+    "a local model": (local_model, {"preference_data", LAST}),
+    "the code of the last": (code_version, {LAST}),
     "a setting of no asset": (lambda here: here.write(retrain__cron="5 4 * * 1"), set()),
 }
 
