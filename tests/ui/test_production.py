@@ -216,8 +216,9 @@ def database() -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(POSTGRES is None, reason="no PostgreSQL here: apt-get install postgresql")
 def test_a_chain_runs_on_postgresql_and_its_history_stands_there(
-    database: str, place: Place
+    database: str, tmp_path: Path
 ) -> None:
+    place = Place(tmp_path)
     pytest.importorskip("dagster_postgres", reason="the extra `postgres` isn't installed")
     [config] = re.findall(r"```text\n(storage:\n.*?)```", DOCS["docs/production.md"], re.DOTALL)
     environment = {
