@@ -58,21 +58,6 @@ class Service:
         assert "errors" not in answer, answer
         return answer["data"]
 
-    def runs(self) -> list[dict[str, Any]]:
-        """Every run, newest first: `id`, `status`, `jobName`."""
-        query = "{runsOrError {... on Runs {results {id status jobName}}}}"
-        return list(self.ask(query)["runsOrError"]["results"])
-
-    def ended(self, run: str, seconds: float = PATIENCE) -> str:
-        """The status of a run, once it is over."""
-        over = ("SUCCESS", "FAILURE", "CANCELED")
-        found = wait_for(
-            lambda: [each for each in self.runs() if each["id"] == run and each["status"] in over],
-            f"the end of run {run}",
-            seconds,
-        )
-        return str(found[0]["status"])
-
 
 @contextlib.contextmanager
 def service(place: Place) -> Iterator[Service]:
