@@ -53,7 +53,8 @@ def two_ranks(
 defs = dg.Definitions(
     assets=[one_child, two_ranks],
     resources={
-        "compute": WorkerCompute(device="cpu", threads=1, stop_seconds=3.0),
+        # A worker is no stage, so that no warm parent can fork it.
+        "compute": WorkerCompute(device="cpu", threads=1, stop_seconds=3.0, warm_parent=False),
         "two_processes": WorkerCompute(device="cpu", threads=2, processes=2, stop_seconds=3.0),
     },
     executor=dg.in_process_executor,
