@@ -66,7 +66,7 @@ def test_what_is_selected_is_made_with_this_run_s_settings_and_told_at_the_end(
     rows = [line.split() for line in made.stdout.splitlines()]
     assert ["personal_data", version, "0", "made"] in [row[:4] for row in rows]
     assert (
-        'an experiment (overrides {"seed": 3, "data.label_noise": 0.1}): what is in use stays'
+        'an experiment (overrides {"data.label_noise": 0.1, "seed": 3}): what is in use stays'
         in made.stdout
     )
 
