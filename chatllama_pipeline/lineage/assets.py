@@ -17,6 +17,20 @@ from chatllama_pipeline.data.own.unread import unread_files
 from chatllama_pipeline.data.prepare.lengths import lengths_identity
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.declaration import Asset, Given, Input, keys
+from chatllama_pipeline.lineage.groups import (
+    ASKED,
+    BASE,
+    BATCHED,
+    EVALUATION_JUDGE,
+    IMPROVEMENT,
+    JUDGED,
+    OPTIMIZER,
+    REWARD_JUDGE,
+    REWARDS,
+    SPLIT,
+    TOKENIZER,
+    WRITER,
+)
 from chatllama_pipeline.lineage.incumbent import RELEASE, incumbent
 from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_log
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
@@ -26,54 +40,6 @@ from chatllama_pipeline.store.approvals import is_approved
 from chatllama_pipeline.store.manifests import hash_file
 from chatllama_pipeline.store.versions import Store
 
-_BASE = (
-    "model gguf_file tokenizer_path trust_remote_code template_options scratch_family "
-    "scratch_hidden_size scratch_layers scratch_heads scratch_vocabulary"
-)
-_ADAPTER = (
-    "peft_enable lora.r lora.lora_alpha lora.lora_dropout lora.target_modules lora.use_rslora"
-)
-_SUPERVISED = (
-    "batch_size lr warmup_ratio weight_decay max_grad_norm epochs max_steps evaluations precision "
-    "early_stopping keep_weights attention compile length_bucketing "
-)
-_OPTIMIZER = _SUPERVISED + _ADAPTER
-_SPLIT = keys("data", "validation_share test_share max_length max_reply_length")
-# Of who answers, all that can change an answer; speed, money and keys cannot.
-_ASKED = "provider model base_url style temperature max_tokens omit extra_body"
-# A writer's later questions follow from its earlier answers: in batches all is asked at once.
-_WRITER = (*keys("llm", _ASKED + " batch"), *keys("llm.writer", _ASKED + " batch"))
-_JUDGE = ("rubric", *keys("llm", _ASKED), *keys("llm.judge", _ASKED))
-_EVALUATION_JUDGE = (*_JUDGE, *keys("evaluation.judge", _ASKED))
-_REWARD_JUDGE = (*_JUDGE, "llm.judge_samples")
-# A judge's questions don't follow from its answers: in batches they are the same.
-_BATCHED = ("llm.batch",)
-
-# What a method that is trained as SFT is goes by, beside what is its alone.
-_METHOD = _SUPERVISED + "peft_enable"
-# What the SFT actor is improved by, whatever the method.
-_REWARDS = keys("rewards", "weights file")
-_IMPROVEMENT = (
-    "seed",
-    "improve_by",
-    *keys("actor_config", "max_sequence_length max_tokens thoughts " + _ADAPTER),
-    *keys("critic_config", _ADAPTER),
-    *keys(
-        "trainer_config",
-        "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted "
-        "gae_lambda kl_beta kl_target kl_horizon update_kl_limit value_coefficient "
-        "score_clip missing_eos_penalty max_grad_norm temperature num_episodes "
-        "max_timesteps update_timesteps num_examples batch_size epochs precision collapse "
-        "collapse_share attention peft_enable replies_per_prompt",
-    ),
-    *_REWARDS,
-    *keys("dpo_config", "beta label_smoothing " + _METHOD),
-    *keys("kto_config", "beta desirable_weight undesirable_weight " + _METHOD),
-    *keys("best_of_n_config", "replies_per_prompt prompts temperature " + _METHOD),
-)
-
-# What tells where the actor's tokenizer is.
-_TOKENIZER = keys("actor_config", "model gguf_file tokenizer_path")
 _FILES = (
     *keys("data", "columns.actor columns.reward columns.rlhf"),
     "evaluation.known_answers",
@@ -102,7 +68,7 @@ def _reward_judge(given: Given) -> dict[str, Any]:
     if settings.improve_by in FROM_ROWS or JUDGE not in settings.rewards.weights:
         return {}
     role = settings.role("judge")
-    judge = {key: getattr(role, key) for key in _ASKED.split()} | {"omit": list(role.omit)}
+    judge = {key: getattr(role, key) for key in ASKED.split()} | {"omit": list(role.omit)}
     if (folder := Path(role.model)).is_absolute():
         files = sorted(file for file in folder.iterdir() if file.is_file())
         judge["model"] = {file.name: hash_file(file) for file in files}
@@ -122,7 +88,7 @@ def _release_in_use(given: Given) -> str | None:
 
 _UNREAD = Input("unread", _unread_files, _FILES, always=False)
 _LENGTHS = Input(
-    "lengths", _lengths, (*_TOKENIZER, "actor_config.max_sequence_length"), always=False
+    "lengths", _lengths, (*TOKENIZER, "actor_config.max_sequence_length"), always=False
 )
 
 
@@ -170,7 +136,7 @@ def _other_candidate(settings: AssistantSettings) -> Collection[str]:
 def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
     """What a method makes nothing of; what is said of PPO in as many words as ever."""
     method = settings.improve_by
-    uncounted = {key for key in _IMPROVEMENT if not reads(method, key)}
+    uncounted = {key for key in IMPROVEMENT if not reads(method, key)}
     if method == "ppo":
         uncounted.add("improve_by")
     if method in FROM_ROWS:  # replies are the data's, and read whole
@@ -182,7 +148,7 @@ def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
 
 def _paid_as_ever(settings: AssistantSettings) -> Collection[str]:
     """By the reward model alone: in as many words as ever."""
-    return _REWARDS if settings.rewards.default_alone else ()
+    return REWARDS if settings.rewards.default_alone else ()
 
 
 _OF_CONVERSATIONS = keys("llm", "conversations_by turns")
@@ -193,7 +159,7 @@ def _synthetic(name: str, rows: str, *also_reads: str) -> Asset:
         name,
         code_version="2",
         upstream=("personal_data",),
-        settings=("seed", *_WRITER, *_SPLIT, *keys("llm", rows + " rows_per_call")),
+        settings=("seed", *WRITER, *SPLIT, *keys("llm", rows + " rows_per_call")),
         also_reads=("rubric", *also_reads),  # a writer that is set to judge by it is refused
     )
 
@@ -215,9 +181,9 @@ _DECLARED = [
         settings=(
             *keys("data", "redact validation_share test_share"),
             *keys("feedback", "max_share test_share"),
-            *_EVALUATION_JUDGE,
+            *EVALUATION_JUDGE,
         ),
-        also_reads=_BATCHED,
+        also_reads=BATCHED,
         inputs=(Input(LOG, counted_log, ("feedback.min_new",), always=False),),
         only_with=LOG,
     ),
@@ -229,7 +195,7 @@ _DECLARED = [
         settings=(
             "seed",
             *keys("data", "sources number_of_samples label_noise redact"),
-            *_SPLIT,
+            *SPLIT,
             # Limits of checks count too: a version is reused with its check results.
             *keys("checks", "max_identical_pairs max_length_only_accuracy"),
             "reward_config.objective",
@@ -247,7 +213,7 @@ _DECLARED = [
         code_version="5",
         upstream=("preference_data", "synthetic_conversations", "personal_data", FEEDBACK),
         unused=_unheard,
-        settings=("data.actor_replies", *_SPLIT, "checks.few_rows"),
+        settings=("data.actor_replies", *SPLIT, "checks.few_rows"),
         inputs=(_LENGTHS,),
     ),
     Asset(
@@ -255,8 +221,8 @@ _DECLARED = [
         code_version="5",
         upstream=("preference_data", "synthetic_prompts", "personal_data", FEEDBACK),
         unused=_unheard,
-        settings=(*_SPLIT, "checks.few_rows", *_EVALUATION_JUDGE),
-        also_reads=_BATCHED,
+        settings=(*SPLIT, "checks.few_rows", *EVALUATION_JUDGE),
+        also_reads=BATCHED,
         inputs=(_LENGTHS,),
     ),
     Asset(
@@ -266,13 +232,13 @@ _DECLARED = [
         unused=_unheard,
         settings=(
             "seed",
-            *_JUDGE,
+            *JUDGED,
             *keys("llm", "scored_pairs judge_samples agreement_by"),
-            *_SPLIT,
+            *SPLIT,
             *keys("checks", "min_reward_rows min_judge_agreement max_judge_unread"),
             "reward_config.objective",
         ),
-        also_reads=_BATCHED,
+        also_reads=BATCHED,
         inputs=(_LENGTHS,),
     ),
     Asset(
@@ -296,14 +262,14 @@ _DECLARED = [
                 "max_length_only_accuracy max_near_duplicates max_alike_pairs max_personal_data",
             ),
         ),
-        inputs=(Input("tokenizer", _tokenizer, _TOKENIZER), _UNREAD),
+        inputs=(Input("tokenizer", _tokenizer, TOKENIZER), _UNREAD),
     ),
     Asset(
         "actor_base",
         code_version="4",
         upstream=("actor_training_data",),
         unused=_published_actor,
-        settings=("seed", *keys("actor_config", _BASE + " max_sequence_length")),
+        settings=("seed", *keys("actor_config", BASE + " max_sequence_length")),
         # Refused at its base where PPO would have no room for a prompt.
         also_reads=("actor_config.max_tokens",),
     ),
@@ -312,7 +278,7 @@ _DECLARED = [
         code_version="4",
         upstream=("actor_training_data",),
         unused=_published_reward,
-        settings=("seed", *keys("reward_config", _BASE + " train max_sequence_length")),
+        settings=("seed", *keys("reward_config", BASE + " train max_sequence_length")),
     ),
     Asset(
         "reward_model",
@@ -322,7 +288,7 @@ _DECLARED = [
             "seed",
             *keys(
                 "reward_config",
-                _OPTIMIZER + " objective margin train centering max_sequence_length",
+                OPTIMIZER + " objective margin train centering max_sequence_length",
             ),
         ),
     ),
@@ -332,7 +298,7 @@ _DECLARED = [
         upstream=("actor_base", "actor_training_data"),
         settings=(
             "seed",
-            *keys("actor_config", _OPTIMIZER + " froze_embeddings packing max_sequence_length"),
+            *keys("actor_config", OPTIMIZER + " froze_embeddings packing max_sequence_length"),
         ),
         # Refused before it trains where PPO would have no room for a prompt.
         also_reads=("actor_config.max_tokens",),
@@ -348,11 +314,11 @@ _DECLARED = [
             "preference_data",
         ),
         unused=_not_learned_from,
-        settings=_IMPROVEMENT,
+        settings=IMPROVEMENT,
         uncounted=_not_improved_by,
-        inputs=(Input("reward_judge", _reward_judge, _REWARD_JUDGE, always=False),),
+        inputs=(Input("reward_judge", _reward_judge, REWARD_JUDGE, always=False),),
         # How much memory the reward model's adapter takes.
-        also_reads=(*keys("reward_config", "lora.r lora.target_modules"), *_BATCHED),
+        also_reads=(*keys("reward_config", "lora.r lora.target_modules"), *BATCHED),
     ),
     Asset(
         "evaluation",
@@ -370,7 +336,7 @@ _DECLARED = [
         unused=_not_evaluated_by,
         settings=(
             "seed",
-            *_EVALUATION_JUDGE,
+            *EVALUATION_JUDGE,
             *keys("actor_config", "max_tokens max_sequence_length thoughts"),
             *keys("evaluation", "prompts temperature known_answers bootstrap_samples table_rows"),
             *keys("release", "stage min_win_rate min_win_rate_over_release"),
@@ -381,7 +347,7 @@ _DECLARED = [
         ),
         uncounted=_paid_as_ever,
         # The reward model that it names is another where its objective is.
-        also_reads=(*_BATCHED, "reward_config.objective"),
+        also_reads=(*BATCHED, "reward_config.objective"),
         inputs=(
             Input("unpromoted_overrides", lambda given: given.unpromoted),
             Input(RELEASE, _release_in_use, always=False),
