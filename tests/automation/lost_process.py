@@ -12,9 +12,11 @@ import dagster as dg
 from resources.signs_of_life import signs_folder
 
 HOLDS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from resources.signs_of_life import sign_of_life
+# Tests that a script runs by `&` ignore interrupts, and hand that on.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 with sign_of_life(Path(sys.argv[1]), sys.argv[2]):
     print("holds", flush=True)
     time.sleep(600)

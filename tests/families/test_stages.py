@@ -170,9 +170,9 @@ def test_a_saved_sft_model_has_the_validation_loss_it_was_saved_with(
     pad_id = tokenizer.pad_token_id
     model = load_actor(folder, torch.float32)
     with torch.no_grad():
-        together = sft._validate(rows, pad_id, model)["validation_loss"]
+        together = sft.validate(rows, pad_id, model)["validation_loss"]
         tokens = [len(row.ids) - row.prompt_length for row in rows]
-        each = [sft._validate([row], pad_id, model)["validation_loss"] for row in rows]
+        each = [sft.validate([row], pad_id, model)["validation_loss"] for row in rows]
     singly = sum(n * loss for n, loss in zip(tokens, each, strict=True)) / sum(tokens)
     assert together == pytest.approx(
         chain.outcome("actor_sft").metrics["validation_loss"], rel=1e-4

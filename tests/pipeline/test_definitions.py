@@ -145,7 +145,8 @@ print(json.dumps([str(path) for path in opened]))
     loaded = in_a_new_process(program, CHATLLAMA_ASSISTANTS=tmp_path)
     assert loaded.returncode == 0, loaded.stderr
     opened = [Path(path) for path in json.loads(loaded.stdout)]
-    assert REPOSITORY / "chatllama_pipeline" / "definitions.py" in opened
+    # The file itself, or what Python keeps of it compiled.
+    assert any(path.name.partition(".")[0] == "definitions" for path in opened)
     assert [path for path in opened if path.is_relative_to(tmp_path)] == []
 
 
