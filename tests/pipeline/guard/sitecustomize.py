@@ -16,6 +16,12 @@ def _refuse(event: str, arguments: tuple[object, ...]) -> None:
     raise PermissionError(f"a network was touched: {event} {arguments[1:]}")
 
 
+def _record() -> None:
+    with open(os.environ["GUARDED_PROCESSES"], "a") as guarded:
+        guarded.write(" ".join(sys.orig_argv) + "\n")
+
+
 sys.addaudithook(_refuse)
-with open(os.environ["GUARDED_PROCESSES"], "a") as guarded:
-    guarded.write(" ".join(sys.orig_argv) + "\n")
+_record()
+# A fork is guarded by what its parent was, and is a process of the run like any other.
+os.register_at_fork(after_in_child=_record)
