@@ -93,7 +93,7 @@ def released(
     return store, publish(store, models[0], "first"), publish(store, models[1], "second")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(released: tuple[Store, Version, Version]) -> Iterator[Served]:
     """A server of the first release."""
     with serving([Wanted(released[1], 1.0)]) as running:

@@ -127,6 +127,9 @@ def serving(
         yield served
     finally:
         server.should_exit = True
+        thread.join(60)
+        # A second interrupt, as a person would give: some test left what doesn't end.
+        server.force_exit = True
         thread.join(PATIENCE)
         versions.close()
         place.listening.close()
