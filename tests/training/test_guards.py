@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,8 +229,10 @@ def test_states_are_saved_by_time_too(sft_spec: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         resume.States, "commit", lambda self, folder: (saved.append(folder), commit(self, folder))
     )
-    clock = iter(range(0, 10**6, 400))
-    monkeypatch.setattr("chatllama_pipeline.training.course.time.monotonic", lambda: next(clock))
+    ticks = iter(range(0, 10**6, 400))
+    # The module's own clock: other threads of this process wait by the real one.
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr("chatllama_pipeline.training.course.time", clock)
     run(sft_spec(checkpoint_seconds=600), QUIET)
     assert len(saved) >= 3  # checkpoint_steps is 100, the training has 12
 
