@@ -136,12 +136,8 @@ def make(
     versions = run_store(context, store, run_options)
     assistant = versions.assistant
     require_pins(assistant, versions)
-    if pin := assistant.settings.store.pins.get(asset):
-        context.log.info(f"{asset}: store.pins asks for version {pin}")
-        pinned = read_in_use(asset, assistant, versions)
-        if unlike := differences(asset, assistant, versions, pinned):
-            context.log.warning(f"{asset}: pinned, though a run would differ: {'; '.join(unlike)}")
-        yield materialization(context, Made(pinned, reused=True), pinned)
+    if asset in assistant.settings.store.pins:
+        yield _as_pinned(context, versions)
         return
     before = version_in_use(asset, assistant, versions)
     if not (_is_wanted(context, assistant) or run_options.forces(asset)):
@@ -175,6 +171,22 @@ def make(
     except CheckError as error:
         yield from (check_result(asset, check) for check in error.checks)
         raise
+    _tidy_up(context, versions)
+    yield materialization(context, made, before)
+
+
+def _as_pinned(context: dg.AssetExecutionContext, versions: RunStore) -> dg.MaterializeResult[None]:
+    asset, assistant = context.asset_key.to_user_string(), versions.assistant
+    pinned = read_in_use(asset, assistant, versions)
+    context.log.info(f"{asset}: store.pins asks for version {pinned.id}")
+    if unlike := differences(asset, assistant, versions, pinned):
+        context.log.warning(f"{asset}: pinned, though a run would differ: {'; '.join(unlike)}")
+    return materialization(context, Made(pinned, reused=True), pinned)
+
+
+def _tidy_up(context: dg.AssetExecutionContext, versions: RunStore) -> None:
+    """Tell whose version stays in use, and remove those that the assistant keeps no longer."""
+    asset, assistant = context.asset_key.to_user_string(), versions.assistant
     if later := versions.left_to(asset, assistant.name):
         context.log.warning(
             f"{asset}: {later.version} stays in use, of run {later.run}, which began later"
@@ -184,7 +196,6 @@ def make(
     old = old_of(asset, assistant.name, versions, rule, in_use, datetime.now(UTC))
     for line in remove_old(versions, old):
         context.log.info(f"{line} (store.keep_versions: {rule.keep_versions})")
-    yield materialization(context, made, before)
 
 
 def _is_wanted(context: dg.AssetExecutionContext, assistant: Assistant) -> bool:

@@ -148,13 +148,10 @@ def _compare(
     verdict = _verdict(spec, settings, judge, figures)
     comparisons = _comparisons(prompts, replies, kl, judged.after_wins)
     _write(spec, settings, judge, Evaluation(figures, verdict), curves, comparisons)
+    seconds = {"seconds": round(time.monotonic() - started, 2)}
     return Outcome(
         rows=len(comparisons),
-        metrics={
-            **flat_figures(figures),
-            **said_by_judge[-1].ledger,
-            "seconds": round(time.monotonic() - started, 2),
-        },
+        metrics=flat_figures(figures) | said_by_judge[-1].ledger | seconds,
         checks=[
             *gate.checks(figures, verdict, settings.release, settings.checks, bool(scorer)),
             judged.readable(settings.checks.max_judge_unread),

@@ -125,17 +125,21 @@ def test_a_training_that_slurm_stops_goes_on_in_another_job(slurm: Cluster, plac
     assert sum("asks for another" in line for line in place.said) == 1
 
 
-def test_a_job_that_outlives_its_run_is_found_and_not_started_twice(
-    slurm: Cluster, place: Place
-) -> None:
+def killed_at_work(slurm: Cluster, place: Place) -> None:
+    """A run whose process is killed while its job runs."""
     program = (
         "from pathlib import Path;from tests.cluster.place import Place;"
         f"Place(Path({str(place.folder)!r})).run('writes')"
     )
-    first = subprocess.Popen([sys.executable, "-c", program])
-    slurm.wait(lambda: "RUNNING" in slurm.said("squeue", "-h", "-o", "%T"))
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    with subprocess.Popen([sys.executable, "-c", program]) as first:
+        slurm.wait(lambda: "RUNNING" in slurm.said("squeue", "-h", "-o", "%T"))
+        first.kill()
+
+
+def test_a_job_that_outlives_its_run_is_found_and_not_started_twice(
+    slurm: Cluster, place: Place
+) -> None:
+    killed_at_work(slurm, place)
     told = json.loads((place.folder / jobs.JOB_FILE).read_text())
 
     outcome, metrics = place.run("writes")
@@ -147,14 +151,7 @@ def test_a_job_that_outlives_its_run_is_found_and_not_started_twice(
 def test_a_job_that_ended_while_nobody_looked_is_taken_as_it_is(
     slurm: Cluster, place: Place
 ) -> None:
-    program = (
-        "from pathlib import Path;from tests.cluster.place import Place;"
-        f"Place(Path({str(place.folder)!r})).run('writes')"
-    )
-    first = subprocess.Popen([sys.executable, "-c", program])
-    slurm.wait(lambda: "RUNNING" in slurm.said("squeue", "-h", "-o", "%T"))
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    killed_at_work(slurm, place)
     slurm.wait(lambda: slurm.queue() == [])
 
     place.run("writes")
