@@ -11,6 +11,7 @@ from assets.partitions import NAME as PARTITIONS
 from chatllama_pipeline.automation.removing.forgetting import forget_everywhere
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import StoreError
+from tests.automation.making import made
 
 
 @pytest.fixture(autouse=True)
@@ -20,17 +21,6 @@ def two_assistants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mine", "another"):
         (tmp_path / "assistants" / name).mkdir(parents=True)
         (tmp_path / "assistants" / name / "config.yaml").write_text("data: {sources: []}")
-
-
-def made(instance: dg.DagsterInstance, name: str) -> str:
-    done = dg.materialize(
-        definitions.assets or [],
-        selection=["personal_data"],
-        partition_key=name,
-        resources=definitions.resources,
-        instance=instance,
-    )
-    return done.run_id
 
 
 def test_its_runs_and_events_and_its_partition_go_and_another_s_stay(

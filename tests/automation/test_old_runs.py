@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from chatllama_pipeline.automation.removing.old_runs import remove_old_runs
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.definitions import definitions
+from tests.automation.making import made
 from tests.automation.ticks import write
 
 
@@ -19,17 +20,6 @@ def place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATLLAMA_STORE", str(root.parent / "storage"))
     for name in ("mine", "another"):
         write(root, name, "data: {sources: []}")
-
-
-def made(instance: dg.DagsterInstance, name: str) -> str:
-    done = dg.materialize(
-        definitions.assets or [],
-        selection=["personal_data"],
-        partition_key=name,
-        resources=definitions.resources,
-        instance=instance,
-    )
-    return done.run_id
 
 
 def test_old_runs_go_but_for_each_assistant_s_last_and_those_that_go_on(
