@@ -8,7 +8,11 @@ import dagster as dg
 from chatllama_pipeline.automation.jobs import all_job
 from chatllama_pipeline.automation.keys import changed_keys
 from chatllama_pipeline.automation.reading import settings_or_why
-from chatllama_pipeline.automation.runs import unfinished_run
+from chatllama_pipeline.automation.runs import (
+    asked_of_these_files,
+    asked_tags,
+    unfinished_run,
+)
 from chatllama_pipeline.automation.ticks import tick_result
 from chatllama_pipeline.settings.folder import assistant_names, content_hash
 
@@ -24,7 +28,8 @@ def assistant_folders(context: dg.SensorEvaluationContext) -> dg.SensorResult:
 
     What stands there at the first tick is where it starts from; a folder that comes later is made.
     A run that failed or was lost is asked for again, three times in all, and one that a person
-    ended is not. Whatever keeps one assistant waiting stands in the tick's log, and keeps no other.
+    ended is not; a run that another sensor asked for, of the folder as it is, counts as well.
+    Whatever keeps one assistant waiting stands in the tick's log, and keeps no other.
     """
     cursor = json.loads(context.cursor or "{}")
     keys, reasons = changed_keys(context.instance)
@@ -45,9 +50,11 @@ def assistant_folders(context: dg.SensorEvaluationContext) -> dg.SensorResult:
             continue
         elif not settled:
             reasons.append(f"{name} is changing: waits for a quiet tick")
-        elif (last := _last_run(context.instance, name, folder)) and last.is_success:
+            continue
+        runs = _runs_of(context.instance, name, folder)
+        if any(run.is_success for run in runs):
             folder["made"] = now
-        elif reason := _why_not(context.instance, name, folder, last):
+        elif reason := _why_not(context.instance, name, folder, runs):
             reasons.append(reason)
         else:
             requests.append(_asked(name, folder))
@@ -55,32 +62,37 @@ def assistant_folders(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     return tick_result(context, requests, reasons, "no folder changed", keys, remembered)
 
 
-def _last_run(
+def _runs_of(
     instance: dg.DagsterInstance, name: str, folder: dict[str, Any]
-) -> dg.DagsterRun | None:
-    """The run that the last request for this content became.
+) -> list[dg.DagsterRun]:
+    """The runs that were asked for since the content is this one, by any sensor; newest first.
 
-    `folder` is what the cursor says of it: `asked` numbers the requests, `for` is the content that
-    the last ones were for, `times` counts those.
+    `folder` is what the cursor says of it: `asked` numbers this sensor's requests, `for` is the
+    content that the last ones were for, `times` counts those.
     """
+    found = asked_of_these_files(instance, name)
     if folder.get("for") != folder["seen"]:
-        return None
+        return found
+    # Files that were written again with the same content.
     tags = {ASKED_TAG: f"{name}/{folder['asked']}"}
-    runs = instance.get_run_records(dg.RunsFilter(tags=tags), limit=1)
-    return runs[0].dagster_run if runs else None
+    own = instance.get_runs(dg.RunsFilter(tags=tags), limit=1)
+    return [*found, *(run for run in own if run not in found)]
 
 
 def _why_not(
-    instance: dg.DagsterInstance, name: str, folder: dict[str, Any], last: dg.DagsterRun | None
+    instance: dg.DagsterInstance, name: str, folder: dict[str, Any], runs: list[dg.DagsterRun]
 ) -> str | None:
     """Why assistant `name` isn't asked for, though its folder changed; None where it is to be."""
     if run := unfinished_run(instance, name):
         return f"{name} changed: waits for the end of run {run}"
-    if folder.get("for") == folder["seen"] and folder["times"] >= MOST_TIMES:
-        told = f"the last run was {last.run_id}" if last else "no run came of it"
+    times = folder["times"] if folder.get("for") == folder["seen"] else 0
+    times += len([run for run in runs if ASKED_TAG not in run.tags and not run.parent_run_id])
+    if times >= MOST_TIMES:
+        told = f"the last run was {runs[0].run_id}" if runs else "no run came of it"
         return f"{name} was asked for {MOST_TIMES} times in vain ({told}): run it by hand"
-    if last and last.status == dg.DagsterRunStatus.CANCELED:
-        return f"run {last.run_id} of {name} was ended by hand: run it again, or change the folder"
+    if runs and runs[0].status == dg.DagsterRunStatus.CANCELED:
+        ended = runs[0].run_id
+        return f"run {ended} of {name} was ended by hand: run it again, or change the folder"
     return settings_or_why(name)[1] or None
 
 
@@ -88,5 +100,8 @@ def _asked(name: str, folder: dict[str, Any]) -> dg.RunRequest:
     again = folder.get("for") == folder["seen"]
     folder["for"], folder["times"] = folder["seen"], folder["times"] + 1 if again else 1
     folder["asked"] = folder.get("asked", 0) + 1
+    # What stood there before isn't what the store has, once this was begun.
+    folder["made"] = NOT_SEEN
+    tags = {ASKED_TAG: f"{name}/{folder['asked']}", **asked_tags(name)}
     # No run key: Dagster would never run the same content twice, though it came back.
-    return dg.RunRequest(partition_key=name, tags={ASKED_TAG: f"{name}/{folder['asked']}"})
+    return dg.RunRequest(partition_key=name, tags=tags)

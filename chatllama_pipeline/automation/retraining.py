@@ -10,7 +10,7 @@ from dagster._utils.schedules import get_latest_completed_cron_tick
 from chatllama_pipeline.automation.jobs import JOBS, all_job
 from chatllama_pipeline.automation.keys import changed_keys
 from chatllama_pipeline.automation.reading import settings_or_why
-from chatllama_pipeline.automation.runs import unfinished_run
+from chatllama_pipeline.automation.runs import asked_since, asked_tags, unfinished_run
 from chatllama_pipeline.automation.ticks import tick_result
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.lineage.ratings import waiting_ratings
@@ -30,7 +30,8 @@ def retrain(context: dg.SensorEvaluationContext) -> dg.SensorResult:
 
     The cursor holds since when an assistant's times count: since it was first seen, or its cron or
     zone changed, and after that since the last time asked for. Of several that passed, while the
-    service stood still, the last is asked for.
+    service stood still, the last is asked for. A run of everything that another sensor asked for
+    since then is that time's, too.
     """
     before = json.loads(context.cursor or "{}")
     keys, _ = changed_keys(context.instance)
@@ -46,16 +47,24 @@ def retrain(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         counted[name], due = _due(name, settings.retrain, before.get(name), now)
         if due is None:
             continue
-        if run := unfinished_run(context.instance, name):
-            reasons.append(f"{name} is due since {due:%F %H:%M}: waits for the end of run {run}")
-            continue
-        counted[name]["since"] = due.timestamp()
-        # Whatever becomes of the cursor, Dagster makes one run of a key.
-        key = f"{name} {due.isoformat()}"
-        what = settings.retrain.what
-        requests.append(dg.RunRequest(run_key=key, partition_key=name, job_name=what))
+        told = f"{name} is due since {due:%F %H:%M}"
+        if run := asked_since(context.instance, name, due):
+            counted[name]["since"] = due.timestamp()
+            reasons.append(f"{told}: run {run}, which was asked for since then, makes it")
+        elif run := unfinished_run(context.instance, name):
+            reasons.append(f"{told}: waits for the end of run {run}")
+        else:
+            counted[name]["since"] = due.timestamp()
+            requests.append(_request(name, settings.retrain.what, due))
     remembered = json.dumps(counted, sort_keys=True)
     return tick_result(context, requests, reasons, "nobody is due", keys, remembered)
+
+
+def _request(name: str, what: str, due: datetime) -> dg.RunRequest:
+    # Whatever becomes of the cursor, Dagster makes one run of a key.
+    key = f"{name} {due.isoformat()}"
+    tags = asked_tags(name) if what == all_job.name else {}
+    return dg.RunRequest(run_key=key, partition_key=name, job_name=what, tags=tags)
 
 
 def _due(
@@ -108,7 +117,8 @@ def new_feedback(context: dg.SensorEvaluationContext) -> dg.SensorResult:
             continue
         asked[name] = last
         # Whatever becomes of the cursor, Dagster makes one run of a key.
-        requests.append(dg.RunRequest(run_key=f"{name} rating {last}", partition_key=name))
+        key, tags = f"{name} rating {last}", asked_tags(name)
+        requests.append(dg.RunRequest(run_key=key, partition_key=name, tags=tags))
     remembered = json.dumps(asked, sort_keys=True)
     return tick_result(context, requests, reasons, "nobody was rated enough", keys, remembered)
 

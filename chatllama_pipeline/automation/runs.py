@@ -1,9 +1,18 @@
 """The runs of one assistant, as an instance of Dagster knows them."""
 
 import time
+from datetime import UTC, datetime
 
 import dagster as dg
 
+from chatllama_pipeline.automation.jobs import all_job
+from chatllama_pipeline.settings.folder import times_hash
+
+# When a sensor asked for everything, and how the assistant's files were then.
+ASKED_AT_TAG = "chatllama/asked_at"
+FILES_TAG = "chatllama/files"
+# So many of an assistant's newest runs of everything are looked through.
+LOOKED_THROUGH = 10
 PARTITION_TAG = "dagster/partition"
 GOING = [
     dg.DagsterRunStatus.STARTING,
@@ -45,6 +54,34 @@ def going_run(instance: dg.DagsterInstance, name: str, besides: str = "") -> str
     wanted = dg.RunsFilter(tags={PARTITION_TAG: name}, statuses=GOING)
     found = [record.dagster_run.run_id for record in instance.get_run_records(wanted)]
     return next((run for run in found if run != besides), None)
+
+
+def asked_tags(name: str) -> dict[str, str]:
+    """What a request for everything of an assistant says, for whoever would ask for the same.
+
+    Raises OSError where its folder can't be read.
+    """
+    return {ASKED_AT_TAG: datetime.now(UTC).isoformat(), FILES_TAG: times_hash(name)}
+
+
+def asked_since(instance: dg.DagsterInstance, name: str, since: datetime) -> str | None:
+    """The id of a run of everything of assistant `name` that a sensor asked for since then."""
+    wanted = dg.RunsFilter(job_name=all_job.name, tags={PARTITION_TAG: name})
+    for run in instance.get_runs(wanted, limit=LOOKED_THROUGH):
+        told = run.tags.get(ASKED_AT_TAG)
+        if told and datetime.fromisoformat(told) >= since:
+            return run.run_id
+    return None
+
+
+def asked_of_these_files(instance: dg.DagsterInstance, name: str) -> list[dg.DagsterRun]:
+    """Runs of everything that a sensor asked for since the folder of `name` is as it is.
+
+    The newest first, and no more than anybody wants to know. Raises OSError where the folder can't
+    be read.
+    """
+    tags = {PARTITION_TAG: name, FILES_TAG: times_hash(name)}
+    return list(instance.get_runs(dg.RunsFilter(tags=tags), limit=LOOKED_THROUGH))
 
 
 def remove_run(instance: dg.DagsterInstance, run: str) -> None:

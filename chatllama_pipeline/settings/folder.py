@@ -112,6 +112,13 @@ def content_hash(name: str, root: Path | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
+def times_hash(name: str, root: Path | None = None) -> str:
+    """A hash that differs once any of those files was written; opens none of them."""
+    folder = (root or assistants_root()) / name
+    told = [(path.relative_to(folder).as_posix(), times) for path, times in file_times(folder)]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
 def file_times(folder: Path) -> tuple[tuple[Path, tuple[int, ...]], ...]:
     """The files under `folder` but the hidden ones, each with what tells that it was changed."""
     files = []
