@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoTokenizer,
     DynamicCache,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -32,9 +35,10 @@ from chatllama_pipeline.models.probe.base import _tried
 from chatllama_pipeline.models.probe.depth import first_layers
 from chatllama_pipeline.models.probe.failure import Failure
 from chatllama_pipeline.models.probe.language import probe_language
-from chatllama_pipeline.models.probe.rows import Rows, probe_rows
+from chatllama_pipeline.models.probe.rows import WORDS, Rows, probe_rows
 from chatllama_pipeline.models.probe.scoring import probe_scoring
 from chatllama_pipeline.models.probe.tensors import lost, not_finite
+from chatllama_pipeline.models.probe.width import narrowed
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.serving.release import _generation_config
@@ -205,6 +209,62 @@ def test_what_is_wrong_in_a_cut_model_is_looked_at_in_the_whole_one(rows: Rows) 
     model = wide(Counting(LlamaConfig(**{**SIZES, "num_hidden_layers": 6})))
     assert _tried(model, rows, probe_language).apart < 1e-4
     assert seen == {2, 6}
+
+
+WIDE = {**SIZES, "vocab_size": 4096, "hidden_size": 384, "intermediate_size": 1024}
+
+
+@pytest.mark.parametrize(
+    "make_model",
+    [
+        lambda: LlamaForCausalLM(LlamaConfig(**{**WIDE, "pad_token_id": 4000})),
+        lambda: GPT2LMHeadModel(GPT2Config(vocab_size=4096, n_embd=384, n_layer=2, n_head=4)),
+    ],
+)
+def test_a_narrow_model_reads_few_words_and_inputs_and_is_whole_again(
+    make_model: Callable[[], Any],
+) -> None:
+    model, ids = wide(make_model()), torch.tensor([[5, 9, 700, 3]])
+    with torch.no_grad():
+        before = model(ids).logits
+        with narrowed(model) as cut:
+            assert cut
+            few = model(ids).logits
+        assert few.shape[-1] == WORDS
+        assert 0.2 < float(few.std() / before.std()) < 5  # numbers of the size of the whole one's
+        torch.testing.assert_close(model(ids).logits, before, rtol=0, atol=0)
+    assert sum(len(module._forward_pre_hooks) for module in model.modules()) == 0
+
+
+def test_a_model_that_is_narrow_already_is_left_as_it_is() -> None:
+    with narrowed(LlamaForCausalLM(LlamaConfig(**SIZES))) as cut:
+        assert not cut
+
+
+@pytest.mark.parametrize(
+    ("kind", "manner"),
+    [
+        (LlamaForCausalLM, Manner()),
+        (Forgetful, Manner("whole")),
+        (Blind, Manner("whole", left_padded=False)),
+    ],
+)
+def test_a_narrow_model_shows_the_faults_of_the_wide_one(
+    kind: Any, manner: Manner, rows: Rows
+) -> None:
+    model = wide(kind(LlamaConfig(**WIDE)))
+    with narrowed(model) as cut:
+        assert cut
+        assert probe_language(model, rows).manner == manner
+
+
+def test_a_wide_model_is_probed_for_less_than_it_costs_to_read_one_row(rows: Rows) -> None:
+    model = wide(LlamaForCausalLM(LlamaConfig(**{**WIDE, "num_hidden_layers": 8})))
+    with torch.no_grad(), FlopCounterMode(display=False) as reading:
+        model(torch.tensor([rows.prompts[-1] + rows.replies[-1]]))
+    with FlopCounterMode(display=False) as probing:
+        _tried(model, rows, probe_language)
+    assert probing.get_total_flops() < reading.get_total_flops()
 
 
 def base(stage: str, source: Path, make_spec: MakeSpec, **section: Any) -> Outcome:

@@ -46,7 +46,12 @@ from chatllama_pipeline.models.families.text_only import text_only
 from chatllama_pipeline.models.families.unembedded import without_unembedded
 from chatllama_pipeline.models.generation import generate_plainly
 from chatllama_pipeline.models.heads import has_score, scoring_class
-from chatllama_pipeline.models.loading import CODE_TRUSTED, loading, without_limits
+from chatllama_pipeline.models.loading import (
+    CODE_TRUSTED,
+    load_tokenizer,
+    loading,
+    without_limits,
+)
 from chatllama_pipeline.models.probe.base import probe_actor, probe_reward
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress, counted
@@ -78,10 +83,11 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         texts = _training_texts(Path(spec.inputs["actor_training_data"]))
         parameters = make_scratch_model(texts, size, seed, output)
         metrics: dict[str, Any] = {"parameters": parameters, "revision": SCRATCH}
+        tokenizer = load_tokenizer(output)
     else:
-        source, metrics, warnings = _copy_model(section, key, seed, output)
+        source, tokenizer, metrics, warnings = _copy_model(section, key, seed, output)
     probe = probe_actor if key == "actor_config" else probe_reward
-    probed = probe(output, key, section.model, source)
+    probed = probe(output, key, section.model, source, tokenizer)
     progress.say(f"{section.model}: {metrics['parameters']:,} parameters; {probed.told}")
     return Outcome(
         metrics={**metrics, "probe": probed.told}, warnings=[*warnings, *probed.warnings]
@@ -122,8 +128,8 @@ def _training_texts(folder: Path) -> Iterator[str]:
 
 def _copy_model(
     section: ActorSettings | RewardSettings, key: str, seed: int, output: Path
-) -> tuple[Any, dict[str, Any], list[str]]:
-    """Save the model that a section names into `output`; the model, its metrics, warnings."""
+) -> tuple[Any, Any, dict[str, Any], list[str]]:
+    """Save the model that a section names into `output`; model, tokenizer, metrics, warnings."""
     trust = section.trust_remote_code
     found = find_model(section.model, f"{key}.model", with_code=trust, gguf_file=section.gguf_file)
     load = partial(_load, name=section.model, trust_remote_code=trust)
@@ -176,7 +182,7 @@ def _copy_model(
             "which is plain text from here on"
         )
     metrics = {"parameters": int(model.num_parameters()), "revision": found.commit}
-    return model, {**metrics, **(gguf.metrics if gguf else {})}, warnings
+    return model, tokenizer, {**metrics, **(gguf.metrics if gguf else {})}, warnings
 
 
 def _refuse_incomplete(model: Any, missing: Iterable[str], folder: Path, key: str) -> None:

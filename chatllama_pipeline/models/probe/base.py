@@ -14,13 +14,14 @@ import torch
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.families.manner import MANNER, Manner
 from chatllama_pipeline.models.heads import load_actor, load_reward
-from chatllama_pipeline.models.loading import load_config, load_tokenizer
+from chatllama_pipeline.models.loading import load_config
 from chatllama_pipeline.models.probe.depth import first_layers
 from chatllama_pipeline.models.probe.failure import Failure
 from chatllama_pipeline.models.probe.language import Spoken, probe_language
 from chatllama_pipeline.models.probe.rows import Rows, probe_rows
 from chatllama_pipeline.models.probe.scoring import Scored, probe_scoring
 from chatllama_pipeline.models.probe.tensors import lost, not_finite
+from chatllama_pipeline.models.probe.width import narrowed
 
 Found = TypeVar("Found", Spoken, Scored)
 
@@ -33,18 +34,18 @@ class Probed:
     warnings: list[str]
 
 
-def probe_actor(folder: Path, key: str, name: str, source: Any) -> Probed:
+def probe_actor(folder: Path, key: str, name: str, source: Any, tokenizer: Any) -> Probed:
     """Try the language model in `folder` in all that an actor, and the critic beside it, must do.
 
-    `source` is the model that was saved there, where it is at hand. A manner that isn't the
-    ordinary one is written into the folder's config. Raises SettingsError, naming `key` and the
-    model `name`.
+    `source` is the model that was saved there, where it is at hand, and `tokenizer` its own. A
+    manner that isn't the ordinary one is written into the folder's config. Raises SettingsError,
+    naming `key` and the model `name`.
     """
     with _refused(folder, key, name):
         model = load_actor(folder, "auto")
         _refuse_infinite(model)
         _refuse_changed(source, model)
-        rows = probe_rows(load_tokenizer(folder), model.config.get_text_config().vocab_size)
+        rows = probe_rows(tokenizer, model.config.get_text_config().vocab_size)
         spoken = _tried(model, rows, probe_language)
         del model
     with _refused(folder, key, name, " as PPO's critic"):
@@ -58,11 +59,11 @@ def probe_actor(folder: Path, key: str, name: str, source: Any) -> Probed:
     return _recorded(folder, manner, told, f"{key}.model: {name}")
 
 
-def probe_reward(folder: Path, key: str, name: str, source: Any) -> Probed:
+def probe_reward(folder: Path, key: str, name: str, source: Any, tokenizer: Any) -> Probed:
     """Try the scoring model that `load_reward` makes of `folder`; else as `probe_actor`."""
     with _refused(folder, key, name):
         vocabulary = load_config(folder).get_text_config().vocab_size
-        rows = probe_rows(load_tokenizer(folder), vocabulary)
+        rows = probe_rows(tokenizer, vocabulary)
         model = _scoring(folder, source)
         _refuse_infinite(model)
         scored = _tried(model, rows, probe_scoring)
@@ -101,17 +102,17 @@ def _scoring(folder: Path, source: Any) -> Any:
 
 
 def _tried(model: Any, rows: Rows, probe: Callable[[Any, Rows], Found]) -> Found:
-    """Probe the first layers of `model` in float32, and all of them unless those are ordinary.
+    """Probe a part of `model` in float32, and more of it unless that is ordinary.
 
     Later stages hold every weight in float32. The model is of no use afterwards.
     """
-    with first_layers(model) as cut:
-        if cut:
-            try:
-                found = probe(model.float(), rows)
-            except Exception:  # a family may not bear to lose layers: then it is tried whole
-                pass
-            else:
+    for cut in (narrowed, first_layers):
+        with cut(model) as smaller:
+            if smaller:
+                try:
+                    found = probe(model.float(), rows)
+                except Exception:  # a family may not bear to be cut: then more of it is tried
+                    continue
                 if found.manner.ordinary:
                     return found
     return probe(model.float(), rows)
