@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatllama_pipeline.data.feedback.figures import FeedbackFigures, figures_of
+from chatllama_pipeline.data.feedback.figures import Sides, figures_of
 from chatllama_pipeline.data.feedback.rows import SCHEMAS, placed, tables_of
 from chatllama_pipeline.data.feedback.words import (
     agreed,
@@ -56,12 +56,12 @@ def build_feedback(entries: Sequence[Entry], settings: AssistantSettings, output
         "visits": figures.visits,
         "held_out": held_out,
         "contradictions": contradictions,
-        "left_share": figures.left_share,
+        "left_share": figures.sides.left_share,
         "rows": {file.removesuffix(".parquet"): len(rows) for file, rows in tables.items()},
         "dropped": funnel.dropped(),
         "redacted": dict(redacted),
     }
-    return Outcome(rows=len(learned), metrics=metrics, checks=[_side_check(figures)])
+    return Outcome(rows=len(learned), metrics=metrics, checks=[_side_check(figures.sides)])
 
 
 def _rules_judge(settings: AssistantSettings) -> bool:
@@ -73,9 +73,9 @@ def _read_by_rules(text: str) -> bool:
     return read_question(text) is not None
 
 
-def _side_check(figures: FeedbackFigures) -> Check:
-    told = figures.told_sides()
-    if figures.side_decides:
+def _side_check(sides: Sides) -> Check:
+    told = str(sides)
+    if sides.decide:
         told += ": the side decides; show the replies on sides at random"
-    share = 0.5 if figures.left_share is None else figures.left_share
-    return Check("position_bias", not figures.side_decides, False, share, 0.5, told)
+    share = 0.5 if sides.left_share is None else sides.left_share
+    return Check("position_bias", not sides.decide, False, share, 0.5, told)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from chatllama_pipeline.data.feedback.ratings import Edit, Preference, Thumb
 from chatllama_pipeline.data.feedback.words import Word
@@ -30,6 +30,39 @@ class Said:
     edited: int = 0
 
 
+class Sides(NamedTuple):
+    """How many comparisons the reply on each side won."""
+
+    left: int
+    right: int
+
+    @property
+    def left_share(self) -> float | None:
+        """Of the comparisons that a side won; None of none."""
+        decided = self.left + self.right
+        return self.left / decided if decided else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of the shares that as many comparisons would have given."""
+        return wilson_interval(self.left_share or 0.0, self.left + self.right)
+
+    @property
+    def decide(self) -> bool:
+        """Whether the side decides, for certain."""
+        low, high = self.interval
+        return not low <= 0.5 <= high
+
+    def __str__(self) -> str:
+        if self.left_share is None:
+            return "no comparison in which a side won"
+        low, high = self.interval
+        return (
+            f"the left reply won {self.left_share:.1%} of {self.left + self.right} comparisons "
+            f"(95 % interval {low:.1%} to {high:.1%})"
+        )
+
+
 @dataclass(frozen=True)
 class FeedbackFigures:
     """`said` maps a version of the release ("" where nobody knows) to what was said of it; `left`
@@ -45,30 +78,8 @@ class FeedbackFigures:
     reasons: list[str] = field(default_factory=list)
 
     @property
-    def left_share(self) -> float | None:
-        """Of the comparisons that a side won; None of none."""
-        decided = self.left + self.right
-        return self.left / decided if decided else None
-
-    @property
-    def left_interval(self) -> tuple[float, float]:
-        """95 % of the shares that as many comparisons would have given."""
-        return wilson_interval(self.left_share or 0.0, self.left + self.right)
-
-    @property
-    def side_decides(self) -> bool:
-        low, high = self.left_interval
-        return not low <= 0.5 <= high
-
-    def told_sides(self) -> str:
-        """What is told of the sides."""
-        if self.left_share is None:
-            return "no comparison in which a side won"
-        low, high = self.left_interval
-        return (
-            f"the left reply won {self.left_share:.1%} of {self.left + self.right} comparisons "
-            f"(95 % interval {low:.1%} to {high:.1%})"
-        )
+    def sides(self) -> Sides:
+        return Sides(self.left, self.right)
 
     def write(self, folder: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1, sort_keys=True)
