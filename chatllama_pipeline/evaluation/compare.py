@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import defaultdict
@@ -36,7 +35,7 @@ from chatllama_pipeline.evaluation.incumbent import (
 )
 from chatllama_pipeline.evaluation.judging import judge_replies, judges_what_it_paid
 from chatllama_pipeline.evaluation.known_answers import ask_known_questions
-from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
+from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences, held_out_rows
 from chatllama_pipeline.evaluation.report import render
 from chatllama_pipeline.llm.judge.rubric import RubricJudge
 from chatllama_pipeline.llm.local.server import Machine
@@ -249,16 +248,10 @@ def _said(spec: StageSpec) -> Said | None:
 def _test_prompts(
     spec: StageSpec, settings: AssistantSettings, tokenizer: Any, room: int
 ) -> tuple[list[_TestPrompt], list[str]]:
-    """At most `evaluation.prompts` test prompts of at most `room` tokens, and warnings.
-
-    They are taken in the order of their text's hash, so that no source comes first and the choice
-    stays when rows are added.
-    """
-    rows = read_split(spec.inputs["rlhf_training_data"], "test")
-    rows.sort(key=lambda row: hashlib.sha256(json.dumps(row["prompt"]).encode()).digest())
+    """At most `evaluation.prompts` test prompts of at most `room` tokens, and warnings."""
     found: list[_TestPrompt] = []
     too_long = 0
-    for row in rows:
+    for row in held_out_rows(spec.inputs["rlhf_training_data"]):
         if len(found) == settings.evaluation.prompts:
             break
         prompt = as_prompt(row["prompt"])

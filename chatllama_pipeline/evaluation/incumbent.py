@@ -11,18 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from chatllama_pipeline.data.splits import content_hash
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.evaluation.figures import OverRelease
 from chatllama_pipeline.evaluation.judging import Judged, judge_replies
-from chatllama_pipeline.evaluation.replies import answer
+from chatllama_pipeline.evaluation.replies import answers_of
 from chatllama_pipeline.llm.providers import Judge
-from chatllama_pipeline.models.bases.preflight import prompt_room
-from chatllama_pipeline.models.chat.template import prompt_ids
-from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Prompt, StageSpec
 from chatllama_pipeline.seeds import stage_seed
@@ -59,7 +53,7 @@ def answer_by_release(
     if RELEASE not in spec.inputs:
         return {}
     folder = Path(spec.inputs[RELEASE])
-    return _answers(folder, "the release in use", spec, settings, prompts, progress)
+    return answers_of(folder, "the release in use", settings, prompts, spec.device, progress)
 
 
 def answer_what_people_rated(
@@ -73,48 +67,13 @@ def answer_what_people_rated(
     rows.sort(key=lambda row: content_hash(row["prompt"]))
     prompts = [as_prompt(row["prompt"]) for row in rows[: settings.evaluation.prompts]]
     progress.say(f"{len(prompts)} held-out prompts that people rated are asked, too")
-    candidate = _answers(
-        Path(spec.inputs[settings.release.stage]),
-        "the candidate",
-        spec,
-        settings,
-        prompts,
-        progress,
-    )
+    folder = Path(spec.inputs[settings.release.stage])
+    candidate = answers_of(folder, "the candidate", settings, prompts, spec.device, progress)
     released = answer_by_release(spec, settings, prompts, progress)
     both = sorted(candidate.keys() & released.keys())
     return Rated(
         [prompts[n] for n in both], [released[n] for n in both], [candidate[n] for n in both]
     )
-
-
-def _answers(
-    folder: Path,
-    who: str,
-    spec: StageSpec,
-    settings: AssistantSettings,
-    prompts: Sequence[Prompt],
-    progress: Progress,
-) -> dict[int, str]:
-    """The reply of the model in `folder` by the number of its prompt, where it has room for it."""
-    if not prompts:
-        return {}
-    tokenizer = load_tokenizer(folder)
-    model = load_actor(folder, torch.float32).to(spec.device)
-    room = prompt_room({"actor": model.config}, tokenizer, settings.actor_config)
-    encoded = {n: prompt_ids(tokenizer, prompt, room) for n, prompt in enumerate(prompts)}
-    encoded = {n: ids for n, ids in encoded.items() if len(ids) <= room}
-    progress.say(f"{who} answers {len(encoded)} of them too")
-    replies = answer(
-        model,
-        tokenizer,
-        list(encoded.values()),
-        max_new_tokens=settings.actor_config.max_tokens,
-        temperature=settings.evaluation.temperature,
-        seed=stage_seed(settings.seed, "evaluation", settings.release.stage),
-        thoughts=settings.actor_config.thoughts,
-    )
-    return {n: reply.text for n, reply in zip(encoded, replies, strict=True)}
 
 
 def compare_with_release(

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from chatllama_pipeline.data.splits import Row
+from chatllama_pipeline.data.tables import read_split
+from chatllama_pipeline.models.bases.preflight import prompt_room
 from chatllama_pipeline.models.chat.replies import Thoughts, reply_of, written_text
-from chatllama_pipeline.models.chat.template import stop_ids
+from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
 from chatllama_pipeline.models.generation import end_ids
-from chatllama_pipeline.models.heads import pad_right
+from chatllama_pipeline.models.heads import load_actor, pad_right
+from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.models.memory.passes import batches, shape_of, writing_rows
-from chatllama_pipeline.progress import phase
+from chatllama_pipeline.progress import Progress, phase
+from chatllama_pipeline.records import Prompt
+from chatllama_pipeline.seeds import stage_seed
+from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.ppo.rollout import pad_left, response_logprobs, sample_replies
 
 
@@ -27,6 +37,14 @@ class Sampled:
     ids: list[int]
     text: str
     finished: bool
+
+
+def held_out_rows(folder: Path | str) -> list[Row]:
+    """The test rows of that version of `rlhf_training_data`, in the order of their text's hash, so
+    that no source comes first and the choice stays when rows are added."""
+    rows = read_split(folder, "test")
+    rows.sort(key=lambda row: hashlib.sha256(json.dumps(row["prompt"]).encode()).digest())
+    return rows
 
 
 def answer(
@@ -63,6 +81,38 @@ def answer(
         reply = reply_of(tokenizer, written_text(tokenizer, ids, stops), thoughts)
         replies.append(Sampled(ids, reply.reply, ended and reply.finished))
     return replies
+
+
+def answers_of(
+    folder: Path,
+    who: str,
+    settings: AssistantSettings,
+    prompts: Sequence[Prompt],
+    device: str,
+    progress: Progress,
+) -> dict[int, str]:
+    """The reply of the model in `folder` by the number of its prompt, where it has room for it.
+
+    Sampled with the seed of what is to be released, so that equal models give equal replies.
+    """
+    if not prompts:
+        return {}
+    tokenizer = load_tokenizer(folder)
+    model = load_actor(folder, torch.float32).to(device)
+    room = prompt_room({"actor": model.config}, tokenizer, settings.actor_config)
+    encoded = {n: prompt_ids(tokenizer, prompt, room) for n, prompt in enumerate(prompts)}
+    encoded = {n: ids for n, ids in encoded.items() if len(ids) <= room}
+    progress.say(f"{who} answers {len(encoded)} of them too")
+    replies = answer(
+        model,
+        tokenizer,
+        list(encoded.values()),
+        max_new_tokens=settings.actor_config.max_tokens,
+        temperature=settings.evaluation.temperature,
+        seed=stage_seed(settings.seed, "evaluation", settings.release.stage),
+        thoughts=settings.actor_config.thoughts,
+    )
+    return {n: reply.text for n, reply in zip(encoded, replies, strict=True)}
 
 
 def divergences(
