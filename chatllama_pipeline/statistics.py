@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
+import krippendorff
 import numpy as np
 
 CONFIDENCE = 0.95
@@ -42,6 +44,25 @@ def bootstrap_interval(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(draws @ levels / len(values), [tail, 1 - tail])
     return round(float(low), DIGITS), round(float(high), DIGITS)
+
+
+def krippendorff_alpha(ratings: Collection[Mapping[Any, str]]) -> float | None:
+    """Agreement of raters on categories (Krippendorff 2011), 1 at best, 0 by chance.
+
+    `ratings` holds each rater's word on each thing that he rated. None where no two raters met, or
+    all say the same of everything, so that chance can't be told.
+    """
+    things = sorted({thing for own in ratings for thing in own}, key=str)
+    words = sorted({word for own in ratings for word in own.values()})
+    counts = [
+        [sum(own.get(thing) == word for own in ratings) for word in words] for thing in things
+    ]
+    met = [row for row in counts if sum(row) > 1]
+    if sum(any(column) for column in zip(*met, strict=True)) < 2:
+        return None
+    return round(
+        float(krippendorff.alpha(value_counts=met, level_of_measurement="nominal")), DIGITS
+    )
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:

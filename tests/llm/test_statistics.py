@@ -4,7 +4,13 @@ import math
 
 import pytest
 
-from chatllama_pipeline.statistics import bootstrap_interval, mean, preferences, wilson_interval
+from chatllama_pipeline.statistics import (
+    bootstrap_interval,
+    krippendorff_alpha,
+    mean,
+    preferences,
+    wilson_interval,
+)
 
 
 def test_a_mean_of_nothing_or_of_something_infinite_is_not_measurable() -> None:
@@ -52,3 +58,18 @@ def test_an_interval_of_a_share_is_wilsons() -> None:
     assert wilson_interval(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson_interval(1.0, 4) == pytest.approx((0.5101, 1.0), abs=1e-4)
     assert wilson_interval(0.5, 0) == (0.0, 1.0)
+
+
+def test_agreement_of_raters_is_krippendorff_s_with_what_nobody_rated_left_out() -> None:
+    # "Computing Krippendorff's alpha-reliability" (2011), example C: .743
+    rows = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
+    ratings = [{unit: word for unit, word in enumerate(row) if word != "."} for row in rows]
+    assert krippendorff_alpha(ratings) == pytest.approx(0.743, abs=5e-4)
+
+
+def test_agreement_takes_two_raters_who_met_and_two_words() -> None:
+    assert krippendorff_alpha([]) is None
+    assert krippendorff_alpha([{0: "a", 1: "b"}]) is None
+    assert krippendorff_alpha([{0: "a"}, {1: "b"}]) is None
+    assert krippendorff_alpha([{0: "a", 1: "a"}, {0: "a", 1: "a"}]) is None
+    assert krippendorff_alpha([{0: "a", 1: "b"}, {0: "a", 1: "b"}]) == 1
