@@ -1,4 +1,8 @@
-"""Which ratings of an assistant's log count, and how many wait to be learned from."""
+"""Which ratings of an assistant's log count, and how many wait to be learned from.
+
+The votes of blind trials don't: they are on test prompts, which nothing is trained on, and whoever
+carries a trial out doesn't replace the candidate by that.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from chatllama_pipeline.store.feedback import Entry, FeedbackLog
 from chatllama_pipeline.store.versions import Store
 
 FEEDBACK, LOG = "feedback", "log"
+_OF_NO_TRIAL = ""
 
 
 class Waiting(NamedTuple):
@@ -30,7 +35,7 @@ def waiting_ratings(assistant: str, store_root: Path) -> Waiting:
     """What came since the current version of `feedback`; all there is where there is none."""
     version = Store(store_root).current_version(FEEDBACK, assistant)
     held = int(version.manifest.inputs[LOG]["up_to"]) if version else 0
-    beyond = FeedbackLog(store_root, assistant).beyond(held)
+    beyond = FeedbackLog(store_root, assistant).beyond(held, _OF_NO_TRIAL)
     return Waiting(beyond.added, beyond.last, held)
 
 
@@ -55,15 +60,19 @@ def counted_log(given: Given) -> dict[str, Any] | None:
     up_to = waiting.last if enough else waiting.held
     if not up_to:
         return None
-    return _described(FeedbackLog(given.store_root, name).entries(up_to=up_to), up_to)
+    return _described(_entries(name, given.store_root, up_to), up_to)
 
 
 def counted_entries(counted: Mapping[str, Any], assistant: str, store_root: Path) -> list[Entry]:
     """The entries that `counted_log` described; StoreError where they changed since."""
-    entries = FeedbackLog(store_root, assistant).entries(up_to=counted["up_to"])
+    entries = _entries(assistant, store_root, counted["up_to"])
     if _described(entries, counted["up_to"]) != counted:
         raise StoreError(f"ratings of {assistant} were deleted while they were read: run it again")
     return entries
+
+
+def _entries(assistant: str, store_root: Path, up_to: int) -> list[Entry]:
+    return FeedbackLog(store_root, assistant).entries(up_to=up_to, trial=_OF_NO_TRIAL)
 
 
 def _described(entries: Sequence[Entry], up_to: int) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from typing import NamedTuple
 from chatllama_pipeline.errors import DataError, StoreError
 
 FOLDER = "_feedback"
+# Votes of a blind trial hold its id; of other ratings this is "".
+_TRIAL = "COALESCE(json_extract(content, '$.trial'), '')"
 # How long a writer waits for another one.
 _BUSY_SECONDS = 30.0
 _TABLE = """
@@ -82,24 +84,29 @@ class FeedbackLog:
                     )
             return log.total_changes - before
 
-    def entries(self, visit: str | None = None, up_to: int | None = None) -> list[Entry]:
-        """All entries as they were added; those of a visit, or those numbered `up_to` at most."""
+    def entries(
+        self, visit: str | None = None, up_to: int | None = None, trial: str | None = None
+    ) -> list[Entry]:
+        """All entries as they were added; those of a visit, those numbered `up_to` at most, those
+        of a blind trial ("": of none)."""
         if not self._path.is_file():
             return []
-        asked = {"visit = ?": visit, "number <= ?": up_to}
+        asked = {"visit = ?": visit, "number <= ?": up_to, f"{_TRIAL} = ?": trial}
         chosen = {condition: value for condition, value in asked.items() if value is not None}
         where = " AND ".join(chosen) or "TRUE"
         query = f"SELECT id, visit, at, content FROM feedback WHERE {where} ORDER BY number"
         with self._open() as log:
             return [Entry(*row) for row in log.execute(query, tuple(chosen.values()))]
 
-    def beyond(self, number: int) -> Beyond:
-        """What was added after the entry of that number, and stands; 0: after none."""
+    def beyond(self, number: int, trial: str | None = None) -> Beyond:
+        """What was added after the entry of that number, and stands; 0: after none. Of a blind
+        trial alone, or of none ("")."""
         if not self._path.is_file():
             return Beyond(0, number)
         query = "SELECT COUNT(*), COALESCE(MAX(number), ?) FROM feedback WHERE number > ?"
+        whose, of = ("", ()) if trial is None else (f" AND {_TRIAL} = ?", (trial,))
         with self._open() as log:
-            return Beyond(*log.execute(query, (number, number)).fetchone())
+            return Beyond(*log.execute(query + whose, (number, number, *of)).fetchone())
 
     def delete(self, *, ids: Sequence[str] = (), visit: str = "") -> int:
         """Remove the entries of these ids and of a visit; returns how many there were.

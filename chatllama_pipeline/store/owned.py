@@ -11,13 +11,14 @@ from pathlib import Path
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.store.approvals import APPROVALS
 from chatllama_pipeline.store.pool import Pool
+from chatllama_pipeline.store.trials import TRIALS
 from chatllama_pipeline.store.versions import SHARED
 from chatllama_pipeline.store.views import VIEWS
 
 # By asset below the store's root, and below these: `<folder>/<asset>/<assistant>`.
 _BY_ASSET = ("_runs", "_staging")
 # By assistant: `<folder>/<assistant>`.
-_BY_ASSISTANT = ("_logs", APPROVALS, VIEWS)
+_BY_ASSISTANT = ("_logs", APPROVALS, TRIALS, VIEWS)
 
 
 def owners(root: Path) -> list[str]:
@@ -26,7 +27,8 @@ def owners(root: Path) -> list[str]:
 
 
 def owned_folders(root: Path, assistant: str) -> list[Path]:
-    """Versions, unfinished states, trackers' files, approvals and runs' views of an assistant."""
+    """Versions, unfinished states, trackers' files, approvals, trials and runs' views of an
+    assistant."""
     return [folder for folder in _folders(root) if folder.name == assistant]
 
 

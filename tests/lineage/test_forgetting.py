@@ -37,6 +37,7 @@ def test_all_that_a_store_holds_of_an_assistant_goes_and_nothing_of_another(
         "_logs/mine/actor_ppo/ab",
         "_staging/actor_ppo/mine",
         "_views/mine/run1",
+        "_trials/mine/trial",
     ):
         (store.root / folder).mkdir(parents=True)
         (store.root / folder / "file").write_text(SECRET)

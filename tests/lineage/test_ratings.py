@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,17 @@ def test_no_asset_hears_of_feedback_where_none_is_to_be_learned_from(
     Path(store.root / "feedback" / NAME / "current.json").unlink()
     rate(store, 0, 9)
     assert of_feedback(unheard, store)[2] == "not learned from (feedback.min_new: null)"
+
+
+def test_votes_of_a_trial_are_not_learned_from_and_start_no_run(
+    mine: Assistant, store: Store
+) -> None:
+    rate(store, 0, 6)
+    before = recipe(mine, store)
+    votes = [Entry(f"vote-{n:012}", "", "now", json.dumps({"trial": "0" * 32})) for n in range(9)]
+    FeedbackLog(store.root, NAME).add(votes)
+    assert recipe(mine, store) == before
+    assert waiting_ratings(NAME, store.root).new == 6
+    assert len(counted_entries(before.inputs[LOG], NAME, store.root)) == 6
+    learn(mine, store)
+    assert waiting_ratings(NAME, store.root).new == 0

@@ -39,8 +39,11 @@ def entry_of(raw: dict[str, Any], number: str, at: str) -> Entry:
 
 
 def content_of(rating: Rating) -> str:
-    """A rating as the log keeps it."""
-    return json.dumps(rating.model_dump(), ensure_ascii=False, sort_keys=True)
+    """A rating as the log keeps it; of no trial nothing is said."""
+    content = rating.model_dump()
+    if not content.get("trial"):
+        content.pop("trial", None)
+    return json.dumps(content, ensure_ascii=False, sort_keys=True)
 
 
 def as_row(entry: Entry) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from chatllama_pipeline.errors import DataError
 # Ids and visits: random words, long enough that nobody guesses them.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200_000)]
-Reason = Annotated[str, Field(max_length=2_000)]
+MOST_REASON = 2_000
+Reason = Annotated[str, Field(max_length=MOST_REASON)]
+Better = Literal["left", "right", "tie", "neither"]
 
 
 class _Part(BaseModel):
@@ -51,13 +53,17 @@ class Thumb(_Rating):
 
 
 class Preference(_Rating):
-    """Which of two replies is better; `left` and `right` are the sides on which they stood."""
+    """Which of two replies is better; `left` and `right` are the sides on which they stood.
+
+    `trial` is the blind trial that it is a vote of, "" if it is of none.
+    """
 
     kind: Literal["preference"] = "preference"
     left: Reply
     right: Reply
-    better: Literal["left", "right", "tie", "neither"]
+    better: Better
     reason: Reason = ""
+    trial: Word | Literal[""] = ""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
