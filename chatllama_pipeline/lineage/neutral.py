@@ -32,7 +32,7 @@ NEUTRAL: frozenset[str] = frozenset(
         # Which ratings it lets in is what counts, not when.
         ("feedback", "min_new"),
         # A person's word is asked for after the evaluation, not in it.
-        ("release", "by"),
+        ("release", "by judge"),
         ("retrain", "cron timezone what"),
         ("store", "keep_versions keep_days pins"),
         ("tracking", "trackers project mlflow_uri"),

@@ -6,6 +6,7 @@ import json
 
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, Verdict
 from chatllama_pipeline.lineage.recipes import read_in_use
+from chatllama_pipeline.lineage.trials import missing_of_people
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.approvals import is_approved, rejection
 from chatllama_pipeline.store.versions import Store
@@ -30,6 +31,8 @@ def release_verdict(store: Store, assistant: Assistant) -> Verdict:
     # An approval is of the model; that it came of a run with overrides takes that run's promote.
     if approved and not released and not evaluation.manifest.inputs["unpromoted_overrides"]:
         return Verdict(True, f"approved by a person, though: {reason}")
+    if not approved and (missing := missing_of_people(assistant, store, candidate)):
+        return Verdict(False, f"{missing} ({reason})")
     if released and not approved and assistant.settings.release.by == "person":
         return Verdict(
             False,

@@ -47,6 +47,11 @@ class ReleaseSettings(Section):
         description="who lets a model through: the gate alone, or a person after it "
         "(`chatllama approve`)",
     )
+    judge: Literal["evaluation", "people"] = Field(
+        default="evaluation",
+        description="whose word lets a candidate take the place of a release: the evaluation's "
+        "alone, or people's after it, in a blind trial (`chatllama compare`)",
+    )
     min_win_rate: Share = Field(default=0.5, description="the win rate's lower bound must pass it")
     min_win_rate_over_release: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.4,
