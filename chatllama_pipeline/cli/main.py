@@ -20,6 +20,7 @@ from chatllama_pipeline.cli.serving.serve import serve
 from chatllama_pipeline.cli.serving.ui import ui
 from chatllama_pipeline.cli.status import status
 from chatllama_pipeline.cli.stop import stop
+from chatllama_pipeline.cli.versions.compare import compare
 from chatllama_pipeline.cli.versions.listing import diff, versions
 from chatllama_pipeline.cli.versions.removing import forget, prune
 from chatllama_pipeline.cli.versions.rollback import rollback
@@ -43,6 +44,7 @@ COMMANDS = (
     chat,
     serve,
     feedback,
+    compare,
     score,
     approve,
     cache,

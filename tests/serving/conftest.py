@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,6 +27,13 @@ from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
 from tests.serving.served import Served, lively, publish, serving
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM = shutil.which("chromium")
+PHONE = {"width": 360, "height": 740}
+# What Chromium says itself of an answer that is a refusal.
+REFUSED = "Failed to load resource"
 SFT = ActorFigures(0.5, 0.1, 24.0, 0.98, 0.4, 0.3)
 PPO = ActorFigures(0.85, 1.9, 30.0, 1.0, 0.65, 0.2)
 KNOWN = KnownAnswers(60, 50, 48, 47, kept_by_sft=46, kept_by_ppo=45)
@@ -98,3 +105,23 @@ def served(released: tuple[Store, Version, Version]) -> Iterator[Served]:
     """A server of the first release."""
     with serving([Wanted(released[1], 1.0)]) as running:
         yield running
+
+
+@pytest.fixture
+def phone() -> Iterator[Page]:
+    """Chromium, as wide as a phone and in the dark; whatever a page's console says is an error."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with sync_api.sync_playwright() as driver:
+        # Root can't have a sandbox; the page is ours.
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(viewport=PHONE, color_scheme="dark")
+        context.set_default_timeout(120_000)
+        page, told = context.new_page(), []
+        page.on("console", lambda message: told.append(message.text))
+        page.on("dialog", lambda dialog: told.append("a dialog"))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        yield page
+        browser.close()
+    assert [text for text in told if not text.startswith(REFUSED)] == []

@@ -24,6 +24,7 @@ from chatllama_pipeline.serving.api.versions import Versions
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.manifests import Recipe, Version
+from chatllama_pipeline.store.trials import Trial
 from chatllama_pipeline.store.versions import Store, Workbench
 from tests.waiting import PATIENCE
 
@@ -104,6 +105,7 @@ def serving(
     look: Callable[[], Sequence[Wanted]] | None = None,
     feedback: FeedbackLog | None = None,
     page: bool = False,
+    trial: Trial | None = None,
 ) -> Iterator[Served]:
     """A server of these versions until the block ends; the key is that of the environment."""
     # Where none is given, there is none to write to.
@@ -114,7 +116,7 @@ def serving(
     versions.begin()
     served.versions = versions
     config = uvicorn.Config(
-        application(versions, limits, place, served.feedback, page=page),
+        application(versions, limits, place, served.feedback, page=page, trial=trial),
         log_level="warning",
         timeout_graceful_shutdown=1,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from chatllama_pipeline.cli.names import assistant_name
+from chatllama_pipeline.cli.versions.compare import open_trial
 
 if TYPE_CHECKING:
     from chatllama_pipeline.serving.wanted import Wanted
@@ -40,6 +42,13 @@ if TYPE_CHECKING:
     "--cors", multiple=True, metavar="ORIGIN", help="Let pages of this origin ask; none by default."
 )
 @click.option("--page", is_flag=True, help="Serve a page to talk and to rate, too.")
+@click.option(
+    "--compare",
+    "compared",
+    nargs=2,
+    metavar="V1 V2",
+    help="With --page: a page for a blind trial of two versions, as `chatllama compare` holds it.",
+)
 def serve(
     name: str,
     host: str,
@@ -50,13 +59,17 @@ def serve(
     body_bytes: int,
     cors: tuple[str, ...],
     page: bool,
+    compared: tuple[str, str] | None,
 ) -> None:
     """Serve an assistant's release by an API like OpenAI's.
 
     The release in use is served, and the next one as soon as it is made, without a pause. Beyond
     loopback the variable CHATLLAMA_API_KEY must hold the key that clients send.
     """
+    if compared and not page:
+        raise click.UsageError("--compare is a page: add --page")
     from chatllama_pipeline.serving.api.access.place import Limits, open_place
+    from chatllama_pipeline.settings.folder import load_assistant
     from chatllama_pipeline.store.feedback import FeedbackLog
     from chatllama_pipeline.store.versions import Store, store_root
 
@@ -64,23 +77,26 @@ def serve(
     wanted = _wanted(name, versions, store)
     wanted()
     place = open_place(host, port, cors)
-    # torch and transformers take seconds to import: what is missing is told before.
-    from chatllama_pipeline.serving.api.running import run
-    from chatllama_pipeline.serving.api.versions import Versions
+    with contextlib.closing(place.listening):
+        trial = open_trial(load_assistant(name), store, compared, None) if compared else None
+        # torch and transformers take seconds to import: what is missing is told before.
+        from chatllama_pipeline.serving.api.running import run
+        from chatllama_pipeline.serving.api.versions import Versions
 
-    def say(text: str) -> None:
-        click.echo(text, err=True)
+        speaking = Versions(name, wanted, streams, _say)
 
-    speaking = Versions(name, wanted, streams, say)
+        def ready() -> None:
+            by = ", ".join(f"{one.id} ({one.engine.name})" for one in speaking.speakers)
+            _say(f"{name} answers at {place.url}/v1 by version {by}; Ctrl-C ends it")
+            if page:
+                _say(f"{'rate' if trial else 'talk to it'} at {place.url}/")
 
-    def ready() -> None:
-        by = ", ".join(f"{one.id} ({one.engine.name})" for one in speaking.speakers)
-        say(f"{name} answers at {place.url}/v1 by version {by}; Ctrl-C ends it")
-        if page:
-            say(f"talk to it at {place.url}/")
+        limits, log = Limits(streams, queue, body_bytes), FeedbackLog(store.root, name)
+        run(place, speaking, limits, log, ready, page=page, trial=trial)
 
-    limits = Limits(streams, queue, body_bytes)
-    run(place, speaking, limits, FeedbackLog(store.root, name), ready, page=page)
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _wanted(name: str, versions: Sequence[str], store: Store) -> Callable[[], Sequence[Wanted]]:

@@ -1,4 +1,4 @@
-"""Commands about versions: what there is, going back, pruning, forgetting an assistant.
+"""Commands about versions: what there is, comparing, going back, pruning, forgetting an assistant.
 
 Each imports what it needs when it runs.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -62,7 +63,7 @@ def _distinct(folder: Path) -> list[Prompt]:
 
 
 @contextlib.contextmanager
-def _still_there(version: Version):  # type: ignore[no-untyped-def]
+def _still_there(version: Version) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError):

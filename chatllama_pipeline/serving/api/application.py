@@ -27,10 +27,12 @@ from chatllama_pipeline.serving.api.asked import AskedChat, AskedText, asked_cha
 from chatllama_pipeline.serving.api.feedback import FeedbackService
 from chatllama_pipeline.serving.api.metrics import Metrics
 from chatllama_pipeline.serving.api.replies import DONE, Form, event, usage_of
+from chatllama_pipeline.serving.api.trials import TrialService
 from chatllama_pipeline.serving.api.versions import Speaker, Versions
 from chatllama_pipeline.serving.engine.jobs import Job
 from chatllama_pipeline.serving.page.route import page_route
 from chatllama_pipeline.store.feedback import FeedbackLog
+from chatllama_pipeline.store.trials import Trial
 
 VERSION_HEADER = "x-chatllama-version"
 OWNER = "chatllama"
@@ -186,10 +188,16 @@ class _Stream(StreamingResponse):
 
 
 def application(
-    versions: Versions, limits: Limits, place: Place, feedback: FeedbackLog, *, page: bool = False
+    versions: Versions,
+    limits: Limits,
+    place: Place,
+    feedback: FeedbackLog,
+    *,
+    page: bool = False,
+    trial: Trial | None = None,
 ) -> Starlette:
-    """The whole API, with the `page` to talk and to rate if that is wanted; pages of other origins
-    may ask it where `place` says so."""
+    """The whole API, with the `page` to talk and to rate, or to rate in a `trial`, if that is
+    wanted; pages of other origins may ask it where `place` says so."""
     service = Service(versions, limits)
     routes = [
         Route("/v1/chat/completions", service.chat, methods=["POST"]),
@@ -200,7 +208,8 @@ def application(
         Route("/load_model", service.load_model, methods=["POST"]),
         Route("/health", service.health),
         Route("/metrics", service.metrics),
-        *([page_route()] if page else []),
+        *([page_route("talk" if trial is None else "trial")] if page else []),
+        *(TrialService(trial, feedback, limits.body_bytes).routes() if trial else []),
     ]
     middleware = [Middleware(Counting, service=service)]
     if place.cors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -45,40 +45,46 @@ class FeedbackService:
         # Whose it is and when it was given is not for others to say.
         if "at" in body:
             raise Refusal(BAD_REQUEST, "at: the server says when; leave it out", param="at")
+        if "trial" in body:
+            # Whose reply stood on which side is the server's to say.
+            raise Refusal(BAD_REQUEST, "trial: votes are given at /v1/trial", param="trial")
         if "id" in body and "visit" not in body:
             # Sent again, it would be another visit's.
             raise Refusal(BAD_REQUEST, "visit: an id needs one of yours beside it", param="visit")
         body.setdefault("visit", uuid.uuid4().hex)
         entry = _checked(lambda: entry_of(body, uuid.uuid4().hex, utc_now()))
-        added = await self._done(lambda: self._log.add([entry]), CONFLICT)
+        added = await done(lambda: self._log.add([entry]), CONFLICT)
         return _told(id=entry.id, visit=entry.visit, added=bool(added))
 
     async def given(self, request: Request) -> Response:
-        visit = _visit(request)
-        entries = await self._done(lambda: self._log.entries(visit), BAD_REQUEST)
+        visit = visit_of(request.query_params)
+        entries = await done(lambda: self._log.entries(visit), BAD_REQUEST)
         return _told(data=[as_row(entry) for entry in entries])
 
     async def take_back(self, request: Request) -> Response:
-        visit, number = _visit(request), request.path_params.get("number")
+        visit, number = visit_of(request.query_params), request.path_params.get("number")
         ids = [] if number is None else [number]
-        gone = await self._done(lambda: self._log.delete(ids=ids, visit=visit), BAD_REQUEST)
+        gone = await done(lambda: self._log.delete(ids=ids, visit=visit), BAD_REQUEST)
         if number is not None and not gone:
             raise Refusal(404, f"{number}: this visit has no such feedback", param="id")
         return _told(deleted=gone)
 
-    async def _done(self, work: Callable[[], _Done], status: int) -> _Done:
-        """What `work` on the log returns; it may wait for the disk, so that others go on."""
-        try:
-            return await asyncio.to_thread(work)
-        except DataError as error:
-            raise Refusal(status, str(error)) from None
-        except StoreError as error:
-            told = f"nothing was kept: {error.__cause__ or error}"
-            raise Refusal(NO_STORAGE, told, kind="server_error", code="not_stored") from error
+
+async def done(work: Callable[[], _Done], status: int) -> _Done:
+    """What `work` on the log returns; it may wait for the disk, so that others go on. What it
+    refuses is answered with `status`."""
+    try:
+        return await asyncio.to_thread(work)
+    except DataError as error:
+        raise Refusal(status, str(error)) from None
+    except StoreError as error:
+        told = f"nothing was kept: {error.__cause__ or error}"
+        raise Refusal(NO_STORAGE, told, kind="server_error", code="not_stored") from error
 
 
-def _visit(request: Request) -> str:
-    return _checked(lambda: word_of(request.query_params.get("visit", ""), "visit"))
+def visit_of(given: Mapping[str, Any]) -> str:
+    """The visit in a query or body; Refusal where it holds none."""
+    return _checked(lambda: word_of(given.get("visit", ""), "visit"))
 
 
 def _checked(read: Callable[[], _Done]) -> _Done:

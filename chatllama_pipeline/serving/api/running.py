@@ -11,6 +11,7 @@ from chatllama_pipeline.serving.api.access.place import Limits, Place
 from chatllama_pipeline.serving.api.application import application
 from chatllama_pipeline.serving.api.versions import Versions
 from chatllama_pipeline.store.feedback import FeedbackLog
+from chatllama_pipeline.store.trials import Trial
 
 # How long replies may go on once the server is told to end.
 LAST_SECONDS = 30
@@ -24,11 +25,12 @@ def run(
     ready: Callable[[], None],
     *,
     page: bool = False,
+    trial: Trial | None = None,
 ) -> None:
     """Load what is wanted, say that it is `ready`, and answer until INT or TERM."""
     try:
         versions.begin()
-        app = application(versions, limits, place, feedback, page=page)
+        app = application(versions, limits, place, feedback, page=page, trial=trial)
         config = uvicorn.Config(
             app,
             log_level="warning",

@@ -7,18 +7,21 @@ import functools
 import hashlib
 import re
 from pathlib import Path
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from chatllama_pipeline.pages import page_environment
+
 PATH = "/"
-PAGE = Path(__file__).with_name("talk.html")
+Page = Literal["talk", "trial"]
 
 
-def page_route() -> Route:
+def page_route(name: Page) -> Route:
     """One file that asks its own server and nobody else."""
-    text, headers = page()
+    text, headers = page(name)
 
     async def answer(request: Request) -> Response:
         return HTMLResponse(text, headers=headers)
@@ -27,10 +30,10 @@ def page_route() -> Route:
 
 
 @functools.cache
-def page() -> tuple[str, dict[str, str]]:
+def page(name: Page) -> tuple[str, dict[str, str]]:
     """The page's text, and the headers that it goes out with: its own script and style, by their
     hashes, are all that a browser may run of it, whatever texts stand in it."""
-    text = PAGE.read_text(encoding="utf-8")
+    text = page_environment(Path(__file__).parent).get_template(f"{name}.html").render()
     script, style = (_hash(text, tag) for tag in ("script", "style"))
     policy = {
         "default-src": "'none'",
