@@ -31,7 +31,7 @@ from chatllama_pipeline.lineage.recipes import (
     version_in_use,
     versions_in_use,
 )
-from chatllama_pipeline.lineage.status import differences
+from chatllama_pipeline.lineage.status import differences, require_as_made
 from chatllama_pipeline.llm.client.sdk import read_key
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
@@ -43,7 +43,7 @@ from chatllama_pipeline.store.versions import Made, Workbench
 from chatllama_pipeline.store.views import RunStore
 from resources.compute import Compute
 from resources.run_options import RunOptions
-from resources.store import StoreResource
+from resources.store import StoreResource, continued_run
 
 EVALUATION = dg.AssetKey("evaluation")
 TRAINED = ("reward_model", "actor_sft", "actor_ppo")
@@ -143,6 +143,8 @@ def make(
     if not (_is_wanted(context, assistant) or run_options.forces(asset)):
         yield unused(context, before.id if before else ABSENT)
         return
+    if before_it := continued_run(context.run):
+        require_as_made(asset, assistant, versions, _made_here(context), before_it)
     upstream = current_upstream(asset, assistant, versions)
     inherited = inherited_overrides(asset, assistant, versions, run_options.overrides)
     unpromoted = [] if run_options.promote else sorted(inherited)
@@ -202,6 +204,14 @@ def _is_wanted(context: dg.AssetExecutionContext, assistant: Assistant) -> bool:
     if EVALUATION not in context.job_def.asset_layer.executable_asset_keys:
         return True  # somebody asks for it by name
     return context.asset_key.to_user_string() in needed_by(assistant.settings)
+
+
+def _made_here(context: dg.AssetExecutionContext) -> set[str]:
+    """The assets that the run makes."""
+    selected = context.job_def.asset_layer.executable_asset_keys
+    names = {key.to_user_string() for key in selected}
+    steps = context.run.step_keys_to_execute
+    return names if steps is None else names & set(steps)
 
 
 def unused(context: dg.AssetExecutionContext, version: str = ABSENT) -> dg.MaterializeResult[None]:

@@ -13,8 +13,8 @@ from resources.refusals import show_tracebacks
 from resources.run_options import RunOptions
 from resources.signs_of_life import sign_of_life, signs_folder
 
-# Dagster's, of a run that makes what failed in another.
-RESUMES = "dagster/is_resume_retry"
+# Dagster's, of a run that makes what failed in another: by steps, or by assets.
+RESUMES = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
 
 
 class StoreResource(dg.ConfigurableResource[None]):
@@ -66,14 +66,14 @@ def _begin(
         context.run_id,
         load_assistant(name, run_options.overrides) if name else None,
         experiment=run_options.is_experiment,
-        continues=_continued(context.run),
+        continues=continued_run(context.run),
         take_over=run_options.take_over,
     )
 
 
-def _continued(run: dg.DagsterRun) -> str | None:
+def continued_run(run: dg.DagsterRun) -> str | None:
     """The run that this one goes on from, as a re-execution of what failed in it does."""
-    parts = run.tags.get(RESUMES) == "true" or run.step_keys_to_execute
+    parts = any(run.tags.get(tag) == "true" for tag in RESUMES) or run.step_keys_to_execute
     return run.parent_run_id if parts else None
 
 

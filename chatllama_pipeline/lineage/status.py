@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from chatllama_pipeline.data.audit.build import AUDIT_PAGE
 from chatllama_pipeline.data.own.unread import unread_files
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.data.sources.places import Asked
-from chatllama_pipeline.errors import AbsentError
+from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.history.changes import recipe_changes
@@ -115,6 +115,32 @@ def differences(asset: str, assistant: Assistant, store: Store, version: Version
     except AbsentError as error:
         return [str(error)]
     return [str(change) for change in recipe_changes(version.manifest, recipe)]
+
+
+def require_as_made(
+    asset: str, assistant: Assistant, store: RunStore, made_here: Collection[str], before: str
+) -> None:
+    """Raise SettingsError where what `asset` is made from isn't what the settings ask for.
+
+    `made_here` is what the run makes itself; all else it takes over from the run `before`, which
+    made it or built on it.
+    """
+    behind, waiting = set(), [asset]
+    while waiting:
+        upstream = ASSETS[waiting.pop()].upstream_for(assistant.settings)
+        waiting += [name for name in upstream if name not in behind]
+        behind.update(upstream)
+    # Of public sources a run's config has the last word, and ratings that came since count later.
+    come_by_themselves = {*SOURCES, *(name for name in ASSETS if ASSETS[name].only_with)}
+    taken_over = behind - come_by_themselves - {*made_here, *assistant.settings.store.pins}
+    for name in sorted(taken_over):
+        version = version_in_use(name, assistant, store)
+        if version and (unlike := differences(name, assistant, store, version)):
+            raise SettingsError(
+                f"{asset} would be made from {name} as run {before} has it, and this would be made "
+                f"anew by now: {'; '.join(unlike)}. Run it all ({make_command(assistant.name)}, or "
+                "Re-execute all): what didn't change is reused"
+            )
 
 
 def _recipe_now(asset: str, assistant: Assistant, store: Store, version: Version) -> Recipe:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.execution.api import execute_run
 
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.lineage.status import status_lines
@@ -183,28 +185,94 @@ def chain_job() -> dg.JobDefinition:
     return located.resolve_job_def("chain")
 
 
-def test_a_run_that_goes_on_from_a_failed_one_builds_on_what_that_made(store: Store) -> None:
+Again = Callable[[dg.DagsterInstance, dg.DagsterRun], str]
+
+
+def from_failure(instance: dg.DagsterInstance, failed: dg.DagsterRun) -> str:
+    """The run of the steps that failed."""
+    goes_on = dg.ReexecutionOptions.from_failure(failed.run_id, instance)
+    job, tags = dg.reconstructable(chain_job), dict(failed.tags)
+    done = dg.execute_job(job, instance, failed.run_config, tags=tags, reexecution_options=goes_on)
+    return done.run_id
+
+
+def from_asset_failure(instance: dg.DagsterInstance, failed: dg.DagsterRun) -> str:
+    """The run of the assets that failed, as a selection."""
+    selected = frozenset({dg.AssetKey(LAST)})
+    run = instance.create_run_for_job(
+        chain_job().get_subset(asset_selection=selected),
+        run_config=failed.run_config,
+        tags={**failed.tags, "dagster/is_asset_resume_retry": "true"},
+        parent_run_id=failed.run_id,
+        root_run_id=failed.run_id,
+        asset_selection=selected,
+    )
+    execute_run(dg.reconstructable(chain_job), run, instance)
+    return run.run_id
+
+
+@contextlib.contextmanager
+def failed_in_the_last(
+    store: Store, **overrides: Any
+) -> Iterator[tuple[dg.DagsterInstance, dg.DagsterRun]]:
+    """A run that could not make the last asset of the chain, for a reason that is gone."""
     run()
-    before = in_use(store)
-    overrides = {"data.redact": ["email"]}
     config = {"resources": {"run_options": {"config": {"overrides": overrides}}}}
     blocked = store.root / LAST
     blocked.rename(store.root / "_aside")
     blocked.write_text("no folder can stand here")
-    job = dg.reconstructable(chain_job)
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions("assistant", [NAME])
         tags = {"dagster/partition": NAME}
-        failed = dg.execute_job(job, instance, config, tags=tags)
+        failed = dg.execute_job(dg.reconstructable(chain_job), instance, config, tags=tags)
         assert not failed.success
         blocked.unlink()
         (store.root / "_aside").rename(blocked)
-        goes_on = dg.ReexecutionOptions.from_failure(failed.run_id, instance)
-        done = dg.execute_job(job, instance, config, tags=tags, reexecution_options=goes_on)
-        assert done.success
-        [event] = [e for e in done.all_events if e.is_step_materialization]
-    tags_made = event.step_materialization_data.materialization.tags or {}
+        yield instance, failed.dagster_run
+
+
+@pytest.mark.parametrize("again", [from_failure, from_asset_failure])
+def test_a_run_that_goes_on_from_a_failed_one_builds_on_what_that_made(
+    store: Store, again: Again
+) -> None:
+    with failed_in_the_last(store, **{"data.redact": ["email"]}) as (instance, failed):
+        before = in_use(store)
+        done = instance.get_run_by_id(again(instance, failed))
+        assert done is not None and done.is_success
+        [event] = instance.all_logs(done.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        assert event.asset_materialization is not None
+    tags_made = event.asset_materialization.tags or {}
     version = store.version(LAST, NAME, tags_made["dagster/data_version"])
     assert version is not None
     assert version.manifest.upstream["personal_data"] != before["personal_data"]
     assert in_use(store) == before
+
+
+def test_a_run_that_goes_on_takes_up_what_was_mended_since(store: Store, tmp_path: Path) -> None:
+    with failed_in_the_last(store) as (instance, failed):
+        before = in_use(store)
+        config = tmp_path / "assistants" / NAME / "config.yaml"
+        config.write_text(f"{config.read_text()}\nchecks: {{few_rows: 10}}\n")
+        done = instance.get_run_by_id(from_failure(instance, failed))
+        assert done is not None and done.is_success
+    made = store.read(LAST, NAME).manifest
+    assert made.settings["checks.few_rows"] == 10
+    assert made.upstream["personal_data"] == before["personal_data"]
+
+
+def test_a_run_that_goes_on_is_refused_where_what_it_builds_on_would_be_made_anew(
+    store: Store, tmp_path: Path
+) -> None:
+    with failed_in_the_last(store) as (instance, failed):
+        before = in_use(store)
+        write(tmp_path / "assistants" / NAME, redact=["email"])
+        done = from_failure(instance, failed)
+        [step] = instance.all_logs(done, of_type=dg.DagsterEventType.STEP_FAILURE)
+        assert step.dagster_event is not None
+        error = step.dagster_event.step_failure_data.error
+    assert in_use(store) == before
+    assert error is not None
+    told = f"{LAST} would be made from personal_data as run {failed.run_id} has it"
+    assert told in error.message and "data.redact" in error.message
+    assert f"chatllama make {NAME}, or Re-execute all" in error.message
+    assert run().success and in_use(store) != before
