@@ -12,6 +12,7 @@ from chatllama_pipeline.store.views import RunStore, alive, begin_run, run_begun
 from resources.refusals import show_tracebacks
 from resources.run_options import RunOptions
 from resources.signs_of_life import sign_of_life, signs_folder
+from resources.time_limit import end_at_the_limit
 
 # Dagster's, of a run that makes what failed in another: by steps, or by assets.
 RESUMES = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
@@ -29,6 +30,7 @@ class StoreResource(dg.ConfigurableResource[None]):
         if context.instance and context.run:
             sign = sign_of_life(signs_folder(context.instance), context.run.run_id)
             self._held.enter_context(sign)
+            end_at_the_limit(context.instance, context.run)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """The run's steps are over."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from chatllama_pipeline.automation.runs import PARTITION_TAG, UNFINISHED
+from chatllama_pipeline.automation.runs import ENDED, PARTITION_TAG, UNFINISHED
 from resources.signs_of_life import process_of, signs_folder
 
 # Dagster's tag of a run that its page can reach itself, since a server of code started it.
@@ -40,17 +40,21 @@ def stop_runs(
         yield _ended(instance, run.run_id, time.monotonic() + most_seconds)
 
 
-def interrupt_canceled(instance: dg.DagsterInstance, told: set[str]) -> set[str]:
-    """Interrupt runs that Dagster's page shall end and can't reach, but those `told` already.
+def interrupt_ended(instance: dg.DagsterInstance, told: set[str]) -> set[str]:
+    """Interrupt runs that Dagster's page or a time limit ends and can't reach, but those `told`.
 
-    A run of a terminal is one: the page marks it, and nobody tells its process. Returns those that
+    A run of a terminal is one: Dagster marks it, and nobody tells its process. Returns those that
     are being ended.
     """
-    ending = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELING]))
+    signs = signs_folder(instance)
+    ending = list(instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELING])))
+    # A run's sign is gone before it has ended by itself.
+    if living := [path.name for path in signs.glob("*")]:
+        ending += instance.get_runs(dg.RunsFilter(run_ids=living, statuses=ENDED))
     for run in ending:
         if REACHABLE in run.tags or run.run_id in told:
             continue
-        process = process_of(signs_folder(instance), run.run_id)
+        process = process_of(signs, run.run_id)
         if process is not None:
             os.kill(process, signal.SIGINT)
     return {run.run_id for run in ending}

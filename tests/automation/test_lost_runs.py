@@ -14,6 +14,7 @@ from chatllama_pipeline.automation.folders import assistant_folders
 from chatllama_pipeline.automation.lost import lost_runs
 from resources.signs_of_life import runs_without_life, sign_of_life, signs_folder
 from resources.store import StoreResource
+from resources.time_limit import end_at_the_limit
 from tests.automation.lost_process import another_process
 from tests.automation.ticks import Ticks, going, write
 
@@ -69,6 +70,53 @@ def test_a_lost_run_that_is_tried_again_is_not_asked_for_beside_that(root: Path)
         # Nobody tried it again, as where its job is gone.
         with time_machine.travel(datetime.now(UTC) + timedelta(minutes=11)):
             assert folders.tick()[0] == ["quickstart"]
+
+
+LIMIT = {"dagster/max_runtime": "60"}
+
+
+def test_a_run_that_its_time_limit_ended_is_not_tried_again_and_a_lost_one_is() -> None:
+    retries = {"run_retries": {"enabled": True, "max_retries": 2}}
+    with dg.instance_for_test(overrides=retries) as instance:
+        ended, lost = (
+            instance.add_run(dg.DagsterRun("all", status=dg.DagsterRunStatus.STARTED, tags=LIMIT))
+            for _ in range(2)
+        )
+        for run in (ended, lost):
+            end_at_the_limit(instance, run)
+        instance.report_run_failed(ended, "Exceeded maximum runtime of 60 seconds.")
+        with another_process(instance, lost.run_id):
+            pass
+        Ticks(instance, lost_runs).tick()
+        runs = [instance.get_run_by_id(run.run_id) for run in (ended, lost)]
+        assert [run.is_complete_and_waiting_to_retry for run in runs if run] == [False, True]
+        # The second try has the tags of the first, and the limit is its own again.
+        assert runs[1] is not None
+        again = instance.add_run(dg.DagsterRun("all", tags=runs[1].tags))
+        end_at_the_limit(instance, again)
+        instance.report_run_failed(again)
+        found = instance.get_run_by_id(again.run_id)
+        assert found is not None and not found.is_complete_and_waiting_to_retry
+
+
+@dg.asset
+def tells_retries(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    run = context.instance.get_run_by_id(context.run.run_id)
+    assert run is not None
+    return dg.MaterializeResult(metadata={"retries": run.tags.get("dagster/max_retries", "any")})
+
+
+@pytest.mark.parametrize(
+    ("tags", "retries"),
+    [({}, "any"), (LIMIT, "0"), ({**LIMIT, "dagster/max_retries": "1"}, "1")],
+)
+def test_a_run_with_a_limit_says_so_as_it_begins_but_where_a_person_did(
+    instance: dg.DagsterInstance, tags: dict[str, str], retries: str
+) -> None:
+    resources = {"store": StoreResource()}
+    done = dg.materialize([tells_retries], resources=resources, instance=instance, tags=tags)
+    [event] = done.get_asset_materialization_events()
+    assert event.materialization.metadata["retries"].value == retries
 
 
 def test_a_run_without_a_sign_is_let_be(instance: dg.DagsterInstance) -> None:

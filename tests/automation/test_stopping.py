@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import dagster as dg
+import pytest
 
 from chatllama_pipeline.automation.lost import lost_runs
 from chatllama_pipeline.automation.stopping import stop_runs
@@ -44,14 +46,21 @@ def test_the_process_of_a_run_that_goes_on_is_interrupted(instance: dg.DagsterIn
     assert process_of(signs_folder(instance), run.run_id) is None
 
 
-def test_a_run_of_a_terminal_is_interrupted_once_when_the_page_terminates_it(
-    instance: dg.DagsterInstance,
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param(dg.DagsterInstance.report_run_canceling, id="the page terminates it"),
+        pytest.param(dg.DagsterInstance.report_run_failed, id="its time is over"),
+    ],
+)
+def test_a_run_of_a_terminal_is_interrupted_once_when_dagster_ends_it(
+    instance: dg.DagsterInstance, ends: Callable[[dg.DagsterInstance, dg.DagsterRun], object]
 ) -> None:
     ticks, run = Ticks(instance, lost_runs), going(instance, "mine")
     with another_process(instance, run.run_id) as process:
         ticks.tick()
         assert process.poll() is None
-        instance.report_run_canceling(run)
+        ends(instance, run)
         ticks.tick()
         assert process.wait(60) == -signal.SIGINT
     with sign_of_life(signs_folder(instance), run.run_id):
