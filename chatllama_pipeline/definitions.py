@@ -27,6 +27,7 @@ from chatllama_pipeline.automation.retraining import new_feedback, retrain
 from chatllama_pipeline.automation.rollback import rollback_job
 from resources.compute_file import compute_here
 from resources.console import console_logger
+from resources.executor import one_process
 from resources.run_options import run_options
 from resources.store import StoreResource
 
@@ -78,5 +79,5 @@ definitions = dg.Definitions(
     ],
     loggers={"console": console_logger},
     # A training has its own process; a second one per step costs seconds and outlives a killed run.
-    executor=dg.in_process_executor,
+    executor=one_process,
 )

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from chatllama_pipeline.errors import ChildError, OutOfMemoryError, SettingsError, WarmParentError
-from chatllama_pipeline.gpus import VARIABLE, usable_gpus
+from chatllama_pipeline.gpus import VARIABLE, Gpu, usable_gpus
 from chatllama_pipeline.launch.child import ChildRun, child_environment, run_child
 from chatllama_pipeline.launch.cores import fair_threads
 from chatllama_pipeline.launch.forks import WarmParent, WarmStart
@@ -77,11 +78,17 @@ class Compute(dg.ConfigurableResource[None]):
         default=True,
         description="On a CPU, fork a run's stages from one process that has torch imported.",
     )
+    side_by_side: bool = Field(
+        default=True,
+        description="Train the reward model and the actor at once where GPUs are there for both.",
+    )
     _warm: WarmStart | None = PrivateAttr(default=None)
+    _stopping: threading.Event = PrivateAttr(default_factory=threading.Event)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """From here on the run may have a warm parent."""
         self._warm = WarmStart() if self.warm_parent else None
+        self._stopping.clear()
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """The run's steps are over."""
@@ -105,6 +112,23 @@ class Compute(dg.ConfigurableResource[None]):
                 "'cpu', or look at the driver, CUDA_VISIBLE_DEVICES and torch's build"
             )
         return "cpu"
+
+    def has_room_for(self, trainings: int) -> bool:
+        """Whether so many trainings may run at once here, each on GPUs of its own."""
+        if not self.side_by_side or self.launcher != "local" or self.device == "cpu":
+            return False
+        try:
+            return len(usable_gpus()) >= trainings * self.processes
+        except SettingsError:
+            return False  # the stage says it better
+
+    def stop_stages(self) -> None:
+        """Have the run's stages end, those of other threads, too; each saves its state."""
+        self._stopping.set()
+
+    def _look(self) -> None:
+        if self._stopping.is_set():
+            raise ChildError("the stage was stopped, since the run is being ended")
 
     def rules(self) -> Rules:
         """Raises SettingsError where a rule on leases is out of range."""
@@ -236,6 +260,7 @@ class Compute(dg.ConfigurableResource[None]):
                 env={**steady, **session.get_bootstrap_env_vars()},
                 log=spec_path.with_suffix(".log"),
                 processes=processes,
+                poll=self._look,
                 pass_fds=gpus.fds,
                 stop_seconds=self.stop_seconds,
             )
@@ -300,7 +325,12 @@ class Compute(dg.ConfigurableResource[None]):
             return
         whose = context.partition_key if context.has_partition_key else "a shared source"
         who = f"{stage} of {whose}, run {context.run_id}"
-        with lease_gpus(usable_gpus, processes, who, context.log.info, self.rules()) as lease:
+
+        def there() -> Sequence[Gpu]:
+            self._look()
+            return usable_gpus()
+
+        with lease_gpus(there, processes, who, context.log.info, self.rules()) as lease:
             yield lease
 
 
