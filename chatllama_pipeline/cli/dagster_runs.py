@@ -24,6 +24,8 @@ DAGSTER_HOME = "DAGSTER_HOME"
 HOME_FOLDER = "dagster_home"
 # Dagster's own, of its coming versions; nothing that somebody at a terminal could do about.
 PYTHONWARNINGS = "ignore:Function `,ignore:Parameter `include_sources"
+# Runs `dagster ...`, or `-m MODULE ...`, with a home that stands and is of the installed Dagster.
+_AT_HOME = (sys.executable, "-m", "resources.dagster_home")
 _HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -36,7 +38,7 @@ def dagster_command(
         resources["compute"] = {"config": {"processes": processes}}
     config = {"loggers": {"console": {}}, "resources": resources}
     return [
-        *(sys.executable, "-m", "dagster", "asset", "materialize", "-m", DEFINITIONS),
+        *(*_AT_HOME, "asset", "materialize", "-m", DEFINITIONS),
         *("--select", select, "--partition", name, "--config-json", json.dumps(config)),
     ]
 
@@ -45,9 +47,25 @@ def job_command(job: str, name: str, config: Path) -> list[str]:
     """The plain Dagster command that runs a job for the assistant `name` with a config file."""
     tags = json.dumps({"dagster/partition": name})
     return [
-        *(sys.executable, "-m", "dagster", "job", "execute", "-m", DEFINITIONS),
+        *(*_AT_HOME, "job", "execute", "-m", DEFINITIONS),
         *("--job", job, "--tags", tags, "--config", str(config)),
     ]
+
+
+def page_command(host: str, port: int | None) -> list[str]:
+    """Dagster's page and its daemon, at a port that is free where none is named."""
+    at_port = [] if port is None else ["--port", str(port)]
+    return [*_AT_HOME, "dev", "-m", DEFINITIONS, "--host", host, *at_port]
+
+
+def module_command(module: str, *arguments: str) -> list[str]:
+    """A module of ours that imports Dagster."""
+    return [*_AT_HOME, "-m", module, *arguments]
+
+
+def home_command() -> list[str]:
+    """No more than the look at Dagster's home; exit code 2 and the cure where it doesn't open."""
+    return list(_AT_HOME)
 
 
 def dagster_environment() -> dict[str, str]:

@@ -13,8 +13,8 @@ from chatllama_pipeline.cli.names import assistant_name
 @assistant_name
 def stop(name: str) -> None:
     """End the runs of an assistant, whoever started them; a training saves its state first."""
-    from chatllama_pipeline.cli.dagster_runs import run_dagster
+    from chatllama_pipeline.cli.dagster_runs import module_command, run_dagster
     from chatllama_pipeline.settings.folder import load_assistant
 
     load_assistant(name)
-    sys.exit(run_dagster([sys.executable, "-m", "chatllama_pipeline.automation.stopping", name]))
+    sys.exit(run_dagster(module_command("chatllama_pipeline.automation.stopping", name)))

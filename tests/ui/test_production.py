@@ -20,6 +20,7 @@ import pytest
 from dagster._daemon.cli import create_dagster_daemon_cli
 from dagster_webserver.cli import create_dagster_webserver_cli
 
+from chatllama_pipeline.cli.dagster_runs import home_command
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.lineage.status import asset_statuses
@@ -51,6 +52,9 @@ def test_a_unit_starts_a_command_that_there_is_for_its_owner_alone(unit: Path) -
     service = parsed["Service"]
     program, *words = service["ExecStart"].removeprefix(f"{HOME}/.venv/bin/").split()
     assert click_values(COMMANDS[program], words, whole=True)
+    if program != "chatllama":
+        looks = " ".join(home_command()[1:])
+        assert service["ExecStartPre"] == f"{HOME}/.venv/bin/python {looks}"
     assert service["UMask"] == "0077"
     # Longer than a training takes to save its state.
     assert int(service["TimeoutStopSec"]) > 30

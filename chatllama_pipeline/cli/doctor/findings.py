@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from chatllama_pipeline.cli.dagster_runs import DAGSTER_HOME, dagster_environment
+from chatllama_pipeline.cli.dagster_runs import DAGSTER_HOME, dagster_environment, home_command
 from chatllama_pipeline.errors import ChatllamaError, SettingsError
 
 DISTRIBUTION = "chatllama-pipeline"
@@ -115,10 +115,9 @@ def dagster_home() -> Iterator[Finding]:
     if not home:
         yield Finding("warning", "Dagster", f"{DAGSTER_HOME} isn't set: no history, no queue")
         return
-    command = [sys.executable, "-m", "dagster", "run", "list", "--limit", "1"]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=DAGSTER_SECONDS
+            home_command(), env=environment, capture_output=True, text=True, timeout=DAGSTER_SECONDS
         )
     except subprocess.TimeoutExpired:
         told = f"{home} didn't open in {DAGSTER_SECONDS} s: is its database at hand?"
@@ -127,11 +126,8 @@ def dagster_home() -> Iterator[Finding]:
     if done.returncode == 0:
         yield Finding("ok", "Dagster", home)
         return
-    last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-    told = f"{home} doesn't open: {''.join(last)}"
-    if "migrate" in done.stderr or "no such column" in done.stderr:
-        told += ". It is of another version of Dagster: back it up, then `dagster instance migrate`"
-    yield Finding("fault", "Dagster", told)
+    last = "".join(done.stderr.strip().splitlines()[-1:])
+    yield Finding("fault", "Dagster", last.removeprefix("error: "))
 
 
 def assistants() -> Iterator[Finding]:

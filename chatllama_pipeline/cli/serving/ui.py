@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from chatllama_pipeline.cli.dagster_runs import DEFINITIONS, run_dagster
+from chatllama_pipeline.cli.dagster_runs import page_command, run_dagster
 
 LOOPBACK = "127.0.0.1"
 
@@ -32,8 +32,5 @@ def ui(port: int | None, reports_port: int | None) -> None:
     place = open_place(LOOPBACK, reports_port, (), "--reports-port")
     # Runs that the page starts link to where their reports are served.
     os.environ.setdefault(VARIABLE, place.url)
-    command = [sys.executable, "-m", "dagster", "dev", "-m", DEFINITIONS, "--host", LOOPBACK]
-    if port is not None:
-        command += ["--port", str(port)]
     with reports_beside(place, Store(store_root())):
-        sys.exit(run_dagster(command))
+        sys.exit(run_dagster(page_command(LOOPBACK, port)))

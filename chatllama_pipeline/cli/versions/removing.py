@@ -49,11 +49,11 @@ def prune(
 
 
 def _prune_runs(days: int, dry_run: bool) -> int:
-    from chatllama_pipeline.cli.dagster_runs import run_dagster
+    from chatllama_pipeline.cli.dagster_runs import module_command, run_dagster
 
     module = "chatllama_pipeline.automation.removing.old_runs"
     arguments = [str(days), *(["--dry-run"] if dry_run else [])]
-    return run_dagster([sys.executable, "-m", module, *arguments])
+    return run_dagster(module_command(module, *arguments))
 
 
 @click.command()
@@ -62,7 +62,7 @@ def _prune_runs(days: int, dry_run: bool) -> int:
 @click.option("--yes", is_flag=True, help="Without asking.")
 def forget(name: str, folder: bool, yes: bool) -> None:
     """Remove an assistant's data, models, logs, answers and runs; tell what stays, and why."""
-    from chatllama_pipeline.cli.dagster_runs import run_dagster
+    from chatllama_pipeline.cli.dagster_runs import module_command, run_dagster
     from chatllama_pipeline.lineage.history.forgetting import require_known, what_goes
     from chatllama_pipeline.store.versions import store_root
 
@@ -72,5 +72,4 @@ def forget(name: str, folder: bool, yes: bool) -> None:
             click.echo(path)
         click.confirm(f"Remove all this, and the runs of {name}, for good?", abort=True)
     module = "chatllama_pipeline.automation.removing.forgetting"
-    code = run_dagster([sys.executable, "-m", module, name, *(["--folder"] if folder else [])])
-    sys.exit(code)
+    sys.exit(run_dagster(module_command(module, name, *(["--folder"] if folder else []))))
