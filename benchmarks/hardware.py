@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, OPTConfig
 
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import GIB, memory_plan
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -84,7 +85,7 @@ def needed(actor: Path, reward: Path, extra: dict[str, Any]) -> dict[str, float]
     roles = {"policy": actor, "reference": actor, "critic": reward, "reward": reward}
     stages = {"actor_sft": {"actor": actor}, "reward_model": {"reward": reward}, "actor_ppo": roles}
     return {
-        stage: memory_plan(stage, folders, settings).needed_bytes / GIB
+        stage: memory_plan(stage, folders, settings, Means()).needed_bytes / GIB
         for stage, folders in stages.items()
     }
 

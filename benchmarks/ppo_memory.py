@@ -18,6 +18,7 @@ from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor, load_reward, score_rows
 from chatllama_pipeline.models.memory.efficiency import checkpoint_activations
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import with_micro_batch
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
@@ -103,7 +104,7 @@ def ppo_peak(
         }
     )
     folders = {"policy": actor, "reference": actor, "critic": scorer, "reward": scorer}
-    settings = with_micro_batch(folders, settings, PROMPT + REPLY, "cpu")
+    settings = with_micro_batch(folders, settings, Means(), PROMPT + REPLY)
     roles = load_roles(actor, scorer, scorer, settings, 0, "cpu")
     if checkpointing:
         for model in (roles.policy, roles.critic):

@@ -29,13 +29,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalL
 
 from benchmarks.ppo_memory import PROMPT, QUIET, REPLY, ROWS, compare_memory
 from chatllama_pipeline.models.adapters.lora import add_adapter
+from chatllama_pipeline.models.bases.scratch import train_tokenizer
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.models.memory.efficiency import checkpoint_activations
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import StageSpec
-from chatllama_pipeline.settings import LoraSettings
+from chatllama_pipeline.settings import AssistantSettings, LoraSettings
 from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.plan import begin, decide
 from chatllama_pipeline.training.reward import stage as reward_stage
 from chatllama_pipeline.training.reward.items import Pair
 from chatllama_pipeline.training.sft import stage as sft_stage
@@ -93,6 +95,7 @@ def make_base(folder: Path, hidden: int, layers: int) -> int:
         )
     )
     model.save_pretrained(folder)
+    train_tokenizer(["alpha bravo charlie"], 400, PROMPT + REPLY).save_pretrained(folder)
     return int(model.num_parameters())
 
 
@@ -113,9 +116,12 @@ def compare_speed(
         run_folder=str(folder / stage),
         result=str(folder / "result.json"),
     )
+    role = "actor" if stage == "actor_sft" else "reward"
+    known = begin(spec, AssistantSettings.of_stage(spec), base)
+    plan = decide(known, {role: base}, PROMPT + REPLY, len(task.rows))
     contestants: dict[str, Callable[[], float]] = {
         "bare loop": partial(bare_loop, model, task, steps),
-        "ours": lambda: train(model, task, spec, QUIET).seconds,
+        "ours": lambda: train(model, task, plan, QUIET).seconds,
     }
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():

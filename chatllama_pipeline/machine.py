@@ -72,6 +72,11 @@ def processes_started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def processes_here() -> int:
+    """How many of them train on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def container_free_bytes(root: Path = CGROUP) -> int | None:
     """What the container's limit (cgroup v2) leaves; None where there is no limit."""
     with contextlib.suppress(OSError, ValueError):

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from chatllama_pipeline.records import StageSpec
-from chatllama_pipeline.settings import SECTION_OF, AssistantSettings
+from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, model_section
 
 # What torch says on a CPU, and cuBLAS where nothing is left for its workspace.
 REFUSALS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -78,7 +78,7 @@ def with_half(spec: StageSpec, processes: int) -> StageSpec | None:
 
 def advice(spec: StageSpec) -> str:
     """What would fit where one row at a time doesn't."""
-    section = "reward_config" if spec.stage == "reward_model" else "actor_config"
+    section = model_section(spec.stage)
     return (
         f"one row at a time is too much already: shorten {section}.max_sequence_length, set "
         f"{section}.peft_enable: true, shard by {section}.zero_stage with more compute.processes, "

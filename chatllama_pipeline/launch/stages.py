@@ -29,7 +29,7 @@ from chatllama_pipeline.launch.hidden import hide_unused
 from chatllama_pipeline.launch.out_of_memory import was_refused
 from chatllama_pipeline.launch.source import require_same_source
 from chatllama_pipeline.launch.warm import WARM
-from chatllama_pipeline.machine import peak_bytes
+from chatllama_pipeline.machine import peak_bytes, processes_here
 from chatllama_pipeline.progress import Emit, Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
@@ -89,8 +89,8 @@ def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
     spec = StageSpec.read(Path(argv[0]))
     if not spec.threads:
         # Started elsewhere: the cores there are shared by the stage's processes on that machine.
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        spec = dataclasses.replace(spec, threads=max(1, cores_at_hand() // here))
+        threads = max(1, cores_at_hand() // processes_here())
+        spec = dataclasses.replace(spec, threads=threads)
     _set_environment(spec)
     result = Path(spec.result)
     with _emit() as emit:

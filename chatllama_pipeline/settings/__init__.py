@@ -35,8 +35,10 @@ from chatllama_pipeline.settings.training.rewards import RewardsSettings
 from chatllama_pipeline.settings.training.tracking import TrackingSettings
 from chatllama_pipeline.settings.training.trained import (
     SECTION_OF,
+    OwnModelSection,
     SupervisedSection,
     TrainedSection,
+    model_section,
 )
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "LlmRole",
     "LlmSettings",
     "LoraSettings",
+    "OwnModelSection",
     "PersonalKind",
     "PpoSettings",
     "Price",
@@ -73,4 +76,5 @@ __all__ = [
     "SupervisedSection",
     "TrackingSettings",
     "TrainedSection",
+    "model_section",
 ]

@@ -231,6 +231,10 @@ class AssistantSettings(Section):
         section: TrainedSection = getattr(self, SECTION_OF[self.trained_as(stage)])
         return section
 
+    def learns(self, training: str) -> bool:
+        """Whether `training` moves any weights: a reward model may be taken as it is."""
+        return training != "reward_model" or self.reward_config.train
+
     def at(self, dotted: str) -> Any:
         """The plain value at a dotted key."""
         *sections, name = dotted.split(".")

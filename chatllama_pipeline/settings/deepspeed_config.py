@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.machine import wants_bfloat16
-from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, SupervisedSection
+from chatllama_pipeline.settings import (
+    SECTION_OF,
+    AssistantSettings,
+    OwnModelSection,
+    SupervisedSection,
+    model_section,
+)
 
 STAGES = (0, 1, 2, 3)
 # Of torch's AdamW, and so of every training here.
@@ -38,10 +42,14 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True)
 class DeepSpeedPlan:
-    """DeepSpeed's own configuration, but for batch sizes and precision, and what was ignored."""
+    """DeepSpeed's own configuration, but for batch sizes and precision.
+
+    `written` is what `file` says, where one was read.
+    """
 
     config: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
+    file: Path | None = None
+    written: dict[str, Any] = field(default_factory=dict)
 
     @property
     def stage(self) -> int:
@@ -89,17 +97,15 @@ def read_ds_config(path: Path) -> dict[str, Any]:
     return raw
 
 
-def plan_for(
-    stage: str, settings: AssistantSettings, device: str, processes: int
-) -> DeepSpeedPlan | None:
+def plan_for(stage: str, settings: AssistantSettings) -> DeepSpeedPlan | None:
     """DeepSpeed's plan for a training stage; None where it trains without DeepSpeed.
 
     PPO is sharded as `actor_config` says, like SFT.
     """
-    section = settings.reward_config if stage == "reward_model" else settings.actor_config
+    section: OwnModelSection = getattr(settings, model_section(stage))
     if section.deepspeed_enable:
         path = Path(section.deepspeed_config_path)
-        return _from_file(path, read_ds_config(path), _decided(stage, settings, device, processes))
+        return _from_file(path, read_ds_config(path))
     if not section.zero_stage:
         return None
     zero: dict[str, Any] = {"stage": section.zero_stage}
@@ -110,44 +116,56 @@ def plan_for(
     return DeepSpeedPlan({"zero_optimization": zero})
 
 
-def _from_file(path: Path, raw: dict[str, Any], decided: Mapping[str, Decided]) -> DeepSpeedPlan:
-    ignored = []
-    for dotted, (told, values) in decided.items():
-        found = _at(raw, dotted)
-        if found is not None and found not in values:
-            ignored.append(f"{dotted} {json.dumps(found)} ({told})")
-    config = {key: value for key, value in raw.items() if key not in DECIDED_ELSEWHERE}
-    zero = dict(config.get("zero_optimization", {}))
-    zero.setdefault("stage", 0)
-    device = _at(zero, "offload_param.device")
-    if zero["stage"] < 3 and device not in (None, "none"):
+def _from_file(path: Path, written: dict[str, Any]) -> DeepSpeedPlan:
+    config = {key: value for key, value in written.items() if key not in DECIDED_ELSEWHERE}
+    zero = {"stage": 0, **config.get("zero_optimization", {})}
+    if _weights_offloaded_in_vain(zero):
         del zero["offload_param"]
-        ignored.append(
-            f"zero_optimization.offload_param {json.dumps(device)} (it needs "
-            f"zero_optimization.stage 3, which is {zero['stage']})"
-        )
     config["zero_optimization"] = zero
+    return DeepSpeedPlan(_without_auto(config), path, written)
+
+
+def _weights_offloaded_in_vain(zero: dict[str, Any]) -> bool:
+    return zero["stage"] < 3 and _at(zero, "offload_param.device") not in (None, "none")
+
+
+def ignored(
+    plan: DeepSpeedPlan, stage: str, settings: AssistantSettings, processes: int, bfloat16: bool
+) -> list[str]:
+    """Warnings of what `plan`'s file says in vain, with both values: at most two."""
+    if plan.file is None:
+        return []
+    found = []
+    for dotted, (told, values) in _decided(stage, settings, processes, bfloat16).items():
+        value = _at(plan.written, dotted)
+        if value is not None and value not in values:
+            found.append(f"{dotted} {json.dumps(value)} ({told})")
+    zero = {"stage": 0, **plan.written.get("zero_optimization", {})}
+    if _weights_offloaded_in_vain(zero):
+        found.append(
+            f"zero_optimization.offload_param {json.dumps(zero['offload_param']['device'])} (it "
+            f"needs zero_optimization.stage 3, which is {zero['stage']})"
+        )
     warnings = []
-    if ignored:
-        warnings.append(f"{path}: ignored, since config.yaml decides: {'; '.join(ignored)}")
-    if not zero["stage"]:
+    if found:
+        warnings.append(f"{plan.file}: ignored, since config.yaml decides: {'; '.join(found)}")
+    if not plan.stage:
         warnings.append(
-            f"{path}: zero_optimization.stage 0 shards nothing: trains without DeepSpeed, and "
+            f"{plan.file}: zero_optimization.stage 0 shards nothing: trains without DeepSpeed, and "
             "without what else the file says"
         )
-    return DeepSpeedPlan(_without_auto(config), warnings)
+    return warnings
 
 
 def _decided(
-    stage: str, settings: AssistantSettings, device: str, processes: int
+    stage: str, settings: AssistantSettings, processes: int, bfloat16: bool
 ) -> dict[str, Decided]:
     """DeepSpeed's key -> who decides it."""
     name, section = SECTION_OF[stage], settings.training(stage)
     rows = section.rows_per_forward(processes)
-    half = wants_bfloat16(section.precision, device)
     precision = f"precision {section.precision}"
     if section.precision == "auto":
-        precision += f", {'bfloat16' if half else 'float32'} here"
+        precision += f", {'bfloat16' if bfloat16 else 'float32'} here"
 
     def by(key: str, value: Any) -> Decided:
         return Decided(f"{name}.{key} {json.dumps(value)}", (value,))
@@ -171,7 +189,7 @@ def _decided(
         "scheduler.type": Decided(f"always {schedule}", (schedule,)),
         "fp16.enabled": Decided(f"{name}.{precision}", (False,)),
         "amp.enabled": Decided(f"{name}.{precision}", (False,)),
-        "bf16.enabled": Decided(f"{name}.{precision}", (half,)),
+        "bf16.enabled": Decided(f"{name}.{precision}", (bfloat16,)),
     }
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chatllama_pipeline.errors import ChatllamaError, SettingsError
 from chatllama_pipeline.models.adapters.lora import trained_state
-from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.builds import builds_root, clear_abandoned_builds
 
@@ -31,24 +31,28 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def prepare_processes(device: str, plan: DeepSpeedPlan | None) -> None:
-    """Refuse more processes here than there are GPUs; give DeepSpeed what it asks for.
+def require_devices(means: Means) -> None:
+    """Refuse more processes here than there are GPUs, and DeepSpeed without its compiler.
 
     On a CPU any number of processes may share the cores.
     """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device == "cuda" and here > torch.cuda.device_count():
+    if means.device == "cuda" and means.here > torch.cuda.device_count():
         raise SettingsError(
-            f"{here} processes were started where {torch.cuda.device_count()} GPU(s) stand: each "
-            "process needs one of its own; lower compute.processes, or set compute.device: cpu"
+            f"{means.here} processes were started where {torch.cuda.device_count()} GPU(s) stand: "
+            "each process needs one of its own; lower compute.processes, or set compute.device: cpu"
         )
-    if plan is None or not plan.stage:
-        return
-    if (device == "cpu" or plan.offloads) and shutil.which("g++") is None:
+    builds = means.zero_stage and (means.device == "cpu" or means.keeps_moments_on_cpu)
+    if builds and shutil.which("g++") is None:
         raise SettingsError(
             "DeepSpeed builds its operations for the CPU with g++ at first use, and there is none: "
             "install g++, or train without zero_stage and deepspeed_enable"
         )
+
+
+def prepare_processes(means: Means) -> None:
+    """Give DeepSpeed what it asks for, where it has a part in this."""
+    if not means.zero_stage:
+        return
     clear_abandoned_builds(builds_root())
     if "RANK" not in os.environ:
         # Alone, but DeepSpeed asks for a group all the same.
@@ -61,19 +65,20 @@ def prepare_processes(device: str, plan: DeepSpeedPlan | None) -> None:
         )  # fmt: skip
 
 
-def deepspeed_settings(
-    plan: DeepSpeedPlan, shares: Shares, *, bfloat16: bool, max_grad_norm: float
-) -> dict[str, Any]:
-    """DeepSpeed's whole configuration: the plan, and what config.yaml decides."""
-    zero = {**plan.config["zero_optimization"], "stage3_gather_16bit_weights_on_model_save": True}
+def deepspeed_settings(means: Means, shares: Shares, max_grad_norm: float) -> dict[str, Any] | None:
+    """DeepSpeed's whole configuration: its plan, and what config.yaml decides; None without it."""
+    if means.deepspeed is None or not means.zero_stage:
+        return None
+    config = means.deepspeed.config
+    zero = {**config["zero_optimization"], "stage3_gather_16bit_weights_on_model_save": True}
     return {
-        **plan.config,
+        **config,
         "zero_optimization": zero,
         "train_batch_size": shares.batch_size,
         "train_micro_batch_size_per_gpu": shares.micro_batch_size,
         "gradient_accumulation_steps": shares.accumulation,
         "gradient_clipping": max_grad_norm,
-        "bf16": {"enabled": bfloat16},
+        "bf16": {"enabled": means.bfloat16},
         "fp16": {"enabled": False},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": math.inf,
@@ -135,11 +140,16 @@ def load_whole(model: Any, weights: dict[str, Tensor], prepared: Any | None = No
             load()
 
 
-def place_trained(model: Any, device: str, plan: DeepSpeedPlan | None, *, bfloat16: bool) -> None:
-    """Put a model that isn't trained any further where, and as what, its training left it."""
+def place(model: Any, device: str) -> None:
+    """Put a model where this process computes."""
     local_rank = os.environ.get("LOCAL_RANK", "0")
     model.to(f"cuda:{local_rank}" if device == "cuda" else device)
-    if plan is not None and plan.stage and bfloat16:
+
+
+def place_trained(model: Any, means: Means) -> None:
+    """Put a model that isn't trained any further where, and as what, its training left it."""
+    place(model, means.device)
+    if means.zero_stage and means.bfloat16:
         model.to(torch.bfloat16)
 
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chatllama_pipeline.machine import wants_bfloat16
 from chatllama_pipeline.models.adapters.lora import (
     add_adapter,
     merge_adapter,
@@ -19,27 +18,23 @@ from chatllama_pipeline.models.adapters.lora import (
     trained_share,
     without_dropout,
 )
-from chatllama_pipeline.models.bases.preflight import preflight
 from chatllama_pipeline.models.chat.template import stop_ids
 from chatllama_pipeline.models.generation import generate_plainly
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.memory.efficiency import make_efficient
 from chatllama_pipeline.models.memory.passes import batches, shape_of
-from chatllama_pipeline.models.memory.plan import require_memory
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress, phase
 from chatllama_pipeline.records import Check, Outcome, StageSpec
-from chatllama_pipeline.seeds import stage_seed
-from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, SupervisedSection
+from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.layout import has_adapter
 from chatllama_pipeline.training import COLLAPSE
 from chatllama_pipeline.training.course import Task
-from chatllama_pipeline.training.distributed import place_trained
+from chatllama_pipeline.training.distributed import place
+from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.sft.stage import predicted
 from chatllama_pipeline.training.trainer import save_trained, train
 
-STAGE = "actor_ppo"
 R = TypeVar("R")
 
 
@@ -70,10 +65,6 @@ class Method(Generic[R]):
     with_reference: Callable[[Any, list[R], int], list[R]]
     task: Callable[[list[R], list[R], int], Task]
 
-    @property
-    def training(self) -> str:
-        return f"actor_{self.name}"
-
 
 def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
     """Train the actor by `method`; writes its folder and `curves.json`.
@@ -82,27 +73,15 @@ def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
     losses give a failed check and no payload.
     """
     quiet_transformers()
-    settings = AssistantSettings.of_stage(spec)
-    section, sft = settings.training(spec.stage), Path(spec.inputs["actor_sft"])
-    assert isinstance(section, SupervisedSection)
-    tokenizer, config = load_tokenizer(sft), load_config(sft)
-    before = preflight(tokenizer, config, "actor_config", settings.actor_config.max_sequence_length)
-    rows = method.read(tokenizer, before.context)
-    longest = max(method.length(row) for row in rows.train + rows.held_out)
-    models = {"policy": sft}
-    memory, plan = require_memory(method.training, models, settings, longest, spec.device)
-    told = f"{before}; {len(rows.train)} {rows.name}, longest {longest} tokens"
-    progress.say(f"{told}; {memory.description}")
-
-    policy = load_policy(sft, settings, progress)
-    pad_id = tokenizer.pad_token_id
-    place_trained(policy, spec.device, None, bfloat16=False)
-    half = wants_bfloat16(section.precision, spec.device)
-    with torch.autocast(spec.device, torch.bfloat16, enabled=half):
+    plan, rows = prepare(spec, AssistantSettings.of_stage(spec), method, progress)
+    tokenizer, pad_id = plan.tokenizer, plan.tokenizer.pad_token_id
+    policy = load_policy(plan, progress)
+    place(policy, spec.device)
+    with torch.autocast(spec.device, torch.bfloat16, enabled=plan.means.bfloat16):
         learned = method.with_reference(policy, rows.train, pad_id)
         held_out = method.with_reference(policy, rows.held_out, pad_id)
-    make_efficient(policy, section, SECTION_OF[method.training], plan.checkpointing)
-    training = train(policy, method.task(learned, held_out, pad_id), spec, progress)
+    make_efficient(policy, plan.section, plan.section_name, plan.memory.checkpointing)
+    training = train(policy, method.task(learned, held_out, pad_id), plan, progress)
     with training.whole():
         if training.finite_loss.passed and training.is_main:
             generate_plainly(policy, tokenizer, stop_ids(tokenizer))
@@ -110,17 +89,34 @@ def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
     return Outcome(
         rows=len(learned),
         metrics={
-            "preflight": told,
+            "preflight": _told(plan, rows),
             **rows.metrics,
             "steps": training.steps,
             "train_seconds": training.seconds,
-            **plan.metrics(),
+            **plan.memory.metrics(),
             **training.last_figures,
         },
-        checks=[memory, training.finite_loss, no_replies(method.name)],
+        checks=[plan.fits, training.finite_loss, no_replies(method.name)],
         curves=training.curves,
-        warnings=[*before.warnings, *rows.warnings, *training.warnings],
+        warnings=[*plan.before.warnings, *rows.warnings, *training.warnings],
     )
+
+
+def prepare(
+    spec: StageSpec, settings: AssistantSettings, method: Method[R], progress: Progress
+) -> tuple[TrainingPlan, Rows[R]]:
+    """The rows that fit, and the plan for them."""
+    sft = Path(spec.inputs["actor_sft"])
+    known = begin(spec, settings, sft)
+    rows = method.read(known.tokenizer, known.before.context)
+    longest = max(method.length(row) for row in rows.train + rows.held_out)
+    plan = decide(known, {"policy": sft}, longest, len(rows.train))
+    progress.say(f"{_told(plan, rows)}; {plan.fits.description}")
+    return plan, rows
+
+
+def _told(plan: TrainingPlan, rows: Rows[R]) -> str:
+    return f"{plan.before}; {len(rows.train)} {rows.name}, longest {plan.longest} tokens"
 
 
 def no_replies(method: str) -> Check:
@@ -129,18 +125,19 @@ def no_replies(method: str) -> Check:
     return Check(COLLAPSE, True, False, 0.0, 0.0, told)
 
 
-def load_policy(sft: Path, settings: AssistantSettings, progress: Progress) -> Any:
+def load_policy(plan: TrainingPlan, progress: Progress) -> Any:
     """The SFT actor, with the weights that learn set, and no dropout.
 
     What it says before it learns is the reference, so it starts from the SFT adapter where there
     is one. Noise would pass for a move away from the reference.
     """
+    sft, settings = plan.folders["policy"], plan.settings
     policy = load_actor(sft, torch.float32)
     if not settings.policy_has_adapter:
         return merge_adapter(policy)
     if not has_adapter(sft):
-        start = stage_seed(stage_seed(settings.seed, STAGE), "policy adapter")
-        add_adapter(policy, settings.actor_config.lora, "actor_config", sft, start)
+        lora, start = settings.actor_config.lora, plan.seed_of("policy adapter")
+        add_adapter(policy, lora, "actor_config", sft, start)
     set_trainable(policy)
     progress.say(trained_share(policy))
     return without_dropout(policy)

@@ -17,14 +17,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from chatllama_pipeline.machine import processes_started, wants_bfloat16
 from chatllama_pipeline.models.adapters.lora import save_model
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import CURVES_FILE, Check, Curve, StageSpec
-from chatllama_pipeline.seeds import stage_seed
-from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, SupervisedSection
-from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan, plan_for
-from chatllama_pipeline.training.batches import Shares, StepBatches, loader
+from chatllama_pipeline.records import CURVES_FILE, Check, Curve
+from chatllama_pipeline.settings import SupervisedSection
+from chatllama_pipeline.training.batches import StepBatches, loader
 from chatllama_pipeline.training.course import (
     OF_STEP,
     WEIGHT,
@@ -39,9 +36,9 @@ from chatllama_pipeline.training.distributed import (
     load_whole,
     place_trained,
     prepare_processes,
-    rank,
     whole_weights,
 )
+from chatllama_pipeline.training.plan import TrainingPlan
 from chatllama_pipeline.training.resume.snapshot import (
     Layout,
     Snapshot,
@@ -149,44 +146,41 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
         return self.gradient_norm
 
 
-def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Training:
+def train(model: Any, task: Task, plan: TrainingPlan, progress: Progress) -> Training:
     """Train `model` in place from the newest whole state in the run folder, or from step 0.
 
     The last state is that of the end: from there nothing is trained again. Steps with a non-finite
     loss move no weight, and too many of them end the training: see the failed check in the result.
     Raises StoppedError after a SIGTERM, its state saved.
     """
-    settings = AssistantSettings.of_stage(spec)
-    section, training = _section(spec, settings), settings.trained_as(spec.stage)
-    plan = plan_for(training, settings, spec.device, processes_started())
-    prepare_processes(spec.device, plan)
-    shares = _shares(training, section)
+    spec, section, means, steps = plan.spec, _section(plan), plan.means, plan.steps
+    prepare_processes(means)
     states = States(Path(spec.run_folder), made_from(spec), section.n_checkpoints_to_keep)
     require_room(states, model)
-    warnings = list(plan.warnings) if plan else []
-    layout, snapshot = Layout.of(shares.ranks, plan), Snapshot.newest(states, warnings.append)
+    warnings = list(plan.warnings)
+    layout, snapshot = Layout.of(means), Snapshot.newest(states, warnings.append)
     course, objective = Course(), Objective(model, task.loss_sum, task.of_step)
     if snapshot is not None:
         course = Course.read(snapshot.counts)
         progress.say(f"continues from the state in {snapshot.folder}, after step {course.step}")
         warnings += filter(None, [snapshot.continued_in(layout)])
         load_whole(objective, snapshot.weights())
-    if rank() == 0:
+    if plan.is_main:
         bring_back_best(snapshot, states.run_folder)
-    steps = section.max_steps or section.epochs * math.ceil(len(task.rows) / section.batch_size)
-    seed = stage_seed(settings.seed, spec.stage)
     started = time.monotonic()
     prepared: Any = objective
     if course.step < steps and not course.stopped_early:
         lengths = [task.length(row) for row in task.rows] if section.length_bucketing else None
-        batches = StepBatches(len(task.rows), shares, steps, seed, course.step, lengths)
+        cut = (plan.shares, steps, plan.seed, course.step)
+        batches = StepBatches(len(task.rows), *cut, lengths)
         trainer = StageTrainer(
             loader(task.rows, task.collate, batches, WEIGHT),
             steps,
             model=objective,
-            args=_arguments(section, shares, plan, steps, course.step, seed, spec),
+            args=_arguments(plan, section, course.step),
         )
-        trackers = Trackers(spec, settings.tracking, is_main=rank() == 0, steps_done=course.step)
+        figures = (spec, plan.settings.tracking)
+        trackers = Trackers(*figures, is_main=plan.is_main, steps_done=course.step)
         with StopSignals() as signals, trackers:
             trainer.remove_callback(PrinterCallback)
             watch = (states, snapshot, layout, signals, progress, trackers, warnings)
@@ -195,7 +189,7 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
         prepared = trainer.model_wrapped
         warnings += trackers.warnings
     else:
-        place_trained(objective, spec.device, plan, bfloat16=_bfloat16(spec, section))
+        place_trained(objective, means)
     warnings += _why_it_ended(course, section, steps, task)
     if section.keep_weights == "best" and course.best.step:
         load_whole(objective, best_weights(states.run_folder), prepared)
@@ -207,19 +201,14 @@ def train(model: Any, task: Task, spec: StageSpec, progress: Progress) -> Traini
         warnings=warnings,
         finite_loss=_finite(course, section),
         whole=lambda: whole_weights(prepared),
-        is_main=rank() == 0,
+        is_main=plan.is_main,
     )
 
 
-def _section(spec: StageSpec, settings: AssistantSettings) -> SupervisedSection:
-    section = settings.training(spec.stage)
-    assert isinstance(section, SupervisedSection), f"{spec.stage} has a loop of its own"
+def _section(plan: TrainingPlan) -> SupervisedSection:
+    section = plan.section
+    assert isinstance(section, SupervisedSection), f"{plan.training} has a loop of its own"
     return section
-
-
-def _shares(training: str, section: SupervisedSection) -> Shares:
-    micro, key = section.micro_batch_size, f"{SECTION_OF[training]}.batch_size"
-    return Shares.of(section.batch_size, micro, processes_started(), rank(), key)
 
 
 def _finite(course: Course, section: SupervisedSection) -> Check:
@@ -243,39 +232,23 @@ def _why_it_ended(course: Course, section: SupervisedSection, steps: int, task: 
     ]
 
 
-def _bfloat16(spec: StageSpec, section: SupervisedSection) -> bool:
-    return wants_bfloat16(section.precision, spec.device)
-
-
 def _arguments(
-    settings: SupervisedSection,
-    shares: Shares,
-    plan: DeepSpeedPlan | None,
-    steps: int,
-    steps_done: int,
-    seed: int,
-    spec: StageSpec,
+    plan: TrainingPlan, settings: SupervisedSection, steps_done: int
 ) -> TrainingArguments:
-    bfloat16 = _bfloat16(spec, settings)
-    deepspeed = None
-    if plan is not None and plan.stage:
-        deepspeed = deepspeed_settings(
-            plan, shares, bfloat16=bfloat16, max_grad_norm=settings.max_grad_norm
-        )
     return TrainingArguments(
-        output_dir=str(Path(spec.run_folder) / "trainer"),
-        max_steps=steps - steps_done,
-        per_device_train_batch_size=shares.micro_batch_size,
-        gradient_accumulation_steps=shares.accumulation,
+        output_dir=str(Path(plan.spec.run_folder) / "trainer"),
+        max_steps=plan.steps - steps_done,
+        per_device_train_batch_size=plan.shares.micro_batch_size,
+        gradient_accumulation_steps=plan.shares.accumulation,
         learning_rate=settings.lr,
         lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup_ratio * steps),
+        warmup_steps=round(settings.warmup_ratio * plan.steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        bf16=bfloat16,
-        use_cpu=spec.device == "cpu",
-        seed=seed,
-        deepspeed=deepspeed,
+        bf16=plan.means.bfloat16,
+        use_cpu=plan.means.device == "cpu",
+        seed=plan.seed,
+        deepspeed=deepspeed_settings(plan.means, plan.shares, settings.max_grad_norm),
         ddp_find_unused_parameters=False,
         logging_strategy="no",
         save_strategy="no",

@@ -19,16 +19,18 @@ from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.machine import container_free_bytes
 from chatllama_pipeline.models.adapters.lora import add_adapter
 from chatllama_pipeline.models.heads import load_actor, pad_right
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.passes import layer_floats
 from chatllama_pipeline.models.memory.plan import (
+    MemoryPlan,
     as_check,
-    memory_check,
     memory_plan,
     require_memory,
     with_micro_batch,
 )
 from chatllama_pipeline.models.memory.sizes import model_size
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 
 SETTINGS = AssistantSettings.model_validate(
     {
@@ -64,13 +66,24 @@ def allocator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return loaded
 
 
+def plan_of(
+    stage: str,
+    folders: dict[str, Path],
+    settings: AssistantSettings,
+    longest_row: int | None = None,
+    device: str = "cpu",
+) -> MemoryPlan:
+    """The plan by the means of this machine."""
+    return memory_plan(stage, folders, settings, Means.of(stage, settings, device), longest_row)
+
+
 def free_bytes(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     memory = namedtuple("memory", "available")(count)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
 
 
 def test_sft_needs_sixteen_bytes_a_weight_and_its_activations(folder: Path) -> None:
-    plan = memory_plan("actor_sft", {"actor": folder}, SETTINGS)
+    plan = plan_of("actor_sft", {"actor": folder}, SETTINGS)
     assert sum(plan.held.values()) == 16 * 1000
     # 2 rows x 10 tokens; a token keeps 3 layers x (10 x 6 + 4 x 10) + 3 x 50 logits = 450 floats,
     # and as much as one layer's passes in the backward pass.
@@ -78,14 +91,14 @@ def test_sft_needs_sixteen_bytes_a_weight_and_its_activations(folder: Path) -> N
 
 
 def test_the_largest_phase_is_the_peak_and_is_named(folder: Path) -> None:
-    plan = memory_plan("actor_sft", {"actor": folder}, SETTINGS)
+    plan = plan_of("actor_sft", {"actor": folder}, SETTINGS)
     # Validation reads 64 rows x 10 tokens at once: one layer's 100 floats, and 150 of logits.
     assert sum(plan.phases["validation"].values()) == 640 * 250 * 4
     assert plan.phase == "validation"
     assert plan.needed_bytes == sum(plan.parts.values()) == 16 * 1000 + 640 * 250 * 4
     whole = SETTINGS.actor_config.model_copy(update={"batch_size": 64, "micro_batch_size": 64})
     larger = SETTINGS.model_copy(update={"actor_config": whole})
-    plan = memory_plan("actor_sft", {"actor": folder}, larger)
+    plan = plan_of("actor_sft", {"actor": folder}, larger)
     assert plan.phase == "training"
     assert "most in training (actor activations" in as_check("actor_sft", plan).description
 
@@ -95,7 +108,7 @@ def test_a_model_with_many_words_validates_on_few_rows_at_once(tmp_path: Path) -
     make_folder(tmp_path, {"a": [50, 10]})
     (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 50_000}))
     settings = AssistantSettings.model_validate({"actor_config": {"max_sequence_length": 256}})
-    plan = memory_plan("actor_sft", {"actor": tmp_path}, settings)
+    plan = plan_of("actor_sft", {"actor": tmp_path}, settings)
     # A row's logits alone are 256 x 3 x 50,000 floats = 154 MB: one row is all that is small.
     assert sum(plan.phases["validation"].values()) == 256 * (100 + 3 * 50_000) * 4
 
@@ -113,25 +126,25 @@ def test_a_rollout_s_caches_count_and_the_cure_names_their_setting(
         }
     )
     roles = dict.fromkeys(("policy", "reference", "critic", "reward"), folder)
-    plan = memory_plan("actor_ppo", roles, settings)
+    plan = plan_of("actor_ppo", roles, settings)
     # 10,000 replies: 10 tokens x 3 layers x 2 x 6 in the cache, 6 x 100 of a layer that reads the
     # prompt, and 6 x 50 for the next token.
     assert plan.phases["rollout"] == {"caches and logits": 10_000 * (360 + 600 + 300) * 4}
     assert plan.phase == "rollout"
     free_bytes(monkeypatch, 10**6)
     with pytest.raises(CheckError, match=r"lower trainer_config\.rollout_batch_size"):
-        require_memory("actor_ppo", roles, settings)
+        require_memory("actor_ppo", roles, settings, Means())
     settings = settings.model_copy(
         update={
             "trainer_config": settings.trainer_config.model_copy(update={"rollout_batch_size": 4})
         }
     )
-    plan = memory_plan("actor_ppo", roles, settings)
+    plan = plan_of("actor_ppo", roles, settings)
     assert plan.phases["rollout"] == {"caches and logits": 4 * (360 + 600 + 300) * 4}
 
 
 def test_a_pair_is_two_rows_and_a_reward_model_has_no_logits(folder: Path) -> None:
-    plan = memory_plan("reward_model", {"reward": folder}, SETTINGS)
+    plan = plan_of("reward_model", {"reward": folder}, SETTINGS)
     assert sum(plan.held.values()) == 16 * 1000
     assert plan.phases["training"] == {"reward activations": 2 * 2 * 10 * 400 * 4}
     assert plan.phases["scoring"] == {"layers": 64 * 10 * 100 * 4}
@@ -146,13 +159,13 @@ def test_ppo_trains_two_roles_and_holds_two_frozen_ones(
     with (other / "model.safetensors").open("ab") as file:
         file.write(b"other weights")
     roles |= dict.fromkeys(("critic", "reward"), other)
-    plan = memory_plan("actor_ppo", roles, SETTINGS)
+    plan = plan_of("actor_ppo", roles, SETTINGS)
     assert sum(plan.held.values()) == (16 + 16 + 4 + 4) * 1000
     # One after the other in one process, both at once in several.
     assert sum(plan.phases["the policy's update"].values()) == 4 * 10 * 550 * 4
     assert sum(plan.phases["the critic's update"].values()) == 4 * 10 * 400 * 4
     monkeypatch.setenv("WORLD_SIZE", "2")
-    plan = memory_plan("actor_ppo", roles, SETTINGS)
+    plan = plan_of("actor_ppo", roles, SETTINGS)
     assert sum(plan.phases["training"].values()) == 4 * 10 * (550 + 400) * 4
 
 
@@ -165,7 +178,7 @@ def test_with_adapters_ppo_holds_one_base_and_trains_little(tmp_path: Path) -> N
         }
     )
     roles = dict.fromkeys(("policy", "reference", "critic", "reward"), tmp_path)
-    parts = memory_plan("actor_ppo", roles, settings, longest_row=10).parts
+    parts = plan_of("actor_ppo", roles, settings, longest_row=10).parts
     assert sum(size for name, size in parts.items() if "weights" in name) == 4 * 1000
     # Rank x (20 + 30) in the only layer that is targeted; weights, gradients and two moments.
     assert (parts["policy adapter"], parts["critic adapter"]) == (16 * 2 * 50, 16 * 4 * 50)
@@ -183,10 +196,8 @@ def test_with_adapters_ppo_holds_one_base_and_trains_little(tmp_path: Path) -> N
     ],
 )
 def test_on_a_cpu_ppo_reads_as_many_rows_as_do_not_outweigh_what_is_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: int, asked: int | None, device: str,
-    processes: int, chosen: int | None,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    tmp_path: Path, weights: int, asked: int | None, device: str, processes: int, chosen: int | None
+) -> None:
     folder = make_folder(tmp_path, {"a": [weights]})
     settings = AssistantSettings.model_validate(
         {
@@ -199,27 +210,27 @@ def test_on_a_cpu_ppo_reads_as_many_rows_as_do_not_outweigh_what_is_held(
     )
     roles = dict.fromkeys(("policy", "reference", "critic", "reward"), folder)
     # A row of 30,000 tokens takes 66 MB of the policy: 12, then 6 are more than 256 MiB.
-    fitted = with_micro_batch(roles, settings, 30_000, device)
+    fitted = with_micro_batch(roles, settings, Means(device, processes), 30_000)
     assert fitted.trainer_config.micro_batch_size == chosen
     assert settings.trainer_config.micro_batch_size == asked
 
 
 def test_holes_count_where_glibc_hands_out_memory(folder: Path, allocator: Path) -> None:
     allocator.write_text("7f00-7f01 r-xp 0 00:00 0 /usr/lib/libc.so.6\n")
-    training = memory_plan("actor_sft", {"actor": folder}, SETTINGS).phases["training"]
+    training = plan_of("actor_sft", {"actor": folder}, SETTINGS).phases["training"]
     assert training["holes between actor activations"] == training["actor activations"]
     long = SETTINGS.actor_config.model_copy(update={"max_sequence_length": 700_000})
     settings = SETTINGS.model_copy(update={"actor_config": long})
     # Tensors of 2 x 700,000 tokens x 6 floats are 33.6 MB, and mapped one by one.
-    plan = memory_plan("actor_sft", {"actor": folder}, settings)
+    plan = plan_of("actor_sft", {"actor": folder}, settings)
     assert "holes between actor activations" not in plan.phases["training"]
     # Nor does the choice of rows, which makes results, go by who hands out the memory.
-    assert "holes" not in str(memory_plan("actor_sft", {"actor": folder}, SETTINGS, 1, "cuda"))
+    assert "holes" not in str(plan_of("actor_sft", {"actor": folder}, SETTINGS, 1, "cuda"))
 
 
 def test_checkpointing_keeps_a_layer_s_input_and_one_layer(folder: Path) -> None:
     settings = with_checkpointing(True)
-    plan = memory_plan("actor_sft", {"actor": folder}, settings)
+    plan = plan_of("actor_sft", {"actor": folder}, settings)
     # 20 tokens x (3 layers x 6 + twice one layer's 10 x 6 + 4 x 10) and 20 x 3 x 50 logits.
     training = plan.phases["training"]
     assert training["actor activations"] == 20 * (18 + 200) * 4
@@ -234,7 +245,7 @@ def test_checkpointing_is_chosen_where_memory_is_short_and_nothing_is_asked(
     folder: Path, monkeypatch: pytest.MonkeyPatch, asked: bool | None, free: int, chosen: bool
 ) -> None:
     free_bytes(monkeypatch, free)
-    plan = memory_plan("actor_sft", {"actor": folder}, with_checkpointing(asked))
+    plan = plan_of("actor_sft", {"actor": folder}, with_checkpointing(asked))
     assert plan.checkpointing is chosen
 
 
@@ -284,7 +295,7 @@ def test_a_step_on_ragged_rows_keeps_what_the_plan_counts(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         found = model.train().base_model(input_ids=ids, attention_mask=mask, use_cache=False)
     assert found.last_hidden_state.requires_grad
-    plan = memory_plan("actor_sft", {"actor": tiny_base_folder}, settings, max(lengths))
+    plan = plan_of("actor_sft", {"actor": tiny_base_folder}, settings, max(lengths))
     size = model_size(tiny_base_folder)
     passing = ids.numel() * layer_floats(size.hidden, size.intermediate) * 4
     planned = plan.phases["training"]["actor activations"] - passing
@@ -305,7 +316,7 @@ def test_each_stage_s_plan_is_within_a_quarter_of_its_measured_peak(
 
 
 def test_rows_shorter_than_allowed_need_less(folder: Path) -> None:
-    plan = memory_plan("actor_sft", {"actor": folder}, SETTINGS, longest_row=5)
+    plan = plan_of("actor_sft", {"actor": folder}, SETTINGS, longest_row=5)
     assert sum(plan.phases["training"].values()) == 10 * 550 * 4
     assert sum(plan.phases["validation"].values()) == 64 * 5 * 250 * 4
 
@@ -314,7 +325,7 @@ def test_a_plan_that_fits_passes_as_a_blocking_check(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free_bytes(monkeypatch, 16 * 1000 + 640 * 250 * 4)
-    check = memory_check("actor_sft", {"actor": folder}, SETTINGS)
+    check, _ = require_memory("actor_sft", {"actor": folder}, SETTINGS, Means())
     assert (check.name, check.passed, check.blocking) == ("memory_plan", True, True)
 
 
@@ -329,7 +340,7 @@ def test_a_plan_that_does_not_fit_says_what_to_lower(
     with pytest.raises(
         CheckError, match=r"actor_sft needs about .* GiB.*lower actor_config.micro_batch_size"
     ):
-        require_memory("actor_sft", {"actor": folder}, settings)
+        require_memory("actor_sft", {"actor": folder}, settings, Means())
 
 
 def test_the_plan_and_the_names_of_checks_need_no_torch() -> None:
@@ -350,8 +361,22 @@ def test_what_deepspeed_shards_counts_by_its_share(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     settings = AssistantSettings.model_validate({"actor_config": {"zero_stage": zero_stage}})
-    parts = memory_plan("actor_sft", {"actor": folder}, settings, 10).parts
+    parts = plan_of("actor_sft", {"actor": folder}, settings, 10).parts
     assert parts["actor weights"] == weight
+    assert parts["actor gradients and Adam"] == rest
+
+
+@pytest.mark.parametrize(
+    ("stage", "device", "rest"),
+    # At stage 0 DeepSpeed has no part in this, whatever else its file says.
+    [(2, "cuda", 4000), (2, "cpu", 12000), (0, "cuda", 12000)],
+)
+def test_moments_that_deepspeed_keeps_in_the_main_memory_take_none_of_the_gpu(
+    folder: Path, stage: int, device: str, rest: int
+) -> None:
+    zero = {"stage": stage, "offload_optimizer": {"device": "cpu"}}
+    means = Means(device, deepspeed=DeepSpeedPlan({"zero_optimization": zero}))
+    parts = memory_plan("actor_sft", {"actor": folder}, SETTINGS, means, 10).held
     assert parts["actor gradients and Adam"] == rest
 
 
@@ -360,10 +385,10 @@ def test_processes_on_a_cpu_share_what_is_free_and_the_rows(
 ) -> None:
     free_bytes(monkeypatch, 8000)
     settings = AssistantSettings.model_validate({"actor_config": {"batch_size": 8}})
-    alone = memory_plan("actor_sft", {"actor": folder}, settings, 10)
+    alone = plan_of("actor_sft", {"actor": folder}, settings, 10)
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
-    shared = memory_plan("actor_sft", {"actor": folder}, settings, 10)
+    shared = plan_of("actor_sft", {"actor": folder}, settings, 10)
     assert shared.available_bytes == alone.available_bytes // 2
     half = alone.phases["training"]["actor activations"] // 2
     assert shared.phases["training"]["actor activations"] == half

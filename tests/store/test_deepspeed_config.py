@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan, plan_for
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan, ignored, plan_for
 from chatllama_pipeline.settings.folder import load_assistant
 
 # As the original ChatLLaMA ships it.
@@ -27,16 +27,23 @@ ORIGINAL = {
 ENABLED = "actor_config: {deepspeed_enable: true, lr: 0.00001, batch_size: 8}\n"
 
 
-def plan(
-    root: Path, config: str, content: Any = None, stage: str = "actor_sft", processes: int = 1
-) -> Any:
+def plan(root: Path, config: str, content: Any = None, stage: str = "actor_sft") -> Any:
     folder = root / "mine"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(config)
     if content is not None:
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / "ds_config.json").write_text(text)
-    return plan_for(stage, load_assistant("mine", root=root).settings, "cpu", processes)
+    return plan_for(stage, load_assistant("mine", root=root).settings)
+
+
+def warnings(
+    root: Path, config: str, content: Any, stage: str = "actor_sft", processes: int = 1
+) -> list[str]:
+    """What is said of a file in an assistant's folder, in float32."""
+    found = plan(root, config, content, stage)
+    settings = load_assistant("mine", root=root).settings
+    return ignored(found, stage, settings, processes, bfloat16=False)
 
 
 def test_the_originals_file_runs_as_it_is_with_one_warning_of_both_values(tmp_path: Path) -> None:
@@ -48,7 +55,7 @@ def test_the_originals_file_runs_as_it_is_with_one_warning_of_both_values(tmp_pa
         }
     }
     file = tmp_path.resolve() / "mine" / "ds_config.json"
-    assert found.warnings == [
+    assert warnings(tmp_path, ENABLED, ORIGINAL) == [
         f"{file}: ignored, since config.yaml decides: optimizer.params.lr 0.00015 "
         '(actor_config.lr 1e-05); zero_optimization.offload_param "cpu" (it needs '
         "zero_optimization.stage 3, which is 2)"
@@ -63,7 +70,7 @@ def test_what_agrees_with_config_yaml_warns_of_nothing(tmp_path: Path) -> None:
         "zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}, "sub_group_size": 9},
     }
     found = plan(tmp_path, ENABLED, agreed)
-    assert found.warnings == []
+    assert warnings(tmp_path, ENABLED, agreed) == []
     assert found.config == {"zero_optimization": agreed["zero_optimization"]}
 
 
@@ -79,7 +86,7 @@ def test_what_the_file_decides_nowhere_is_told_with_what_is_done_instead(tmp_pat
         "gradient_clipping": 0.5,
         "zero_optimization": {"stage": 2},
     }
-    told = plan(tmp_path, ENABLED, other).warnings[0].partition("config.yaml decides: ")[2]
+    told = warnings(tmp_path, ENABLED, other)[0].partition("config.yaml decides: ")[2]
     assert told.split("; ") == [
         "gradient_clipping 0.5 (actor_config.max_grad_norm 1.0)",
         'optimizer.type "Lamb" (always AdamW)',
@@ -94,23 +101,24 @@ def test_what_the_file_decides_nowhere_is_told_with_what_is_done_instead(tmp_pat
 def test_batch_sizes_are_compared_as_the_processes_share_them(tmp_path: Path) -> None:
     sizes = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4}
     content = {**sizes, "zero_optimization": {"stage": 2}}
-    assert plan(tmp_path / "2", ENABLED, content, processes=2).warnings == []
-    told = plan(tmp_path / "1", ENABLED, content).warnings[0]
+    assert warnings(tmp_path / "2", ENABLED, content, processes=2) == []
+    told = warnings(tmp_path / "1", ENABLED, content)[0]
     assert "train_micro_batch_size_per_gpu 4 (actor_config.micro_batch_size 8)" in told
 
 
 def test_a_file_that_shards_nothing_says_so(tmp_path: Path) -> None:
     content = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
     assert "zero_optimization.stage 0 shards nothing: trains without DeepSpeed" in str(
-        plan(tmp_path, ENABLED, content).warnings
+        warnings(tmp_path, ENABLED, content)
     )
 
 
 def test_ppo_is_sharded_as_the_actor_is_and_told_of_its_own_values(tmp_path: Path) -> None:
     config = ENABLED + "trainer_config: {batch_size: 4, actor_lr: 0.00002}\n"
     found = plan(tmp_path, config, ORIGINAL, "actor_ppo")
-    assert "train_batch_size 8 (trainer_config.batch_size 4)" in found.warnings[0]
-    assert "0.00015 (trainer_config.actor_lr 2e-05)" in found.warnings[0]
+    [told] = warnings(tmp_path, config, ORIGINAL, "actor_ppo")
+    assert "train_batch_size 8 (trainer_config.batch_size 4)" in told
+    assert "0.00015 (trainer_config.actor_lr 2e-05)" in told
     assert found.stage == 2
 
 

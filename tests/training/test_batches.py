@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.batches import MicroBatch, Shares, StepBatches, loader
-from chatllama_pipeline.training.distributed import prepare_processes
+from chatllama_pipeline.training.distributed import require_devices
 from chatllama_pipeline.training.ppo.collect import prompt_rows
 
 
@@ -81,11 +82,10 @@ def test_a_micro_batch_is_never_more_than_a_ranks_share() -> None:
 def test_two_processes_where_one_gpu_stands_are_refused_and_on_a_cpu_they_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SettingsError, match=r"2 processes were started where 1 GPU\(s\) stand"):
-        prepare_processes("cuda", None)
-    prepare_processes("cpu", None)
+        require_devices(Means("cuda", processes=2, here=2))
+    require_devices(Means("cpu", processes=2, here=2))
 
 
 def test_deepspeed_without_a_compiler_is_refused_where_it_must_build(
@@ -93,7 +93,7 @@ def test_deepspeed_without_a_compiler_is_refused_where_it_must_build(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SettingsError, match=r"with g\+\+ at first use, .* install g\+\+"):
-        prepare_processes("cpu", DeepSpeedPlan({"zero_optimization": {"stage": 2}}))
+        require_devices(Means(deepspeed=DeepSpeedPlan({"zero_optimization": {"stage": 2}})))
 
 
 def test_every_prompt_comes_once_per_epoch_in_an_order_of_its_own() -> None:

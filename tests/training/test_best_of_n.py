@@ -13,6 +13,7 @@ import torch
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.launch.out_of_memory import with_half
 from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, PROMPT_SCHEMA, StageSpec
@@ -199,6 +200,6 @@ def test_it_is_planned_with_the_actor_and_the_reward_model(tiny_base_folder: Pat
         {"improve_by": "best_of_n", "actor_config": ACTOR, "best_of_n_config": BEST}
     )
     folders = {"policy": tiny_base_folder, "reward": tiny_base_folder}
-    plan = memory_plan("actor_best_of_n", folders, settings, 64)
+    plan = memory_plan("actor_best_of_n", folders, settings, Means(), 64)
     assert "policy gradients and Adam" in plan.held
     assert set(plan.phases) == {"training", "scoring", "rollout", "validation"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from torch.utils.file_baton import FileBaton
 
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.builds import OLD_SECONDS, builds_root, clear_abandoned_builds
 from chatllama_pipeline.training.distributed import prepare_processes
@@ -33,7 +34,7 @@ def test_the_lock_of_a_killed_build_goes_before_deepspeed_is_asked_for(
 ) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(lock.parents[2]))
     monkeypatch.setenv("RANK", "0")
-    prepare_processes("cpu", DeepSpeedPlan({"zero_optimization": {"stage": 2}}))
+    prepare_processes(Means(deepspeed=DeepSpeedPlan({"zero_optimization": {"stage": 2}})))
     assert FileBaton(str(lock)).try_acquire()
 
 

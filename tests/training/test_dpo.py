@@ -186,16 +186,17 @@ def test_dpo_without_a_pair_is_refused(
 
 
 def test_dpo_is_planned_with_two_replies_a_row_and_no_other_model(tiny_base_folder: Path) -> None:
+    from chatllama_pipeline.models.memory.means import Means
     from chatllama_pipeline.models.memory.plan import memory_plan
 
     settings = AssistantSettings.model_validate(SETTINGS)
-    plan = memory_plan("actor_dpo", {"policy": tiny_base_folder}, settings, 64)
+    plan = memory_plan("actor_dpo", {"policy": tiny_base_folder}, settings, Means(), 64)
     assert set(plan.held) == {"policy weights", "policy gradients and Adam"}
     half = AssistantSettings.model_validate(
         {**SETTINGS, "dpo_config": {**DPO, "micro_batch_size": 2}}
     )
-    less = memory_plan("actor_dpo", {"policy": tiny_base_folder}, half, 64)
+    less = memory_plan("actor_dpo", {"policy": tiny_base_folder}, half, Means(), 64)
     assert plan.phases["training"]["policy logits"] == 2 * less.phases["training"]["policy logits"]
-    sft = memory_plan("actor_sft", {"actor": tiny_base_folder}, AssistantSettings(), 64)
+    sft = memory_plan("actor_sft", {"actor": tiny_base_folder}, AssistantSettings(), Means(), 64)
     # Eight conversations a step there, four pairs here.
     assert sft.phases["training"]["actor logits"] == plan.phases["training"]["policy logits"]

@@ -17,8 +17,10 @@ from chatllama_pipeline.errors import StoppedError, StoreError
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
+from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.course import Task
 from chatllama_pipeline.training.guards import Best, Collapse, Guard
+from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.resume import state as resume
 from chatllama_pipeline.training.sft.stage import run
 from chatllama_pipeline.training.stopping import SIGNALS, StopSignals
@@ -60,6 +62,13 @@ def sft_spec(
     return make
 
 
+def planned(spec: StageSpec) -> TrainingPlan:
+    """The plan of a training on eight rows of one token."""
+    base = Path(spec.inputs["actor_base"])
+    known = begin(spec, AssistantSettings.of_stage(spec), base)
+    return decide(known, {"actor": base}, longest=1, rows=8)
+
+
 def counting_task(loss_sum: Callable[[Any, dict[str, Any]], torch.Tensor], figures: Any) -> Task:
     """Eight rows of one number each; `figures()` gives the validation figure of each pass."""
     return Task(
@@ -89,7 +98,9 @@ def test_a_single_step_that_is_not_finite_moves_no_weight_and_is_counted(sft_spe
         return squared(model, batch) * (float("nan") if len(seen) == 3 else 1.0)
 
     model = one_weight()
-    training = train(model, counting_task(accident, iter([1.0] * 6)), sft_spec(max_steps=5), QUIET)
+    training = train(
+        model, counting_task(accident, iter([1.0] * 6)), planned(sft_spec(max_steps=5)), QUIET
+    )
     assert seen[3] == seen[2] != seen[1]
     assert model.weight.item() != seen[3]
     assert training.finite_loss.passed
@@ -100,7 +111,7 @@ def test_a_single_step_that_is_not_finite_moves_no_weight_and_is_counted(sft_spe
 
 def test_five_in_a_row_end_the_training_with_what_to_try(sft_spec: Any) -> None:
     task = counting_task(lambda m, b: squared(m, b) * float("inf"), iter([1.0] * 6))
-    check = train(one_weight(), task, sft_spec(), QUIET).finite_loss
+    check = train(one_weight(), task, planned(sft_spec()), QUIET).finite_loss
     assert not check.passed
     assert "5 of 5 optimizer steps" in check.description
     assert "lower lr (0.01) or max_grad_norm (1.0)" in check.description
@@ -109,7 +120,7 @@ def test_five_in_a_row_end_the_training_with_what_to_try(sft_spec: Any) -> None:
 def test_validation_without_progress_ends_the_training_early(sft_spec: Any) -> None:
     # Passes at steps 2, 4, 6, ...: the second is the best, and two worse ones follow.
     task = counting_task(squared, iter([3.0, 1.0, 2.0, 1.0, 0.5]))
-    training = train(one_weight(), task, sft_spec(early_stopping=2), QUIET)
+    training = train(one_weight(), task, planned(sft_spec(early_stopping=2)), QUIET)
     assert training.steps == 8
     assert training.warnings == [
         "stopped early after step 8 of 12: validation_loss has not been better for 2 validation "
@@ -126,15 +137,15 @@ def test_the_best_weights_are_kept_through_a_stop_and_published(sft_spec: Any) -
         return squared(model, batch)
 
     spec = sft_spec("whole", keep_weights="best")
-    train(whole, counting_task(remember, iter(figures)), spec, QUIET)
+    train(whole, counting_task(remember, iter(figures)), planned(spec), QUIET)
     # The second pass follows step 4, so its weights are those that step 5 begins with.
     assert whole.weight.item() == weights[4] != weights[-1]
 
     cut, cut_spec = one_weight(), sft_spec("cut", keep_weights="best")
     with pytest.raises(StoppedError):
-        train(cut, counting_task(squared, iter(figures)), cut_spec, stop_at("step 7/"))
+        train(cut, counting_task(squared, iter(figures)), planned(cut_spec), stop_at("step 7/"))
     again = one_weight()
-    train(again, counting_task(squared, iter(figures[3:])), cut_spec, QUIET)
+    train(again, counting_task(squared, iter(figures[3:])), planned(cut_spec), QUIET)
     assert again.weight.item() == whole.weight.item()
 
 
@@ -196,7 +207,7 @@ def payload(spec: StageSpec) -> dict[str, bytes]:
 def test_a_training_that_ended_badly_leaves_no_last_state(sft_spec: Any) -> None:
     spec = sft_spec()
     task = counting_task(lambda m, b: squared(m, b) * float("inf"), iter([1.0] * 6))
-    assert not train(one_weight(), task, spec, QUIET).finite_loss.passed
+    assert not train(one_weight(), task, planned(spec), QUIET).finite_loss.passed
     assert not list(Path(spec.run_folder).rglob("state/*"))
 
 

@@ -16,6 +16,7 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import PREFERENCE_SCHEMA, THUMB_SCHEMA, StageSpec
@@ -275,8 +276,8 @@ def test_thumbs_of_one_kind_and_none_that_fits_are_refused(spec: Make, tmp_path:
 
 def test_kto_is_planned_with_one_reply_a_row_and_no_other_model(tiny_base_folder: Path) -> None:
     settings = AssistantSettings.model_validate(SETTINGS)
-    plan = memory_plan("actor_kto", {"policy": tiny_base_folder}, settings, 64)
+    plan = memory_plan("actor_kto", {"policy": tiny_base_folder}, settings, Means(), 64)
     assert set(plan.held) == {"policy weights", "policy gradients and Adam"}
-    sft = memory_plan("actor_sft", {"actor": tiny_base_folder}, AssistantSettings(), 64)
+    sft = memory_plan("actor_sft", {"actor": tiny_base_folder}, AssistantSettings(), Means(), 64)
     # Eight conversations a step in both.
     assert sft.phases["training"]["actor logits"] == plan.phases["training"]["policy logits"]

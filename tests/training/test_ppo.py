@@ -23,6 +23,7 @@ from chatllama_pipeline.models.heads import (
     pad_right,
     score_rows,
 )
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec
@@ -30,8 +31,9 @@ from chatllama_pipeline.settings import ActorSettings, AssistantSettings
 from chatllama_pipeline.settings.training.methods import GROUPED, MethodName
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.preparation import read_prompts
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
-from chatllama_pipeline.training.ppo.stage import read_prompts, run
+from chatllama_pipeline.training.ppo.stage import run
 from tests.families import tokenizer_kinds
 from tests.training.tiny_ppo import PROMPTS, QUIET, TRAINER
 
@@ -176,8 +178,10 @@ def test_a_method_without_a_critic_loads_plans_and_writes_none(
     assert loaded[0].critic is None
     assert loaded[0].sharing == [["reference"], ["policy"], ["reward"]]
     folders = {role: Path(job.inputs["actor_sft"]) for role in ("policy", "reference", "reward")}
-    whole = memory_plan("actor_ppo", folders | {"critic": folders["policy"]}, AssistantSettings())
-    plan = memory_plan("actor_ppo", folders, AssistantSettings())
+    whole = memory_plan(
+        "actor_ppo", folders | {"critic": folders["policy"]}, AssistantSettings(), Means()
+    )
+    plan = memory_plan("actor_ppo", folders, AssistantSettings(), Means())
     assert set(whole.held) - set(plan.held) == {"critic weights", "critic gradients and Adam"}
     assert "the critic's update" in set(whole.phases) - set(plan.phases)
 

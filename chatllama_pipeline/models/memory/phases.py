@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from chatllama_pipeline.machine import processes_started
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.passes import MOST_ROWS, Shape, read_bytes, rows_at_once
 from chatllama_pipeline.models.memory.sizes import config_of, model_size
 from chatllama_pipeline.settings import AssistantSettings
@@ -16,12 +16,14 @@ UPDATES = {"policy": "the policy's update", "critic": "the critic's update"}
 LEARNING = (TRAINING, *UPDATES.values(), "score pass")
 
 
-def learning_phases(stage: str, learning: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+def learning_phases(
+    stage: str, learning: dict[str, dict[str, int]], means: Means
+) -> dict[str, dict[str, int]]:
     """Parts that pass in each phase of training, from those of each trained role.
 
     PPO in one process lets the actor's go before it makes the critic's.
     """
-    if stage == "actor_ppo" and processes_started() == 1:
+    if stage == "actor_ppo" and means.processes == 1:
         return {UPDATES[role]: passing for role, passing in learning.items()}
     together = {part: size for passing in learning.values() for part, size in passing.items()}
     return {TRAINING: together} if together else {}
@@ -31,8 +33,8 @@ def reading_phases(
     stage: str,
     folders: Mapping[str, Path | str],
     settings: AssistantSettings,
+    means: Means,
     longest: int,
-    device: str,
 ) -> dict[str, dict[str, int]]:
     """Parts that pass where nothing is learned, for rows of `longest` tokens; see `passes`."""
     shapes = {role: _shape(Path(folder)) for role, folder in folders.items()}
@@ -50,12 +52,12 @@ def reading_phases(
             "validation": {"logits and layers": _read_at_once(policy, longest, True)},
             ROLLOUT: {"caches and logits": at_once * policy.writing(prompt, reply)},
         }
-    share = ppo.rollouts_per_iteration // processes_started()
+    share = ppo.rollouts_per_iteration // means.processes
     replies = min(ppo.rollout_batch_size or share, share)
     policy = shapes["policy"]
     row = policy.reading(longest, min(reply, longest))
     most = min(ppo.micro_batch_size or share, share)
-    read = rows_at_once(row, most, read_bytes(device))
+    read = rows_at_once(row, most, read_bytes(means.device))
     return scoring | {
         ROLLOUT: {"caches and logits": replies * policy.writing(prompt, reply)},
         "score pass": {"logits and layers": read * row},

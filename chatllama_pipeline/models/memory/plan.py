@@ -7,7 +7,6 @@ phases: the largest of them is the peak.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,9 @@ from typing import Any, NamedTuple
 
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.launch.out_of_memory import halved
-from chatllama_pipeline.machine import (
-    free_bytes,
-    leaves_holes,
-    own_bytes,
-    processes_started,
-    wants_bfloat16,
-)
+from chatllama_pipeline.machine import free_bytes, leaves_holes, own_bytes
 from chatllama_pipeline.models.memory.adapters import AdapterSize, adapter_size
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.passes import (
     DROPOUT_COPIES,
     FLOAT_BYTES,
@@ -40,8 +34,7 @@ from chatllama_pipeline.models.memory.phases import (
 )
 from chatllama_pipeline.models.memory.sizes import ModelSize, model_size
 from chatllama_pipeline.records import Check
-from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, LoraSettings
-from chatllama_pipeline.settings.deepspeed_config import plan_for
+from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, LoraSettings, model_section
 from chatllama_pipeline.store.layout import base_folder, has_adapter, weights_digest
 
 MEMORY_PLAN = "memory_plan"
@@ -94,10 +87,10 @@ def memory_plan(
     stage: str,
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
+    means: Means,
     longest_row: int | None = None,
-    device: str = "cpu",
 ) -> MemoryPlan:
-    """What `stage` needs with the models in `base_folders` (role -> folder).
+    """What `stage` needs with the models in `base_folders` (role -> folder), by these `means`.
 
     Roles: `actor` for actor_sft; `reward` for reward_model; `policy`, `reference`, `critic` and
     `reward` for actor_ppo; `policy` for actor_dpo and actor_kto, with `reward` for actor_best_of_n.
@@ -107,19 +100,19 @@ def memory_plan(
     """
     asked = settings.at(f"{SECTION_OF[stage]}.activation_checkpointing")
     # On a CPU the processes share what is free.
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device == "cpu" else 1
-    available = free_bytes(device) // here
-    plan = _plan(stage, base_folders, settings, longest_row, device, available, bool(asked))
+    here = means.here if means.device == "cpu" else 1
+    available = free_bytes(means.device) // here
+    plan = _plan(stage, base_folders, settings, means, longest_row, available, bool(asked))
     if asked is None and not plan.fits:
-        plan = _plan(stage, base_folders, settings, longest_row, device, available, True)
-    return dataclasses.replace(plan, taken_bytes=own_bytes(device))
+        plan = _plan(stage, base_folders, settings, means, longest_row, available, True)
+    return dataclasses.replace(plan, taken_bytes=own_bytes(means.device))
 
 
 def with_micro_batch(
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
+    means: Means,
     longest_row: int,
-    device: str,
 ) -> AssistantSettings:
     """`settings` of actor_ppo with a `micro_batch_size` where they leave it open.
 
@@ -128,15 +121,15 @@ def with_micro_batch(
     is held anyway. Free memory has no say, so a continued training adds up its gradients alike.
     """
     ppo = settings.trainer_config
-    share = max(1, ppo.minibatch_size // processes_started())
-    if ppo.micro_batch_size is not None or device != "cpu":
+    share = max(1, ppo.minibatch_size // means.processes)
+    if ppo.micro_batch_size is not None or means.device != "cpu":
         return settings
     rows = share
     while rows > 1:
         chosen = ppo.model_copy(update={"micro_batch_size": rows})
         tried = settings.model_copy(update={"trainer_config": chosen})
         held, learning = _held_and_learning(
-            "actor_ppo", base_folders, tried, longest_row, device,
+            "actor_ppo", base_folders, tried, means, longest_row,
             bool(ppo.activation_checkpointing),
         )  # fmt: skip
         passing = max(sum(parts.values()) for parts in learning.values())
@@ -153,19 +146,19 @@ def _plan(
     stage: str,
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
+    means: Means,
     longest_row: int | None,
-    device: str,
     available: int,
     checkpointing: bool,
 ) -> MemoryPlan:
-    limit = int(settings.at(f"{_length_section(stage)}.max_sequence_length"))
+    limit = int(settings.at(f"{model_section(stage)}.max_sequence_length"))
     longest = min(longest_row or limit, limit)
-    holes = device == "cpu" and leaves_holes()
+    holes = means.device == "cpu" and leaves_holes()
     held, learning = _held_and_learning(
-        stage, base_folders, settings, longest, device, checkpointing, holes
+        stage, base_folders, settings, means, longest, checkpointing, holes
     )
-    phases = learning_phases(stage, learning)
-    phases |= reading_phases(stage, base_folders, settings, longest, device)
+    phases = learning_phases(stage, learning, means)
+    phases |= reading_phases(stage, base_folders, settings, means, longest)
     return MemoryPlan(held, phases, available, checkpointing)
 
 
@@ -173,8 +166,8 @@ def _held_and_learning(
     stage: str,
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
+    means: Means,
     longest: int,
-    device: str,
     checkpointing: bool,
     holes: bool = False,
 ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
@@ -182,8 +175,7 @@ def _held_and_learning(
 
     With `holes` tensors that are freed leave as much again, where they aren't mapped one by one.
     """
-    tokens = _conversations_per_forward(stage, settings) * longest
-    half = wants_bfloat16(settings.at(f"{SECTION_OF[stage]}.precision"), device)
+    tokens = _conversations_per_forward(stage, settings, means) * longest
     held: dict[str, int] = {}
     learning: dict[str, dict[str, int]] = {}
     shared: set[str] = set()
@@ -192,7 +184,7 @@ def _held_and_learning(
         trained = _is_trained(role, stage, settings)
         adapted = trained and _has_adapter(role, stage, settings)
         if trained and not adapted:
-            share = _held_of_a_weight(stage, settings, device)
+            share = _held_of_a_weight(stage, means)
             held[f"{role} weights"] = round(size.weights * share.weight)
             held[f"{role} gradients and Adam"] = round(size.weights * share.gradient_and_adam)
         elif (base := weights_digest(base_folder(folder))) not in shared:
@@ -203,7 +195,7 @@ def _held_and_learning(
             of_a_weight = TRAINED_BYTES if adapted else FROZEN_BYTES
             held[f"{role} adapter"] = adapter_size(folder, lora).weights * of_a_weight
         if trained:
-            width = HALF_BYTES if half else FLOAT_BYTES
+            width = HALF_BYTES if means.bfloat16 else FLOAT_BYTES
             adapter = adapter_size(folder, lora) if adapted else None
             # PPO's models read in eval mode, those of other methods without noise.
             dropout = stage not in _OF_THE_ACTOR and lora.lora_dropout > 0
@@ -218,19 +210,8 @@ def _held_and_learning(
     return held, learning
 
 
-def memory_check(
-    stage: str,
-    base_folders: Mapping[str, Path | str],
-    settings: AssistantSettings,
-    longest_row: int | None = None,
-    device: str = "cpu",
-) -> Check:
-    """The blocking check `memory_plan`: the need against what is free, in GiB, and the cure."""
-    return as_check(stage, memory_plan(stage, base_folders, settings, longest_row, device))
-
-
 def as_check(stage: str, plan: MemoryPlan) -> Check:
-    """`plan` as the blocking check `memory_plan`."""
+    """The blocking check `memory_plan`: the need against what is free, in GiB, and the cure."""
     largest = sorted(plan.parts.items(), key=lambda part: -part[1])[:3]
     shares = ", ".join(f"{name} {size / GIB:.2f}" for name, size in largest)
     section = SECTION_OF[stage]
@@ -242,7 +223,7 @@ def as_check(stage: str, plan: MemoryPlan) -> Check:
         text += ", with activation checkpointing"
     if not plan.fits:
         text += (
-            f": {_cure(plan, section)}lower {_length_section(stage)}.max_sequence_length, "
+            f": {_cure(plan, section)}lower {model_section(stage)}.max_sequence_length, "
             "train a LoRA adapter (peft_enable: true), or take a smaller model"
         )
     return Check(
@@ -264,14 +245,14 @@ def require_memory(
     stage: str,
     base_folders: Mapping[str, Path | str],
     settings: AssistantSettings,
+    means: Means,
     longest_row: int | None = None,
-    device: str = "cpu",
 ) -> tuple[Check, MemoryPlan]:
-    """`memory_check`, and the plan behind it.
+    """`memory_plan` as a check, and the plan behind it.
 
     Raises CheckError where the check fails: before any weights are loaded.
     """
-    plan = memory_plan(stage, base_folders, settings, longest_row, device)
+    plan = memory_plan(stage, base_folders, settings, means, longest_row)
     check = as_check(stage, plan)
     if not check.passed:
         raise CheckError(check.description, [check])
@@ -300,35 +281,27 @@ class Held(NamedTuple):
     gradient_and_adam: float
 
 
-def _held_of_a_weight(stage: str, settings: AssistantSettings, device: str) -> Held:
+def _held_of_a_weight(stage: str, means: Means) -> Held:
     """ZeRO 1 shards Adam's two moments, 2 the gradient too, 3 the weight too.
 
     PPO has whole weights all the same, while it samples.
     """
-    ranks = processes_started()
-    plan = plan_for(stage, settings, device, ranks)
-    level = plan.stage if plan else 0
+    ranks, level = means.processes, means.zero_stage
     weight = FROZEN_BYTES / (ranks if level == 3 and stage != "actor_ppo" else 1)
     gradient = FLOAT_BYTES / (ranks if level >= 2 else 1)
     moments = 2 * FLOAT_BYTES / (ranks if level >= 1 else 1)
-    if plan is not None and plan.offloads and device != "cpu":
+    if means.keeps_moments_on_cpu:
         moments = 0
     return Held(weight, gradient + moments)
 
 
-def _length_section(stage: str) -> str:
-    return "reward_config" if stage == "reward_model" else "actor_config"
-
-
-def _conversations_per_forward(stage: str, settings: AssistantSettings) -> int:
+def _conversations_per_forward(stage: str, settings: AssistantSettings, means: Means) -> int:
     both_replies = 2 if stage in _IN_PAIRS else 1
-    return both_replies * settings.training(stage).rows_per_forward(processes_started())
+    return both_replies * settings.training(stage).rows_per_forward(means.processes)
 
 
 def _is_trained(role: str, stage: str, settings: AssistantSettings) -> bool:
-    if stage == "reward_model" and not settings.reward_config.train:
-        return False
-    return role in _TRAINED[stage]
+    return settings.learns(stage) and role in _TRAINED[stage]
 
 
 def _has_adapter(role: str, stage: str, settings: AssistantSettings) -> bool:

@@ -27,6 +27,11 @@ SECTION_OF = {
 }
 
 
+def model_section(training: str) -> str:
+    """The section that names the model of a training, its longest row, and how it is sharded."""
+    return "reward_config" if training == "reward_model" else "actor_config"
+
+
 class TrainedSection(Section):
     """What holds of every training."""
 

@@ -17,15 +17,12 @@ import torch
 from chatllama_pipeline.errors import DataError, ProviderError
 from chatllama_pipeline.llm.judge.questions import LlmJudge
 from chatllama_pipeline.llm.plans import Plan, estimate_lines
-from chatllama_pipeline.machine import processes_started
-from chatllama_pipeline.models.bases.preflight import preflight, prompt_room
+from chatllama_pipeline.models.bases.preflight import prompt_room
 from chatllama_pipeline.models.chat.replies import reply_texts
 from chatllama_pipeline.models.chat.template import Example, stop_ids
 from chatllama_pipeline.models.generation import end_ids, generate_plainly
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
-from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.memory.efficiency import make_efficient
-from chatllama_pipeline.models.memory.plan import require_memory
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress, counted
 from chatllama_pipeline.records import SAMPLES_FILE, Outcome, Split, StageSpec
@@ -40,9 +37,10 @@ from chatllama_pipeline.training.best_of_n.sampling import (
     sample_part,
 )
 from chatllama_pipeline.training.course import Task
-from chatllama_pipeline.training.distributed import place_trained, rank
-from chatllama_pipeline.training.offline import STAGE, load_policy, no_replies
-from chatllama_pipeline.training.ppo.stage import Prompts, read_prompts
+from chatllama_pipeline.training.distributed import place, rank
+from chatllama_pipeline.training.offline import load_policy, no_replies
+from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
+from chatllama_pipeline.training.ppo.preparation import Prompts, read_prompts
 from chatllama_pipeline.training.sft.stage import (
     collate_completions,
     completion_loss_sum,
@@ -51,7 +49,6 @@ from chatllama_pipeline.training.sft.stage import (
 from chatllama_pipeline.training.terms.asking import Asking, open_of_stage, terms_of
 from chatllama_pipeline.training.trainer import save_trained, train
 
-TRAINING, SECTION = "actor_best_of_n", "best_of_n_config"
 _ESTIMATED = "word "
 
 
@@ -80,32 +77,21 @@ class _Replies:
 def _improve(
     spec: StageSpec, settings: AssistantSettings, asking: Asking | None, progress: Progress
 ) -> Outcome:
-    sft, section = Path(spec.inputs["actor_sft"]), settings.best_of_n_config
-    actor, tokenizer = settings.actor_config, load_tokenizer(sft)
-    config = load_config(sft)
-    before = preflight(tokenizer, config, "actor_config", actor.max_sequence_length)
-    room = prompt_room({"actor": config}, tokenizer, actor)
-    folder = Path(spec.inputs["rlhf_training_data"])
-    train_prompts, held_out_prompts = (
-        read_prompts(folder, tokenizer, room, settings, split) for split in _SPLITS
-    )
-    asked = _asked(train_prompts, settings), _asked(held_out_prompts, settings)
-    longest = max(train_prompts.longest, held_out_prompts.longest) + actor.max_tokens
-    models = {"policy": sft, "reward": Path(spec.inputs["reward_model"])}
-    memory, plan = require_memory(TRAINING, models, settings, longest, spec.device)
-    progress.say(f"{before}; {train_prompts.in_words}; {memory.description}")
+    plan, prompts = prepare(spec, settings, progress)
+    asked = _asked(prompts.train, settings), _asked(prompts.held_out, settings)
+    tokenizer = plan.tokenizer
     for line in _forecast(asked, settings, asking):
         progress.say(line)
 
-    train_replies, held_out = _replies(spec, settings, asked, tokenizer, asking)
+    train_replies, held_out = _replies(plan, asked, asking)
     if not train_replies.examples:
         raise DataError(
             f"improve_by: best_of_n imitates replies that end, and none of those to "
-            f"{len(asked[0].ids)} prompts does within actor_config.max_tokens {actor.max_tokens}: "
-            "raise it, or train SFT for longer"
+            f"{len(asked[0].ids)} prompts does within actor_config.max_tokens "
+            f"{settings.actor_config.max_tokens}: raise it, or train SFT for longer"
         )
-    policy, pad_id = load_policy(sft, settings, progress), tokenizer.pad_token_id
-    make_efficient(policy, section, SECTION, plan.checkpointing)
+    policy, pad_id = load_policy(plan, progress), tokenizer.pad_token_id
+    make_efficient(policy, plan.section, plan.section_name, plan.memory.checkpointing)
     task = Task(
         rows=train_replies.examples,
         collate=partial(collate_completions, pad_id=pad_id),
@@ -114,7 +100,7 @@ def _improve(
         judged_by=("validation_loss", False),
         length=lambda example: len(example.ids),
     )
-    training = train(policy, task, spec, progress)
+    training = train(policy, task, plan.for_rows(len(task.rows)), progress)
     with training.whole():
         if training.finite_loss.passed and training.is_main:
             generate_plainly(policy, tokenizer, stop_ids(tokenizer))
@@ -124,22 +110,52 @@ def _improve(
     return Outcome(
         rows=len(train_replies.examples),
         metrics={
-            "dropped_too_long": train_prompts.dropped,
-            "replies_per_prompt": section.replies_per_prompt,
+            "dropped_too_long": prompts.train.dropped,
+            "replies_per_prompt": asked[0].replies,
             **_gain(train_replies),
             "steps": training.steps,
             "train_seconds": training.seconds,
-            **plan.metrics(),
+            **plan.memory.metrics(),
             **training.last_figures,
             **asking_metrics,
         },
-        checks=[memory, training.finite_loss, no_replies("best_of_n")],
+        checks=[plan.fits, training.finite_loss, no_replies("best_of_n")],
         curves=training.curves,
-        warnings=[*before.warnings, *training.warnings, *asking_warnings],
+        warnings=[*plan.before.warnings, *training.warnings, *asking_warnings],
     )
 
 
 _SPLITS: tuple[Split, Split] = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """The prompts of both splits that fit."""
+
+    train: Prompts
+    held_out: Prompts
+
+    @property
+    def longest(self) -> int:
+        return max(self.train.longest, self.held_out.longest)
+
+
+def prepare(
+    spec: StageSpec, settings: AssistantSettings, progress: Progress
+) -> tuple[TrainingPlan, _Prompts]:
+    """The prompts that fit, and the plan for as many rows as there are prompts."""
+    sft, actor = Path(spec.inputs["actor_sft"]), settings.actor_config
+    known = begin(spec, settings, sft)
+    room = prompt_room({"actor": known.config}, known.tokenizer, actor)
+    folder = Path(spec.inputs["rlhf_training_data"])
+    prompts = _Prompts(
+        *(read_prompts(folder, known.tokenizer, room, settings, split) for split in _SPLITS)
+    )
+    models = {"policy": sft, "reward": Path(spec.inputs["reward_model"])}
+    longest = prompts.longest + actor.max_tokens
+    plan = decide(known, models, longest, len(prompts.train.ids))
+    progress.say(f"{plan.before}; {prompts.train.in_words}; {plan.fits.description}")
+    return plan, prompts
 
 
 def _asked(prompts: Prompts, settings: AssistantSettings) -> Asked:
@@ -168,17 +184,13 @@ def _forecast(
 
 
 def _replies(
-    spec: StageSpec,
-    settings: AssistantSettings,
-    asked: tuple[Asked, Asked],
-    tokenizer: Any,
-    asking: Asking | None,
+    plan: TrainingPlan, asked: tuple[Asked, Asked], asking: Asking | None
 ) -> tuple[_Replies, _Replies]:
     """The best replies of both splits, made by all processes; what a killed run made stays."""
-    actor, section = settings.actor_config, settings.best_of_n_config
-    home = Path(spec.run_folder) / "replies"
-    model = load_actor(spec.inputs["actor_sft"], torch.float32).eval()
-    place_trained(model, spec.device, None, bfloat16=False)
+    actor, section = plan.settings.actor_config, plan.settings.best_of_n_config
+    home, tokenizer = Path(plan.spec.run_folder) / "replies", plan.tokenizer
+    model = load_actor(plan.folders["policy"], torch.float32).eval()
+    place(model, plan.means.device)
     stops = end_ids(stop_ids(tokenizer), model)
     sampled, scored = [], []
     for split, each in zip(_SPLITS, asked, strict=True):
@@ -192,9 +204,9 @@ def _replies(
             temperature=section.temperature,
             stop_ids=stops,
             pad_id=tokenizer.pad_token_id,
-            seed=stage_seed(settings.seed, STAGE, split),
+            seed=stage_seed(plan.settings.seed, plan.spec.stage, split),
         )
-        mine = range(rank(), len(each.parts), processes_started())
+        mine = range(plan.shares.rank, len(each.parts), plan.means.processes)
         for number in counted(f"answers {split} prompts", mine, len(mine), "parts"):
             if not parts.has(number):
                 parts.write(number, sample_part(each, number, sampler))
@@ -202,8 +214,8 @@ def _replies(
     for split, each, parts in zip(_SPLITS, asked, sampled, strict=True):
         scored.append(Parts(home / f"{split}_scored"))
         if asking is not None:
-            _score(spec, each, parts, scored[-1], asking)
-    terms = terms_of(settings.rewards)
+            _score(plan, each, parts, scored[-1], asking)
+    terms = terms_of(plan.settings.rewards)
     found = []
     for each, parts, scores in zip(asked, sampled, scored, strict=True):
         numbers = range(len(each.parts))
@@ -214,12 +226,12 @@ def _replies(
     return found[0], found[1]
 
 
-def _score(spec: StageSpec, asked: Asked, sampled: Parts, scored: Parts, asking: Asking) -> None:
+def _score(plan: TrainingPlan, asked: Asked, sampled: Parts, scored: Parts, asking: Asking) -> None:
     """Score the parts that nobody has scored; ProviderError says that the others are kept."""
     numbers = [number for number in range(len(asked.parts)) if not scored.has(number)]
     if not numbers:
         return
-    scorer = RewardScorer(spec.inputs["reward_model"], device=spec.device)
+    scorer = RewardScorer(plan.folders["reward"], device=plan.means.device)
     for number in counted("scores replies", numbers, len(numbers), "parts"):
         prompts = [asked.prompts[row] for row in asked.rows(asked.parts[number])]
         texts = sampled.wait_for(number)["texts"]

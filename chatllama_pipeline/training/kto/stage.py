@@ -29,7 +29,7 @@ from chatllama_pipeline.training.kto.thumbs import (
     read_thumbs,
     with_reference,
 )
-from chatllama_pipeline.training.offline import STAGE, Method, Rows, improve, left_out, reply_nats
+from chatllama_pipeline.training.offline import Method, Rows, improve, left_out, reply_nats
 
 # (log-ratios, which are of a thumb up, KL) -> their losses: see `equations.losses`.
 Weighed = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -38,7 +38,7 @@ Weighed = Callable[[Tensor, Tensor, Tensor], Tensor]
 def run(spec: StageSpec, progress: Progress) -> Outcome:
     """Train the actor on the thumbs of preference_data, or on its pairs: see `offline.improve`."""
     settings = AssistantSettings.of_stage(spec)
-    seed = stage_seed(settings.seed, STAGE, "replies elsewhere")
+    seed = stage_seed(settings.seed, spec.stage, "replies elsewhere")
     method = Method(
         name="kto",
         read=partial(_thumbs, Path(spec.inputs["preference_data"]), seed),

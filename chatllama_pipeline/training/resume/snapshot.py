@@ -17,8 +17,8 @@ from accelerate.utils import broadcast_object_list
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.models.adapters.lora import trained_state
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.progress import MEGABYTE, growing, watching
-from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.resume.state import States
 
 WEIGHTS, OPTIMIZER, COUNTS, BEST = "weights.pt", "optimizer.pt", "counts.json", "best.pt"
@@ -35,9 +35,8 @@ class Layout:
     zero_stage: int | None
 
     @classmethod
-    def of(cls, processes: int, plan: DeepSpeedPlan | None) -> Layout:
-        # Stage 0 shards nothing: it is trained without DeepSpeed.
-        return cls(processes, plan.stage or None if plan else None)
+    def of(cls, means: Means) -> Layout:
+        return cls(means.processes, means.zero_stage or None)
 
     @classmethod
     def prepared_by(cls, accelerator: Accelerator) -> Layout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.adapters.lora import add_adapter, trained_share
-from chatllama_pipeline.models.bases.preflight import preflight, rows_in_words
+from chatllama_pipeline.models.bases.preflight import rows_in_words
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import (
     MAX_LENGTH,
@@ -25,17 +26,14 @@ from chatllama_pipeline.models.heads import (
     scores,
     scoring_example,
 )
-from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.memory.efficiency import make_efficient
-from chatllama_pipeline.models.memory.plan import require_memory
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
-from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings, RewardSettings
 from chatllama_pipeline.training import FINITE_LOSS
 from chatllama_pipeline.training.course import WEIGHT, Task
-from chatllama_pipeline.training.distributed import rank
+from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.reward.equations import (
     bradley_terry,
     centering,
@@ -46,7 +44,6 @@ from chatllama_pipeline.training.reward.items import Item, Items, Pair, Scored, 
 from chatllama_pipeline.training.reward.report import RewardReport, reward_report
 from chatllama_pipeline.training.trainer import Training, save_trained, train
 
-STAGE = "reward_model"
 MARGIN, SCORE = "margin", "score"
 # Mean and deviation of the scores come from an even sample of the training replies of about this
 # size: their standard error is then 2 % of a deviation, and large sets are not read once more.
@@ -61,57 +58,79 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     """
     quiet_transformers()
     settings = AssistantSettings.of_stage(spec)
-    reward, base = settings.reward_config, Path(spec.inputs["reward_base"])
-    tokenizer, config = load_tokenizer(base), load_config(base)
-    before = preflight(tokenizer, config, "reward_config", reward.max_sequence_length)
-    encode = partial(scoring_example, config, tokenizer)
-    items = read_items(spec, encode, reward, before.context, "train")
-    held_out = read_items(spec, encode, reward, before.context, "validation")
-    chosen, warnings = _learned_from(items, reward, spec)
-    longest = max(len(row.ids) for row in rows_of(chosen))
-    memory, plan = require_memory(STAGE, {"reward": base}, settings, longest, spec.device)
-    told = f"{before}; {rows_in_words(rows_of(chosen), items.too_long)}"
-    progress.say(told)
-    progress.say(
-        f"{len(items.pairs)} pairs, {len(items.scored)} scored replies, "
-        f"longest {longest} tokens; {memory.description}"
-    )
-
-    pad_id = tokenizer.pad_token_id
-    torch.manual_seed(stage_seed(settings.seed, STAGE))  # of the fresh head
-    model = load_reward(base, torch.float32)
-    model.config.pad_token_id = pad_id
-    if reward.train:
-        _set_up(model, base, settings, plan.checkpointing, progress)
-        training = _train(model, chosen, held_out, settings, pad_id, spec, progress)
-    else:
-        training = _as_it_is(model.to(spec.device), held_out, pad_id)
+    plan, rows = prepare(spec, settings, progress)
+    items, held_out, pad_id = rows.items, rows.held_out, plan.tokenizer.pad_token_id
+    model = _load(plan, pad_id, progress)
+    training = _trained(model, plan, rows, progress)
     report = None
     with training.whole():
         if training.finite_loss.passed:
             _normalise(model, rows_of([*items.pairs, *items.scored]), pad_id)
-            setattr(model.config, MAX_LENGTH, before.context)
-            setattr(model.config, READS_WHOLE, reads_whole(config))
-            report = _publish(model, tokenizer, held_out, training, Path(spec.output))
-    too_long = items.too_long + held_out.too_long
-    warnings = [*before.warnings, *warnings, *_left_out(too_long, before.context)]
+            setattr(model.config, MAX_LENGTH, plan.before.context)
+            setattr(model.config, READS_WHOLE, rows.reads_whole)
+            report = _publish(model, plan.tokenizer, held_out, training, Path(spec.output))
+    left_out = _left_out(rows.too_long, plan.before.context)
     return Outcome(
-        rows=len(chosen),
+        rows=len(rows.chosen),
         metrics={
-            "preflight": told,
+            "preflight": f"{plan.before}; {rows.in_words}",
             "pairs": len(items.pairs),
             "scored_replies": len(items.scored),
-            "dropped_too_long": too_long,
+            "dropped_too_long": rows.too_long,
             "steps": training.steps,
             "train_seconds": training.seconds,
-            **plan.metrics(),
+            **plan.memory.metrics(),
             **training.last_figures,
             **(report.metrics() if report else {}),
         },
-        checks=[memory, training.finite_loss],
+        checks=[plan.fits, training.finite_loss],
         curves=training.curves,
-        warnings=[*warnings, *training.warnings],
+        warnings=[*plan.before.warnings, *rows.in_vain, *left_out, *training.warnings],
     )
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """What there is to learn from: `chosen` of `items`, as the objective has it.
+
+    `in_vain` tells what it asked for and nobody has; for `reads_whole` see `heads`.
+    """
+
+    items: Items
+    held_out: Items
+    chosen: list[Item]
+    in_vain: list[str]
+    reads_whole: bool
+
+    @property
+    def in_words(self) -> str:
+        return rows_in_words(rows_of(self.chosen), self.items.too_long)
+
+    @property
+    def too_long(self) -> int:
+        """Rows of both splits that were left out for their length."""
+        return self.items.too_long + self.held_out.too_long
+
+
+def prepare(
+    spec: StageSpec, settings: AssistantSettings, progress: Progress
+) -> tuple[TrainingPlan, Ratings]:
+    """The pairs and scored replies that fit, and the plan for them."""
+    base, reward = Path(spec.inputs["reward_base"]), settings.reward_config
+    known = begin(spec, settings, base)
+    encode = partial(scoring_example, known.config, known.tokenizer)
+    items = read_items(spec, encode, reward, known.before.context, "train")
+    held_out = read_items(spec, encode, reward, known.before.context, "validation")
+    chosen, in_vain = _learned_from(items, reward, spec)
+    longest = max(len(row.ids) for row in rows_of(chosen))
+    plan = decide(known, {"reward": base}, longest, len(chosen))
+    rows = Ratings(items, held_out, chosen, in_vain, reads_whole(known.config))
+    progress.say(f"{plan.before}; {rows.in_words}")
+    progress.say(
+        f"{len(items.pairs)} pairs, {len(items.scored)} scored replies, "
+        f"longest {longest} tokens; {plan.fits.description}"
+    )
+    return plan, rows
 
 
 def _publish(
@@ -125,44 +144,42 @@ def _publish(
     return report
 
 
-def _set_up(
-    model: Any, base: Path, settings: AssistantSettings, checkpointing: bool, progress: Progress
-) -> None:
-    reward = settings.reward_config
+def _load(plan: TrainingPlan, pad_id: int, progress: Progress) -> Any:
+    """The scoring model, with the weights that learn set, if any do."""
+    reward, base = plan.settings.reward_config, plan.folders["reward"]
+    torch.manual_seed(plan.seed)  # of the fresh head
+    model = load_reward(base, torch.float32)
+    model.config.pad_token_id = pad_id
+    if not reward.train:
+        return model.to(plan.means.device)
     if reward.peft_enable:
-        start = stage_seed(stage_seed(settings.seed, STAGE), "adapter")
-        add_adapter(model, reward.lora, "reward_config", base, start)
+        add_adapter(model, reward.lora, "reward_config", base, plan.seed_of("adapter"))
         progress.say(trained_share(model))
-    make_efficient(model, reward, "reward_config", checkpointing)
+    make_efficient(model, reward, plan.section_name, plan.memory.checkpointing)
+    return model
 
 
-def _train(
-    model: Any,
-    chosen: list[Item],
-    held_out: Items,
-    settings: AssistantSettings,
-    pad_id: int,
-    spec: StageSpec,
-    progress: Progress,
-) -> Training:
-    reward = settings.reward_config
+def _trained(model: Any, plan: TrainingPlan, rows: Ratings, progress: Progress) -> Training:
+    reward, pad_id = plan.settings.reward_config, plan.tokenizer.pad_token_id
+    if not reward.train:
+        return _as_it_is(model, rows.held_out, pad_id, plan.is_main)
     task = Task(
-        rows=chosen,
+        rows=rows.chosen,
         collate=partial(collate_items, model, pad_id=pad_id),
         loss_sum=partial(reward_loss_sum, centering_weight=reward.centering),
-        validate=partial(_validate, held_out, pad_id),
+        validate=partial(_validate, rows.held_out, pad_id),
         length=lambda item: max(len(row.ids) for row in rows_of([item])),
         judged_by=("validation_accuracy", True),
     )
-    return train(model, task, spec, progress)
+    return train(model, task, plan, progress)
 
 
-def _as_it_is(model: Any, held_out: Items, pad_id: int) -> Training:
+def _as_it_is(model: Any, held_out: Items, pad_id: int, is_main: bool) -> Training:
     """The figures of a model that somebody else trained."""
     figures = _validate(held_out, pad_id, model.eval())
     curves = [Curve(name, [(0.0, value)]) for name, value in figures.items()]
     untouched = Check(FINITE_LOSS, True, True, 0.0, 0.0, "reward_config.train: false: no training")
-    return Training(curves, 0.0, 0, [], untouched, is_main=rank() == 0)
+    return Training(curves, 0.0, 0, [], untouched, is_main=is_main)
 
 
 def _left_out(too_long: int, context: int) -> list[str]:

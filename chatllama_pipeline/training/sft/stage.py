@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,25 +14,21 @@ import torch.nn.functional as F
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.adapters.lora import add_adapter, trained_share
-from chatllama_pipeline.models.bases.preflight import preflight, require_room, rows_in_words
+from chatllama_pipeline.models.bases.preflight import require_room, rows_in_words
 from chatllama_pipeline.models.chat.template import Example, conversation
 from chatllama_pipeline.models.families.kinds import Kind, kind_of, takes
 from chatllama_pipeline.models.families.language import encoder_decoder_inputs, last_logits
 from chatllama_pipeline.models.heads import load_actor, pad_right
-from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.memory.efficiency import make_efficient
 from chatllama_pipeline.models.memory.passes import batches, shape_of
-from chatllama_pipeline.models.memory.plan import require_memory
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress, counted, phase
 from chatllama_pipeline.records import Outcome, Split, StageSpec
-from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings
 from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.sft.packing import collate_packed, heeds_borders
 from chatllama_pipeline.training.trainer import save_trained, train
-
-STAGE = "actor_sft"
 
 
 def run(spec: StageSpec, progress: Progress) -> Outcome:
@@ -43,64 +40,82 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     """
     quiet_transformers()
     settings = AssistantSettings.of_stage(spec)
-    actor = settings.actor_config
-    base = Path(spec.inputs["actor_base"])
-    tokenizer = load_tokenizer(base)
-    config = load_config(base)
-    before = preflight(tokenizer, config, "actor_config", actor.max_sequence_length)
-    require_room(config, tokenizer, actor)
-    rows = partial(_examples, Path(spec.inputs["actor_training_data"]), tokenizer)
-    examples, dropped = rows("train", before.context)
-    held_out, dropped_held_out = rows("validation", before.context)
-    told = f"{before}; {rows_in_words(examples, dropped)}"
-    progress.say(told)
-    longest = max(len(example.ids) for example in examples + held_out)
-    memory, plan = require_memory(STAGE, {"actor": base}, settings, longest, spec.device)
-    progress.say(f"{len(examples)} conversations, longest {longest} tokens; {memory.description}")
-
-    model = _load(base, settings, progress)
-    make_efficient(model, actor, "actor_config", plan.checkpointing)
-    pad_id = tokenizer.pad_token_id
+    plan, rows = prepare(spec, settings, progress)
+    model, pad_id = _load(plan, progress), plan.tokenizer.pad_token_id
     collate = partial(collate_completions, pad_id=pad_id)
-    packed, unpacked = _packing(model, actor, examples, pad_id)
+    packed, unpacked = _packing(model, settings.actor_config, rows.examples, pad_id)
     task = Task(
-        rows=examples,
+        rows=rows.examples,
         collate=packed or collate,
         loss_sum=completion_loss_sum,
-        validate=partial(validate, held_out, pad_id),
+        validate=partial(validate, rows.held_out, pad_id),
         judged_by=("validation_loss", False),
         length=lambda example: len(example.ids),
     )
-    training = train(model, task, spec, progress)
+    training = train(model, task, plan, progress)
     with training.whole():
         if training.finite_loss.passed and training.is_main:
-            save_trained(Path(spec.output), model, tokenizer, training.curves)
-    left_out = _left_out(dropped, dropped_held_out, before.context)
+            save_trained(Path(spec.output), model, plan.tokenizer, training.curves)
+    left_out = _left_out(rows.dropped, rows.dropped_held_out, plan.before.context)
     return Outcome(
-        rows=len(examples),
+        rows=len(rows.examples),
         metrics={
-            "preflight": told,
-            "dropped_too_long": dropped,
+            "preflight": f"{plan.before}; {rows.in_words}",
+            "dropped_too_long": rows.dropped,
             "steps": training.steps,
             "train_seconds": training.seconds,
-            **plan.metrics(),
+            **plan.memory.metrics(),
             **training.last_figures,
         },
-        checks=[memory, training.finite_loss],
+        checks=[plan.fits, training.finite_loss],
         curves=training.curves,
-        warnings=[*before.warnings, *unpacked, *training.warnings, *left_out],
+        warnings=[*plan.before.warnings, *unpacked, *training.warnings, *left_out],
     )
 
 
-def _load(base: Path, settings: AssistantSettings, progress: Progress) -> Any:
+@dataclass(frozen=True)
+class Conversations:
+    """The rows of both splits as tokens, and how many are too long."""
+
+    examples: list[Example]
+    held_out: list[Example]
+    dropped: int
+    dropped_held_out: int
+
+    @property
+    def in_words(self) -> str:
+        return rows_in_words(self.examples, self.dropped)
+
+
+def prepare(
+    spec: StageSpec, settings: AssistantSettings, progress: Progress
+) -> tuple[TrainingPlan, Conversations]:
+    """The rows that fit, and the plan for them."""
+    base = Path(spec.inputs["actor_base"])
+    known = begin(spec, settings, base)
+    require_room(known.config, known.tokenizer, settings.actor_config)
+    read = partial(_examples, Path(spec.inputs["actor_training_data"]), known.tokenizer)
+    examples, dropped = read("train", known.before.context)
+    held_out, dropped_held_out = read("validation", known.before.context)
+    rows = Conversations(examples, held_out, dropped, dropped_held_out)
+    progress.say(f"{known.before}; {rows.in_words}")
+    longest = max(len(example.ids) for example in examples + held_out)
+    plan = decide(known, {"actor": base}, longest, len(examples))
+    told = f"{len(examples)} conversations, longest {longest} tokens"
+    progress.say(f"{told}; {plan.fits.description}")
+    return plan, rows
+
+
+def _load(plan: TrainingPlan, progress: Progress) -> Any:
     """The actor, with the weights that learn set."""
-    actor, model = settings.actor_config, load_actor(base, torch.float32)
+    actor, base = plan.settings.actor_config, plan.folders["actor"]
+    model = load_actor(base, torch.float32)
     if actor.peft_enable:
-        start = stage_seed(stage_seed(settings.seed, STAGE), "adapter")
-        add_adapter(model, actor.lora, "actor_config", base, start)
+        add_adapter(model, actor.lora, "actor_config", base, plan.seed_of("adapter"))
         progress.say(trained_share(model))
     elif actor.froze_embeddings:
         model.get_input_embeddings().weight.requires_grad_(False)
+    make_efficient(model, actor, plan.section_name, plan.memory.checkpointing)
     return model
 
 
