@@ -14,7 +14,9 @@ from chatllama_pipeline.cli.doctor.command import doctor
 from chatllama_pipeline.cli.make import make
 from chatllama_pipeline.cli.preview import preview
 from chatllama_pipeline.cli.score import score
+from chatllama_pipeline.cli.serving.export import export
 from chatllama_pipeline.cli.serving.feedback import feedback
+from chatllama_pipeline.cli.serving.publish import publish
 from chatllama_pipeline.cli.serving.reports import reports
 from chatllama_pipeline.cli.serving.serve import serve
 from chatllama_pipeline.cli.serving.ui import ui
@@ -43,6 +45,8 @@ COMMANDS = (
     preview,
     chat,
     serve,
+    export,
+    publish,
     feedback,
     compare,
     score,

@@ -1,1 +1,2 @@
-"""`chatllama serve`, `chatllama feedback` on what it served; Dagster's page, and its reports."""
+"""`chatllama serve`, `export`, `publish`; `feedback` on what was served; Dagster's page, and its
+reports."""
