@@ -33,12 +33,22 @@ LIMITS = Limits()
 JSON = {"content-type": "application/json"}
 
 
-def lively(base: Path, folder: Path, seed: int) -> Path:
-    """The model of `base` with large random weights: its replies hang on all that it read."""
+def lively(base: Path, folder: Path, seed: int, context: int = 0) -> Path:
+    """The model of `base` with large random weights: its replies hang on all that it read.
+
+    With a `context` of its own it reads so many tokens, and greedily never comes to an end.
+    """
     config = AutoConfig.from_pretrained(base, tie_word_embeddings=False, initializer_range=0.4)
+    tokenizer = load_tokenizer(base)
+    if context:
+        config.max_position_embeddings = tokenizer.model_max_length = context
     torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    load_tokenizer(base).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    if context:
+        # Nought is never the largest of many random numbers.
+        model.lm_head.weight.data[tokenizer.eos_token_id] = 0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,12 +16,15 @@ from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
-from tests.serving.served import NAME, Served, serving
+from tests.serving.served import NAME, Served, lively, publish, serving
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+# So many tokens that nobody waits for the last.
+ENDLESS = 8192
+KEY = "s3cret-\u00e4"
 EVIL = "<img src=x onerror=alert()>"
 
 
@@ -167,3 +171,119 @@ def test_a_refusal_is_told_and_the_conversation_goes_on(person: Person) -> None:
     person.say("alpha")
     assert page.locator("#error").inner_text() == ""
     assert page.locator(".turn.user").count() == 1
+
+
+@pytest.fixture(scope="module")
+def endless(
+    released: tuple[Store, Version, Version],
+    tiny_base_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Served]:
+    """A release whose replies don't end by themselves, served with a page."""
+    folder = lively(tiny_base_folder, tmp_path_factory.mktemp("endless"), 0, context=ENDLESS)
+    version = publish(released[0], folder, "endless", max_new_tokens=ENDLESS)
+    log = FeedbackLog(tmp_path_factory.mktemp("feedback"), NAME)
+    with serving([Wanted(version, 1.0)], feedback=log, page=True) as running:
+        yield running
+
+
+def begins(person: Person) -> str:
+    """What is written of a reply that goes on."""
+    text = person.page.locator(".turn.assistant .text")
+    wait_until(lambda: text.count() == 1 and len(text.text_content() or "") > 20)
+    assert person.page.get_by_role("button", name="Stop").is_enabled()
+    return str(text.text_content())
+
+
+def idle(served: Served) -> bool:
+    """Whether nobody is being answered."""
+    return "\nchatllama_in_flight 0.0" in served.ask("/metrics")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_stop_ends_a_reply_and_its_work_and_what_was_written_stays(
+    endless: Served, phone: Page
+) -> None:
+    person = Person(phone, endless)
+    phone.keyboard.type("alpha")
+    phone.keyboard.press("Enter")
+    begun = begins(person)
+    assert not idle(endless)
+    phone.get_by_role("button", name="Stop").click()
+    person.rests()
+    wait_until(lambda: idle(endless))
+    said = phone.locator(".turn.assistant .text").text_content()
+    assert said is not None and said.startswith(begun)
+    phone.get_by_role("button", name="Bad").click()
+    [thumb] = person.kept(1)
+    assert thumb["reply"]["text"] == said and thumb["good"] is False
+
+    phone.get_by_role("button", name="Regenerate").click()
+    begins(person)
+    phone.keyboard.press("Escape")
+    person.rests()
+    wait_until(lambda: idle(endless))
+    assert phone.locator(".turn.assistant").count() == 1
+    assert phone.locator("#error").text_content() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_conversation_that_is_left_in_mid_reply_leaves_nothing_in_the_next(
+    endless: Served, phone: Page
+) -> None:
+    person = Person(phone, endless)
+    before = len(person.ratings())
+    phone.keyboard.type("alpha")
+    phone.keyboard.press("Enter")
+    begins(person)
+    phone.get_by_role("button", name="New conversation").click()
+    wait_until(lambda: idle(endless))
+    assert phone.locator(".turn").count() == 0
+    phone.locator("#said").fill("bravo")
+    phone.locator("#said").press("Enter")
+    begins(person)
+    phone.get_by_role("button", name="Stop").click()
+    person.rests()
+    phone.get_by_role("button", name="Good").click()
+    thumb = person.kept(before + 1)[-1]
+    assert thumb["prompt"] == [{"role": "user", "content": "bravo"}]
+
+
+@pytest.fixture
+def locked(
+    released: tuple[Store, Version, Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Served]:
+    """A server that asks for `KEY`."""
+    monkeypatch.setenv("CHATLLAMA_API_KEY", KEY)
+    log = FeedbackLog(tmp_path, NAME)
+    with serving([Wanted(released[1], 1.0)], feedback=log, page=True) as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_page_asks_for_the_key_tells_a_wrong_one_and_keeps_the_right_one(
+    locked: Served, phone: Page
+) -> None:
+    phone.goto(f"http://127.0.0.1:{locked.port}/")
+    error, field = phone.locator("#error"), phone.get_by_label("API key")
+    field.wait_for()
+    wait_until(lambda: "an API key is missing" in error.inner_text())
+    assert field.get_attribute("type") == "password"
+    for wrong in ("s3cret", "\u4e2d"):
+        field.fill(wrong)
+        field.press("Enter")
+        wait_until(lambda: "the API key is wrong" in error.inner_text())
+        assert field.is_visible() and phone.title() != NAME
+    field.fill(f" {KEY} ")
+    phone.get_by_role("button", name="Use it").click()
+    wait_until(lambda: phone.title() == NAME)
+    assert not field.is_visible() and error.inner_text() == ""
+    phone.reload()
+    person = Person(phone, locked)
+    person.say("alpha")
+    phone.get_by_role("button", name="Good").click()
+    person.kept(1)
+    assert KEY not in phone.content() and KEY not in phone.url
