@@ -39,7 +39,18 @@ ASSISTANTS = {
     ),
 }
 # Programs of others, or of the shell: their options are their makers' to hold.
-OTHERS = {"echo", "export", "git", "mlflow", "openssl", "sudo", "tar", "tensorboard", "unzip"}
+OTHERS = {
+    "curl",
+    "echo",
+    "export",
+    "git",
+    "mlflow",
+    "openssl",
+    "sudo",
+    "tar",
+    "tensorboard",
+    "unzip",
+}
 
 
 class WrongCommandError(Exception):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -218,3 +219,29 @@ def test_transformers_chat_talks_to_it(served: Served) -> None:
     # What is shown passes through Markdown.
     letters = [re.sub("[^a-z]", "", text) for text in (said, ended.stdout)]
     assert letters[0] and letters[0] in letters[1], ended.stdout + ended.stderr
+
+
+CURL = shutil.which("curl")
+
+
+@pytest.mark.skipif(CURL is None, reason="no curl here: apt-get install curl")
+def test_curl_reads_replies_streams_and_errors(served: Served) -> None:
+    def curl(path: str, *options: str, **body: object) -> str:
+        asked = {"model": NAME, "messages": [{"role": "user", "content": "alpha bravo"}], **body}
+        command = [str(CURL), "-sS", "--noproxy", "*", served.url + path, "-d", json.dumps(asked)]
+        return subprocess.run(
+            [*command, *options], capture_output=True, text=True, timeout=PATIENCE, check=True
+        ).stdout
+
+    kind = ("-H", "content-type: application/json")
+    whole = json.loads(curl("/chat/completions", *kind))["choices"][0]["message"]["content"]
+    assert whole == served.chat("alpha bravo")[2]["choices"][0]["message"]["content"]
+    lines = curl("/chat/completions", "-N", *kind, stream=True).split("\n\n")
+    events = [line.removeprefix("data: ") for line in lines if line]
+    assert events.pop() == "[DONE]"
+    deltas = [json.loads(event)["choices"][0]["delta"] for event in events]
+    assert "".join(delta.get("content") or "" for delta in deltas) == whole
+    status = ("-o", "/dev/null", "-w", "%{http_code}")
+    assert curl("/chat/completions", *kind, *status, n=2) == "400"
+    # What curl says that a body is where it isn't told.
+    assert "content-type" in json.loads(curl("/chat/completions"))["error"]["message"].lower()
