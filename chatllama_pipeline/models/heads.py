@@ -56,15 +56,16 @@ READS_WHOLE = "chatllama_reads_whole"
 LONGEST_ROW = 2048
 
 
-def load_actor(folder: Path | str, dtype: torch.dtype | Literal["auto"]) -> Any:
+def load_actor(folder: Path | str, dtype: torch.dtype | Literal["auto"], **placing: Any) -> Any:
     """The language model in `folder`, every dropout off, in eval mode; "auto": as it was saved.
 
-    Where it is an adapter, it stands in the model unmerged and frozen.
+    Where it is an adapter, it stands in the model unmerged and frozen. `placing` are the arguments
+    of `from_pretrained` that say where its layers go.
     """
     config = without_noise(load_config(folder))
     seq2seq = kind_of(config) is Kind.ENCODER_DECODER
     auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
-    arguments = {"config": config, "dtype": dtype, **code_arguments(folder)}
+    arguments = {"config": config, "dtype": dtype, **code_arguments(folder), **placing}
     with loading(folder):
         model = auto.from_pretrained(str(base_folder(folder)), **arguments)
     if has_adapter(folder):

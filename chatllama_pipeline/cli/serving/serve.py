@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from chatllama_pipeline.serving.wanted import Wanted
     from chatllama_pipeline.store.versions import Store
 
+# `ways.WAYS`, which only torch could tell.
+ENGINES = ("pytorch", "accelerate", "gguf")
+_GB = 10**9
+
 
 @click.command()
 @assistant_name
@@ -41,6 +45,19 @@ if TYPE_CHECKING:
 @click.option(
     "--cors", multiple=True, metavar="ORIGIN", help="Let pages of this origin ask; none by default."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="pytorch",
+    show_default=True,
+    help="What writes the replies.",
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Main memory for weights with --engine accelerate; the rest stays on disk.",
+)
 @click.option("--page", is_flag=True, help="Serve a page to talk and to rate, too.")
 @click.option(
     "--compare",
@@ -58,6 +75,8 @@ def serve(
     queue: int,
     body_bytes: int,
     cors: tuple[str, ...],
+    engine: str,
+    memory: float | None,
     page: bool,
     compared: tuple[str, str] | None,
 ) -> None:
@@ -73,6 +92,8 @@ def serve(
     from chatllama_pipeline.store.feedback import FeedbackLog
     from chatllama_pipeline.store.versions import Store, store_root
 
+    if memory is not None and engine != "accelerate":
+        raise click.UsageError("--memory goes with --engine accelerate alone")
     store = Store(store_root())
     wanted = _wanted(name, versions, store)
     wanted()
@@ -82,8 +103,10 @@ def serve(
         # torch and transformers take seconds to import: what is missing is told before.
         from chatllama_pipeline.serving.api.running import run
         from chatllama_pipeline.serving.api.versions import Versions
+        from chatllama_pipeline.serving.engine.ways import Way
 
-        speaking = Versions(name, wanted, streams, _say)
+        way = Way(engine, None if memory is None else int(memory * _GB))
+        speaking = Versions(name, wanted, streams, _say, way)
 
         def ready() -> None:
             by = ", ".join(f"{one.id} ({one.engine.name})" for one in speaking.speakers)

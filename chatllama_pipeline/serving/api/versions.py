@@ -11,8 +11,7 @@ from time import monotonic
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.serving.api.access.refusals import Refusal
-from chatllama_pipeline.serving.engine.opening import open_engine
-from chatllama_pipeline.serving.loaded import load_release
+from chatllama_pipeline.serving.engine.ways import Way, open_release
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.manifests import Version
 
@@ -20,20 +19,18 @@ LOOK_SECONDS = 1.0
 # A version that couldn't be loaded is tried again: it may have been mended.
 AGAIN_SECONDS = 30.0
 AT = "@"
+IN_MEMORY = Way()
 
 
 class Speaker:
     """A version in memory; `busy` counts the replies that it owes."""
 
-    def __init__(self, version: Version, streams: int) -> None:
+    def __init__(self, version: Version, streams: int, way: Way) -> None:
         self.id, self.created = version.id, version.manifest.created
-        self.release = load_release(version.path)
+        self.release, self.engine = open_release(version.path, streams, way)
         # Tokenizers that one thread reads with are not to be touched by another.
         self.reader = load_tokenizer(version.path)
         self.reading = ThreadPoolExecutor(1, thread_name_prefix="reading")
-        self.engine = open_engine(
-            self.release.model, self.release.tokenizer.pad_token_id, streams, self.release.context
-        )
         self.busy, self.spoken = 0, 0
 
     def close(self) -> None:
@@ -55,8 +52,9 @@ class Versions:
         wanted: Callable[[], Sequence[Wanted]],
         streams: int,
         say: Callable[[str], None],
+        way: Way = IN_MEMORY,
     ) -> None:
-        self.name = name
+        self.name, self._way = name, way
         self._wanted, self._streams, self._say = wanted, streams, say
         self._speakers: dict[str, tuple[Speaker, float]] = {}
         self._leaving: set[Speaker] = set()
@@ -66,7 +64,7 @@ class Versions:
     def begin(self) -> None:
         """Load what is wanted; raises ChatllamaError."""
         for version, weight in self._wanted():
-            self._speakers[version.id] = (Speaker(version, self._streams), weight)
+            self._speakers[version.id] = (Speaker(version, self._streams, self._way), weight)
 
     async def follow(self) -> None:
         """Look for what is wanted until this is cancelled."""
@@ -160,7 +158,7 @@ class Versions:
             if monotonic() < self._failed.get(version.id, 0.0):
                 return {}
             try:
-                speaker = await asyncio.to_thread(Speaker, version, self._streams)
+                speaker = await asyncio.to_thread(Speaker, version, self._streams, self._way)
             except Exception as error:
                 # Whatever is wrong with it: those that speak go on.
                 self._failed[version.id] = monotonic() + AGAIN_SECONDS

@@ -28,8 +28,12 @@ class WavesEngine:
 
     name = "batches that begin together"
 
-    def __init__(self, model: Any, pad_id: int, streams: int, context: int) -> None:
+    def __init__(
+        self, model: Any, pad_id: int, streams: int, context: int, device: Any = None
+    ) -> None:
+        """`device`: where the model takes ids, if its weights don't stand there."""
         self._model, self._pad_id, self._streams = model, pad_id, streams
+        self._device = model.device if device is None else device
         self.longest = context
         self._changed = threading.Condition()
         self._waiting: list[_Row] = []
@@ -76,7 +80,7 @@ class WavesEngine:
             waves = [wave for wave in waves if wave.rows]
 
     def _begin(self, waves: list[_Wave], rows: list[_Row]) -> None:
-        waves.append(_Wave(self._model, self._pad_id, rows))
+        waves.append(_Wave(self._model, self._pad_id, rows, self._device))
 
     def _news(self, waves: list[_Wave]) -> tuple[list[_Row], set[str], bool]:
         """The rows that may begin, those that must end, and whether all must; waits for work."""
@@ -113,8 +117,8 @@ class _Row:
 class _Wave:
     """Rows that are decoded as one batch."""
 
-    def __init__(self, model: Any, pad_id: int, rows: list[_Row]) -> None:
-        self.rows, self._device = rows, model.device
+    def __init__(self, model: Any, pad_id: int, rows: list[_Row], device: Any) -> None:
+        self.rows, self._device = rows, device
         ids, mask = pad_left([row.job.ids for row in rows], pad_id)
         columns = max(row.job.most for row in rows)
         self._growing: Decoding = decoding(

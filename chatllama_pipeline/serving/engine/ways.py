@@ -1,0 +1,66 @@
+"""The ways to hold a release and to write its replies, one of which `--engine` names."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatllama_pipeline.serving.engine.jobs import Engine
+from chatllama_pipeline.serving.engine.opening import open_engine
+from chatllama_pipeline.serving.loaded import Loaded, load_outline, load_release, load_spread
+
+
+@dataclass(frozen=True)
+class Way:
+    """`engine` is one of `WAYS`; `memory`: bytes of main memory for weights, None for all."""
+
+    engine: str = "pytorch"
+    memory: int | None = None
+
+
+Opened = tuple[Loaded, Engine]
+
+
+def open_release(folder: Path, streams: int, way: Way) -> Opened:
+    """The release in `folder`, ready to write `streams` replies at once in that way.
+
+    Raises StoreError, EngineError, and SettingsError for a family that the way can't run.
+    """
+    return WAYS[way.engine](folder, streams, way)
+
+
+def _in_memory(folder: Path, streams: int, way: Way) -> Opened:
+    release = load_release(folder)
+    pad = release.tokenizer.pad_token_id
+    return release, open_engine(release.model, pad, streams, release.context)
+
+
+def _spread(folder: Path, streams: int, way: Way) -> Opened:
+    from chatllama_pipeline.serving.engine.spread import SpreadEngine
+
+    place = tempfile.TemporaryDirectory(prefix="chatllama-layers-")
+    release = load_spread(folder, way.memory, Path(place.name))
+    return release, SpreadEngine(release, streams, place)
+
+
+def _by_llama(folder: Path, streams: int, way: Way) -> Opened:
+    from chatllama_pipeline.models.bases.exportable import require_exportable
+    from chatllama_pipeline.serving.engine.llama import LlamaEngine
+    from chatllama_pipeline.serving.gguf.conversion import convert
+
+    release = load_outline(folder)
+    name = type(release.model).__name__
+    require_exportable(release.model.config, name, release.tokenizer, "--engine gguf")
+    place = tempfile.TemporaryDirectory(prefix="chatllama-gguf-")
+    file = Path(place.name) / "release.gguf"
+    convert(folder, release.tokenizer, "--engine gguf: the release", file)
+    return release, LlamaEngine(file, streams, release.context, place)
+
+
+WAYS: dict[str, Callable[[Path, int, Way], Opened]] = {
+    "pytorch": _in_memory,
+    "accelerate": _spread,
+    "gguf": _by_llama,
+}
