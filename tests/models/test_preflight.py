@@ -142,6 +142,18 @@ def test_a_template_that_cannot_carry_a_question_stops_it(
             "{% for m in messages %}{{ m.content }}{% endfor %}",
             r"refuses several turns \(one at a time\)",
         ),
+        (
+            "{% for m in messages[-6:] %}{{ m.content }}{% endfor %}",
+            r"leaves out what the user says \('what was asked, 20 before', of many turns\)",
+        ),
+        (
+            "{% for m in messages %}{{ m.content[:2000] }}{% endfor %}",
+            r"cuts what the user says \(of 11,0\d\d characters\)",
+        ),
+        (
+            "{% for m in messages %}{{ m.content[-2000:] }}{% endfor %}",
+            r"cuts what the user says \(of 11,0\d\d characters\)",
+        ),
     ],
 )
 def test_a_template_that_loses_one_of_several_turns_stops_it(
@@ -155,6 +167,27 @@ def test_a_template_that_loses_one_of_several_turns_stops_it(
 def test_a_template_that_drops_the_system_turn_is_no_hindrance(tokenizer: Any, config: Any) -> None:
     tokenizer.chat_template = WITHOUT_SYSTEM
     assert preflight(tokenizer, config, "actor_config", 64).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("content", "written"),
+    [
+        ("m.content | e", "&#34;A&#34; &amp; &lt;b&gt;B&lt;/b&gt;"),
+        ("m.content | tojson", r'\\"A'),
+        ("m.content | lower", '"a" & <b>b</b>'),
+        ("m.content.replace('\n\n', '\n')", r"""makes '\n"A" &"""),
+    ],
+)
+def test_a_template_that_writes_other_letters_than_people_do_is_told_with_both(
+    tokenizer: Any, config: Any, content: str, written: str
+) -> None:
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("message['content']", f"({content})").replace(
+        "m.content", "message.content"
+    )
+    told = preflight(tokenizer, config, "actor_config", 64).warnings[-1]
+    assert "rewrites what people say" in told
+    assert written in told
+    assert "& <b>B</b>" in told
 
 
 def test_a_thought_that_every_prompt_opens_is_told_with_both_forms(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     DynamicCache,
     Gemma3TextConfig,
@@ -27,8 +25,7 @@ from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.bases.preflight import preflight
 from chatllama_pipeline.models.chat.template import stop_ids
-from chatllama_pipeline.models.families.manner import MANNER, Manner, manner_of
-from chatllama_pipeline.models.families.switches import SWITCHES
+from chatllama_pipeline.models.families.manner import Manner, manner_of
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.models.loading import load_config
 from chatllama_pipeline.models.probe.base import _tried
@@ -355,24 +352,3 @@ def test_a_head_of_ours_stands_on_the_buffers_that_transformers_gives_the_family
     assert any("mup_vector" in name for name in buffers)
     for name, buffer in reward.base_model.named_buffers():
         torch.testing.assert_close(buffer, buffers[name])
-
-
-def test_switches_of_a_published_config_reach_no_forward(
-    tmp_path: Path, make_spec: MakeSpec
-) -> None:
-    source = make("mixtral", tmp_path / "source")
-    turned = {name: not value for name, value in SWITCHES.items() if name != "rescale_every"}
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(
-        json.dumps({**config, **turned, "router_jitter_noise": 0.5, MANNER: {"steps": "whole"}})
-    )
-    outcome = base("actor_base", source, make_spec)
-    assert outcome.metrics["probe"].startswith("decodes as it scores")
-    published = AutoConfig.from_pretrained(tmp_path / "actor_base_source")
-    loaded = load_actor(source, torch.float32).config
-    for name in ("output_router_logits", "output_hidden_states", "output_attentions"):
-        assert not getattr(published, name) and not getattr(loaded, name)
-    for name in ("return_dict", "use_cache"):
-        assert getattr(published, name) and getattr(loaded, name)
-    assert loaded.router_jitter_noise == 0.0
-    assert not hasattr(published, MANNER)

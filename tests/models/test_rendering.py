@@ -130,6 +130,14 @@ def test_an_option_that_the_template_does_not_know_is_refused_with_those_it_know
             set_options(thinker, {name: 1}, "actor_config")
 
 
+def test_a_template_that_is_none_is_refused_with_where_to_mend_it(thinker: Any) -> None:
+    thinker.chat_template += "{% endif %}"
+    with pytest.raises(
+        SettingsError, match=r"actor_config.model: its chat template can't be read \(.*endif.*mend"
+    ):
+        set_options(thinker, {}, "actor_config")
+
+
 def test_a_name_that_a_template_sets_for_itself_is_no_option(thinker: Any) -> None:
     assert known_options(thinker.chat_template) == ["enable_thinking"]
     set_options(thinker, {"enable_thinking": False}, "actor_config")

@@ -171,6 +171,12 @@ def _copy_model(
     save_whole(model, output)
     tokenizer.save_pretrained(output)
     warnings = [gguf.warning] if gguf else _pickle_warnings(found.folder, key, section)
+    # An encoder's head that fills gaps is of no use here, and no loss.
+    if kind is not AutoModel and (homeless := sorted(info["unexpected_keys"])):
+        warnings.append(
+            f"{key}.model: the weights of {section.model} hold {len(homeless)} tensors for which "
+            f"a {type(whole).__name__} has no place ({', '.join(homeless[:3])}): they were left out"
+        )
     if model is not whole:
         warnings.append(
             f"{key}.model: {section.model} reads more than text ({config.model_type}); its "

@@ -32,6 +32,7 @@ from chatllama_pipeline.records import Message, Prompt, user_prompt
 from chatllama_pipeline.settings import ActorSettings
 
 _TALK = [Message("user", "what was asked"), Message("assistant", "what was said")]
+_MANY = 20
 # What a template must carry whole; a system turn that it doesn't know opens the user's.
 PROBES: dict[str, Prompt] = {
     "a single question": user_prompt(QUESTION),
@@ -42,7 +43,19 @@ PROBES: dict[str, Prompt] = {
         *_TALK,
         Message("user", QUESTION),
     ],
+    "many turns": [
+        *(
+            Message(turn.role, f"{turn.content}, {number} before")
+            for number in range(_MANY, 0, -1)
+            for turn in _TALK
+        ),
+        Message("user", QUESTION),
+    ],
 }
+# Letters that a template may escape or straighten, in a text so long that it may be cut.
+LETTERS = '\n\n"A" & <b>B</b>:\n\n\t- it\'s C:\\d\n\n'
+_FILLER = "and so on, "
+_LONG = f"{RULE}{LETTERS}{_FILLER * 1000}{QUESTION}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ def preflight(tokenizer: Any, config: Any, section: str, max_length: int) -> Pre
         context_of,
         manner_of(config),
         trained_form(tokenizer).lead,
-        _other_forms(tokenizer, config, section),
+        [*_other_forms(tokenizer, config, section), *_rewritten(tokenizer, section)],
     )
 
 
@@ -160,15 +173,17 @@ def _pad(tokenizer: Any) -> str:
     return repr(tokenizer.pad_token)
 
 
+_CURE = "mend chat_template in its tokenizer_config.json, or remove it to have ours"
+
+
 def _probe(tokenizer: Any, section: str) -> Example:
     """A conversation of one turn; whatever is said must stand in what the template makes of it."""
-    cure = "mend chat_template in its tokenizer_config.json, or remove it to have ours"
     for probe, turns in PROBES.items():
         try:
             text = rendered(tokenizer, turns)
         except TemplateError as error:
             raise SettingsError(
-                f"{section}.model: its chat template refuses {probe} ({error}): {cure}"
+                f"{section}.model: its chat template refuses {probe} ({error}): {_CURE}"
             ) from error
         place = 0
         for turn in turns:
@@ -176,9 +191,28 @@ def _probe(tokenizer: Any, section: str) -> Example:
             if place < 0:
                 raise SettingsError(
                     f"{section}.model: its chat template leaves out what the {turn.role} says "
-                    f"({turn.content!r}, of {probe}): {cure}"
+                    f"({turn.content!r}, of {probe}): {_CURE}"
                 )
     return conversation(tokenizer, user_prompt(QUESTION), ANSWER, max_length=10**6)
+
+
+def _rewritten(tokenizer: Any, section: str) -> list[str]:
+    """A warning where the template writes other letters than people do (Falcon's takes out empty
+    lines); raises SettingsError where it cuts a long text."""
+    text = rendered(tokenizer, user_prompt(_LONG))
+    start = text.find(RULE)
+    if start < 0 or QUESTION not in text:
+        raise SettingsError(
+            f"{section}.model: its chat template cuts what the user says (of {len(_LONG):,} "
+            f"characters): {_CURE}"
+        )
+    if _LONG in text:
+        return []
+    written = text[start + len(RULE) :].partition(_FILLER.strip())[0]
+    return [
+        f"{section}.model: its chat template rewrites what people say: it makes {written!r} of "
+        f"{LETTERS!r}, and so the model reads it, in training and in a chat"
+    ]
 
 
 def _other_forms(tokenizer: Any, config: Any, section: str) -> list[str]:

@@ -167,8 +167,17 @@ def _asks_for(test: Any) -> bool:
 
 
 def check_options(template: str | None, options: Mapping[str, Any], key: str) -> None:
-    """Raise SettingsError, naming `key`, for an option that a chat template doesn't know."""
-    known = known_options(template)
+    """Raise SettingsError, naming `key`, for an option that a chat template doesn't know.
+
+    Likewise for a template that is none.
+    """
+    try:
+        known = known_options(template)
+    except TemplateError as error:
+        raise SettingsError(
+            f"{key}.model: its chat template can't be read ({error}): mend chat_template in its "
+            "tokenizer_config.json, or remove it to have ours"
+        ) from error
     unknown = sorted(set(options) - set(known))
     if unknown:
         told = f"it knows {', '.join(known)}" if known else "it knows none"

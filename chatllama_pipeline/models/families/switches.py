@@ -24,9 +24,15 @@ SWITCHES = {
 }
 
 
+# What computes attention on any machine; of another kernel the publisher's machine had packages.
+EVERYWHERE = (None, "eager", "sdpa")
+
+
 def set_switches(config: Any) -> Any:
     """`config` itself, each switch that it or a config within it has set as expected."""
     for part in _parts(config):
+        if getattr(part, "_attn_implementation", None) not in EVERYWHERE:
+            part._attn_implementation = None
         for name, value in SWITCHES.items():
             if hasattr(part, name):
                 setattr(part, name, value)
