@@ -270,8 +270,8 @@ _DECLARED = [
         upstream=("actor_training_data",),
         unused=_published_actor,
         settings=("seed", *keys("actor_config", BASE + " max_sequence_length")),
-        # Refused at its base where PPO would have no room for a prompt.
-        also_reads=("actor_config.max_tokens",),
+        # Refused at its base: where PPO would have no room for a prompt, or an export no file.
+        also_reads=("actor_config.max_tokens", "release.gguf"),
     ),
     Asset(
         "reward_base",

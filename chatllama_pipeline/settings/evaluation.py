@@ -62,6 +62,11 @@ class ReleaseSettings(Section):
     max_length_ratio: Annotated[float, Field(gt=1)] = Field(
         default=2.0, description="length of replies over SFT's, or the other way round, at most"
     )
+    gguf: tuple[Literal["f16", "q8_0", "q4_k_m"], ...] = Field(
+        default=(),
+        description="what `chatllama export` writes; a base that can't be, is refused before it "
+        "is trained",
+    )
 
 
 class CheckSettings(Section):

@@ -117,6 +117,20 @@ def test_codegens_heads_come_in_fours(make_spec: MakeSpec, data: Any) -> None:
         run(make_spec("actor_base", settings, data), QUIET)
 
 
+def test_a_base_that_cannot_be_exported_as_is_wanted_is_refused_before_it_is_trained(
+    make_spec: MakeSpec, data: Any
+) -> None:
+    wanted = {"release": {"gguf": ["q8_0"]}}
+    settings = {"actor_config": {**SIZES, "scratch_family": "opt"}}
+    with pytest.raises(
+        SettingsError, match=r"release.gguf: .* doesn't know OPTForCausalLM \(opt\)"
+    ):
+        run(make_spec("actor_base", settings | wanted, data), QUIET)
+    # A reward model is no part of a release.
+    run(make_spec("reward_base", {"reward_config": settings["actor_config"]} | wanted, data), QUIET)
+    run(make_spec("actor_base", SCRATCH | wanted, data, "b"), QUIET)
+
+
 def test_a_local_folder_is_copied_whole(make_spec: MakeSpec, tiny_base_folder: Path) -> None:
     spec = make_spec("reward_base", {"reward_config": {"model": str(tiny_base_folder)}}, {})
     run(spec, QUIET)

@@ -315,7 +315,7 @@ def test_the_command_exports_on_the_prompts_of_the_releases_own_evaluation(
     # An LLM that judges costs: it is not asked unless somebody says so.
     (folder / "config.yaml").write_text(
         "llm: {provider: openai, model: gpt-5-mini, prices: {gpt-5-mini: unknown}}\n"
-        "evaluation: {judge: openai}\n"
+        "evaluation: {judge: openai}\nrelease: {gguf: [q8_0]}\n"
     )
     monkeypatch.setenv("CHATLLAMA_ASSISTANTS", str(folder.parent))
     monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "store"))
@@ -324,7 +324,7 @@ def test_the_command_exports_on_the_prompts_of_the_releases_own_evaluation(
         lambda folder, tokenizer, name, target: shutil.copyfile(whole, target),
     )
     store = Store(tmp_path / "store")
-    arguments = [NAME, "--gguf", "q8_0", "--to", str(tmp_path / "out")]
+    arguments = [NAME, "--to", str(tmp_path / "out")]
 
     def publish(asset: str, upstream: dict[str, str], fill: Callable[[Path], None]) -> Version:
         def build(bench: Workbench) -> Outcome:

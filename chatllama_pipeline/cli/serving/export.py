@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # `export.KINDS`, which only torch could tell.
 KINDS = ("f16", "q8_0", "q4_k_m")
+DEFAULT_KINDS = ("q8_0",)
 
 
 @click.command()
@@ -28,9 +29,7 @@ KINDS = ("f16", "q8_0", "q4_k_m")
     "kinds",
     type=click.Choice(KINDS),
     multiple=True,
-    default=("q8_0",),
-    show_default=True,
-    help="The numbers of a file; give it again for another file.",
+    help="The numbers of a file; give it again for another. release.gguf's, else q8_0.",
 )
 @click.option(
     "--to", "target", type=click.Path(path_type=Path), required=True, help="The folder to write to."
@@ -81,7 +80,7 @@ def export(
         write(
             release.path,
             name,
-            list(dict.fromkeys(kinds)),
+            list(dict.fromkeys(kinds or assistant.settings.release.gguf or DEFAULT_KINDS)),
             probes,
             target,
             floor=min_agreement,

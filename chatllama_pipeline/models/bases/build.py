@@ -22,6 +22,7 @@ from transformers import (
 
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.adapters.lora import save_whole
+from chatllama_pipeline.models.bases.exportable import require_exportable
 from chatllama_pipeline.models.bases.gguf import (
     as_plain_model,
     gguf_arguments,
@@ -48,6 +49,7 @@ from chatllama_pipeline.models.generation import generate_plainly
 from chatllama_pipeline.models.heads import has_score, scoring_class
 from chatllama_pipeline.models.loading import (
     CODE_TRUSTED,
+    load_config,
     load_tokenizer,
     loading,
     without_limits,
@@ -86,6 +88,9 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
         tokenizer = load_tokenizer(output)
     else:
         source, tokenizer, metrics, warnings = _copy_model(section, key, seed, output)
+    if key == "actor_config" and settings.release.gguf:
+        config = load_config(output)
+        require_exportable(config, config.architectures[0], tokenizer, "release.gguf")
     probe = probe_actor if key == "actor_config" else probe_reward
     probed = probe(output, key, section.model, source, tokenizer)
     progress.say(f"{section.model}: {metrics['parameters']:,} parameters; {probed.told}")
