@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 
 from assets.models import actor_ppo, actor_sft, reward_model
+from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.gpus import Gpu
 from chatllama_pipeline.store.versions import Store
 from resources import compute
@@ -123,15 +124,37 @@ def test_two_trainings_that_do_not_need_each_other_have_a_gpu_each_at_once(trial
 
 
 @pytest.mark.parametrize(
-    ("count", "settings"),
+    ("count", "settings", "room"),
     [
-        (1, {}),
-        pytest.param(0, {}, marks=pytest.mark.slow),
-        pytest.param(2, {"side_by_side": False}, marks=pytest.mark.slow),
-        pytest.param(2, {"device": "cpu"}, marks=pytest.mark.slow),
-        pytest.param(3, {"processes": 2}, marks=pytest.mark.slow),
+        (2, {}, True),
+        (4, {"processes": 2}, True),
+        (3, {"processes": 2}, False),
+        (1, {}, False),
+        (0, {}, False),
+        (2, {"side_by_side": False}, False),
+        (2, {"device": "cpu"}, False),
+        (2, {"launcher": "slurm"}, False),
     ],
 )
+def test_there_is_room_for_two_where_each_has_gpus_for_its_processes(
+    monkeypatch: pytest.MonkeyPatch, count: int, settings: dict[str, Any], room: bool
+) -> None:
+    monkeypatch.setattr(compute, "usable_gpus", gpus(count))
+    assert Compute(**settings).has_room_for(2) == room
+
+
+def test_a_driver_that_does_not_answer_is_the_stages_to_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def silent() -> Sequence[Gpu]:
+        raise SettingsError("the driver doesn't answer")
+
+    monkeypatch.setattr(compute, "usable_gpus", silent)
+    assert not Compute().has_room_for(2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "settings"), [(1, {}), (2, {"device": "cpu"})])
 def test_without_gpus_for_both_one_is_trained_after_the_other(
     trial: Trial, monkeypatch: pytest.MonkeyPatch, count: int, settings: dict[str, Any]
 ) -> None:
@@ -141,7 +164,11 @@ def test_without_gpus_for_both_one_is_trained_after_the_other(
 
 
 @pytest.mark.parametrize(
-    ("fails", "ends"), [("reward_model", "actor_sft"), ("actor_sft", "reward_model")]
+    ("fails", "ends"),
+    [
+        ("reward_model", "actor_sft"),
+        pytest.param("actor_sft", "reward_model", marks=pytest.mark.slow),
+    ],
 )
 def test_one_that_fails_leaves_the_other_to_its_end_and_alone_is_made_again(
     trial: Trial, fails: str, ends: str

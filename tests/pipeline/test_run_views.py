@@ -207,6 +207,9 @@ def from_asset_failure(instance: dg.DagsterInstance, failed: dg.DagsterRun) -> s
         root_run_id=failed.run_id,
         asset_selection=selected,
     )
+    # Dagster's daemon names no steps in such a run.
+    instance.delete_run(run.run_id)
+    run = instance.add_run(run._replace(step_keys_to_execute=None))
     execute_run(dg.reconstructable(chain_job), run, instance)
     return run.run_id
 

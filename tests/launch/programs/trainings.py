@@ -30,7 +30,7 @@ def train(name: str, spec: StageSpec, progress: Progress) -> Outcome:
     """
     folder, state = Path(os.environ["TRIAL_FOLDER"]), Path(spec.run_folder) / "state"
     at_work = folder / f"{name}.at_work"
-    beside = sorted(path.stem for path in folder.glob("*.at_work"))
+    beside = sorted({path.stem for path in folder.glob("*.at_work")} - {name})
     at_work.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
     try:
         if (folder / "meet").exists() and name != "actor_ppo":
@@ -44,7 +44,7 @@ def train(name: str, spec: StageSpec, progress: Progress) -> Outcome:
         raise
     finally:
         if not (folder / "meet").exists():
-            at_work.unlink()
+            at_work.unlink(missing_ok=True)  # which another rank may have done
     told = {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "beside": beside}
     told["continued"] = state.read_text() if state.exists() else ""
     (Path(spec.output) / "weights").write_text(json.dumps(told))
