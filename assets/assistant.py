@@ -14,10 +14,10 @@ from dagster._core.events import DagsterEvent, StepMaterializationData
 from assets.metadata import version_metadata
 from assets.partitions import ASSISTANTS
 from assets.specs import ASSISTANT, OWNERS, partitions_of
-from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.recipes import ABSENT, version_in_use
 from chatllama_pipeline.lineage.status import asked_version, asset_statuses
+from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
 from chatllama_pipeline.store.versions import Store
 from resources.refusals import refusing

@@ -1,15 +1,7 @@
 """The preference pairs, and ChatLLaMA's three datasets with their audit."""
 
 from assets.making import Work, built_asset
-from chatllama_pipeline.data.audit.build import build_data_audit
-from chatllama_pipeline.data.own.unread import unread_files
-from chatllama_pipeline.data.prepare.datasets import (
-    build_actor_training_data,
-    build_rlhf_training_data,
-)
-from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.lineage.ratings import FEEDBACK
-from chatllama_pipeline.llm.scoring import build_reward_training_data
 from chatllama_pipeline.records import Outcome
 
 _TABLE = ("python", "parquet")
@@ -18,6 +10,8 @@ _TABLE = ("python", "parquet")
 @built_asset("preference_data", "data", _TABLE)
 def preference_data(work: Work) -> Outcome:
     """Pairs of replies, the better one named, split by prompt."""
+    from chatllama_pipeline.data.prepare.preferences import build_preference_data
+
     return build_preference_data(
         {name: work.folder(name) for name in work.settings.data.sources},
         work.folder("personal_data"),
@@ -30,6 +24,8 @@ def preference_data(work: Work) -> Outcome:
 @built_asset("actor_training_data", "data", _TABLE)
 def actor_training_data(work: Work) -> Outcome:
     """The first dataset: prompts with the replies that the actor imitates."""
+    from chatllama_pipeline.data.prepare.datasets import build_actor_training_data
+
     return build_actor_training_data(
         work.folder("preference_data"),
         work.folder("synthetic_conversations"),
@@ -43,6 +39,8 @@ def actor_training_data(work: Work) -> Outcome:
 @built_asset("rlhf_training_data", "data", _TABLE)
 def rlhf_training_data(work: Work) -> Outcome:
     """The second dataset: prompts that PPO practises on and evaluation asks."""
+    from chatllama_pipeline.data.prepare.datasets import build_rlhf_training_data
+
     return build_rlhf_training_data(
         work.folder("preference_data"),
         work.folder("synthetic_prompts"),
@@ -56,6 +54,8 @@ def rlhf_training_data(work: Work) -> Outcome:
 @built_asset("reward_training_data", "scoring", _TABLE)
 def reward_training_data(work: Work) -> Outcome:
     """The third dataset: completions with scores; scores that stood already are kept."""
+    from chatllama_pipeline.llm.scoring import build_reward_training_data
+
     with work.compute.machine(work.context, work.settings.role("judge")) as machine:
         return build_reward_training_data(
             work.folder("preference_data"),
@@ -73,6 +73,9 @@ def reward_training_data(work: Work) -> Outcome:
 @built_asset("data_audit", "data", ("python", "html"))
 def data_audit(work: Work) -> Outcome:
     """What the data are made of, as checks and a page: read it before anything is trained."""
+    from chatllama_pipeline.data.audit.build import build_data_audit
+    from chatllama_pipeline.data.own.unread import unread_files
+
     return build_data_audit(
         work.assistant.name,
         {name: version.path for name, version in work.inputs.items()},

@@ -32,7 +32,6 @@ from chatllama_pipeline.lineage.recipes import (
     versions_in_use,
 )
 from chatllama_pipeline.lineage.status import differences, require_as_made
-from chatllama_pipeline.llm.client.sdk import read_key
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.serving.reports.addresses import reports_address
@@ -255,6 +254,8 @@ def run_stage(work: Work) -> Outcome:
     asset, settings = work.asset, work.assistant.settings
     executed = work.context.job_def.asset_layer.executable_asset_keys
     if asset.name in TRAINED and EVALUATION in executed:
+        from chatllama_pipeline.llm.client.sdk import read_key
+
         read_key(settings.role("evaluation_judge"))
     spec = StageSpec(
         stage=asset.name,

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chatllama_pipeline.evaluation.curves import sparkline_markdown
 from chatllama_pipeline.lineage.history.changes import brief, changes
@@ -52,7 +50,7 @@ def version_metadata(
         shown["dagster/row_count"] = manifest.rows
     table = version.path / TABLE_FILE
     if table.is_file():
-        shown["dagster/column_schema"] = _table_schema(pq.read_schema(table))
+        shown["dagster/column_schema"] = _table_schema(table)
         shown["sample"] = dg.MetadataValue.json(_sample(table))
     shown |= _metrics(manifest.metrics)
     for curve in manifest.curves:
@@ -122,12 +120,16 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, RawMetadataValue]:
     return shown
 
 
-def _table_schema(schema: pa.Schema) -> dg.TableSchema:
-    columns = [dg.TableColumn(field.name, str(field.type)) for field in schema]
+def _table_schema(table: Path) -> dg.TableSchema:
+    import pyarrow.parquet as pq
+
+    columns = [dg.TableColumn(field.name, str(field.type)) for field in pq.read_schema(table)]
     return dg.TableSchema(columns=columns)
 
 
 def _sample(table: Path) -> list[Any]:
+    import pyarrow.parquet as pq
+
     rows = next(pq.ParquetFile(table).iter_batches(SAMPLE_ROWS), None)
     return [_shortened(row) for row in rows.to_pylist()] if rows is not None else []
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 import dagster as dg
-from sqlalchemy.exc import IntegrityError
 
 from chatllama_pipeline.errors import UnknownAssistantError
 from chatllama_pipeline.settings.folder import (
@@ -34,6 +33,8 @@ class AssistantPartitions(dg.DynamicPartitionsDefinition):
             raise NoAssistantError(str(unknown_assistant(partition_key)))
         knowing = context.dynamic_partitions_store
         if isinstance(knowing, dg.DagsterInstance):
+            from sqlalchemy.exc import IntegrityError
+
             # Another process that adds the same key at the same time has done our work.
             with contextlib.suppress(IntegrityError):
                 knowing.add_dynamic_partitions(NAME, [partition_key])

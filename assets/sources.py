@@ -5,9 +5,6 @@ from pydantic import Field
 
 from assets.making import Results, Work, built_asset, materialization, run_store, unused
 from assets.specs import pipeline_asset
-from chatllama_pipeline.data.feedback.build import build_feedback
-from chatllama_pipeline.data.own.personal import build_personal_data
-from chatllama_pipeline.data.sources.catalog import build_source
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_entries
 from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
@@ -70,12 +67,16 @@ def grammar(
 @built_asset("personal_data", "sources", ("json", "parquet"))
 def personal_data(work: Work) -> Outcome:
     """The user's own rows and templates, validated; their files are never written."""
+    from chatllama_pipeline.data.own.personal import build_personal_data
+
     return build_personal_data(work.assistant.folder, work.settings, work.output)
 
 
 @built_asset(FEEDBACK, "sources", ("sqlite", "parquet"))
 def feedback(work: Work) -> Outcome:
     """What people said of the assistant's replies, once enough of them did."""
+    from chatllama_pipeline.data.feedback.build import build_feedback
+
     entries = counted_entries(work.counted[LOG], work.assistant.name, work.store_root)
     return build_feedback(entries, work.settings, work.output)
 
@@ -87,6 +88,8 @@ def _source(
     config: PublicSource | None = None,
 ) -> Results:
     """Make a shared source, or stay at what there is where nobody at hand uses it."""
+    from chatllama_pipeline.data.sources.catalog import build_source
+
     source = context.asset_key.to_user_string()
     versions = run_store(context, store, run_options)
     if context.has_partition_key:

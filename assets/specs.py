@@ -9,11 +9,11 @@ import dagster as dg
 
 from assets.code_links import code_links
 from assets.partitions import ASSISTANTS
-from chatllama_pipeline.data.checks import CHECK_NAMES as DATA_CHECKS
-from chatllama_pipeline.data.sources.catalog import SOURCES
+from chatllama_pipeline.data import CHECK_NAMES as DATA_CHECKS
 from chatllama_pipeline.evaluation.gate import CHECK_NAMES as EVALUATION_CHECKS
 from chatllama_pipeline.launch.stages import STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
+from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.training import CHECK_NAMES as TRAINING_CHECKS
 from resources.refusals import refusing
 

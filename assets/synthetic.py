@@ -3,12 +3,13 @@
 import dagster as dg
 
 from assets.making import Work, built_asset
-from chatllama_pipeline.llm.synthetic import build_synthetic
 from chatllama_pipeline.records import Outcome
 
 
 def _written(name: str, description: str) -> dg.AssetsDefinition:
     def build(work: Work) -> Outcome:
+        from chatllama_pipeline.llm.synthetic import build_synthetic
+
         with work.compute.machine(work.context, work.settings.role("writer")) as machine:
             return build_synthetic(
                 name,

@@ -36,15 +36,13 @@ from chatllama_pipeline.launch import shim
 from chatllama_pipeline.launch.child import child_environment
 from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.heads import load_reward
-from chatllama_pipeline.records import (
+from chatllama_pipeline.records import TABLE_FILE, THUMBS_FILE, StageSpec
+from chatllama_pipeline.schemas import (
     ACTOR_SCHEMA,
     PREFERENCE_SCHEMA,
     PROMPT_SCHEMA,
     REWARD_SCHEMA,
-    TABLE_FILE,
     THUMB_SCHEMA,
-    THUMBS_FILE,
-    StageSpec,
 )
 
 STAGES = ("reward_model", "actor_sft", "actor_ppo")

@@ -31,14 +31,8 @@ from chatllama_pipeline.launch.allocator import PRELOAD
 from chatllama_pipeline.launch.child import child_environment
 from chatllama_pipeline.models.bases.scratch import train_tokenizer
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.records import (
-    ACTOR_SCHEMA,
-    PREFERENCE_SCHEMA,
-    PROMPT_SCHEMA,
-    REWARD_SCHEMA,
-    Outcome,
-    StageSpec,
-)
+from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 
 # Hidden size, feed-forward size, layers, heads, heads of keys and values, vocabulary.
 SHAPES = {

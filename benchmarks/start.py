@@ -1,11 +1,13 @@
-"""How long a run's children take to start, by a warm parent and each by itself.
+"""How long a run's children take to start, by a warm parent and each by itself; the definitions.
 
     python benchmarks/start.py                          # the quickstart, both ways
     python benchmarks/start.py --assistant mine --ways warm
+    python benchmarks/start.py --pairs 9                # the definitions alone
 
 For each child: seconds from its start to its first line of progress, all of its seconds, and those
 of its training loop. Then the median of the first, what of the run was spent outside of training
-loops, and all CPU seconds. Each run makes all of the assistant, in a store of its own.
+loops, and all CPU seconds. Each run makes all of the assistant, in a store of its own. The
+definitions are imported in turns with Dagster alone, by new processes; their CPU seconds and ratio.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,10 +37,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--assistant", default="quickstart")
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--pairs", type=int, default=0, help="measure the definitions alone")
     options = parser.parse_args()
+    if options.pairs:
+        compare_imports(options.pairs)
+        return
     for way in options.ways:
         with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
             measure(options.assistant, way, Path(folder))
+
+
+def compare_imports(pairs: int) -> None:
+    """Print what importing the definitions takes, beside what `import dagster` does."""
+    programs = "import dagster", "import chatllama_pipeline.definitions"
+    for program in programs:
+        import_seconds(program)  # which compiles what isn't yet
+    found = [[import_seconds(program) for program in programs] for _ in range(pairs)]
+    alone, ours = map(statistics.median, zip(*found, strict=True))
+    ratios = sorted(ours / alone for alone, ours in found)
+    print(
+        f"CPU in the median of {pairs} pairs: import dagster {alone:.2f} s, the definitions "
+        f"{ours:.2f} s; ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+
+
+def import_seconds(program: str) -> float:
+    """CPU seconds of a new Python that runs `program`."""
+    before = cpu_seconds()
+    subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL, check=True)
+    return cpu_seconds() - before
 
 
 def measure(assistant: str, way: str, folder: Path) -> None:

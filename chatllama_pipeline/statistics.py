@@ -6,9 +6,6 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import krippendorff
-import numpy as np
-
 CONFIDENCE = 0.95
 # Of the standard normal distribution.
 QUANTILE_975 = 1.959964
@@ -39,6 +36,8 @@ def bootstrap_interval(
     """
     if not values:
         return None, None
+    import numpy as np
+
     levels, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=samples)
     tail = (1 - CONFIDENCE) / 2
@@ -60,6 +59,8 @@ def krippendorff_alpha(ratings: Collection[Mapping[Any, str]]) -> float | None:
     met = [row for row in counts if sum(row) > 1]
     if sum(any(column) for column in zip(*met, strict=True)) < 2:
         return None
+    import krippendorff
+
     return round(
         float(krippendorff.alpha(value_counts=met, level_of_measurement="nominal")), DIGITS
     )

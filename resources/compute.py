@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -20,12 +21,13 @@ from chatllama_pipeline.launch.leases import Lease, Rules, lease_gpus
 from chatllama_pipeline.launch.out_of_memory import advice, choice_file, micro_batch, with_half
 from chatllama_pipeline.launch.shared import lease_folder
 from chatllama_pipeline.launch.slurm.script import Wanted
-from chatllama_pipeline.launch.slurm.stage import run_as_job
 from chatllama_pipeline.launch.stages import ONE_PROCESS, error_file, stage_error
-from chatllama_pipeline.llm.local.server import Machine
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import RoleSettings
 from resources.slurm import Slurm
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.llm.local.server import Machine
 
 DEVICES = ("auto", "cpu", "cuda")
 LAUNCHERS = ("local", "slurm")
@@ -223,6 +225,8 @@ class Compute(dg.ConfigurableResource[None]):
     def _run_as_job(
         self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path, wanted: Wanted
     ) -> tuple[Outcome, float]:
+        from chatllama_pipeline.launch.slurm.stage import run_as_job
+
         # None asked for: each process takes its share of what Slurm gives.
         threads = max(1, self.threads // wanted.processes) if self.threads else 0
         seconds, metrics = run_as_job(
@@ -303,8 +307,12 @@ class Compute(dg.ConfigurableResource[None]):
         return [sys.executable, "-m", "chatllama_pipeline.launch.stages", str(spec_path)]
 
     @contextlib.contextmanager
-    def machine(self, context: dg.AssetExecutionContext, *roles: RoleSettings) -> Iterator[Machine]:
+    def machine(
+        self, context: dg.AssetExecutionContext, *roles: RoleSettings
+    ) -> "Iterator[Machine]":
         """Where the local models among `roles` run; a GPU is leased only where there is one."""
+        from chatllama_pipeline.llm.local.server import Machine
+
         if all(role.provider != "transformers" for role in roles):
             yield Machine()
             return

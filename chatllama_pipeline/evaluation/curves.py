@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from html import escape
 
 from chatllama_pipeline.records import Curve
 
@@ -104,7 +104,7 @@ def line_chart(
         x, y = points[-1]
         colour = f"var(--series-{number})"
         parts.append(
-            f"<g><title>{escape(name)}: {y:.4g}</title>"
+            f"<g><title>{escape(name, quote=False)}: {y:.4g}</title>"
             f"<path d='M{path}' fill='none' stroke='{colour}' stroke-width='2' "
             "stroke-linejoin='round' stroke-linecap='round'/>"
             f"<circle cx='{across(x):.1f}' cy='{up(y):.1f}' r='3.5' fill='{colour}'/>"
@@ -192,6 +192,6 @@ def _apart(heights: list[float], gap: float, bottom: float) -> list[float]:
 
 
 def _picture(width: int, height: int, spoken: str, body: str) -> str:
-    label = escape(spoken, {"'": "&#39;"})
+    label = escape(spoken, quote=False).replace("'", "&#39;")
     box = f"viewBox='0 0 {width} {height}'"
     return f"<svg class='chart' role='img' aria-label='{label}' {box}>{body}</svg>"

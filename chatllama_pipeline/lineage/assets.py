@@ -11,11 +11,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.data.audit.lengths import tokenizer_fingerprint
-from chatllama_pipeline.data.own.personal import personal_fingerprint
-from chatllama_pipeline.data.own.unread import unread_files
-from chatllama_pipeline.data.prepare.lengths import lengths_identity
-from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.lineage.declaration import Asset, Given, Input, keys
 from chatllama_pipeline.lineage.groups import (
     ASKED,
@@ -34,6 +29,7 @@ from chatllama_pipeline.lineage.groups import (
 from chatllama_pipeline.lineage.incumbent import RELEASE, incumbent
 from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_log
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.training.methods import FROM_ROWS, reads
 from chatllama_pipeline.settings.training.rewards import JUDGE
 from chatllama_pipeline.store.approvals import is_approved
@@ -47,18 +43,26 @@ _FILES = (
 
 
 def _own_files(given: Given) -> dict[str, str]:
+    from chatllama_pipeline.data.own.personal import personal_fingerprint
+
     return personal_fingerprint(given.assistant.folder, given.assistant.settings)
 
 
 def _unread_files(given: Given) -> list[str]:
+    from chatllama_pipeline.data.own.unread import unread_files
+
     return unread_files(given.assistant.folder, given.assistant.settings)
 
 
 def _tokenizer(given: Given) -> str | None:
+    from chatllama_pipeline.data.audit.lengths import tokenizer_fingerprint
+
     return tokenizer_fingerprint(given.assistant.settings)
 
 
 def _lengths(given: Given) -> dict[str, object]:
+    from chatllama_pipeline.data.prepare.lengths import lengths_identity
+
     return lengths_identity(given.assistant.settings)
 
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.data.sources.catalog import SOURCES, source_inputs
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaration import Given
 from chatllama_pipeline.lineage.incumbent import RELEASE
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Recipe, Version, hash_files
 from chatllama_pipeline.store.versions import Store
@@ -96,6 +96,8 @@ def source_recipe(source: str, store: Store, asked: Asked, look: bool = True) ->
     current = store.current(source, None)
     version = store.version(source, None, current.version) if current else None
     known = version.manifest.inputs if version else None
+    from chatllama_pipeline.data.sources.catalog import source_inputs
+
     inputs = source_inputs(source, asked, known, look)
     return Recipe(source, None, ASSETS[source].code_version, {}, {}, inputs)
 

@@ -10,9 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.data.audit.build import AUDIT_PAGE
-from chatllama_pipeline.data.own.unread import unread_files
-from chatllama_pipeline.data.sources.catalog import SOURCES
+from chatllama_pipeline.data.audit import AUDIT_PAGE
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
@@ -31,6 +29,7 @@ from chatllama_pipeline.lineage.recipes import (
     version_in_use,
 )
 from chatllama_pipeline.lineage.verdict import release_verdict
+from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.manifests import Recipe, Version
 from chatllama_pipeline.store.versions import Store
@@ -154,6 +153,8 @@ def _recipe_now(asset: str, assistant: Assistant, store: Store, version: Version
 
 def status_lines(assistant: Assistant, store: Store) -> Iterator[str]:
     """The report of `chatllama status NAME`."""
+    from chatllama_pipeline.data.own.unread import unread_files
+
     require_pins(assistant, store)
     statuses = asset_statuses(assistant, store)
     yield f"assistant {assistant.name}   {assistant.config}"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.evaluation.gate import FEWEST_PROMPTS
-from chatllama_pipeline.evaluation.trials.results import Results, results_of
-from chatllama_pipeline.evaluation.trials.votes import votes_in
 from chatllama_pipeline.lineage.incumbent import RELEASE
 from chatllama_pipeline.lineage.recipes import read_in_use, version_in_use
 from chatllama_pipeline.settings.folder import Assistant
@@ -16,6 +15,9 @@ from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.trials import Trial, find_trial, trials_of
 from chatllama_pipeline.store.versions import Store
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.evaluation.trials.results import Results
 
 CANDIDATE = "candidate"
 # Whose versions speak.
@@ -86,6 +88,9 @@ def _not_won(found: Results, rate: str) -> str:
 
 def trial_results(assistant: Assistant, store_root: Path, trial: Trial) -> Results:
     """The figures of a trial as its votes stand."""
+    from chatllama_pipeline.evaluation.trials.results import results_of
+    from chatllama_pipeline.evaluation.trials.votes import votes_in
+
     votes = votes_in(trial, FeedbackLog(store_root, assistant.name))
     return results_of(trial, votes, assistant.settings)
 

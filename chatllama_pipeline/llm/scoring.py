@@ -30,7 +30,8 @@ from chatllama_pipeline.llm.plans import estimate_lines, plan_judging
 from chatllama_pipeline.llm.providers import Judge, open_judge
 from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import REWARD_SCHEMA, Check, Outcome
+from chatllama_pipeline.records import Check, Outcome
+from chatllama_pipeline.schemas import REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.section import told_paths
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from chatllama_pipeline.settings.section import Positive, PositiveFloat, Section
 
 SourceName = Literal["shp", "hh_rlhf", "grammar"]
+SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 # The original's names.
 SOURCE_ALIASES = {"SHP": "shp", "ARLHF": "hh_rlhf"}
 # Our fields of own rows; see data/own/shapes.py.

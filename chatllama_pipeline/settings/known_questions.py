@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import regex
-
 from chatllama_pipeline.errors import SettingsError
 
 SHAPE = '[{"question": "...", "accepted": ["..."]}]'
@@ -24,6 +22,8 @@ class KnownQuestion:
 
     def is_answered(self, reply: str) -> bool:
         """Whether `reply` says an accepted answer as words of its own, in any case."""
+        import regex
+
         return any(
             regex.search(rf"(?<!\w){regex.escape(answer)}(?!\w)", reply, regex.IGNORECASE)
             for answer in self.accepted

@@ -6,12 +6,13 @@ import inspect
 import json
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 
 from chatllama_pipeline.settings.assistant import AssistantSettings
 from chatllama_pipeline.settings.section import Section
@@ -57,6 +58,7 @@ def every_key() -> Iterator[Key]:
         **dict(_places(AssistantSettings)),
     }
     anchors = {kind.__name__: "" for kind in places}
+    schemas = _schemas(places)
     for kind, found in places.items():
         prepared = {
             name
@@ -64,7 +66,7 @@ def every_key() -> Iterator[Key]:
             for name in validator.info.fields
             if validator.info.mode != "after"
         }
-        properties = kind.model_json_schema()["properties"]
+        properties = schemas[kind]["properties"]
         for name, field in kind.model_fields.items():
             if "$ref" in properties[name]:
                 continue
@@ -105,6 +107,21 @@ def ordered_fields(kind: type[Section]) -> list[str]:
     for base in kind.__mro__:
         names.update(dict.fromkeys(inspect.get_annotations(base)))
     return [name for name in names if name in kind.model_fields]
+
+
+class _AsTheyCome(GenerateJsonSchema):
+    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
+        return value  # nobody reads the order of a schema's keys
+
+
+def _schemas(kinds: Iterable[type[Section]]) -> dict[type[Section], dict[str, Any]]:
+    """Each class's JSON schema, all made at once: one by one, each makes those below it again."""
+    listed = list(kinds)
+    references, schema = models_json_schema(
+        [(kind, "validation") for kind in listed], schema_generator=_AsTheyCome
+    )
+    names = {kind: references[kind, "validation"]["$ref"].rsplit("/", 1)[1] for kind in listed}
+    return {kind: schema["$defs"][name] for kind, name in names.items()}
 
 
 def _places(kind: type[Section]) -> Iterator[tuple[type[Section], list[str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatllama_pipeline.models.memory.plan import MEMORY_PLAN
+from chatllama_pipeline.models.memory import MEMORY_PLAN
 
 FINITE_LOSS = "finite_loss"
 COLLAPSE = "collapse"

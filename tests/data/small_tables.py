@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
-from chatllama_pipeline.records import PAIR_SCHEMA, Check, Outcome
+from chatllama_pipeline.records import Check, Outcome
+from chatllama_pipeline.schemas import PAIR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 
 SHARES = {"validation_share": 0.1, "test_share": 0.2}

@@ -14,19 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatllama_pipeline.data.audit.build import AUDIT_FILE, AUDIT_PAGE, build_data_audit
+from chatllama_pipeline.data import CHECK_NAMES
+from chatllama_pipeline.data.audit import AUDIT_PAGE
+from chatllama_pipeline.data.audit.build import AUDIT_FILE, build_data_audit
 from chatllama_pipeline.data.audit.figures import AUDITED, measure
 from chatllama_pipeline.data.audit.lengths import lengths_of, tokenizer_fingerprint
 from chatllama_pipeline.data.audit.pairs import Contests, length_only_accuracy, measure_pairs
-from chatllama_pipeline.data.checks import CHECK_NAMES
-from chatllama_pipeline.records import (
-    ACTOR_SCHEMA,
-    PREFERENCE_SCHEMA,
-    PROMPT_SCHEMA,
-    REWARD_SCHEMA,
-    Check,
-    Outcome,
-)
+from chatllama_pipeline.records import Check, Outcome
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 
 SCHEMAS = dict(

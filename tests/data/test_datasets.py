@@ -10,14 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.checks import CHECK_NAMES
+from chatllama_pipeline.data import CHECK_NAMES
 from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.datasets import (
     build_actor_training_data,
     build_rlhf_training_data,
 )
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import ACTOR_SCHEMA, PAIR_SCHEMA, PREFERENCE_SCHEMA, Outcome
+from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PAIR_SCHEMA, PREFERENCE_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from tests.data.small_tables import (
     PAIRS,

@@ -19,14 +19,8 @@ from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.data.tables import read_split
 from chatllama_pipeline.llm.judge.rubric import RubricJudge
 from chatllama_pipeline.llm.scoring import build_reward_training_data
-from chatllama_pipeline.records import (
-    ACTOR_SCHEMA,
-    PROMPT_SCHEMA,
-    REWARD_SCHEMA,
-    SPLITS,
-    Check,
-    user_prompt,
-)
+from chatllama_pipeline.records import SPLITS, Check, user_prompt
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
 from chatllama_pipeline.settings.known_questions import read_known_questions
 

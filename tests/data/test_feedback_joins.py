@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.data.audit.build import AUDIT_FILE, AUDIT_PAGE, build_data_audit
+from chatllama_pipeline.data.audit import AUDIT_PAGE
+from chatllama_pipeline.data.audit.build import AUDIT_FILE, build_data_audit
 from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.datasets import (
     build_actor_training_data,
@@ -17,7 +18,7 @@ from chatllama_pipeline.data.prepare.datasets import (
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.data.tables import read_rows
 from chatllama_pipeline.llm.scoring import build_reward_training_data
-from chatllama_pipeline.records import PAIR_SCHEMA
+from chatllama_pipeline.schemas import PAIR_SCHEMA
 from tests.data.rated import choice, edit, made, thumb
 from tests.data.small_tables import pair, settings, table
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from chatllama_pipeline.data.checks import CHECK_NAMES
+from chatllama_pipeline.data import CHECK_NAMES
 from chatllama_pipeline.data.feedback.build import build_feedback
 from chatllama_pipeline.data.feedback.figures import FeedbackFigures, Said
 from chatllama_pipeline.data.feedback.rows import SCHEMAS

@@ -24,7 +24,7 @@ from chatllama_pipeline.data.grammar.items import (
     TRAILING_OFF,
     VAGUE_TOPICS,
 )
-from chatllama_pipeline.records import PAIR_SCHEMA
+from chatllama_pipeline.schemas import PAIR_SCHEMA
 
 PAIRS = list(grammar.grammar_pairs())
 ITEMS = [item for domain in DOMAINS for item in domain.items]

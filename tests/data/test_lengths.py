@@ -16,7 +16,8 @@ from chatllama_pipeline.data.prepare.lengths import TokenCounter, lengths_identi
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.data.splits import split_of
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import PAIR_SCHEMA, Outcome
+from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.schemas import PAIR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.manifests import hash_file
 

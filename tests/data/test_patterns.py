@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from chatllama_pipeline.data.patterns import find, mask, redact, redact_table, suspects
-from chatllama_pipeline.records import PREFERENCE_SCHEMA
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA
 from chatllama_pipeline.settings import PERSONAL_KINDS, AssistantSettings
 from tests.growth import grows_in_proportion
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.checks import CHECK_NAMES
+from chatllama_pipeline.data import CHECK_NAMES
 from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.datasets import build_rlhf_training_data
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import PROMPT_SCHEMA
+from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from tests.data.small_tables import (
     PAIRS,
     messages,

@@ -17,7 +17,7 @@ import pytest
 from chatllama_pipeline.data.sources import hh_rlhf, shp
 from chatllama_pipeline.data.sources.catalog import SOURCES, build_source, source_location
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import PAIR_SCHEMA
+from chatllama_pipeline.schemas import PAIR_SCHEMA
 
 REAL_FILES = sorted((Path(__file__).parents[3] / "shared" / "data").glob("hh_rlhf*.jsonl.gz"))
 

@@ -16,7 +16,8 @@ from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.data.prepare.selection import quotas
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import PAIR_SCHEMA, Outcome
+from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.schemas import PAIR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.data import SourceChoice
 

@@ -10,7 +10,7 @@ from chatllama_pipeline.data.prepare.lengths import Limits
 from chatllama_pipeline.data.prepare.rows import Preparation
 from chatllama_pipeline.data.splits import is_flipped, split_of
 from chatllama_pipeline.data.texts import evened
-from chatllama_pipeline.records import PROMPT_SCHEMA
+from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings, DataSettings
 
 SHARES = DataSettings(validation_share=0.1, test_share=0.2)

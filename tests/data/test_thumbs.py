@@ -12,7 +12,7 @@ from chatllama_pipeline.data.feedback.rows import SCHEMAS
 from chatllama_pipeline.data.own.rows import THUMBS
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import PAIR_SCHEMA, THUMB_SCHEMA
+from chatllama_pipeline.schemas import PAIR_SCHEMA, THUMB_SCHEMA
 from tests.data.small_tables import PAIRS, check, messages, prefer, settings, table
 
 NO_SOURCES = {"sources": []}

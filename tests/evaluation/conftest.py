@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.evaluation.figures import ActorFigures, Comparison, Figures, Reply
-from chatllama_pipeline.records import PREFERENCE_SCHEMA, PROMPT_SCHEMA, user_prompt
+from chatllama_pipeline.records import user_prompt
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, PROMPT_SCHEMA
 
 QUESTIONS = ["Can you help me cook noodles?", "Can you help me grow lavender?"]
 

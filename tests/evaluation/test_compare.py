@@ -18,7 +18,8 @@ from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import PREFERENCE_SCHEMA, PROMPT_SCHEMA, Outcome, StageSpec
+from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, PROMPT_SCHEMA
 from tests.models.test_rendering import OPENS_A_THOUGHT
 
 PAYLOAD = ["evaluation.json", "report.html", "table.jsonl"]

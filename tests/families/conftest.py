@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatllama_pipeline.records import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from tests.families.kit import ACTORS, PRETRAINED_REWARDS, Family
 from tests.families.tokenizer_kinds import WORDS
 

@@ -17,14 +17,8 @@ from chatllama_pipeline.machine import free_bytes, wants_bfloat16
 from chatllama_pipeline.models.adapters.lora import switch_adapter
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import (
-    ACTOR_SCHEMA,
-    PREFERENCE_SCHEMA,
-    PROMPT_SCHEMA,
-    REWARD_SCHEMA,
-    StageSpec,
-    user_prompt,
-)
+from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.roles import load_roles

@@ -21,7 +21,8 @@ from chatllama_pipeline.launch import forks
 from chatllama_pipeline.launch.child import ChildRun, child_environment, run_child
 from chatllama_pipeline.launch.forks import WarmParent, WarmStart
 from chatllama_pipeline.launch.stages import OUT_OF_MEMORY, stage_error
-from chatllama_pipeline.records import ACTOR_SCHEMA, Outcome, StageSpec
+from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from resources.compute import Compute
 from tests.waiting import wait_until
 

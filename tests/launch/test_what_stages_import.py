@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.launch.child import child_environment
-from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.layout import ADAPTER_CONFIG
 from tests.waiting import PATIENCE

@@ -14,7 +14,8 @@ from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.llm.scoring import build_reward_training_data
 from chatllama_pipeline.llm.synthetic import build_synthetic
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import PREFERENCE_SCHEMA, Check, Outcome
+from chatllama_pipeline.records import Check, Outcome
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from tests.llm.openai_server import MODEL, Body, OpenAiServer, prompt_text
 from tests.llm.small_talk import reply

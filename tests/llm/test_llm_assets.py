@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from chatllama_pipeline.records import PREFERENCE_SCHEMA
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA
 from tests.llm.desk import Desk, answering, check, lines, pair, row, scores
 from tests.llm.openai_server import FAULTS, MODEL, Body, prompt_text
 from tests.llm.small_talk import WORDS, reply, words_between

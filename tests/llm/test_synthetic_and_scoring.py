@@ -10,14 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatllama_pipeline.data.checks import CHECK_NAMES
+from chatllama_pipeline.data import CHECK_NAMES
 from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.data.sources.catalog import build_source
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.scoring import build_reward_training_data
 from chatllama_pipeline.llm.synthetic import build_synthetic
-from chatllama_pipeline.records import PREFERENCE_SCHEMA, REWARD_SCHEMA, Check, Outcome
+from chatllama_pipeline.records import Check, Outcome
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 
 RULES = {

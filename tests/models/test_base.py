@@ -21,7 +21,8 @@ from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec, user_prompt
+from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from tests.families import tokenizer_kinds
 

@@ -18,14 +18,8 @@ from chatllama_pipeline.models.chat.template import ensure_chat_template
 from chatllama_pipeline.models.heads import RewardScorer, scoring_example
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import (
-    ACTOR_SCHEMA,
-    PREFERENCE_SCHEMA,
-    REWARD_SCHEMA,
-    Message,
-    StageSpec,
-    user_prompt,
-)
+from chatllama_pipeline.records import Message, StageSpec, user_prompt
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.training.reward import stage as reward
 from tests.families import tokenizer_kinds
 

@@ -14,7 +14,8 @@ from chatllama_pipeline.models.bases import build as base
 from chatllama_pipeline.models.bases.preflight import preflight, prompt_room, rows_in_words
 from chatllama_pipeline.models.chat.template import CHAT_TEMPLATE, Example
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import ACTOR_SCHEMA, PROMPT_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PROMPT_SCHEMA
 from chatllama_pipeline.settings import ActorSettings
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.sft import stage as sft

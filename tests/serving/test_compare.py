@@ -18,7 +18,8 @@ from chatllama_pipeline.data.tables import user_messages, write_rows
 from chatllama_pipeline.errors import AbsentError, DataError, SettingsError
 from chatllama_pipeline.evaluation.trials.writing import write_trial
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import PROMPT_SCHEMA, TABLE_FILE, Outcome
+from chatllama_pipeline.records import TABLE_FILE, Outcome
+from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.feedback import FeedbackLog

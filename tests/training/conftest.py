@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
 from chatllama_pipeline.models.heads import load_actor, load_reward
-from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.settings import LoraSettings
 from tests.training.paid import BRIEF, SETTINGS
 

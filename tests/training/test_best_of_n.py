@@ -16,7 +16,8 @@ from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import ACTOR_SCHEMA, PROMPT_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PROMPT_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.best_of_n.sampling import Asked, choose
 from chatllama_pipeline.training.best_of_n.stage import run

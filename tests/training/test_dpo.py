@@ -16,7 +16,8 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import PREFERENCE_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.dpo.equations import PairNats, losses, margins
 from chatllama_pipeline.training.dpo.pairs import DpoPair, all_nats, collate_pairs, pair_nats

@@ -17,7 +17,8 @@ from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.models.memory.efficiency import checkpoint_activations, use_attention
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import ActorSettings
 from chatllama_pipeline.training.batches import Shares, StepBatches, bucketed
 from chatllama_pipeline.training.reward.items import Pair, Scored

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from chatllama_pipeline.errors import StoppedError, StoreError
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.course import Task
 from chatllama_pipeline.training.guards import Best, Collapse, Guard

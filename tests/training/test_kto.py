@@ -19,7 +19,8 @@ from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import PREFERENCE_SCHEMA, THUMB_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, THUMB_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings, KtoSettings
 from chatllama_pipeline.training.course import OF_STEP
 from chatllama_pipeline.training.kto.equations import losses

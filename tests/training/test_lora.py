@@ -16,14 +16,8 @@ from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.models.adapters.lora import is_adapted, switch_adapter
 from chatllama_pipeline.models.heads import RewardScorer, load_actor, load_reward
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import (
-    ACTOR_SCHEMA,
-    PREFERENCE_SCHEMA,
-    PROMPT_SCHEMA,
-    REWARD_SCHEMA,
-    StageSpec,
-    user_prompt,
-)
+from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles

@@ -26,7 +26,8 @@ from chatllama_pipeline.models.heads import (
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.progress import Progress, listening
-from chatllama_pipeline.records import PROMPT_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings
 from chatllama_pipeline.settings.training.methods import GROUPED, MethodName
 from chatllama_pipeline.training.ppo import stage as ppo

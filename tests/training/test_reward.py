@@ -14,7 +14,8 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.template import Example, conversation
 from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_rows
 from chatllama_pipeline.progress import Progress, listening
-from chatllama_pipeline.records import PREFERENCE_SCHEMA, REWARD_SCHEMA, StageSpec, user_prompt
+from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.training.reward.items import Pair, Scored, read_pair
 from chatllama_pipeline.training.reward.stage import collate_items, reward_loss_sum, run
 

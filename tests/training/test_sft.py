@@ -15,7 +15,8 @@ from chatllama_pipeline.errors import CheckError, DataError
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import ACTOR_SCHEMA, StageSpec
+from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.training.sft.stage import collate_completions, completion_loss_sum, run
 
 MakeSpec = Callable[..., StageSpec]

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from chatllama_pipeline.data.audit import AUDIT_PAGE
 from chatllama_pipeline.data.audit.figures import Audit, TableFigures, measure
 from chatllama_pipeline.data.audit.page import KIND_NAMES, render
 from chatllama_pipeline.data.audit.pairs import PairFigures
@@ -20,7 +21,6 @@ from chatllama_pipeline.records import Check, Outcome
 from chatllama_pipeline.settings import AssistantSettings, CheckSettings
 
 AUDIT_FILE = "audit.json"
-AUDIT_PAGE = "report.html"
 
 
 def audit_checks(audit: Audit, limits: CheckSettings, unread: Sequence[str] = ()) -> list[Check]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
+from html import escape
 
 from chatllama_pipeline.data.audit.lengths import Lengths
 
@@ -46,7 +46,7 @@ def histogram(series: Sequence[tuple[str, Lengths]], width: int = 330, height: i
             outline += f"V{up(share):.1f}H{across(end):.1f}"
         colour = f"var(--series-{number})"
         parts.append(
-            f"<g><title>{escape(name)}: median {lengths.median}</title>"
+            f"<g><title>{escape(name, quote=False)}: median {lengths.median}</title>"
             f"<path d='{outline}V{bottom}Z' "
             f"fill='{colour}' fill-opacity='.16' stroke='{colour}' stroke-width='1.6' "
             "stroke-linejoin='round'/></g>"
@@ -97,6 +97,6 @@ def kept_bar(read: int, valid: int, kept: int, most: int, width: int = 220) -> s
 
 
 def _picture(width: int, height: int, spoken: str, body: str, kind: str = "chart") -> str:
-    label = escape(spoken, {"'": "&#39;"})
+    label = escape(spoken, quote=False).replace("'", "&#39;")
     box = f"viewBox='0 0 {width} {height}'"
     return f"<svg class='{kind}' role='img' aria-label='{label}' {box}>{body}</svg>"

@@ -129,7 +129,7 @@ def write_reply(question: Question, quality: Quality, rng: random.Random) -> str
 
 
 def grammar_pairs() -> Iterator[dict[str, Any]]:
-    """Every pair of the source, as rows of `records.PAIR_SCHEMA`.
+    """Every pair of the source, as rows of `schemas.PAIR_SCHEMA`.
 
     `chosen` has strictly more points than `rejected`; `strength` is the difference (1..5).
     """

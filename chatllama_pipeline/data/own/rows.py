@@ -25,7 +25,7 @@ from chatllama_pipeline.data.own.values import (
 )
 from chatllama_pipeline.data.splits import Messages, Row
 from chatllama_pipeline.data.tables import user_messages
-from chatllama_pipeline.records import MESSAGES, PAIR_SCHEMA
+from chatllama_pipeline.schemas import MESSAGES, PAIR_SCHEMA
 
 PERSONAL = "personal"
 _ROWS_TOLD = 3

@@ -34,13 +34,8 @@ from chatllama_pipeline.data.prepare.preferences import (
 from chatllama_pipeline.data.prepare.rows import Preparation
 from chatllama_pipeline.data.tables import OriginalFile, read_batches
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import (
-    ACTOR_SCHEMA,
-    PROMPT_SCHEMA,
-    REWARD_SCHEMA,
-    TABLE_FILE,
-    Outcome,
-)
+from chatllama_pipeline.records import TABLE_FILE, Outcome
+from chatllama_pipeline.schemas import ACTOR_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.section import told_paths
 

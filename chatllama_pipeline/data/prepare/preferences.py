@@ -38,7 +38,8 @@ from chatllama_pipeline.data.prepare.thumbs import Thumbs, require_both_kinds, w
 from chatllama_pipeline.data.splits import Row, content_hash, is_flipped
 from chatllama_pipeline.data.tables import read_batches, read_rows
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import PAIR_SCHEMA, PREFERENCE_SCHEMA, TABLE_FILE, Check, Outcome
+from chatllama_pipeline.records import TABLE_FILE, Check, Outcome
+from chatllama_pipeline.schemas import PAIR_SCHEMA, PREFERENCE_SCHEMA
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.data import SourceChoice

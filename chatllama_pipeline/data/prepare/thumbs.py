@@ -14,7 +14,8 @@ from chatllama_pipeline.data.prepare.lengths import limits_of
 from chatllama_pipeline.data.prepare.rows import Preparation
 from chatllama_pipeline.data.tables import read_batches
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.records import SPLITS, TABLE_FILE, THUMB_SCHEMA, THUMBS_FILE
+from chatllama_pipeline.records import SPLITS, TABLE_FILE, THUMBS_FILE
+from chatllama_pipeline.schemas import THUMB_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 
 

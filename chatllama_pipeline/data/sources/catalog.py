@@ -24,7 +24,8 @@ from chatllama_pipeline.data.sources import hh_rlhf, shp
 from chatllama_pipeline.data.sources.places import Asked, Files, Home, fetch, identify
 from chatllama_pipeline.data.sources.raw import RawRow, read_file
 from chatllama_pipeline.data.splits import Row
-from chatllama_pipeline.records import PAIR_SCHEMA, TABLE_FILE, Outcome
+from chatllama_pipeline.records import TABLE_FILE, Outcome
+from chatllama_pipeline.schemas import PAIR_SCHEMA
 
 _SUBSETS_TOLD = 50
 _MADE_HERE_ROWS = 2_000

@@ -34,7 +34,7 @@ def read_transcript(text: str) -> Messages:
 
 
 def convert(row: dict[str, Any], domain: str = "") -> Row | str:
-    """A pair in `records.PAIR_SCHEMA`, or the defect for which the row is dropped.
+    """A pair in `schemas.PAIR_SCHEMA`, or the defect for which the row is dropped.
 
     Inside the prompt several assistant turns in a row are joined, and the pair then has a key
     `mended`; a reply of several turns is none that could be learned. `domain` is the subset.

@@ -20,7 +20,7 @@ _OWN_SPLITS = ("_train", "_validation", "_test")
 
 
 def convert(row: dict[str, Any], domain: str = "") -> Row | str:
-    """A pair in `records.PAIR_SCHEMA`, or the defect for which the row is dropped.
+    """A pair in `schemas.PAIR_SCHEMA`, or the defect for which the row is dropped.
 
     `labels` 1 means that A was preferred; `score_ratio` (votes of the better over the worse, >= 1)
     is the pair's strength. `domain` is that of the file, for rows that don't name theirs.

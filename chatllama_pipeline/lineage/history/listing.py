@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.history.changes import Change, brief, changes, summary
 from chatllama_pipeline.lineage.recipes import meant_asset, owner_of, version_in_use
 from chatllama_pipeline.progress import MEGABYTE
+from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.history import Use
 from chatllama_pipeline.store.manifests import Manifest, Version

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.recipes import owner_of, versions_in_use
 from chatllama_pipeline.progress import MEGABYTE
 from chatllama_pipeline.settings import StoreSettings
+from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.folder import Assistant, assistant_names, load_assistant
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.owned import busy_assets, owners

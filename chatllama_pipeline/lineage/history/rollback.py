@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.errors import AbsentError, CorruptVersionError, SettingsError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.history.listing import minute, named_version
 from chatllama_pipeline.lineage.recipes import owner_of
+from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.approvals import accept, reject
 from chatllama_pipeline.store.manifests import Version

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.launch.out_of_memory import halved
 from chatllama_pipeline.machine import free_bytes, leaves_holes, own_bytes
+from chatllama_pipeline.models.memory import MEMORY_PLAN
 from chatllama_pipeline.models.memory.adapters import AdapterSize, adapter_size
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.passes import (
@@ -37,7 +38,6 @@ from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, LoraSettings, model_section
 from chatllama_pipeline.store.layout import base_folder, has_adapter, weights_digest
 
-MEMORY_PLAN = "memory_plan"
 GIB = 2**30
 # Weights are held in float32; training adds a gradient and AdamW's two moments per weight.
 FROZEN_BYTES, TRAINED_BYTES = 4, 16

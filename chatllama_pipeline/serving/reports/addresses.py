@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import urlsplit
 
-from chatllama_pipeline.data.audit.build import AUDIT_PAGE
+from chatllama_pipeline.data.audit import AUDIT_PAGE
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.evaluation.figures import REPORT_FILE
 

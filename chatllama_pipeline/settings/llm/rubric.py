@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-import regex
 from pydantic import Field, field_validator, model_validator
 
 from chatllama_pipeline.settings.section import Count, Positive, PositiveFloat, Section
@@ -33,6 +32,8 @@ class Criterion(Section):
     @classmethod
     def _must_be_a_pattern(cls, pattern: str | None) -> str | None:
         if pattern is not None:
+            import regex
+
             try:
                 regex.compile(pattern)
             except regex.error as error:
