@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -14,18 +17,22 @@ import yaml
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
 from tests.waiting import PATIENCE, wait_until
 
-STEPS = 120
+STEPS, ENDLESS = 120, 10**6
 
 
 @pytest.fixture
 def copied(tiny_run: Place, tmp_path: Path) -> Place:
     """The tiny assistant with everything made but a longer SFT."""
     shutil.copytree(tiny_run.root, tmp_path / "copy")
-    config = yaml.safe_load(TINY_CONFIG)
-    config["actor_config"]["max_steps"] = STEPS
     place = Place(tmp_path / "copy")
-    place.add_assistant("tiny", yaml.safe_dump(config))
+    set_steps(place, STEPS)
     return place
+
+
+def set_steps(place: Place, steps: int) -> None:
+    config = yaml.safe_load(TINY_CONFIG)
+    config["actor_config"]["max_steps"] = steps
+    place.add_assistant("tiny", yaml.safe_dump(config))
 
 
 def processes_of(place: Place) -> list[str]:
@@ -44,6 +51,35 @@ def default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def interrupts_ignored() -> None:
+    # As nohup does, and a script's `&`.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def training(place: Place, signals: Callable[[], None]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of the longer SFT with a saved state; nothing of it is at work at the end."""
+    run = subprocess.Popen(
+        place.command("tiny", "actor_sft"),
+        cwd=REPOSITORY,
+        env=place.environment(),
+        stderr=subprocess.DEVNULL,
+        preexec_fn=signals,
+    )
+    try:
+        wait_until(lambda: states_of(place), lambda: "for a saved state")
+        assert processes_of(place)
+        yield run
+        run.wait(timeout=PATIENCE)
+    finally:
+        run.kill()
+    wait_until(lambda: not processes_of(place), lambda: "for the children to be gone")
+
+
+def states_of(place: Place) -> list[Path]:
+    return list((place.root / "storage" / "_runs" / "actor_sft").rglob("state/*.json"))
+
+
 @pytest.mark.parametrize(
     "number",
     [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
@@ -53,23 +89,8 @@ def test_a_killed_run_leaves_no_process_and_the_next_continues(
     copied: Place, number: signal.Signals
 ) -> None:
     before = copied.store.current("actor_sft", "tiny")
-    run = subprocess.Popen(
-        copied.command("tiny", "actor_sft"),
-        cwd=REPOSITORY,
-        env=copied.environment(),
-        stderr=subprocess.DEVNULL,
-        preexec_fn=default_signals,
-    )
-    runs = copied.root / "storage" / "_runs" / "actor_sft"
-    try:
-        wait_until(lambda: any(runs.rglob("state/*.json")), lambda: "for a saved state")
-        assert processes_of(copied)
+    with training(copied, default_signals) as run:
         run.send_signal(number)
-        run.wait(timeout=PATIENCE)
-    finally:
-        run.kill()
-
-    wait_until(lambda: not processes_of(copied), lambda: "for the children to be gone")
     assert run.returncode != 0
     assert copied.store.current("actor_sft", "tiny") == before
 
@@ -79,4 +100,23 @@ def test_a_killed_run_leaves_no_process_and_the_next_continues(
     assert copied.made("tiny") >= {"actor_sft"}
     manifest = copied.store.read("actor_sft", "tiny").manifest
     assert manifest.settings["actor_config.max_steps"] == STEPS
-    assert list(runs.rglob("state")) == []
+    assert states_of(copied) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_was_started_to_ignore_interrupts_is_stopped_with_its_state_saved(
+    copied: Place,
+) -> None:
+    set_steps(copied, ENDLESS)
+    with training(copied, interrupts_ignored) as run:
+        told = subprocess.run(
+            [sys.executable, "-m", "chatllama_pipeline", "stop", "tiny"],
+            cwd=REPOSITORY,
+            env=copied.environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert "was ended" in told.stdout and run.returncode == 1
+    log = [path.read_text() for path in copied.store.root.glob("_runs/actor_sft/*/*/spec.log")]
+    assert any("stopped by" in text and "its state is saved" in text for text in log), log
