@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +30,9 @@ from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.manifests import Recipe, Version
 from chatllama_pipeline.store.trials import Trial, trials_of
 from chatllama_pipeline.store.versions import Store, Workbench
+from tests.pipeline.place import REPOSITORY
 from tests.serving.served import NAME, Served, serving
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -160,6 +165,33 @@ def test_the_page_of_a_trial_asks_for_a_page(mine: tuple[Store, Version, Version
     assert "--compare is a page: add --page" in told.output
     told = CliRunner().invoke(serve, [NAME, "--page", "--port", "0", "--compare", first.id, "0123"])
     assert isinstance(told.exception, AbsentError) and "no version 0123" in str(told.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_command_serves_the_page_of_a_trial_that_it_begins(
+    mine: tuple[Store, Version, Version],
+) -> None:
+    store, first, second = mine
+    command = [sys.executable, "-m", "chatllama_pipeline", "serve", NAME, "--page", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--compare", first.id, second.id],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stderr is not None
+            told = next(line for line in server.stderr if line.startswith("rate at "))
+            with urllib.request.urlopen(
+                f"{told.split()[-1]}v1/trial?visit={ANN}", timeout=PATIENCE
+            ) as answer:
+                pairs = json.load(answer)
+        finally:
+            server.kill()
+    [trial] = trials_of(store.root, NAME)
+    assert (pairs["id"], len(pairs["pairs"])) == (trial.id, 4)
 
 
 @pytest.fixture(scope="module")

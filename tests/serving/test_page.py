@@ -147,6 +147,29 @@ def test_a_person_talks_rates_edits_compares_and_takes_it_all_back(person: Perso
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_by_the_keyboard_alone_every_control_is_reached_and_none_is_covered(person: Person) -> None:
+    page = person.page
+    person.say("alpha")
+    page.get_by_role("button", name="Good").press("Enter")
+    person.kept(1)
+    page.keyboard.press("Shift+Tab")
+    reached = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        name, free = page.evaluate(
+            """() => { const one = document.activeElement, box = one.getBoundingClientRect();
+            const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+            return [one.textContent || one.getAttribute("aria-label"), one.contains(top)]; }"""
+        )
+        reached.append(name)
+        assert free, f"{name} is covered by what stands in front of it"
+    assert reached == ["Good", "Bad", "Edit", "Why? (optional)", "Say why"]
+    page.keyboard.press("Enter")
+    assert [rating["good"] for rating in person.kept(2)] == [True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_whoever_wants_nothing_kept_is_answered_and_can_rate_nothing(person: Person) -> None:
     page = person.page
     page.get_by_label("Keep nothing").check()
