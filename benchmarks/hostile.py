@@ -5,8 +5,8 @@
 Clients ask at random, by a seed: well, whole and streamed; and they leave in mid-reply or before
 it, send bodies too long, without an end or of garbage, heads letter by letter, values that are
 none, and ask for replies without an end. The server is a real one on a release of random weights.
-Printed as JSON: what each kind was told, what went `wrong` (a well-meant request that was answered
-neither 200 nor 429, another than the answer that a kind deserves), whether the server lives, its
+Printed as a line of JSON: what each kind was told, what went `wrong` (a well-meant request that was
+answered neither 200 nor 429, another answer than its kind deserves), whether the server lives, its
 memory and open files after the first third and at the end, and whether it answers at the end as at
 the beginning.
 """
@@ -60,7 +60,7 @@ def main() -> None:
         publish(store, options.release)
         with server(Path(place), store, options) as (port, process):
             found = asyncio.run(besieged(port, process, options))
-    print(json.dumps(found, indent=1))
+    print(json.dumps(found))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def test_among_hostile_clients_whoever_asks_well_is_answered_and_nothing_grows()
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout)
+    found = json.loads(ended.stdout.splitlines()[-1])
     assert found["wrong"] == []
     assert found["alive"] and found["answers_as_before"]
     assert found["in_flight_at_the_end"] == 0
