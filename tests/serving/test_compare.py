@@ -105,6 +105,9 @@ def test_raters_compare_real_replies_and_the_results_are_told(
     assert f"of release {second.id} over release {first.id}" in told
     assert "the judge rubric prefers what people prefer in" in told
     assert "the left reply won" in told
+    FeedbackLog(store.root, NAME).delete(ids=[entry.id for entry in entries[:1] + entries[2:]])
+    undecided = run(*pair, "--results").stdout
+    assert "people prefer neither version on any prompt" in undecided
     turned = run(*reversed(pair), "--results").stdout
     assert f"of release {first.id} over release {second.id}" in turned
 
@@ -235,15 +238,16 @@ def test_what_is_no_vote_is_refused(tried: tuple[Served, Trial]) -> None:
     before = served.feedback.entries()
     vote: dict[str, Any] = {"visit": ANN, "pair": 0, "better": "left"}
     cases = [
-        ({"visit": "me"}, 400, "visit: must be 16 to 64"),
-        ({"visit": 7}, 400, "visit: must be 16 to 64"),
-        ({"pair": "0"}, 400, "pair: must be the number"),
-        ({"pair": True}, 400, "pair: must be the number"),
+        ({"visit": "me"}, 400, "visit: string should match"),
+        ({"visit": 7}, 400, "visit: input should be a valid string"),
+        ({"pair": "0"}, 400, "pair: input should be a valid integer"),
+        ({"pair": True}, 400, "pair: input should be a valid integer"),
         ({"pair": 99}, 409, "asks nobody about a pair 99"),
-        ({"better": "both"}, 400, "better: must be one of left, right, tie, neither"),
-        ({"better": ["left"]}, 400, "better: must be one of"),
-        ({"reason": "x" * 2001}, 400, "reason: must be a text"),
-        ({"versions": []}, 400, "versions: there is no such key"),
+        ({"better": "both"}, 400, "better: input should be 'left', 'right', 'tie' or 'neither'"),
+        ({"better": ["left"]}, 400, "better: input should be"),
+        ({"reason": "x" * 2001}, 400, "reason: string should have at most 2000"),
+        ({"reason": "\ud800"}, 400, "reason: input should be a valid string"),
+        ({"versions": []}, 400, "versions: extra inputs are not permitted"),
     ]
     for more, status, part in cases:
         answer = served.ask("/v1/trial", vote | more)

@@ -11,8 +11,7 @@ from chatllama_pipeline.errors import DataError
 # Ids and visits: random words, long enough that nobody guesses them.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200_000)]
-MOST_REASON = 2_000
-Reason = Annotated[str, Field(max_length=MOST_REASON)]
+Reason = Annotated[str, Field(max_length=2_000)]
 Better = Literal["left", "right", "tie", "neither"]
 
 

@@ -31,6 +31,9 @@ def judge_lines(
     """How often `evaluation.judge` prefers what people do, on the same pairs; it is asked, which
     an LLM is paid for once. `personal` is the version of `personal_data` with its templates."""
     people = preferred(votes)
+    if not people:
+        yield "the judge wasn't asked: people prefer neither version on any prompt"
+        return
     with tempfile.TemporaryDirectory() as folder:
         template = load_templates(personal or Path(folder))["reward"]
         with open_judge(settings.role("evaluation_judge"), template, Path(folder)) as judge:

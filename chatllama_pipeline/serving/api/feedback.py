@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -57,12 +57,12 @@ class FeedbackService:
         return _told(id=entry.id, visit=entry.visit, added=bool(added))
 
     async def given(self, request: Request) -> Response:
-        visit = visit_of(request.query_params)
+        visit = visit_of(request)
         entries = await done(lambda: self._log.entries(visit), BAD_REQUEST)
         return _told(data=[as_row(entry) for entry in entries])
 
     async def take_back(self, request: Request) -> Response:
-        visit, number = visit_of(request.query_params), request.path_params.get("number")
+        visit, number = visit_of(request), request.path_params.get("number")
         ids = [] if number is None else [number]
         gone = await done(lambda: self._log.delete(ids=ids, visit=visit), BAD_REQUEST)
         if number is not None and not gone:
@@ -82,9 +82,9 @@ async def done(work: Callable[[], _Done], status: int) -> _Done:
         raise Refusal(NO_STORAGE, told, kind="server_error", code="not_stored") from error
 
 
-def visit_of(given: Mapping[str, Any]) -> str:
-    """The visit in a query or body; Refusal where it holds none."""
-    return _checked(lambda: word_of(given.get("visit", ""), "visit"))
+def visit_of(request: Request) -> str:
+    """The visit in a request's query; Refusal where it holds none."""
+    return _checked(lambda: word_of(request.query_params.get("visit", ""), "visit"))
 
 
 def _checked(read: Callable[[], _Done]) -> _Done:

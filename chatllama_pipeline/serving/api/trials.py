@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast, get_args
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from chatllama_pipeline.data.feedback.ratings import MOST_REASON, Better
+from chatllama_pipeline.data.feedback.ratings import Better, Reason, Word
 from chatllama_pipeline.data.tables import as_messages
 from chatllama_pipeline.evaluation.trials.votes import vote, waiting_pairs
 from chatllama_pipeline.serving.api.access.reading import read_json
@@ -18,7 +19,17 @@ from chatllama_pipeline.store.feedback import FeedbackLog
 from chatllama_pipeline.store.trials import Trial
 
 PATH = "/v1/trial"
-_KEYS = {"visit", "pair", "better", "reason"}
+
+
+class _Vote(BaseModel):
+    """What a rater sends: `pair` is the number under which he was shown it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    visit: Word
+    pair: int
+    better: Better
+    reason: Reason = ""
 
 
 class TrialService:
@@ -36,7 +47,7 @@ class TrialService:
 
     async def pairs(self, request: Request) -> Response:
         """The pairs that a rater hasn't voted on, in the order in which he should see them."""
-        rater = visit_of(request.query_params)
+        rater = visit_of(request)
         waiting = await done(lambda: waiting_pairs(self._trial, self._log, rater), BAD_REQUEST)
         pairs = [
             {
@@ -52,28 +63,17 @@ class TrialService:
 
     async def vote(self, request: Request) -> Response:
         """Keep a vote: whoever is answered 200 may forget it, whoever isn't may send it again."""
-        body = await read_json(request, self._body_bytes)
-        rater = visit_of(body)
-        pair, better, reason = _vote_of(body)
-        added = await done(
-            lambda: vote(self._trial, self._log, rater, pair, better, reason), CONFLICT
-        )
+        said = _vote_of(await read_json(request, self._body_bytes))
+        given = (said.visit, said.pair, said.better, said.reason)
+        added = await done(lambda: vote(self._trial, self._log, *given), CONFLICT)
         return JSONResponse({"object": "vote", "trial": self._trial.id, "added": added})
 
 
-def _vote_of(body: dict[str, Any]) -> tuple[int, Better, str]:
-    """Pair, side and reason of a vote; Refusal where a key is unknown or a value is none."""
-    if unknown := sorted(set(body) - _KEYS):
-        raise _refusal(unknown[0], f"there is no such key; a vote has {', '.join(sorted(_KEYS))}")
-    pair, better, reason = body.get("pair"), body.get("better"), body.get("reason", "")
-    if not isinstance(pair, int) or isinstance(pair, bool):
-        raise _refusal("pair", "must be the number of a pair")
-    if better not in get_args(Better):
-        raise _refusal("better", f"must be one of {', '.join(get_args(Better))}")
-    if not isinstance(reason, str) or len(reason) > MOST_REASON:
-        raise _refusal("reason", f"must be a text of at most {MOST_REASON} characters")
-    return pair, cast(Better, better), reason
-
-
-def _refusal(key: str, told: str) -> Refusal:
-    return Refusal(BAD_REQUEST, f"{key}: {told}", param=key)
+def _vote_of(body: dict[str, Any]) -> _Vote:
+    """Raises Refusal where a key is unknown or a value is none."""
+    try:
+        return _Vote.model_validate(body)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        key, told = detail["loc"][0], detail["msg"]
+        raise Refusal(BAD_REQUEST, f"{key}: {told[:1].lower()}{told[1:]}", param=str(key)) from None
