@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py                     # a release of the quickstart's shape
     python benchmarks/serving.py --release FOLDER    # one that stands in a store
+    python benchmarks/serving.py --engine gguf       # by another engine
 
 At N streams N clients ask N x `--rounds` greedy replies of `--tokens` tokens, streamed, one after
 another each. Beside it, in turns with it: transformers' `generate` on a batch of N prompts, and the
@@ -36,7 +37,8 @@ from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.records import Outcome, user_prompt
 from chatllama_pipeline.serving.engine.jobs import Engine, Job, Sampling
-from chatllama_pipeline.serving.engine.opening import open_engine, written
+from chatllama_pipeline.serving.engine.opening import written
+from chatllama_pipeline.serving.engine.ways import WAYS, Way, open_release
 from chatllama_pipeline.serving.loaded import Loaded, load_release
 from chatllama_pipeline.store.manifests import Recipe
 from chatllama_pipeline.store.versions import Store, Workbench
@@ -55,15 +57,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=cores_at_hand())
+    parser.add_argument("--engine", choices=list(WAYS), default="pytorch")
+    parser.add_argument("--memory", type=float, help="GB for weights, with --engine accelerate")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as place:
         store = Store(Path(place) / "store")
         folder = publish(store, options.release)
+        limit = None if options.memory is None else int(options.memory * 10**9)
+        way = Way(options.engine, limit)
         release = load_release(folder)
-        engine = open_engine(
-            release.model, release.tokenizer.pad_token_id, max(options.streams), release.context
-        )
+        _, engine = open_release(folder, max(options.streams), way)
         try:
             with serving(Path(place), store, options) as (url, process, seconds):
                 print(f"{engine.name}; up in {seconds:.1f} s, {memory(process):.0f} MB")
@@ -208,6 +212,9 @@ def serving(
     variables = {"CHATLLAMA_ASSISTANTS": str(assistant.parent), "CHATLLAMA_STORE": str(store.root)}
     began = time.monotonic()
     command = [sys.executable, "-m", "chatllama_pipeline", "serve", NAME, "--port", "0"]
+    command += ["--engine", options.engine]
+    if options.memory is not None:
+        command += ["--memory", str(options.memory)]
     server = subprocess.Popen(
         [*command, "--streams", str(max(options.streams))],
         env=child_environment(options.threads, {**os.environ, **variables}),
@@ -216,9 +223,14 @@ def serving(
     )
     try:
         assert server.stderr is not None
-        told = next((line for line in server.stderr if "answers at" in line), "")
-        if not told:
-            raise SystemExit("the server didn't start")
+        heard: list[str] = []
+        for line in server.stderr:
+            heard.append(line)
+            if "answers at" in line:
+                break
+        else:
+            raise SystemExit(f"the server didn't start: {''.join(heard)}")
+        told = heard[-1]
         url = told.split("answers at ")[1].split()[0]
         yield url, psutil.Process(server.pid), time.monotonic() - began
     finally:
