@@ -26,14 +26,17 @@ def write_assistant(folder: Path, rows: int = 3, **sections: Any) -> None:
     (folder / "datasets" / "actor_training_data.json").write_text(json.dumps(table))
 
 
-def make_versions(store: Store, name: str, all_but: Collection[str]) -> None:
-    """A version of every asset of an assistant's, but for sources and those that runs make."""
+def make_versions(store: Store, name: str, all_but: Collection[str], others: str = "") -> None:
+    """A version of every asset of an assistant's, but for sources and those that runs make.
+
+    With `others` they are other versions than there were, told apart by it.
+    """
     mine = load_assistant(name)
 
     def build(bench: Workbench) -> Outcome:
         if asset == "personal_data":
             return build_personal_data(mine.folder, mine.settings, bench.output)
-        (bench.output / "content").write_text(f"{asset} of {name}")
+        (bench.output / "content").write_text(f"{asset} of {name}{others}")
         return Outcome()
 
     for asset in ASSETS:
@@ -42,4 +45,4 @@ def make_versions(store: Store, name: str, all_but: Collection[str]) -> None:
         upstream = current_upstream(asset, mine, store)
         recipe = recipe_for(asset, mine, upstream, store, [])
         if is_made(recipe):
-            store.make(recipe, build, overrides={}, force=False)
+            store.make(recipe, build, overrides={}, force=bool(others))

@@ -102,8 +102,8 @@ class Service:
     def write(self, name: str, rows: int = 3, **sections: Any) -> None:
         write_assistant(self.root / "assistants" / name, rows, **sections)
 
-    def make_models(self, name: str) -> None:
-        make_versions(self.store, name, all_but=("evaluation", "release"))
+    def make_models(self, name: str, others: str = "") -> None:
+        make_versions(self.store, name, all_but=("evaluation", "release"), others=others)
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self.root / "assistants" / name)

@@ -115,6 +115,29 @@ def test_a_week_of_two_assistants(year: Service) -> None:
     }
 
 
+def change(year: Service, number: int) -> None:
+    """Other models, and settings that let them pass."""
+    name = write(year, number, release={"min_win_rate": 0.6})
+    year.make_models(name, others=", once more")
+
+
+def test_a_release_that_was_rolled_back_stays_so_though_it_is_due_again(year: Service) -> None:
+    add(year, 0)
+    year.start()
+    released = []
+
+    def look() -> None:
+        released.append(year.store.current_version("release", "mine_0"))
+
+    events = {2: lambda: (look(), change(year, 0)), 4: lambda: (look(), roll_back(year, 0))}
+    play(year, [0, 1, 2, 3, 4, 8], events)
+    look()
+    older, newer, last = released
+    assert older == last != newer
+    assert asked(year, 0) == due(0, 0, 8)
+    assert {run.status for run in year.runs()} == {dg.DagsterRunStatus.SUCCESS}
+
+
 def damage(year: Service, number: int) -> None:
     """Rows that stop a run."""
     rows = year.root / "assistants" / f"mine_{number}" / "datasets" / "actor_training_data.json"
@@ -175,7 +198,7 @@ def test_a_year_of_ten_assistants(year: Service) -> None:
         released[number].append(year.store.current_version("release", f"mine_{number}"))
 
     events = {
-        3: lambda: (look(0), write(year, 0, release={"min_win_rate": 0.6})),
+        3: lambda: (look(0), change(year, 0)),
         5: lambda: write(year, 1, retrain={"cron": "61 9 * * 1"}),
         7: lambda: damage(year, 2),
         9: lambda: write(year, 1),
