@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from chatllama_pipeline.data.texts import evened, place_of
+from chatllama_pipeline.data.near_duplicates import evened, place_of
 from chatllama_pipeline.records import Split
 from chatllama_pipeline.settings import DataSettings
 

@@ -32,9 +32,9 @@ from chatllama_pipeline.data.audit.tables import (
     scan_table,
 )
 from chatllama_pipeline.data.funnel import FUNNEL_FILE
+from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.patterns import redact
 from chatllama_pipeline.data.prepare.lengths import load_tokenizer
-from chatllama_pipeline.data.texts import TextIndex
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.plain_text import PlainText, unlimited
 from chatllama_pipeline.settings import PERSONAL_KINDS, AssistantSettings
@@ -55,7 +55,7 @@ class TableFigures:
     """One table: rows by split and source, lengths by part, and what recurs.
 
     `repeated_rows` say what an earlier row says; of the `prompts` (distinct first user turns),
-    `near_prompts` are nearly the same as another one (see `data.texts`). `marked_rows` spell a
+    `near_prompts` are nearly the same as another one (see `near_duplicates`). `marked_rows` spell a
     control token of the actor's tokenizer, where that is at hand.
     """
 

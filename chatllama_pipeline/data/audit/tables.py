@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.hashes import text_hash
+from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.patterns import find, mask, suspects
 from chatllama_pipeline.data.tables import told_batches
-from chatllama_pipeline.data.texts import TextIndex
 from chatllama_pipeline.models.chat.plain_text import PlainText
 from chatllama_pipeline.records import SPLITS, TABLE_FILE
 

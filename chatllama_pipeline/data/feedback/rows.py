@@ -12,9 +12,9 @@ import pyarrow as pa
 from chatllama_pipeline.data.feedback.ratings import Edit, Preference, Thumb
 from chatllama_pipeline.data.feedback.words import Word
 from chatllama_pipeline.data.hashes import text_hash
+from chatllama_pipeline.data.near_duplicates import TextIndex, evened, place_of
 from chatllama_pipeline.data.own.rows import THUMB_SCORES, THUMBS
 from chatllama_pipeline.data.splits import Messages, Row
-from chatllama_pipeline.data.texts import TextIndex, evened, place_of
 from chatllama_pipeline.records import TABLE_FILE, Split
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import DataSettings

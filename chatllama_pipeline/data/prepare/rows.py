@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash
+from chatllama_pipeline.data.near_duplicates import Indices, TextIndex
 from chatllama_pipeline.data.ordered import OrderedTable
 from chatllama_pipeline.data.prepare.lengths import TOO_LONG, Limits, TokenCounter, cut_prompts, fit
 from chatllama_pipeline.data.prepare.selection import first_of_each
-from chatllama_pipeline.data.texts import Indices, TextIndex
 from chatllama_pipeline.records import SPLITS
 from chatllama_pipeline.settings import AssistantSettings
 

@@ -3,6 +3,8 @@
     <run folder>/state/00000007/        what a training wrote
     <run folder>/state/00000007.json    its manifest: the hash of each file, what it was made from
 
+The run folder is <store>/_runs/<asset>/<assistant>/<fingerprint>.
+
 The manifest is written last, and atomically: killed at any moment, a state without one is none.
 """
 

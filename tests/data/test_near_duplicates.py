@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from chatllama_pipeline.data.hashes import mixed, row_hash, text_hash
-from chatllama_pipeline.data.texts import TextIndex
+from chatllama_pipeline.data.near_duplicates import TextIndex
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = [f"word{one}{other}" for one in LETTERS[:20] for other in LETTERS[:25]]
