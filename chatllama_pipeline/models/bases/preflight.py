@@ -32,6 +32,7 @@ from chatllama_pipeline.records import Message, Prompt, user_prompt
 from chatllama_pipeline.settings import ActorSettings
 
 _TALK = [Message("user", "what was asked"), Message("assistant", "what was said")]
+# As often in a long talk, of which a template may remember a part.
 _MANY = 20
 # What a template must carry whole; a system turn that it doesn't know opens the user's.
 PROBES: dict[str, Prompt] = {
@@ -56,6 +57,7 @@ PROBES: dict[str, Prompt] = {
 LETTERS = '\n\n"A" & <b>B</b>:\n\n\t- it\'s C:\\d\n\n'
 _FILLER = "and so on, "
 _LONG = f"{RULE}{LETTERS}{_FILLER * 1000}{QUESTION}"
+_CURE = "mend chat_template in its tokenizer_config.json, or remove it to have ours"
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,6 @@ def _pad(tokenizer: Any) -> str:
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         return f"{tokenizer.pad_token!r}, the end token, told apart by masks"
     return repr(tokenizer.pad_token)
-
-
-_CURE = "mend chat_template in its tokenizer_config.json, or remove it to have ours"
 
 
 def _probe(tokenizer: Any, section: str) -> Example:
