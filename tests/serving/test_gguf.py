@@ -304,7 +304,6 @@ def test_a_split_that_llama_cpp_has_no_name_for_is_refused_not_guessed(
     GenerationConfig(max_new_tokens=4).save_pretrained(tmp_path)
     with pytest.raises(SettingsError, match="doesn't know how the tokenizer of this model splits"):
         convert(tmp_path, tokenizer, "tiny", tmp_path / "whole.gguf")
-    shutil.rmtree(tmp_path)
 
 
 def test_the_command_exports_on_the_prompts_of_the_releases_own_evaluation(
