@@ -66,7 +66,7 @@ def roll_back(context: dg.OpExecutionContext, config: Rollback, store: StoreReso
             )
         )
     tell(context.instance, assistant, versions)
-    for line in rollback_lines(assistant, moves):
+    for line in rollback_lines(assistant, versions, moves):
         context.log.info(line)
 
 

@@ -166,8 +166,20 @@ def test_what_is_in_use_already_is_told(store: Store, two_releases: Releases) ->
 
 def test_what_comes_next_is_told(store: Store, two_releases: Releases) -> None:
     mine = load_assistant("mine")
-    alone = list(rollback_lines(mine, plan_rollback(mine, store, "release", None, False)))
+    alone = list(rollback_lines(mine, store, plan_rollback(mine, store, "release", None, False)))
     assert alone[0].startswith(f"release: {two_releases[1].id} -> {two_releases[0].id} (made ")
     assert "the next run holds back the one that it left" in alone[1] and len(alone) == 2
-    chain = list(rollback_lines(mine, plan_rollback(mine, store, "release", None, True)))
+    chain = list(rollback_lines(mine, store, plan_rollback(mine, store, "release", None, True)))
     assert "the next run follows" in chain[-1] and "store: {pins: {actor_ppo: " in chain[-1]
+
+
+def test_between_releases_of_one_model_it_is_told_that_the_next_run_goes_by_the_settings(
+    store: Store, two_releases: Releases, make: Make
+) -> None:
+    newer = two_releases[1]
+    settings = {"release.stage": "actor_ppo", "release.max_kl": 5}
+    make("release", "three", newer.manifest.upstream, settings=settings)
+    mine = load_assistant("mine")
+    lines = list(rollback_lines(mine, store, plan_rollback(mine, store, "release", None, False)))
+    assert f"both releases are of the model {newer.manifest.upstream['actor_ppo']}" in lines[1]
+    assert f"store: {{pins: {{release: {newer.id}}}}}" in lines[1] and len(lines) == 2

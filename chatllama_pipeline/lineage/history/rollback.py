@@ -69,7 +69,7 @@ def plan_rollback(
 
 
 def go_back(assistant: Assistant, store: Store, moves: Sequence[Move], by: str) -> None:
-    """Make every version of `moves` current, and reject the release that was left."""
+    """Make each version of `moves` current, and reject the model of the release that was left."""
     name = assistant.name
     for move in moves:
         if move.asset == RELEASE:
@@ -80,13 +80,21 @@ def go_back(assistant: Assistant, store: Store, moves: Sequence[Move], by: str) 
         store.roll_back(move.version)
 
 
-def rollback_lines(assistant: Assistant, moves: Sequence[Move]) -> Iterator[str]:
+def rollback_lines(assistant: Assistant, store: Store, moves: Sequence[Move]) -> Iterator[str]:
     """What goes back, and what comes next."""
     for move in moves:
         made = minute(move.version.manifest.created)
         yield f"{move.asset}: {move.before or 'none'} -> {move.version.id} (made {made})"
     others = [move for move in moves if move.asset != RELEASE]
-    if len(others) < len(moves):
+    for release in (move for move in moves if move.asset == RELEASE):
+        left = store.version(RELEASE, assistant.name, release.before) if release.before else None
+        if left is not None and _model_of(left) == _model_of(release.version):
+            yield (
+                f"both releases are of the model {_model_of(left)}: the next run makes of it what "
+                f"{assistant.config} says; to stay with this one, put its settings back, or write "
+                f"store: {{pins: {{release: {release.version.id}}}}}"
+            )
+            continue
         yield (
             "the release stays there: the next run holds back the one that it left, and releases "
             "what it makes anew once the gate lets it pass; to have the one it left again: "
