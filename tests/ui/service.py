@@ -58,6 +58,16 @@ class Service:
         assert "errors" not in answer, answer
         return answer["data"]
 
+    def runs(self) -> dict[str, str]:
+        """Every run's status, by its id."""
+        query = "{runsOrError {... on Runs {results {id status}}}}"
+        return {run["id"]: run["status"] for run in self.ask(query)["runsOrError"]["results"]}
+
+    def ended(self, run: str, seconds: float = PATIENCE) -> str:
+        """The status of a run, once it is over."""
+        over, told = {"SUCCESS", "FAILURE", "CANCELED"}, f"the end of run {run}"
+        return str(wait_for(lambda: over & {self.runs()[run]}, told, seconds).pop())
+
 
 @contextlib.contextmanager
 def service(place: Place) -> Iterator[Service]:
