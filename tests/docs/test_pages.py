@@ -81,7 +81,8 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 def test_every_path_that_they_name_exists() -> None:
     paths = [text for text in QUOTED if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", text)]
-    paths = [path for path in paths if not path.startswith(("datasets/", *MADE))]
+    # Dagster's own tags look like paths.
+    paths = [path for path in paths if not path.startswith(("datasets/", "dagster/", *MADE))]
     assert len(paths) > 10
     missing = [path for path in paths if not (REPOSITORY / path).exists()]
     assert missing == []
