@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -31,6 +32,12 @@ TINY_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kil
 def pytest_configure() -> None:
     # What the environment says was read at the start. Compiling the tests anew takes a while.
     sys.dont_write_bytecode = False
+
+
+def pytest_collection_finish() -> None:
+    # Each training collects garbage, for half a second where all that is imported is looked at.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
