@@ -21,6 +21,7 @@ from chatllama_pipeline.evaluation.figures import (
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Message, StageSpec, user_prompt
+from chatllama_pipeline.serving.gguf.conversion import convert
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.settings.known_questions import KnownAnswers
 from chatllama_pipeline.store.manifests import Version
@@ -98,6 +99,23 @@ def released(
     for seed, folder in enumerate(models):
         lively(tiny_base_folder, folder, seed)
     return store, publish(store, models[0], "first"), publish(store, models[1], "second")
+
+
+@pytest.fixture(scope="session")
+def convert_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """llama.cpp's converter, which takes seconds: a folder that it has read gets a copy."""
+    files: dict[tuple[Path, str], Path] = {}
+
+    def convert_new(folder: Path, tokenizer: Any, name: str, target: Path) -> None:
+        asked = (folder, tokenizer.chat_template)
+        if asked in files:
+            shutil.copyfile(files[asked], target)
+            return
+        convert(folder, tokenizer, name, target)
+        files[asked] = tmp_path_factory.mktemp("converted") / "whole.gguf"
+        shutil.copyfile(target, files[asked])
+
+    return convert_new
 
 
 @pytest.fixture(scope="module")

@@ -76,20 +76,22 @@ def full(released: Released) -> Loaded:
 
 @pytest.fixture(scope="module")
 def exported(
-    released: Released, tmp_path_factory: pytest.TempPathFactory
+    released: Released, tmp_path_factory: pytest.TempPathFactory, convert_once: Callable[..., None]
 ) -> tuple[Path, list[Exported]]:
     """The folder of the first release's files, and how they did."""
     target = tmp_path_factory.mktemp("exported") / "out"
-    made = export(
-        released[1].path,
-        "tiny",
-        ["f16", "q8_0"],
-        PROBES,
-        target,
-        floor=0.5,
-        judge=RulesJudge(),
-        progress=QUIET,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chatllama_pipeline.serving.gguf.export.convert", convert_once)
+        made = export(
+            released[1].path,
+            "tiny",
+            ["f16", "q8_0"],
+            PROBES,
+            target,
+            floor=0.5,
+            judge=RulesJudge(),
+            progress=QUIET,
+        )
     return target, made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from chatllama_pipeline.serving.engine.jobs import Engine, Job, Sampling, Writte
 from chatllama_pipeline.serving.engine.llama import LlamaEngine
 from chatllama_pipeline.serving.engine.opening import written
 from chatllama_pipeline.serving.engine.ways import WAYS, Opened, Way, open_release
+from chatllama_pipeline.serving.gguf import conversion
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
@@ -45,9 +46,11 @@ def together(engine: Engine, jobs: Sequence[Job]) -> list[Written]:
 
 
 @pytest.fixture(scope="module")
-def llama(released: Released) -> Iterator[Opened]:
-    """The first release, run by llama.cpp: its file is converted once."""
-    opened = open_release(released[1].path, 2, Way("gguf"))
+def llama(released: Released, convert_once: Callable[..., None]) -> Iterator[Opened]:
+    """The first release, run by llama.cpp."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversion, "convert", convert_once)
+        opened = open_release(released[1].path, 2, Way("gguf"))
     yield opened
     opened[1].close()
 
@@ -115,7 +118,7 @@ def test_what_llama_cpp_refuses_ends_that_reply_with_its_words(llama: Opened) ->
 def test_a_server_by_llama_cpp_speaks_the_same_api(
     released: Released, monkeypatch: pytest.MonkeyPatch, llama: Opened
 ) -> None:
-    # Opened once for all tests of this file: a conversion takes seconds.
+    # Opened once for all tests of this file.
     kept = (llama[0], Kept(llama[1]))
     monkeypatch.setitem(WAYS, "pytorch", lambda folder, streams, way: kept)
     with serving([Wanted(released[1], 1.0)]) as served:
