@@ -120,22 +120,16 @@ def test_progress_reaches_dagster_while_the_child_works(
     assert (tmp_path / "spec.log").read_text() == "heard: begun\nheard: done\n"
 
 
-def test_two_processes_are_two_ranks_of_which_one_speaks(
+def test_two_processes_are_two_ranks_of_which_one_speaks_and_each_leaves_its_group(
     run_stage: Callable[..., Any], tmp_path: Path
 ) -> None:
-    outcome, _, logs = run_stage("writes", processes=2, threads=2)
+    outcome, _, logs = run_stage("joins", processes=2, threads=2)
 
     assert outcome.metrics.pop("peak_gib") > 0
     assert outcome == Outcome()
-    assert logs.count("writes: only rank 0 speaks") == 1
+    assert logs.count("joins: only rank 0 speaks") == 1
     assert (tmp_path / "spec.log").read_text().count("only rank 0 speaks") == 1
     assert StageSpec.read(tmp_path / "spec.json").threads == 1
-
-
-def test_ranks_leave_their_group_before_they_exit(
-    run_stage: Callable[..., Any], tmp_path: Path
-) -> None:
-    run_stage("joins", processes=2)
     exits = sorted(tmp_path.glob("in_a_group_at_exit_*"))
     assert [path.read_text() for path in exits] == ["False", "False"]
 

@@ -64,15 +64,11 @@ def threads(spec: StageSpec, progress: Progress) -> Outcome:
     return Outcome(metrics={"torch_threads": torch.get_num_threads()})
 
 
-def writes(spec: StageSpec, progress: Progress) -> Outcome:
-    progress.say("only rank 0 speaks")
-    return Outcome()
-
-
 def joins(spec: StageSpec, progress: Progress) -> Outcome:
     """Ranks that form a group, as trainings do, and say at their exit whether they left it."""
     import torch.distributed as dist
 
+    progress.say("only rank 0 speaks")
     dist.init_process_group("gloo")
     # As with a training's first step: none leaves while another still joins.
     dist.barrier()
@@ -167,7 +163,6 @@ TOLD_BY_NAME = (
     breaks,
     leaves_one_behind,
     threads,
-    writes,
     joins,
 )
 TOLD_BY_NAME += (describes, kills_its_warm_parent, waits, waits_with_a_copy)
