@@ -21,7 +21,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_a_file_everything_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CHATLLAMA_COMPUTE", raising=False)
-    assert compute_here() == Compute()
+    assert compute_here().model_dump() == Compute().model_dump()
 
 
 def test_the_files_values_are_the_defaults_of_every_run(written: Path) -> None:
