@@ -219,20 +219,20 @@ def test_a_killed_training_continues_to_the_same_payload(
     class Killed(Exception):
         pass
 
-    def die_after_five(line: str) -> None:
-        if "step 5/6" in line:
+    def die_after_three(line: str) -> None:
+        if "step 3/4" in line:
             raise Killed
 
-    settings = {**SETTINGS, "improve_by": method}
+    settings = {**with_trainer(num_episodes=4, checkpoint_steps=4), "improve_by": method}
     whole, cut = spec("whole", settings), spec("cut", settings)
     run(whole, QUIET)
     with pytest.raises(Killed):
-        run(cut, Progress("test", die_after_five, every_seconds=0))
+        run(cut, Progress("test", die_after_three, every_seconds=0))
     assert not hashes(cut.output)
     lines: list[str] = []
     run(cut, Progress("test", lines.append))
-    # Saved every 8 timesteps, two iterations: four of the five are not done again.
-    assert any("continues after iteration 4" in line for line in lines)
+    # Saved every 4 timesteps, an iteration: two of the three are not done again.
+    assert any("continues after iteration 2" in line for line in lines)
     assert hashes(whole.output) == hashes(cut.output)
     assert "model.safetensors" in hashes(whole.output)
 
@@ -240,7 +240,8 @@ def test_a_killed_training_continues_to_the_same_payload(
 def test_what_follows_the_last_iteration_is_done_again_without_any(
     spec: Callable[..., StageSpec],
 ) -> None:
-    whole, cut = spec("whole"), spec("cut")
+    settings = with_trainer(num_episodes=3)
+    whole, cut = spec("whole", settings), spec("cut", settings)
     run(whole, QUIET)
     output = Path(cut.output)
     output.rmdir()
@@ -251,7 +252,7 @@ def test_what_follows_the_last_iteration_is_done_again_without_any(
     output.mkdir()
     lines: list[str] = []
     run(cut, Progress("test", lines.append))
-    assert any("continues after iteration 6" in line for line in lines)
+    assert any("continues after iteration 3" in line for line in lines)
     assert not any(": step " in line for line in lines)
     assert hashes(whole.output) == hashes(cut.output)
 
