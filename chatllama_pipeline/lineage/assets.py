@@ -275,7 +275,7 @@ _DECLARED = [
         unused=_published_actor,
         settings=("seed", *keys("actor_config", BASE + " max_sequence_length")),
         # Refused at its base: where PPO would have no room for a prompt, or an export no file.
-        also_reads=("actor_config.max_tokens", "release.gguf"),
+        also_reads=("actor_config.max_tokens",),
     ),
     Asset(
         "reward_base",
