@@ -196,8 +196,8 @@ def _probe(tokenizer: Any, section: str) -> Example:
 
 
 def _rewritten(tokenizer: Any, section: str) -> list[str]:
-    """A warning where the template writes other letters than people do (takes out empty lines, say);
-    raises SettingsError where it cuts a long text."""
+    """A warning where the template writes other letters than people do, or leaves some out; raises
+    SettingsError where it cuts a long text."""
     text = rendered(tokenizer, user_prompt(_LONG))
     start = text.find(RULE)
     if start < 0 or QUESTION not in text:
