@@ -8,6 +8,7 @@ With COMMAND it goes on as `dagster COMMAND`, or as a module where that begins w
 import fcntl
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -74,6 +75,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(REFUSED)
     if command := sys.argv[1:]:
+        if command[0] == "dev" and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            # SIGTERM does to it what SIGINT does: ignored by a script's `&`, neither would end it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.argv = command[1:] if command[0] == "-m" else ["dagster", *command]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
