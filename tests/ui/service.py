@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -70,11 +69,15 @@ class Service:
 
 
 @contextlib.contextmanager
-def service(place: Place) -> Iterator[Service]:
-    """The real command with the repository's dagster.yaml, until the test is over."""
+def service(place: Place, monitored: int = 20) -> Iterator[Service]:
+    """The real command with the repository's dagster.yaml, until the test is over.
+
+    Runs are monitored every so many seconds.
+    """
     home = place.root / "dagster_home"
     home.mkdir(parents=True, exist_ok=True)
     ours = (REPOSITORY / "dagster_home" / "dagster.yaml").read_text()
+    ours = ours.replace("poll_interval_seconds: 20", f"poll_interval_seconds: {monitored}")
     patient = f"code_servers: {{local_startup_timeout: {PATIENCE:.0f}}}\n"
     (home / "dagster.yaml").write_text(ours + patient)
     port, reports = free_port(), free_port()
@@ -94,5 +97,5 @@ def service(place: Place) -> Iterator[Service]:
             wait_for(lambda: running.ask(keys)["assetNodes"], "the definitions")
             yield running
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
             process.wait(PATIENCE)
