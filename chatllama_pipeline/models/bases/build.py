@@ -177,16 +177,8 @@ def _copy_model(
     tokenizer.save_pretrained(output)
     warnings = [gguf.warning] if gguf else _pickle_warnings(found.folder, key, section)
     # An encoder's head that fills gaps is of no use here, and no loss.
-    if kind is not AutoModel and (homeless := sorted(info["unexpected_keys"])):
-        warnings.append(
-            f"{key}.model: the weights of {section.model} hold {len(homeless)} tensors for which "
-            f"a {type(whole).__name__} has no place ({', '.join(homeless[:3])}): they were left out"
-        )
-    if model is not whole:
-        warnings.append(
-            f"{key}.model: {section.model} reads more than text ({config.model_type}); its "
-            f"language model alone was taken ({model.config.model_type})"
-        )
+    homeless = [] if kind is AutoModel else sorted(info["unexpected_keys"])
+    warnings += _left_behind(whole, model, homeless, key, section.model)
     if plain:
         warnings.append(
             f"{named}: the model has no embedding for its tokenizer's {', '.join(plain)}, "
@@ -194,6 +186,20 @@ def _copy_model(
         )
     metrics = {"parameters": int(model.num_parameters()), "revision": found.commit}
     return model, tokenizer, {**metrics, **(gguf.metrics if gguf else {})}, warnings
+
+
+def _left_behind(whole: Any, model: Any, homeless: list[str], key: str, name: str) -> Iterator[str]:
+    """Warnings of what was not taken: tensors without a place, what reads more than text."""
+    if homeless:
+        yield (
+            f"{key}.model: the weights of {name} hold {len(homeless)} tensors for which a "
+            f"{type(whole).__name__} has no place ({', '.join(homeless[:3])}): they were left out"
+        )
+    if model is not whole:
+        yield (
+            f"{key}.model: {name} reads more than text ({whole.config.model_type}); its "
+            f"language model alone was taken ({model.config.model_type})"
+        )
 
 
 def _refuse_incomplete(model: Any, missing: Iterable[str], folder: Path, key: str) -> None:
