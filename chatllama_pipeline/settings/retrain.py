@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from croniter import CroniterBadDateError, croniter
 from pydantic import Field, field_validator
 
 from chatllama_pipeline.settings.section import Section
@@ -37,6 +36,8 @@ class RetrainSettings(Section):
     def _must_come_round(cls, cron: str) -> str:
         if cron in (WEEKLY, NEVER):
             return cron
+        from croniter import CroniterBadDateError, croniter
+
         if len(cron.split()) != len(FIELDS.split(", ")) or not croniter.is_valid(cron):
             raise ValueError(
                 f"{cron!r} is no cron line; write five fields ({FIELDS}), such as '0 3 * * 1', "

@@ -24,7 +24,7 @@ from tests.waiting import PATIENCE
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = [
     *("torch", "transformers", "datasets", "deepspeed", "accelerate", "peft", "pandas"),
-    *("numpy", "pyarrow", "sqlalchemy", "jinja2", "urllib.request"),
+    *("numpy", "pyarrow", "sqlalchemy", "jinja2", "urllib.request", "croniter"),
 ]
 # What builds the assets: imported by the run that builds.
 BUILDERS = ["data.tables", "llm.client.calls", "models.memory.plan", "serving.chat"]

@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from croniter import croniter
-
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.versions import Store
 
@@ -62,6 +60,8 @@ def release_freshness(assistant: Assistant, store: Store, now: datetime) -> Fres
 
 def longest_interval(cron: str, timezone: str, now: datetime) -> timedelta:
     """The longest time between two of the next times of a cron line."""
+    from croniter import croniter
+
     times = croniter(cron, now.astimezone(ZoneInfo(timezone)))
     found = [times.get_next(float) for _ in range(TIMES)]
     return timedelta(seconds=max(after - before for before, after in pairwise(found)))
