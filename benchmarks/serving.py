@@ -2,12 +2,19 @@
 
     python benchmarks/serving.py                     # a release of the quickstart's shape
     python benchmarks/serving.py --release FOLDER    # one that stands in a store
+    python benchmarks/serving.py --shape smollm      # one of SmolLM2-135M's shape
     python benchmarks/serving.py --engine gguf       # by another engine
 
-At N streams N clients ask N x `--rounds` greedy replies of `--tokens` tokens, streamed, one after
-another each. Beside it, in turns with it: transformers' `generate` on a batch of N prompts, and the
-server's engine without a server. Every figure is the median of `--turns` turns. Tokens per second
-of the process's own CPU time stand beside those of the clock: on a busy machine they alone compare.
+On a GPU where there is one, in less than a minute:
+
+    python benchmarks/serving.py --shape smollm --turns 2 --rounds 1 --tokens 32
+
+Weights are random where no release is named: they cost what trained ones cost. At N streams N
+clients ask N x `--rounds` greedy replies of `--tokens` tokens, streamed, one after another each.
+Beside it, in turns with it: transformers' `generate` on a batch of N prompts, and the server's
+engine without a server. Every figure is the median of `--turns` turns. Tokens per second of the
+process's own CPU time stand beside those of the clock: on a busy machine they alone compare. Memory
+is the server's: main memory, and behind a + that of the GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -32,6 +39,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from chatllama_pipeline.data.grammar.rows import fresh_questions, grammar_pairs
 from chatllama_pipeline.launch.child import child_environment, cores_at_hand
+from chatllama_pipeline.machine import gpu_free_bytes
 from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.models.loading import load_tokenizer
@@ -47,11 +55,26 @@ from chatllama_pipeline.training.ppo.rollout import pad_left
 NAME = "benchmark"
 MEGABYTE = 10**6
 QUICKSTART = ScratchSize(hidden_size=128, layers=2, heads=4, vocabulary=1024, max_length=128)
+# What else a config says, over the quickstart's. The vocabulary is SmolLM2's in size alone.
+SHAPES: dict[str, dict[str, int]] = {
+    "quickstart": {},
+    "smollm": {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "vocab_size": 49152,
+        "max_position_embeddings": 1024,
+    },
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--release", type=Path)
+    parser.add_argument("--shape", choices=list(SHAPES), default="quickstart")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=4)
@@ -63,20 +86,37 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as place:
         store = Store(Path(place) / "store")
-        folder = publish(store, options.release)
+        folder = publish(store, options.release, SHAPES[options.shape])
         limit = None if options.memory is None else int(options.memory * 10**9)
         way = Way(options.engine, limit)
         release = load_release(folder)
         _, engine = open_release(folder, max(options.streams), way)
+        on_gpu = GpuMemory()
         try:
             with serving(Path(place), store, options) as (url, process, seconds):
-                print(f"{engine.name}; up in {seconds:.1f} s, {memory(process):.0f} MB")
+                print(f"{device()}; {engine.name}; up in {seconds:.1f} s")
                 print("tokens/s by the clock and by CPU time; seconds to the first text; MB")
                 print("streams         server         engine       generate     first    memory")
                 for streams in options.streams:
-                    measure(url, process, release, engine, streams, options)
+                    measure(url, process, release, engine, streams, options, on_gpu)
         finally:
             engine.close()
+
+
+class GpuMemory:
+    """What others than this process have taken of the GPU's memory since this was made, in MB."""
+
+    def __init__(self) -> None:
+        self._before = self._free_of_own()
+
+    def __str__(self) -> str:
+        if self._before is None or (free := self._free_of_own()) is None:
+            return ""
+        return f" + {(self._before - free) / MEGABYTE:.0f}"
+
+    def _free_of_own(self) -> int | None:
+        free = gpu_free_bytes()
+        return None if free is None else free + torch.cuda.memory_reserved()
 
 
 class Clock:
@@ -109,6 +149,7 @@ def measure(
     engine: Engine,
     streams: int,
     options: argparse.Namespace,
+    on_gpu: GpuMemory,
 ) -> None:
     """Print a line of figures at so many streams."""
     known = [question.text for question in fresh_questions()]
@@ -123,7 +164,7 @@ def measure(
         plain.time(lambda: generated(release, ids, tokens, rounds))
     first = statistics.median(firsts)
     print(
-        f"{streams:7}  {server}  {alone}  {plain}  {first:8.3f}  {memory(process):8.0f}",
+        f"{streams:7}  {server}  {alone}  {plain}  {first:8.3f}  {memory(process):8.0f}{on_gpu}",
         flush=True,
     )
 
@@ -169,7 +210,7 @@ async def by_engine(engine: Engine, prompts: Sequence[list[int]], tokens: int, r
 def generated(release: Loaded, prompts: Sequence[list[int]], tokens: int, rounds: int) -> int:
     """Tokens that `generate` wrote for all prompts at once."""
     pad = release.tokenizer.pad_token_id
-    ids, mask = pad_left(prompts, pad)
+    ids, mask = (part.to(release.model.device) for part in pad_left(prompts, pad))
     plain = GenerationConfig(
         do_sample=False, max_new_tokens=tokens, eos_token_id=-1, pad_token_id=pad
     )
@@ -178,8 +219,8 @@ def generated(release: Loaded, prompts: Sequence[list[int]], tokens: int, rounds
     return len(prompts) * tokens * rounds
 
 
-def publish(store: Store, release: Path | None) -> Path:
-    """`release` in a store of its own; without one, random weights in the quickstart's shape."""
+def publish(store: Store, release: Path | None, shape: Mapping[str, int]) -> Path:
+    """`release` in a store of its own; without one, random weights in that shape."""
 
     def build(bench: Workbench) -> Outcome:
         if release is not None:
@@ -189,9 +230,13 @@ def publish(store: Store, release: Path | None) -> Path:
         texts = [pair["chosen"] for pair, _ in zip(grammar_pairs(), range(2000), strict=False)]
         make_scratch_model(texts, QUICKSTART, seed=0, folder=bench.output)
         # Larger weights than those that training begins with: replies then vary and go on.
-        config = AutoConfig.from_pretrained(bench.output, initializer_range=0.3)
+        config = AutoConfig.from_pretrained(bench.output, initializer_range=0.3, **shape)
         tokenizer = load_tokenizer(bench.output)
-        AutoModelForCausalLM.from_config(config).save_pretrained(bench.output)
+        model = AutoModelForCausalLM.from_config(config)
+        # What stands for no text, or ends a reply, is never the likeliest.
+        rows = model.get_input_embeddings().weight.data
+        rows[len(tokenizer) :] = rows[tokenizer.eos_token_id] = 0
+        model.save_pretrained(bench.output)
         GenerationConfig(
             max_new_tokens=48, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
         ).save_pretrained(bench.output)
@@ -236,6 +281,10 @@ def serving(
     finally:
         server.terminate()
         server.wait(60)
+
+
+def device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 
 def memory(process: psutil.Process) -> float:
