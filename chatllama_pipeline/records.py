@@ -18,6 +18,18 @@ SAMPLES_FILE = "samples.jsonl"
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing looked at; a `fault` stands in the way of runs, a `warning` may."""
+
+    level: Literal["ok", "warning", "fault"]
+    what: str
+    told: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<8} {self.what}: {self.told}"
+
+
+@dataclass(frozen=True)
 class Message:
     """One turn of a conversation; `role` is system, user or assistant."""
 

@@ -22,6 +22,7 @@ from chatllama_pipeline.cli.serving.serve import serve
 from chatllama_pipeline.cli.serving.ui import ui
 from chatllama_pipeline.cli.status import status
 from chatllama_pipeline.cli.stop import stop
+from chatllama_pipeline.cli.store.group import store
 from chatllama_pipeline.cli.versions.compare import compare
 from chatllama_pipeline.cli.versions.listing import diff, versions
 from chatllama_pipeline.cli.versions.removing import forget, prune
@@ -51,6 +52,7 @@ COMMANDS = (
     compare,
     score,
     approve,
+    store,
     cache,
     completion,
 )

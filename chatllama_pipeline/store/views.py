@@ -32,6 +32,7 @@ from chatllama_pipeline.settings.folder import CONFIG_FILE, Assistant
 from chatllama_pipeline.store.disk import writing
 from chatllama_pipeline.store.history import How
 from chatllama_pipeline.store.manifests import utc_now, write_atomically
+from chatllama_pipeline.store.places.start import clock_warning, require_sound
 from chatllama_pipeline.store.versions import CURRENT, SHARED, Current, Store, make_private
 
 VIEWS, BEGUN, MADE, ALIVE = "_views", "begun.json", "made", "alive"
@@ -156,13 +157,28 @@ def begin_run(
     with writing(root, f"what run {run} builds on"):
         _remove_old_views(root)
         make_private(root)
+        require_sound(root)
         view.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if warning := clock_warning(view):
+            begun = dataclasses.replace(begun, warnings=[*begun.warnings, warning])
         own = view / f".{uuid.uuid4().hex}"
         write_atomically(own, dataclasses.asdict(begun))
-        with contextlib.suppress(FileExistsError):
-            os.link(own, view / BEGUN)
-        own.unlink()
+        _name_once(own, view / BEGUN)
     return RunStore(root, Begun.read(view / BEGUN))
+
+
+def _name_once(own: Path, name: Path) -> None:
+    """Give what was written the name, unless another was faster; where nothing links, by a lock."""
+    try:
+        os.link(own, name)
+    except FileExistsError:
+        pass
+    except OSError:
+        with name.with_name(f".{name.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not name.exists():
+                own.replace(name)
+    own.unlink(missing_ok=True)
 
 
 def newest_run(root: Path, assistant: str, since: float, asked: str = "") -> RunStore | None:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from chatllama_pipeline.cli.doctor import findings
-from chatllama_pipeline.cli.doctor.findings import Finding
 from chatllama_pipeline.cli.main import cli
+from chatllama_pipeline.records import Finding
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.store.versions import Store, Workbench
@@ -105,3 +107,15 @@ def test_a_run_on_such_a_disk_ends_by_our_own_error(
     else:
         assert mount("-o", "remount,rw", str(disk))
     assert run("mine") == ""
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_check_of_such_a_disk_says_that_no_store_can_stand_there(disk: Path, how: str) -> None:
+    if how == "full":
+        fill(disk)
+    else:
+        assert mount("-o", "remount,ro", str(disk))
+    done = CliRunner().invoke(cli, ["store", "check", str(disk)])
+    assert done.exit_code == 1
+    assert ("No space left" if how == "full" else "Read-only file system") in done.output
+    assert done.output.endswith(f"no store can stand in {disk}\n")

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from chatllama_pipeline.cli.dagster_runs import DAGSTER_HOME, dagster_environment, home_command
 from chatllama_pipeline.errors import ChatllamaError, SettingsError
+from chatllama_pipeline.records import Finding
 
 DISTRIBUTION = "chatllama-pipeline"
-# Less free disk than this is told.
-LOW_DISK_BYTES = 5 * 10**9
 DAGSTER_SECONDS = 120
 # Of a mode: what the group and everybody may do.
 OTHERS = 0o077
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; a `fault` stands in the way of runs, a `warning` may."""
-
-    level: Literal["ok", "warning", "fault"]
-    what: str
-    told: str
-
-    def __str__(self) -> str:
-        return f"{self.level:<8} {self.what}: {self.told}"
 
 
 def installation() -> Iterator[Finding]:
@@ -84,18 +69,17 @@ def machine() -> Iterator[Finding]:
 
 def store() -> Iterator[Finding]:
     """Whether the store can be written, links, and has room."""
+    from chatllama_pipeline.store.places.folder import LOW_DISK_BYTES, QUICK
+    from chatllama_pipeline.store.places.folder import findings as tried_alone
     from chatllama_pipeline.store.versions import store_root
 
     root = store_root()
     place = root if root.exists() else next(path for path in root.parents if path.exists())
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".doctor") as folder:
-            first, second = Path(folder, "a"), Path(folder, "b")
-            first.touch()
-            try:
-                os.link(first, second)
-            except OSError:
-                yield Finding("warning", "store", f"{root}: its disk can't link, so that it copies")
+            for found in tried_alone(Path(folder), QUICK):
+                if found.level != "ok":
+                    yield Finding(found.level, "store", f"{root}: {found.what}: {found.told}")
     except OSError as error:
         told = f"{root} can't be written ({error.strerror}): free it, or set CHATLLAMA_STORE"
         yield Finding("fault", "store", told)
