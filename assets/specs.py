@@ -44,6 +44,8 @@ CHECK_TEXTS = {
     "memory_plan": "The stage fits into the memory that is free, before weights are loaded.",
     "finite_loss": "Losses and gradients stayed finite, but for single steps.",
     "collapse": "Replies became no repetitions, didn't shrink, and went on ending.",
+    "reward_cheats": "What training pays for is no empty, endless or flattering reply "
+    "(checks.max_cheat_wins).",
     "release_gate": "The judge prefers the actor after PPO, within the limits on KL and length: "
     "what fails is held back, and the release before stays.",
     "reward_accuracy": "The reward model is right on unseen pairs (checks.min_reward_accuracy).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +29,14 @@ def read_split(version: Path | str, split: Split, name: str = TABLE_FILE) -> lis
     """The rows of one split, in the table's order, as plain values."""
     wanted = pc.field("split") == split
     rows: list[Row] = pq.read_table(Path(version) / name, filters=wanted).to_pylist()
+    return rows
+
+
+def rows_by_hash(version: Path | str, split: Split) -> list[Row]:
+    """The rows of one split in the order of their prompt's hash, so that no source comes first and
+    the choice stays when rows are added."""
+    rows = read_split(version, split)
+    rows.sort(key=lambda row: hashlib.sha256(json.dumps(row["prompt"]).encode()).digest())
     return rows
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from chatllama_pipeline.data.feedback.figures import FeedbackFigures, Said
-from chatllama_pipeline.data.tables import as_prompt, read_split
+from chatllama_pipeline.data.tables import as_prompt, read_split, rows_by_hash
 from chatllama_pipeline.evaluation import gate
 from chatllama_pipeline.evaluation.figures import (
     REPORT_FILE,
@@ -35,7 +35,7 @@ from chatllama_pipeline.evaluation.incumbent import (
 )
 from chatllama_pipeline.evaluation.judging import judge_replies, judges_what_it_paid
 from chatllama_pipeline.evaluation.known_answers import ask_known_questions
-from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences, held_out_rows
+from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
 from chatllama_pipeline.llm.judge.rubric import RubricJudge
 from chatllama_pipeline.llm.local.server import Machine
@@ -63,6 +63,7 @@ from chatllama_pipeline.settings.training.rewards import REWARD_MODEL
 from chatllama_pipeline.statistics import bootstrap_interval, mean, preferences
 from chatllama_pipeline.training.ppo.equations import distinct_2
 from chatllama_pipeline.training.reward.report import RewardReport
+from chatllama_pipeline.training.terms.cheats import CheatsReport
 
 ACTORS = ("actor_sft", "actor_ppo")
 TRAINED = ("actor_sft", "reward_model", "actor_ppo")
@@ -231,8 +232,9 @@ def _write(
     write_comparisons(output, comparisons)
     folder = spec.inputs.get("reward_model")
     trust = RewardReport.read(Path(folder)) if folder else None
+    cheats = CheatsReport.read(Path(spec.inputs["actor_ppo"]))
     page = render(
-        spec.assistant, settings, name, evaluation, curves, comparisons, trust, _said(spec)
+        spec.assistant, settings, name, evaluation, curves, comparisons, trust, _said(spec), cheats
     )
     (output / REPORT_FILE).write_text(page, encoding="utf-8")
 
@@ -251,7 +253,7 @@ def _test_prompts(
     """At most `evaluation.prompts` test prompts of at most `room` tokens, and warnings."""
     found: list[_TestPrompt] = []
     too_long = 0
-    for row in held_out_rows(spec.inputs["rlhf_training_data"]):
+    for row in rows_by_hash(spec.inputs["rlhf_training_data"], "test"):
         if len(found) == settings.evaluation.prompts:
             break
         prompt = as_prompt(row["prompt"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,6 @@ from typing import Any
 
 import torch
 
-from chatllama_pipeline.data.splits import Row
-from chatllama_pipeline.data.tables import read_split
 from chatllama_pipeline.models.bases.preflight import prompt_room
 from chatllama_pipeline.models.chat.replies import Thoughts, reply_of, written_text
 from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
@@ -37,14 +33,6 @@ class Sampled:
     ids: list[int]
     text: str
     finished: bool
-
-
-def held_out_rows(folder: Path | str) -> list[Row]:
-    """The test rows of that version of `rlhf_training_data`, in the order of their text's hash, so
-    that no source comes first and the choice stays when rows are added."""
-    rows = read_split(folder, "test")
-    rows.sort(key=lambda row: hashlib.sha256(json.dumps(row["prompt"]).encode()).digest())
-    return rows
 
 
 def answer(

@@ -23,6 +23,7 @@ from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.reward.report import RewardReport
 from chatllama_pipeline.training.terms import RAW
+from chatllama_pipeline.training.terms.cheats import CheatsReport
 
 NOT_MEASURED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -86,9 +87,10 @@ def render(
     comparisons: Sequence[Comparison],
     reward_report: RewardReport | None = None,
     said: Said | None = None,
+    cheats: CheatsReport | None = None,
 ) -> str:
     """The page. `curves` maps a stage to its curves; `judge` is None where nobody judged, `said`
-    where nobody said a word of the release in use."""
+    where nobody said a word of the release in use, `cheats` where none were tried."""
     environment = page_environment(Path(__file__).parent)
     figures, objective = evaluation.figures, settings.reward_config.objective
     return environment.get_template("report.html.jinja").render(
@@ -106,6 +108,7 @@ def render(
         facts=_facts(figures),
         charts=_charts(curves),
         reward_report=reward_report,
+        cheats=cheats,
         sections=select(comparisons, settings.evaluation.table_rows),
     )
 

@@ -30,7 +30,7 @@ from chatllama_pipeline.lineage.incumbent import RELEASE, incumbent
 from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_log
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 from chatllama_pipeline.settings.data import SOURCES
-from chatllama_pipeline.settings.training.methods import FROM_ROWS, reads
+from chatllama_pipeline.settings.training.methods import FROM_ROWS, SUPERVISED, reads
 from chatllama_pipeline.settings.training.rewards import JUDGE
 from chatllama_pipeline.store.approvals import is_approved
 from chatllama_pipeline.store.manifests import hash_file
@@ -127,10 +127,13 @@ def _not_evaluated_by(settings: AssistantSettings) -> Collection[str]:
 def _not_learned_from(settings: AssistantSettings) -> Collection[str]:
     """DPO and KTO learn from rows alone, all others from prompts and what is paid for replies."""
     if settings.improve_by in FROM_ROWS:
-        return ("reward_model", "rlhf_training_data", "personal_data")
-    asks = JUDGE in settings.rewards.weights and settings.role("judge").asks_a_model
-    # An LLM alone goes by the person's templates.
-    return ("preference_data",) if asks else ("preference_data", "personal_data")
+        return ("reward_model", "rlhf_training_data", "personal_data", "reward_training_data")
+    unused: list[str] = []
+    if settings.improve_by in SUPERVISED or not settings.rewards.cheat_prompts:
+        unused += ["preference_data", "reward_training_data"]
+    if not (JUDGE in settings.rewards.weights and settings.role("judge").asks_a_model):
+        unused.append("personal_data")  # Its templates are an LLM's to judge by.
+    return unused
 
 
 def _other_candidate(settings: AssistantSettings) -> Collection[str]:
@@ -145,6 +148,8 @@ def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
         uncounted.add("improve_by")
     if method in FROM_ROWS:  # replies are the data's, and read whole
         uncounted |= {"actor_config.max_tokens", "actor_config.thoughts"}
+    if method in SUPERVISED:
+        uncounted.add("checks.max_cheat_wins")
     if settings.trainer_config.replies_per_prompt == 1:
         uncounted.add("trainer_config.replies_per_prompt")
     return uncounted | {*_paid_as_ever(settings)}
@@ -309,13 +314,14 @@ _DECLARED = [
     ),
     Asset(
         "actor_ppo",
-        code_version="7",
+        code_version="8",
         upstream=(
             "actor_sft",
             "reward_model",
             "rlhf_training_data",
             "personal_data",
             "preference_data",
+            "reward_training_data",
         ),
         unused=_not_learned_from,
         settings=IMPROVEMENT,
@@ -326,7 +332,7 @@ _DECLARED = [
     ),
     Asset(
         "evaluation",
-        code_version="9",
+        code_version="10",
         upstream=(
             "actor_sft",
             "actor_ppo",

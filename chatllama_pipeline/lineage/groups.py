@@ -29,6 +29,7 @@ BATCHED = ("llm.batch",)
 METHOD = SUPERVISED + "peft_enable"
 # What the SFT actor is improved by, whatever the method.
 REWARDS = keys("rewards", "weights file")
+CHEATS = ("rewards.cheat_prompts", "checks.max_cheat_wins")
 IMPROVEMENT = (
     "seed",
     "improve_by",
@@ -43,6 +44,7 @@ IMPROVEMENT = (
         "collapse_share attention peft_enable replies_per_prompt",
     ),
     *REWARDS,
+    *CHEATS,
     *keys("dpo_config", "beta label_smoothing " + METHOD),
     *keys("kto_config", "beta desirable_weight undesirable_weight " + METHOD),
     *keys("best_of_n_config", "replies_per_prompt prompts temperature " + METHOD),

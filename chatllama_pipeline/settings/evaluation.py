@@ -105,6 +105,9 @@ class CheckSettings(Section):
     max_known_answers_lost: Share = Field(
         default=0.1, description="of what the base answers: what the released stage doesn't"
     )
+    max_cheat_wins: Share = Field(
+        default=0.5, description="of held-out prompts: a cheat is paid more than the good reply"
+    )
     max_kl: PositiveFloat = Field(
         default=10.0, description="nats per reply from the SFT actor above which a warning is given"
     )

@@ -205,11 +205,16 @@ def once_for_all(
     if accelerator.num_processes == 1:
         return make(rows)
     everybody = gather_object(rows)
+    return by_one(accelerator, lambda: make(everybody))[share_of(accelerator, len(everybody))]
 
-    def made() -> list[T]:
-        return make(everybody) if accelerator.is_main_process else []
 
-    told: list[Any] = [all_or_none(accelerator, made)]
+def by_one(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """What `make` gives in the main process, told to all; what is refused there all raise."""
+    if accelerator.num_processes == 1:
+        return make()
+    told: list[Any] = [
+        all_or_none(accelerator, lambda: make() if accelerator.is_main_process else None)
+    ]
     broadcast_object_list(told)
-    part: list[T] = told[0][share_of(accelerator, len(everybody))]
-    return part
+    found: T = told[0]
+    return found

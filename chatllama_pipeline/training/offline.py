@@ -28,7 +28,7 @@ from chatllama_pipeline.progress import Progress, phase
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.layout import has_adapter
-from chatllama_pipeline.training import COLLAPSE
+from chatllama_pipeline.training import COLLAPSE, REWARD_CHEATS
 from chatllama_pipeline.training.course import Task
 from chatllama_pipeline.training.distributed import place
 from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
@@ -96,7 +96,12 @@ def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
             **plan.memory.metrics(),
             **training.last_figures,
         },
-        checks=[plan.fits, training.finite_loss, no_replies(method.name)],
+        checks=[
+            plan.fits,
+            training.finite_loss,
+            no_replies(method.name),
+            no_cheats(method.name),
+        ],
         curves=training.curves,
         warnings=[*plan.before.warnings, *rows.warnings, *training.warnings],
     )
@@ -123,6 +128,12 @@ def no_replies(method: str) -> Check:
     """The check `collapse` of a method that writes no replies while it learns."""
     told = f"improve_by: {method} writes no replies to look at"
     return Check(COLLAPSE, True, False, 0.0, 0.0, told)
+
+
+def no_cheats(method: str) -> Check:
+    """The check `reward_cheats` of a method that climbs no reward, step by step."""
+    told = f"not tried: improve_by: {method} doesn't climb a reward"
+    return Check(REWARD_CHEATS, True, False, 0.0, 0.0, told)
 
 
 def load_policy(plan: TrainingPlan, progress: Progress) -> Any:

@@ -17,12 +17,13 @@ from chatllama_pipeline.evaluation.figures import (
     read_comparisons,
     write_comparisons,
 )
-from chatllama_pipeline.evaluation.report import render, select
+from chatllama_pipeline.evaluation.report import MINUS, NOT_MEASURED, render, select
 from chatllama_pipeline.records import Curve
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.known_questions import KnownAnswers
 from chatllama_pipeline.training.reward.equations import CalibrationBin
 from chatllama_pipeline.training.reward.report import RewardReport, SourceReport
+from chatllama_pipeline.training.terms.cheats import CheatsReport, Tried
 
 NOTHING = ActorFigures(None, None, None, None, None, None)
 
@@ -207,6 +208,25 @@ def test_replies_read_back_as_they_were(
     rows = [make_comparison("Zeile\u2028zwei", text="ä\n\ufffd"), make_comparison(before=None)]
     write_comparisons(tmp_path, rows)
     assert read_comparisons(tmp_path) == rows
+
+
+def test_what_cheats_are_paid_stands_beside_what_a_good_reply_is(
+    make_figures: Callable[..., Figures],
+) -> None:
+    good = Tried("a good reply", -0.5, {"brief": -12.0}, None, "So.")
+    empty = Tried("empty", 1.25, {"brief": None}, 0.875, "<b>nothing</b>")
+    evaluation = Evaluation(make_figures(), Verdict(True, "fine"))
+    cheats = CheatsReport(32, good, [empty])
+    found = Page(render("mia", AssistantSettings(), None, evaluation, {}, [], cheats=cheats))
+    assert "behind 32 held-out prompts" in found.text
+    assert (
+        f"reply paid brief beats the good reply for example a good reply {MINUS}0.50" in found.text
+    )
+    assert (
+        f"{MINUS}12.00 {NOT_MEASURED} So. empty 1.25 {NOT_MEASURED} 88 % <b>nothing</b>"
+        in found.text
+    )
+    assert "deserve nothing" not in Page(page(make_figures(), Verdict(True, "fine"), [])).text
 
 
 def test_how_far_the_reward_model_can_be_trusted_is_shown_by_source(

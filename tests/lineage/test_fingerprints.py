@@ -76,7 +76,9 @@ def test_an_actor_improved_by_rows_is_made_from_them_and_from_nothing_of_a_rollo
         )
         for method in ("ppo", "dpo", "kto", "best_of_n")
     }
-    assert by["best_of_n"] == by["ppo"] == ["actor_sft", "reward_model", "rlhf_training_data"]
+    assert by["best_of_n"] == ["actor_sft", "reward_model", "rlhf_training_data"]
+    # Cheats are tried beside the data's good replies.
+    assert by["ppo"] == [*by["best_of_n"], "preference_data", "reward_training_data"]
     assert by["dpo"] == by["kto"] == ["actor_sft", "preference_data"]
 
 
@@ -89,6 +91,15 @@ def test_an_actor_by_its_best_replies_counts_their_number_and_what_pays_for_them
         assert counted(improve_by="best_of_n", **more) != best
     at_once = {"best_of_n_config": {"rollout_batch_size": 4}}
     assert counted(improve_by="best_of_n", **at_once) == best
+
+
+def test_cheats_count_where_a_reward_is_climbed_and_are_tried() -> None:
+    tried = {"checks.max_cheat_wins", "rewards.cheat_prompts"}
+    assert tried <= set(counted()) and tried <= set(counted(improve_by="grpo"))
+    for method in ("dpo", "kto", "best_of_n"):
+        assert not tried & set(counted(improve_by=method))
+    none = AssistantSettings.model_validate({"rewards": {"cheat_prompts": 0}})
+    assert "preference_data" not in ASSETS["actor_ppo"].upstream_for(none)
 
 
 @pytest.mark.parametrize("method", ["ppo", "best_of_n", "dpo", "kto"])

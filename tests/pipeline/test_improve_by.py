@@ -7,6 +7,8 @@ import pytest
 from tests.pipeline.place import TINY_CONFIG, Place
 
 PAID = {"actor_sft", "reward_model", "rlhf_training_data"}
+# Methods that climb a reward try cheats on it, beside the data's good replies.
+CLIMBS = {*PAID, "preference_data", "reward_training_data"}
 FROM_ROWS = {"actor_sft", "preference_data"}
 
 
@@ -14,8 +16,8 @@ FROM_ROWS = {"actor_sft", "preference_data"}
 @pytest.mark.parametrize(
     ("method", "upstream"),
     [
-        ("rloo", PAID),
-        ("grpo", PAID),
+        ("rloo", CLIMBS),
+        ("grpo", CLIMBS),
         ("dpo", FROM_ROWS),
         ("kto", FROM_ROWS),
         ("best_of_n", PAID),
@@ -36,7 +38,7 @@ def test_another_method_makes_its_actor_alone_anew_and_the_gate_compares_it(
     assert actor is not None and evaluation is not None
     assert actor.manifest.settings["improve_by"] == method
     assert set(actor.manifest.upstream) == upstream
-    assert ("reward_model" in evaluation.manifest.upstream) == (upstream is PAID)
+    assert ("reward_model" in evaluation.manifest.upstream) == (upstream is not FROM_ROWS)
     assert {check.name: check.passed for check in actor.manifest.checks}["finite_loss"]
     assert (evaluation.path / "report.html").stat().st_size > 1000
     assert evaluation.manifest.metrics["kl"] is not None

@@ -214,6 +214,7 @@ def test_thumbs_alone_teach_what_was_found_good(
         ("memory_plan", True),
         ("finite_loss", True),
         ("collapse", True),
+        ("reward_cheats", True),
     ]
     assert "kto writes no replies" in outcome.checks[2].description
     told = outcome.metrics

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from chatllama_pipeline.data.tables import as_prompt
+from chatllama_pipeline.data.tables import as_prompt, rows_by_hash
 from chatllama_pipeline.errors import AbsentError, DataError
-from chatllama_pipeline.evaluation.replies import answers_of, held_out_rows
+from chatllama_pipeline.evaluation.replies import answers_of
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Prompt
@@ -58,7 +58,7 @@ def write_trial(
 
 
 def _distinct(folder: Path) -> list[Prompt]:
-    found = {tuple(as_prompt(row["prompt"])): None for row in held_out_rows(folder)}
+    found = {tuple(as_prompt(row["prompt"])): None for row in rows_by_hash(folder, "test")}
     return [list(prompt) for prompt in found]
 
 

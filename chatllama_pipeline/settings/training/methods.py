@@ -38,7 +38,7 @@ _UNREAD: dict[MethodName, tuple[str, ...]] = {
     "rloo": _OF_A_CRITIC,
     "grpo": _OF_A_CRITIC,
     **dict.fromkeys(FROM_ROWS, ("critic_config", "rewards", *_OF_ROLLOUTS)),
-    "best_of_n": ("critic_config", *_OF_ROLLOUTS),
+    "best_of_n": ("critic_config", "rewards.cheat_prompts", *_OF_ROLLOUTS),
 }
 
 

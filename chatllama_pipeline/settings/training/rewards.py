@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.settings.section import PositiveFloat, Section
+from chatllama_pipeline.settings.section import Count, PositiveFloat, Section
 
 REWARD_MODEL, JUDGE = "reward_model", "judge"
 REWARDS_FILE = "rewards.py"
@@ -40,6 +40,12 @@ class RewardsSettings(Section):
     file: str = Field(default=REWARDS_FILE, description="the functions, in the assistant's folder")
     silence_seconds: PositiveFloat = Field(
         default=120.0, description="how long a function may take over one reply, or all at once"
+    )
+
+    cheat_prompts: Count = Field(
+        default=32,
+        description="held-out prompts behind which replies that deserve nothing are tried before "
+        "training; 0: none are",
     )
 
     @property

@@ -19,9 +19,10 @@ from chatllama_pipeline.models.memory.efficiency import make_efficient
 from chatllama_pipeline.models.memory.plan import MemoryPlan
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import Check, Outcome, Prompt, StageSpec
+from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
 from chatllama_pipeline.training.distributed import (
+    by_one,
     deepspeed_settings,
     once_for_all,
     prepare_processes,
@@ -36,6 +37,7 @@ from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.resume.snapshot import require_room
 from chatllama_pipeline.training.resume.state import States, made_from
 from chatllama_pipeline.training.terms.asking import Asking, Scorer, open_of_stage
+from chatllama_pipeline.training.terms.cheats import cheats_check, try_reward
 from chatllama_pipeline.training.trackers import Trackers
 
 CRITIC_FOLDER = "critic"
@@ -74,17 +76,25 @@ def _improve(
     stops = end_ids(stop_ids(tokenizer), roles.policy)
     task = _task(prompts, tokenizer, stops, scorer, settings.actor_config)
     task = paid_by(task, asking, scorer, accelerator)
+    paid = partial(asking.paid, scorer=scorer)
+    cheats = by_one(
+        accelerator, lambda: try_reward(spec.inputs, settings, tokenizer, paid, progress)
+    )
     training = _learn(module, roles, task, plan, accelerator, progress)
     finite = finite_loss(training, ppo, roles.critic is not None)
     checks = [plan.fits, finite, training.collapse.check(ppo.collapse == "stop")]
+    checks.append(cheats_check(cheats, settings.checks.max_cheat_wins))
     if training.guard.passed:
         with training.whole():
             if accelerator.is_main_process:
                 write_payload(Path(spec.output), module, tokenizer, training)
+                if cheats is not None:
+                    cheats.write(Path(spec.output))
     warnings = [*plan.before.warnings, *_warnings(plan, roles, prompts)]
     warnings += [*plan.warnings, *training.warnings, *asking.warnings()]
     outcome = _outcome(prompts, training, plan.memory, checks, warnings)
-    return replace(outcome, metrics={**outcome.metrics, **asking.metrics()})
+    tried = cheats.metrics() if cheats else {}
+    return replace(outcome, metrics={**outcome.metrics, **tried, **asking.metrics()})
 
 
 def _task(
@@ -102,15 +112,13 @@ def _task(
 
 
 def paid_by(task: Task, asking: Asking, scorer: Scorer, accelerator: Accelerator) -> Task:
-    """The task with a reward of all terms that are asked for; as it is without any."""
-    if not asking.terms:
-        return task
+    """The task with a reward of all terms that are asked for."""
     once = partial(once_for_all, accelerator)
-
-    def columns(asked: list[Prompt], replies: list[str], _: Any) -> torch.Tensor:
-        return asking.columns(asked, replies, scorer, once)
-
-    return replace(task, reward=columns, terms=asking.terms)
+    return replace(
+        task,
+        reward=lambda asked, replies, _: asking.paid(asked, replies, scorer, once),
+        terms=asking.terms,
+    )
 
 
 def _learn(

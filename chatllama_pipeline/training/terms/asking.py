@@ -58,6 +58,19 @@ class Asking:
     def terms(self) -> tuple[Term, ...]:
         return terms_of(self.rewards)
 
+    def paid(
+        self,
+        prompts: list[Prompt],
+        replies: list[str],
+        scorer: Scorer,
+        once: Once = lambda ask, rows: ask(rows),
+    ) -> Tensor:
+        """What B replies are paid by: the scores `[B]` of a reward model that is all there is, else
+        the `columns` of all terms."""
+        if not self.terms:
+            return scorer(prompts, replies)
+        return self.columns(prompts, replies, scorer, once)
+
     def columns(
         self,
         prompts: list[Prompt],

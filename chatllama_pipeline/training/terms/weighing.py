@@ -36,16 +36,17 @@ class Scales:
 
     seen: dict[str, tuple[int, float, float]] = field(default_factory=dict)
 
-    def scaled(self, name: str, raw: Tensor) -> Tensor:
+    def scaled(self, name: str, raw: Tensor, learn: bool = True) -> Tensor:
         """`raw[B]` at mean 0 and standard deviation 1 by the term's first replies, float64.
 
         NaN is a reply that nobody could judge: it gets 0, which is neither praise nor blame. Where
-        all first replies have one value, the standard deviation is taken as 1.
+        all first replies have one value, the standard deviation is taken as 1. Without `learn`
+        these are not among the first replies, however few there were.
         """
         values = raw.double()
         count, mean, squares = self.seen.get(name, (0, 0.0, 0.0))
         known = values[~values.isnan()]
-        if count < USUAL_REPLIES and len(known):
+        if learn and count < USUAL_REPLIES and len(known):
             count, mean, squares = _joined((count, mean, squares), known)
             self.seen[name] = (count, mean, squares)
         spread = math.sqrt(squares / count) if count else 0.0
@@ -53,7 +54,7 @@ class Scales:
             spread = 1.0
         return torch.nan_to_num((values - mean) / spread, nan=0.0)
 
-    def weigh(self, scores: Tensor, terms: Sequence[Term]) -> Earned:
+    def weigh(self, scores: Tensor, terms: Sequence[Term], learn: bool = True) -> Earned:
         """`scores[B,K]`, a column for each of `terms`, as they were given; `[B]` without terms."""
         if not terms:
             return Earned(scores, {}, {})
@@ -61,7 +62,7 @@ class Scales:
         scaled = {
             term.name: raw[term.name].double()
             if term.scaled
-            else self.scaled(term.name, raw[term.name])
+            else self.scaled(term.name, raw[term.name], learn)
             for term in terms
         }
         weighted = [term.weight * scaled[term.name] for term in terms]
