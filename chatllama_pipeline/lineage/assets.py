@@ -136,8 +136,16 @@ def _not_learned_from(settings: AssistantSettings) -> Collection[str]:
     return unused
 
 
-def _other_candidate(settings: AssistantSettings) -> Collection[str]:
-    return {"actor_sft", "actor_ppo"} - {settings.release.stage}
+def _not_released_from(settings: AssistantSettings) -> Collection[str]:
+    unused = {"actor_sft", "actor_ppo"} - {settings.release.stage}
+    if not (settings.release.gguf and settings.role("evaluation_judge").asks_a_model):
+        unused.add("personal_data")  # Its templates are an LLM's to judge by.
+    return unused
+
+
+def _without_gguf(settings: AssistantSettings) -> Collection[str]:
+    """In as many words as ever where no GGUF file is wanted."""
+    return () if settings.release.gguf else _OF_GGUF
 
 
 def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
@@ -160,6 +168,7 @@ def _paid_as_ever(settings: AssistantSettings) -> Collection[str]:
     return REWARDS if settings.rewards.default_alone else ()
 
 
+_OF_GGUF = ("release.gguf", "checks.min_gguf_agreement")
 _OF_CONVERSATIONS = keys("llm", "conversations_by turns")
 
 
@@ -280,7 +289,7 @@ _DECLARED = [
         unused=_published_actor,
         settings=("seed", *keys("actor_config", BASE + " max_sequence_length")),
         # Refused at its base: where PPO would have no room for a prompt, or an export no file.
-        also_reads=("actor_config.max_tokens",),
+        also_reads=("actor_config.max_tokens", "release.gguf"),
     ),
     Asset(
         "reward_base",
@@ -366,11 +375,19 @@ _DECLARED = [
     Asset(
         "release",
         code_version="4",
-        upstream=("evaluation", "actor_sft", "actor_ppo"),
-        unused=_other_candidate,
-        settings=("release.stage", "actor_config.temperature", "actor_config.max_tokens"),
-        # The card tells how the model was made.
+        upstream=("evaluation", "actor_sft", "actor_ppo", "personal_data"),
+        unused=_not_released_from,
+        settings=(
+            "release.stage",
+            "actor_config.temperature",
+            "actor_config.max_tokens",
+            *_OF_GGUF,
+        ),
+        uncounted=_without_gguf,
+        # The card tells how the model was made, and who judged what was made of it.
         also_reads=(
+            *EVALUATION_JUDGE,
+            *BATCHED,
             "seed",
             "improve_by",
             *keys("actor_config", "model scratch_layers"),

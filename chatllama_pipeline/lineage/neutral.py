@@ -31,9 +31,8 @@ NEUTRAL: frozenset[str] = frozenset(
         ("rewards", "trust_code silence_seconds"),
         # Which ratings it lets in is what counts, not when.
         ("feedback", "min_new"),
-        # A person's word is asked for after the evaluation, not in it; GGUF files are made of a
-        # release, beside it.
-        ("release", "by judge gguf"),
+        # A person's word is asked for after the evaluation, not in it.
+        ("release", "by judge"),
         ("retrain", "cron timezone what"),
         ("store", "keep_versions keep_days pins"),
         ("tracking", "trackers project mlflow_uri"),

@@ -25,6 +25,7 @@ from chatllama_pipeline.store.pool import link_or_copy
 
 EXAMPLES_FILE = "examples.json"
 EXAMPLES = 3
+CARD = "README.md"
 # The weights, their config and what code they bring: no critic, curves or state of a training.
 WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.py")
 
@@ -58,10 +59,44 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     card = model_card(
         spec.assistant, settings, evaluation, is_encoder_decoder=config.is_encoder_decoder
     )
-    (output / "README.md").write_text(card, "utf-8")
+    (output / CARD).write_text(card, "utf-8")
+    told = _add_gguf(spec, settings, progress) if settings.release.gguf else {}
     size = sum(path.stat().st_size for path in output.glob("*.safetensors"))
     progress.say(f"{stage} released, {size / 1e6:.1f} MB of weights")
-    return Outcome(metrics={"weight_bytes": size, "stage": stage})
+    return Outcome(metrics={"weight_bytes": size, "stage": stage, **told})
+
+
+def _add_gguf(
+    spec: StageSpec, settings: AssistantSettings, progress: Progress
+) -> dict[str, float | None]:
+    """Put the files of `release.gguf` beside the model, and what the card says of them into it.
+
+    Returns figures of them. Raises CheckError where one reads or answers otherwise than the model,
+    SettingsError for a family that can't be written.
+    """
+    # Without such files nothing of this is read.
+    from chatllama_pipeline.llm.local.server import Machine
+    from chatllama_pipeline.llm.providers import open_judge
+    from chatllama_pipeline.llm.templates import load_templates
+    from chatllama_pipeline.serving.gguf.export import write_files
+    from chatllama_pipeline.serving.gguf.probes import evaluated
+
+    output, evaluation = Path(spec.output), Path(spec.inputs["evaluation"])
+    template = load_templates(Path(spec.inputs.get("personal_data", output)))["reward"]
+    role, machine = settings.role("evaluation_judge"), Machine(spec.device, spec.threads)
+    kinds = list(dict.fromkeys(settings.release.gguf))
+    probes = evaluated(evaluation, settings.release.stage)
+    with open_judge(role, template, Path(spec.run_folder), machine) as judge:
+        rules = (settings.checks.min_gguf_agreement, judge, progress)
+        made, told = write_files(output, spec.assistant, kinds, probes, output, *rules)
+    with (output / CARD).open("a", encoding="utf-8") as card:
+        card.write(told)
+    figures: dict[str, float | None] = {}
+    for kind, one in zip(kinds, made, strict=True):
+        figures[f"gguf.{kind}.megabytes"] = one.megabytes
+        figures[f"gguf.{kind}.agreement"] = one.parity.agreement
+        figures[f"gguf.{kind}.win_rate"] = None if one.against is None else one.against.rate
+    return figures
 
 
 def _write_merged(source: Path, output: Path) -> None:

@@ -64,8 +64,8 @@ class ReleaseSettings(Section):
     )
     gguf: tuple[Literal["f16", "q8_0", "q4_k_m"], ...] = Field(
         default=(),
-        description="what `chatllama export` writes; a base that can't be, is refused before it "
-        "is trained",
+        description="llama.cpp's files that the release holds too, each compared with it first; a "
+        "base that can't be written so is refused before it is trained",
     )
 
 
@@ -107,6 +107,11 @@ class CheckSettings(Section):
     )
     max_cheat_wins: Share = Field(
         default=0.5, description="of held-out prompts: a cheat is paid more than the good reply"
+    )
+    min_gguf_agreement: Share = Field(
+        default=0.9,
+        description="of the next tokens that the full model finds likeliest, what a GGUF file does "
+        "too; below it nothing is released or exported",
     )
     max_kl: PositiveFloat = Field(
         default=10.0, description="nats per reply from the SFT actor above which a warning is given"

@@ -102,6 +102,23 @@ def test_cheats_count_where_a_reward_is_climbed_and_are_tried() -> None:
     assert "preference_data" not in ASSETS["actor_ppo"].upstream_for(none)
 
 
+def test_a_release_counts_its_gguf_files_and_the_templates_they_are_judged_by() -> None:
+    def release(**settings: Any) -> tuple[dict[str, Any], list[str]]:
+        read = AssistantSettings.model_validate(settings)
+        return ASSETS["release"].made_from(read), ASSETS["release"].upstream_for(read)
+
+    bar = {"checks": {"min_gguf_agreement": 0.5}}
+    plain, held = release(), {"release": {"gguf": ["q8_0"]}}
+    assert release(**bar) == plain and "release.gguf" not in plain[0]
+    found, upstream = release(**held)
+    assert found["release.gguf"] and upstream == plain[1] == ["evaluation", "actor_ppo"]
+    assert release(**held, **bar)[0] != found
+    llm = {"llm": {"provider": "openai", "model": "m", "prices": {"m": "unknown"}}}
+    judged = release(**held, **llm, evaluation={"judge": "openai"})
+    assert judged[1] == ["evaluation", "actor_ppo", "personal_data"]
+    assert release(**llm, evaluation={"judge": "openai"})[1] == plain[1]
+
+
 @pytest.mark.parametrize("method", ["ppo", "best_of_n", "dpo", "kto"])
 def test_a_reward_model_is_needed_where_somebody_is_paid_by_it(method: str) -> None:
     settings = AssistantSettings.model_validate({"improve_by": method})

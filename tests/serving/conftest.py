@@ -24,7 +24,7 @@ from chatllama_pipeline.records import Message, StageSpec, user_prompt
 from chatllama_pipeline.serving.gguf.conversion import convert
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.settings.known_questions import KnownAnswers
-from chatllama_pipeline.store.manifests import Version
+from chatllama_pipeline.store.manifests import Version, hash_file
 from chatllama_pipeline.store.versions import Store
 from tests.serving.served import Served, lively, publish, serving
 
@@ -47,13 +47,11 @@ def release(tmp_path: Path, tiny_base_folder: Path) -> Callable[..., Path]:
     """Releases the tiny actor; `verdict` and settings as asked for."""
     from chatllama_pipeline.serving.release import run
 
-    def make(
-        verdict: Verdict = RELEASED, actor: Path = tiny_base_folder, **sections: dict[str, Any]
-    ) -> Path:
+    def make(verdict: Verdict = RELEASED, actor: Path = tiny_base_folder, **sections: Any) -> Path:
         sizes = {"model": "scratch", "max_sequence_length": 128, "max_tokens": 12}
-        settings = {"data": {"sources": ["grammar"]}, "actor_config": sizes}
+        settings: dict[str, Any] = {"data": {"sources": ["grammar"]}, "actor_config": sizes}
         for name, section in sections.items():
-            settings[name] = settings.get(name, {}) | section
+            settings[name] = settings[name] | section if name in settings else section
         stage = settings.get("release", {}).get("stage", "actor_ppo")
         source, evaluation = tmp_path / "source", tmp_path / "evaluation"
         for folder in (source, evaluation, tmp_path / "release"):
@@ -103,11 +101,11 @@ def released(
 
 @pytest.fixture(scope="session")
 def convert_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """llama.cpp's converter, which takes seconds: a folder that it has read gets a copy."""
-    files: dict[tuple[Path, str], Path] = {}
+    """llama.cpp's converter, which takes seconds: a model that it has read gets a copy."""
+    files: dict[tuple[str, str], Path] = {}
 
     def convert_new(folder: Path, tokenizer: Any, name: str, target: Path) -> None:
-        asked = (folder, tokenizer.chat_template)
+        asked = (hash_file(folder / "model.safetensors"), tokenizer.chat_template)
         if asked in files:
             shutil.copyfile(files[asked], target)
             return

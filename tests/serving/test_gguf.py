@@ -232,7 +232,7 @@ def test_what_answers_otherwise_is_not_written(
 
     monkeypatch.setattr(LlamaCpp, "greedy", deaf)
     monkeypatch.setattr("chatllama_pipeline.serving.gguf.export.convert", copied)
-    with pytest.raises(CheckError, match=r"less than 90%: nothing was written. Export it with mo"):
+    with pytest.raises(CheckError, match=r"less than 90%: nothing was written. Take more bits"):
         write(released, target, ["f16"], 0.9)
     assert list(target.iterdir()) == []
 
@@ -283,6 +283,17 @@ def test_without_its_packages_the_error_says_what_to_install(
     monkeypatch.setitem(exportable.NEEDED, "no_such_package", "no-such-package")
     with pytest.raises(SettingsError, match=r"packages no-such-package: .*-e '\.\[gguf\]'"):
         exportable.converter_folder("it")
+
+
+@pytest.mark.slow
+def test_a_release_is_converted_to_the_same_bytes_wherever_that_is_done(
+    released: Released, full: Loaded, tmp_path: Path
+) -> None:
+    files = [tmp_path / name / "whole.gguf" for name in ("one", "other")]
+    for file in files:
+        file.parent.mkdir()
+        convert(released[1].path, full.tokenizer, "tiny", file)
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.slow

@@ -7,14 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, OPTConfig, OPTForCausalLM, pipeline
 
-from chatllama_pipeline.errors import StoreError
+from chatllama_pipeline.errors import CheckError, SettingsError, StoreError
 from chatllama_pipeline.evaluation.figures import Verdict
 from chatllama_pipeline.models.adapters.lora import add_adapter, save_model
 from chatllama_pipeline.models.adapters.merging import outputs
 from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.serving.gguf.export import export
+from chatllama_pipeline.serving.gguf.llama_cpp import LlamaCpp
+from chatllama_pipeline.serving.gguf.probes import evaluated
 from chatllama_pipeline.settings import LoraSettings
+
+CONVERT = "chatllama_pipeline.serving.gguf.export.convert"
+QUIET = Progress("release", lambda line: None)
+JUDGED = {"rubric": [{"name": "short", "words": [0, 60]}], "evaluation": {"judge": "rubric"}}
 
 
 def test_a_release_holds_what_it_takes_to_use_it_and_nothing_else(
@@ -227,3 +235,46 @@ def test_the_card_says_how_to_have_strangers_texts_read_as_text_and_so_they_are(
         asked, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
     )
     assert [number for number in ids if number < 5] == [3, 1, 4]
+
+
+def test_a_release_holds_gguf_files_and_its_card_says_how_they_compare_with_it(
+    release: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    convert_once: Callable[..., None],
+) -> None:
+    monkeypatch.setattr(CONVERT, convert_once)
+    plain = {path.name for path in release().iterdir()}
+    folder = release(release={"gguf": ["q8_0", "q8_0"]}, **JUDGED)
+    more = {path.name for path in folder.iterdir()} - plain
+    assert more == {"Modelfile", "tiny-q8_0.gguf"}
+    assert "FROM ./tiny-q8_0.gguf" in (folder / "Modelfile").read_text()
+    card = (folder / "README.md").read_text()
+    assert "| `tiny-q8_0.gguf` |" in card and "0.500 (95 % interval 0.500 to 0.500; rubric" in card
+    # What is exported of it besides is told of alone.
+    probes, target = evaluated(tmp_path / "evaluation", "actor_ppo"), tmp_path / "exported"
+    export(folder, "tiny", ["f16"], probes, target, floor=0.5, judge=None, progress=QUIET)
+    told = (target / "README.md").read_text()
+    assert told.count("## GGUF") == 1 and "tiny-f16" in told and "tiny-q8_0" not in told
+
+
+def test_a_gguf_file_that_answers_otherwise_keeps_the_release_unpublished(
+    release: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, convert_once: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(CONVERT, convert_once)
+    monkeypatch.setattr(LlamaCpp, "greedy", lambda self, ids, most: [7] * most)
+    bar = {"checks": {"min_gguf_agreement": 0.75}}
+    with pytest.raises(CheckError, match=r"less than 75%: .*lower checks.min_gguf_agreement"):
+        release(release={"gguf": ["f16"]}, **JUDGED, **bar)
+
+
+def test_a_release_of_a_family_that_llama_cpp_does_not_know_is_refused_by_name(
+    release: Callable[..., Path], tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
+    config = OPTConfig(vocab_size=len(tokenizer), word_embed_proj_dim=16, **sizes)
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    tokenizer.save_pretrained(tmp_path / "opt")
+    with pytest.raises(SettingsError, match=r"tiny as GGUF: .*doesn't know OPTForCausalLM"):
+        release(actor=tmp_path / "opt", release={"gguf": ["q8_0"]})

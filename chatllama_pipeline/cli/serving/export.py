@@ -38,9 +38,8 @@ DEFAULT_KINDS = ("q8_0",)
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),
-    default=0.9,
-    show_default=True,
-    help="Of the next tokens, the share that must be the full model's own.",
+    help="In place of checks.min_gguf_agreement: of the next tokens, the share that must be the "
+    "full model's own.",
 )
 @click.option("--judge", is_flag=True, help="Let an LLM judge too, which may cost llm.max_usd.")
 def export(
@@ -48,7 +47,7 @@ def export(
     kinds: tuple[str, ...],
     target: Path,
     version: str | None,
-    min_agreement: float,
+    min_agreement: float | None,
     judge: bool,
 ) -> None:
     """Write an assistant's release as GGUF, with an Ollama Modelfile.
@@ -76,6 +75,7 @@ def export(
     progress = Progress("export", lambda line: click.echo(line, err=True))
     run_folder = store.root / "_runs" / "export" / name / release.id
     template = load_templates(assistant.folder)["reward"]
+    least = assistant.settings.checks.min_gguf_agreement
     with open_judge(role, template, run_folder) as asked:
         write(
             release.path,
@@ -83,7 +83,7 @@ def export(
             list(dict.fromkeys(kinds or assistant.settings.release.gguf or DEFAULT_KINDS)),
             probes,
             target,
-            floor=min_agreement,
+            floor=least if min_agreement is None else min_agreement,
             judge=asked,
             progress=progress,
         )
@@ -92,14 +92,11 @@ def export(
 def _probes(assistant: Assistant, store: Store, release: Version) -> list[Probe]:
     """The test prompts that the release was evaluated on; those of the evaluation in use where
     that version is gone. The replies to them are those of the released stage."""
-    from chatllama_pipeline.evaluation.figures import read_comparisons
     from chatllama_pipeline.lineage.recipes import read_in_use
-    from chatllama_pipeline.serving.gguf.probes import Probe
+    from chatllama_pipeline.serving.gguf.probes import evaluated
 
     number = release.manifest.upstream.get("evaluation")
     found = number and store.version("evaluation", assistant.name, number)
     evaluation = found or read_in_use("evaluation", assistant, store)
     stage = str(release.manifest.metrics.get("stage", assistant.settings.release.stage))
-    return [
-        Probe(row.prompt, getattr(row, stage).text) for row in read_comparisons(evaluation.path)
-    ]
+    return evaluated(evaluation.path, stage)

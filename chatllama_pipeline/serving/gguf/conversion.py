@@ -24,13 +24,16 @@ TEMPLATE_FILE = "chat_template.jinja"
 def convert(folder: Path, tokenizer: Any, name: str, target: Path) -> None:
     """Write the release in `folder` to `target`; SettingsError where the converter can't."""
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
+        # The converter writes down what the folder is called.
+        whole = Path(place) / "release"
+        whole.mkdir()
         for path in folder.iterdir():
-            (Path(place) / path.name).symlink_to(path.resolve())
+            (whole / path.name).symlink_to(path.resolve())
         if tokenizer.bos_token is None:
-            template = Path(place) / TEMPLATE_FILE
+            template = whole / TEMPLATE_FILE
             template.unlink(missing_ok=True)
             template.write_text(NO_BOS + tokenizer.chat_template, encoding="utf-8")
-        _run(Path(place), tokenizer, name, target)
+        _run(whole, tokenizer, name, target)
 
 
 def _run(folder: Path, tokenizer: Any, name: str, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""A release as files for llama.cpp and Ollama, none of them in place before all have been tried."""
+"""A release as files for llama.cpp and Ollama, none of which stays before all have been tried."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -31,6 +30,7 @@ from chatllama_pipeline.statistics import bootstrap_interval, mean
 F16 = "f16"
 KINDS = (F16, *FILE_TYPES)
 CARD, MODELFILE = "README.md", "Modelfile"
+HEADING = "\n## GGUF\n\n"
 _MEGABYTE = 1e6
 _BOOTSTRAP_SAMPLES = 1000
 
@@ -83,36 +83,64 @@ def export(
     and CheckError where a file reads a probe's prompt otherwise than the model, or fewer of the
     next tokens than the share `floor` are the model's own.
     """
-    names = {kind: f"{name}-{kind}.gguf" for kind in kinds}
-    models = {kind: MODELFILE if len(kinds) == 1 else f"{MODELFILE}.{kind}" for kind in kinds}
-    for taken in (*names.values(), *models.values(), CARD):
+    named = [file for kind in kinds for file in _names(name, kind, kinds)]
+    for taken in (*named, CARD):
         if (target / taken).exists():
             raise DataError(f"{target / taken} exists already: name another folder, or remove it")
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=".export-") as place:
+        made = Path(place)
+        rules = (floor, judge, progress)
+        found, told = write_files(folder, name, kinds, probes, made, *rules)
+        card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+        # The files that the release holds itself are told of in it.
+        (made / CARD).write_text(card.partition(HEADING)[0] + told, encoding="utf-8")
+        for path in made.iterdir():
+            path.rename(target / path.name)
+    return found
+
+
+def write_files(
+    folder: Path,
+    name: str,
+    kinds: Sequence[str],
+    probes: Sequence[Probe],
+    target: Path,
+    floor: float,
+    judge: Judge | None,
+    progress: Progress,
+) -> tuple[list[Exported], str]:
+    """Write the release in `folder` to `target` as `kinds`, with Modelfiles; what was made, and
+    what a model card says of it.
+
+    Raises as `export` does; files may then stand in `target`.
+    """
     full = load_release(folder)
     told = f"{name} as GGUF"
     require_exportable(full.model.config, type(full.model).__name__, full.tokenizer, told)
     known = known_of(full, probes)
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".export-") as place:
-        made = Path(place)
-        convert(folder, full.tokenizer, name, made / "whole")
-        found = []
+    found, models = [], []
+    with tempfile.TemporaryDirectory(dir=target, prefix=".whole-") as place:
+        whole = Path(place) / "whole"
+        convert(folder, full.tokenizer, name, whole)
         for kind in kinds:
-            file = made / names[kind]
+            file_name, model_name = _names(name, kind, kinds)
+            file = target / file_name
             if kind == F16:
-                shutil.copyfile(made / "whole", file)
+                shutil.copyfile(whole, file)
             else:
-                round_weights(made / "whole", kind, file)
+                round_weights(whole, kind, file)
             found.append(_tried(file, full, known, floor, judge, progress))
             progress.say(str(found[-1]))
-            if (text := modelfile(full, names[kind])) is not None:
-                (made / models[kind]).write_text(text, encoding="utf-8")
-        card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
-        (made / CARD).write_text(card + _card(found, models.values(), made), encoding="utf-8")
-        (made / "whole").unlink()
-        for path in made.iterdir():
-            path.rename(target / path.name)
-    return found
+            if (text := modelfile(full, file_name)) is not None:
+                (target / model_name).write_text(text, encoding="utf-8")
+                models.append(model_name)
+    return found, _card(found, models)
+
+
+def _names(name: str, kind: str, kinds: Sequence[str]) -> tuple[str, str]:
+    """The names of a file and of its Modelfile, which alone needs no name of its own."""
+    return f"{name}-{kind}.gguf", MODELFILE if len(kinds) == 1 else f"{MODELFILE}.{kind}"
 
 
 def _tried(
@@ -128,8 +156,8 @@ def _tried(
         if parity.agreement < floor:
             raise CheckError(
                 f"{file.name} chooses the full model's own next token in {parity}, less than "
-                f"{floor:.0%}: nothing was written. Export it with more bits (q8_0, f16), or lower "
-                "--min-agreement"
+                f"{floor:.0%}: nothing was written. Take more bits (q8_0, f16), or lower "
+                "checks.min_gguf_agreement"
             )
         against = None if judge is None else _judged(server, full, known, judge, progress)
     return Exported(file.name, file.stat().st_size / _MEGABYTE, parity, against)
@@ -180,7 +208,7 @@ def _running(file: Path, context: int) -> Iterator[LlamaCpp]:
         server.close()
 
 
-def _card(made: Sequence[Exported], modelfiles: Any, folder: Path) -> str:
+def _card(made: Sequence[Exported], modelfiles: Sequence[str]) -> str:
     """What the model card says of the files."""
     rows = [
         f"| `{one.file}` | {one.megabytes:.1f} | {one.parity.agreement:.1%} "
@@ -188,9 +216,7 @@ def _card(made: Sequence[Exported], modelfiles: Any, folder: Path) -> str:
         for one in made
     ]
     parity = made[0].parity
-    use = [
-        f"ollama create my-assistant -f {name}" for name in modelfiles if (folder / name).exists()
-    ]
+    use = [f"ollama create my-assistant -f {name}" for name in modelfiles]
     ollama = (
         "```bash\n" + "\n".join(use) + "\n```"
         if use
@@ -198,8 +224,7 @@ def _card(made: Sequence[Exported], modelfiles: Any, folder: Path) -> str:
         "the template in the file (`llama-server --jinja`)."
     )
     return (
-        "\n## GGUF\n\n"
-        "For llama.cpp and Ollama. Each file was run before it was kept: it reads "
+        f"{HEADING}For llama.cpp and Ollama. Each file was run before it was kept: it reads "
         f"{parity.prompts} test prompts as the same ids as the model, and of {parity.tokens} next "
         "tokens so many are the full model's own.\n\n"
         "| file | MB | same next token | win rate over the full model |\n|---|---|---|---|\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
+from chatllama_pipeline.evaluation.figures import read_comparisons
 from chatllama_pipeline.records import Prompt
 
 
@@ -12,3 +14,8 @@ class Probe(NamedTuple):
 
     prompt: Prompt
     reply: str
+
+
+def evaluated(evaluation: Path, stage: str) -> list[Probe]:
+    """The test prompts of the evaluation in that folder, with the replies that `stage` gave."""
+    return [Probe(row.prompt, getattr(row, stage).text) for row in read_comparisons(evaluation)]
