@@ -40,7 +40,7 @@ print(f"{card.name}, {card.total_memory / 2**30:.0f} GiB; Python {platform.pytho
 PYTHON_END
   measure 120 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/gpu
   measure 180 "$python" benchmarks/train.py large
-  measure 150 "$python" benchmarks/ppo_large.py
+  measure 170 "$python" benchmarks/ppo.py gpu
 } > >(tee "$file")
 wait
 exit $failed

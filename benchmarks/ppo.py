@@ -1,150 +1,252 @@
-"""Speed of PPO: seconds per phase of an iteration, tokens/s, and decoding against `generate`.
+"""PPO beside trl 1.12.0's: seconds of each phase, tokens/s, share of the peak, memory.
 
-    python benchmarks/ppo.py [--hidden 128] [--layers 2] [--prompts 64] [--new-tokens 48]
+    python benchmarks/ppo.py [quickstart] [27m] [125m] [--pairs 7]    # float32, on a CPU
+    python benchmarks/ppo.py gpu [--tiny] [--trl-wheel FILE]          # bfloat16, on a GPU
 
-Models have random weights; a share of the vocabulary ends a reply, so that lengths vary as real
-ones do. What is compared runs in turns, and medians are printed: on busy machines trust the ratio.
+Both sides run the same weights, prompts, lengths, epochs and minibatches, with a reward model that
+reads the same ids, in processes of their own, in turns on a CPU and one after the other on a GPU.
+The first iteration of each warms up. `all rows full` and `half of the rows end at a quarter` are
+two rows; `best` is what each side does fastest here: bfloat16 where this machine multiplies faster
+so. trl comes from the package index into a virtual environment of its own, or, without a network,
+from a wheel. `--tiny` shows in a minute on a CPU that the GPU's part runs.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import argparse
+import json
 import statistics
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from chatllama_pipeline.machine import peak_bytes
-from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import user_prompt
-from chatllama_pipeline.settings import PpoSettings
-from chatllama_pipeline.training.ppo.collect import Task
-from chatllama_pipeline.training.ppo.loop import train
-from chatllama_pipeline.training.ppo.model import ActorCritic
-from chatllama_pipeline.training.ppo.rollout import generate, pad_left, uniform_levels
+from benchmarks.against_trl.case import CASES, GPU, TINY, Case
+from benchmarks.against_trl.environment import HERE, ROOT, Interpreter, with_trl
+from benchmarks.against_trl.turns import END, GO
 
-VOCABULARY, PAD, PROMPT_TOKENS, REPEATS = 1024, 0, 20, 7
-# 3 % of the tokens end a reply: 48 columns then hold 26 tokens on average.
-STOPS = list(range(1, 32))
+PHASES = ("decode", "score", "reward", "update")
+# DeepSpeed-Chat's, OPT-1.3B and OPT-350M on one A100-80G.
+PUBLISHED_PAIRS = 3.1
+# bfloat16 is tried where it multiplies so much faster.
+PAYS = 1.5
+SIDES = ("ours", "theirs")
+MIB = 2**20
+
+
+@dataclass
+class Side:
+    """One side's process, and what it told of each iteration; the first warmed it up."""
+
+    name: str
+    process: subprocess.Popen[str]
+    log: Path
+    told: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, name: str, case: Case, where: Interpreter, folder: Path) -> Side:
+        log = folder / f"{name}.log"
+        command = [str(where.python), "-m", f"benchmarks.against_trl.{name}", case.as_json()]
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=where.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
+        return cls(name, process, log)
+
+    def hear(self) -> None:
+        """Wait for the end of an iteration."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended early:\n{self.log.read_text()[-3000:]}")
+        self.told.append(json.loads(line))
+
+    def say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+
+    def turn(self) -> None:
+        """One iteration."""
+        self.say(GO)
+        self.hear()
+
+    def end(self) -> None:
+        if self.process.poll() is None and self.told:
+            self.say(END)
+        elif self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def median(self, phase: str) -> float:
+        """Seconds; the update's are what no other phase took."""
+        return statistics.median(seconds_of(told, phase) for told in self.told[1:])
+
+    def flops(self, phase: str) -> float:
+        """Of one iteration."""
+        return seconds_of(self.told[0], phase, "flops")
+
+
+def seconds_of(told: dict[str, Any], phase: str, what: str = "seconds") -> float:
+    """Of a phase in what a side told of an iteration."""
+    found = told[what]
+    if phase == "update":
+        return float(found["all"] - sum(found.get(other, 0) for other in PHASES[:3]))
+    return float(found.get(phase, 0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("sizes", nargs="*", help=f"{', '.join(CASES)} (all of them), or gpu")
+    parser.add_argument("--pairs", type=int, help="iterations of each side (7; 2 on a GPU)")
+    parser.add_argument("--tiny", action="store_true", help="the GPU's part in small, on a CPU")
+    parser.add_argument("--trl-wheel", type=Path, help="trl's wheel, or a folder that has it")
     options = parser.parse_args()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=options.hidden,
-        intermediate_size=options.hidden * 3,
-        num_hidden_layers=options.layers,
-        num_attention_heads=4,
-        max_position_embeddings=PROMPT_TOKENS + options.new_tokens,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=STOPS[0],
-        pad_token_id=PAD,
-        num_labels=1,
+    if unknown := set(options.sizes) - {*CASES, "gpu"}:
+        parser.error(f"knows no {', '.join(sorted(unknown))}")
+    if "gpu" in options.sizes and not options.tiny and not torch.cuda.is_available():
+        print("gpu: torch sees none here, skipped")
+        return
+    with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
+        unpacked = Path(folder) / "wheels"
+        places = {"ours": HERE, "theirs": with_trl(options.trl_wheel, unpacked)}
+        for row, case in rows(options.sizes or list(CASES), options.tiny):
+            pairs = options.pairs or (2 if "gpu" in options.sizes else 7)
+            peak = begin(row, case)
+            compare(case, measure(case, places, pairs, peak, Path(folder)))
+
+
+def rows(sizes: list[str], tiny: bool) -> Iterator[tuple[str, Case]]:
+    """What is compared of each size, and what it is called."""
+    for size in sizes:
+        if size == "gpu":
+            yield "all rows full", TINY if tiny else GPU
+            continue
+        case = CASES[size]
+        pays = bfloat16_pays()
+        for early, row in ((False, "all rows full"), (True, "half of the rows end at a quarter")):
+            yield f"{row}, equal precision", replace(case, half_early=early)
+            if pays:
+                yield f"{row}, each side's best", replace(case, half_early=early, bfloat16=True)
+
+
+def measure(
+    case: Case, places: dict[str, Interpreter], pairs: int, peak: float, folder: Path
+) -> dict[str, Side]:
+    """Both sides after `pairs` iterations each: in turns, or one after the other on a GPU.
+
+    There their memory has no room for both, and nobody else is at work. Prints a line of each.
+    """
+    sides: dict[str, Side] = {}
+    try:
+        for name in SIDES:
+            sides[name] = Side.start(name, case, places[name], folder)
+            sides[name].hear()
+            if case.device == "cuda":
+                for _ in range(pairs):
+                    sides[name].turn()
+                sides[name].end()
+                report(sides[name], case, peak)
+        for pair in range(pairs if case.device == "cpu" else 0):
+            for name in SIDES if pair % 2 == 0 else reversed(SIDES):
+                sides[name].turn()
+    finally:
+        for side in sides.values():
+            side.end()
+    if case.device == "cpu":
+        for side in sides.values():
+            report(side, case, peak)
+    return sides
+
+
+def begin(row: str, case: Case) -> float:
+    """Print what is compared, and the heads of the columns; the operations/s of products here."""
+    peak = products_per_second(case.device, case.bfloat16)
+    print(
+        f"{case.name}, {row}, {'bfloat16' if case.bfloat16 else 'float32'}: {case.prompts} prompts "
+        f"of {case.prompt_tokens} tokens, {case.tokens} tokens written, {case.epochs} epochs of "
+        f"minibatches of {case.minibatch}; products at {peak / 1e9:,.0f} GFLOP/s at most"
     )
-    draw = torch.Generator().manual_seed(0)
-    lengths = torch.randint(
-        PROMPT_TOKENS // 2, PROMPT_TOKENS + 1, (options.prompts,), generator=draw
+    heads = "".join(f"{name:>9}" for name in (*PHASES, "all", "tokens/s", "pairs/s", "of peak"))
+    print(f"{'':5}{heads}  in update    MiB  over the models", flush=True)
+    return peak
+
+
+def report(side: Side, case: Case, peak: float) -> None:
+    """Print a side's line."""
+    wrong = {told["tokens"] for told in side.told} - {case.tokens}
+    if wrong:
+        raise SystemExit(f"{side.name} wrote {wrong} tokens and should write {case.tokens}")
+    total = side.median("all")
+    shares = [side.flops(phase) / side.median(phase) / peak for phase in ("all", "update")]
+    most, held = (side.told[-1][what] / MIB for what in ("peak", "held"))
+    print(
+        f"{'trl' if side.name == 'theirs' else side.name:5}"
+        + "".join(f"{side.median(phase):8.3f}s" for phase in (*PHASES, "all"))
+        + f"{case.tokens / total:9,.0f}{case.prompts / total:9.2f}"
+        + f"{shares[0]:9.1%}{shares[1]:11.1%}{most:7,.0f}{most - held:17,.0f}",
+        flush=True,
     )
-    prompts = [
-        torch.randint(STOPS[-1] + 1, VOCABULARY, (length,), generator=draw).tolist()
-        for length in lengths.tolist()
+
+
+def compare(case: Case, sides: dict[str, Side]) -> None:
+    """Print the ratios of paired iterations and of peak memory."""
+    ours, theirs = sides["ours"], sides["theirs"]
+    ratios = [
+        seconds_of(other, "all") / seconds_of(own, "all")
+        for own, other in zip(ours.told[1:], theirs.told[1:], strict=True)
     ]
-    compare_decoding(LlamaForCausalLM(config).eval(), prompts, options.new_tokens)
-    time_iteration(config, prompts, options.new_tokens)
-
-
-def compare_decoding(actor: Any, prompts: list[list[int]], new_tokens: int) -> None:
-    """Print our decoding loop's and transformers' `generate`'s tokens/s on the same prompts."""
-    ids, mask = pad_left(prompts, PAD)
-
-    def ours() -> int:
-        found = generate(
-            actor,
-            ids,
-            mask,
-            max_new_tokens=new_tokens,
-            temperature=1.0,
-            stop_ids=STOPS,
-            pad_id=PAD,
-            levels=uniform_levels(len(ids), new_tokens, torch.Generator().manual_seed(0)),
-        )
-        return int(found.action_mask.sum())
-
-    def theirs() -> int:
-        torch.manual_seed(0)
-        found = actor.generate(
-            ids,
-            attention_mask=mask.long(),
-            max_new_tokens=new_tokens,
-            do_sample=True,
-            top_k=0,
-            top_p=1.0,
-            temperature=1.0,
-            eos_token_id=STOPS,
-            pad_token_id=PAD,
-        )
-        return int((found[:, ids.shape[1] :] != PAD).sum())
-
-    rates: dict[str, list[float]] = {"ours": [], "generate": []}
-    for _ in range(REPEATS):
-        for name, decode in (("ours", ours), ("generate", theirs)):
-            started = time.perf_counter()
-            tokens = decode()
-            rates[name].append(tokens / (time.perf_counter() - started))
-    medians = {name: statistics.median(rate) for name, rate in rates.items()}
-    for name, rate in medians.items():
-        print(f"decoding, {name:8s} {rate:9.0f} tokens/s")
-    print(f"ours / generate    {medians['ours'] / medians['generate']:9.2f}")
-
-
-def time_iteration(config: Any, prompts: list[list[int]], new_tokens: int) -> None:
-    """Print the seconds per phase of one iteration: 2 epochs of minibatches of half the prompts."""
-    critic = LlamaForSequenceClassification(config)
-    settings = PpoSettings(
-        update_timesteps=len(prompts),
-        max_timesteps=len(prompts),
-        num_episodes=REPEATS,
-        batch_size=len(prompts) // 2,
-        epochs=2,
+    own, other = ours.told[-1], theirs.told[-1]
+    print(
+        f"trl / ours {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} pairs); ours / trl in memory "
+        f"{own['peak'] / other['peak']:.2f}, over the models "
+        f"{(own['peak'] - own['held']) / (other['peak'] - other['held']):.2f}"
     )
-    task = Task(
-        prompts=[user_prompt("") for _ in prompts],
-        prompt_ids=prompts,
-        reward=lambda asked, texts, replies: torch.tensor([-float(len(r)) for r in replies]),
-        decode=lambda replies: ["" for _ in replies],
-        stop_ids=STOPS,
-        pad_id=PAD,
-        max_new_tokens=new_tokens,
-    )
-    training = train(
-        ActorCritic(LlamaForCausalLM(config), critic),
-        LlamaForCausalLM(config),
-        task,
-        settings,
-        accelerator=Accelerator(),
-        seed=0,
-        progress=Progress("benchmark", lambda line: None),
-    )
-    for name, seconds in training.stopwatch.seconds.items():
-        print(f"an iteration, {name:8s} {seconds / REPEATS:8.3f} s")
-    metrics = training.stopwatch.metrics()
-    print(f"sampled tokens over all phases {metrics['tokens_per_second']:.0f} tokens/s")
-    print(f"peak memory {peak_bytes('cpu') / 2**20:.0f} MiB")
+    if case.device == "cuda":
+        rate = case.prompts / ours.median("all")
+        print(f"ours is {rate / PUBLISHED_PAIRS:.1f} x the {PUBLISHED_PAIRS} pairs/s published")
+    print(flush=True)
+
+
+def bfloat16_pays() -> bool:
+    """Whether this CPU multiplies so much faster that both sides' best uses it; says so."""
+    single, half = (products_per_second("cpu", half) for half in (False, True))
+    print(f"bfloat16 multiplies at {half / single:.2f} times float32's speed here: "
+          f"{'taken' if half >= PAYS * single else 'not taken'} for each side's best")  # fmt: skip
+    return half >= PAYS * single
+
+
+def products_per_second(device: str, bfloat16: bool) -> float:
+    """The most that a product of large matrices reached here, in operations/s."""
+    size, dtype = 1024 if device == "cpu" else 8192, torch.bfloat16 if bfloat16 else torch.float32
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    taken: list[float] = []
+    # Some CPUs take seconds for a product in bfloat16.
+    while len(taken) < 10 and sum(taken) < 1:
+        taken.append(_seconds(lambda: left @ right, device))
+    return 2 * size**3 / min(taken)
+
+
+def _seconds(work: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
