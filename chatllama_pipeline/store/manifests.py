@@ -16,6 +16,8 @@ from typing import Any, Self
 from chatllama_pipeline.progress import MEGABYTE, Phase, phase
 from chatllama_pipeline.records import Check, Curve
 
+# Who owns what no assistant does.
+SHARED = "_shared"
 HASHED_AT_ONCE = 2**22
 LIBRARIES = ("dagster", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
@@ -79,7 +81,11 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        raw = json.loads(path.read_text())
+        return cls.parsed(path.read_text())
+
+    @classmethod
+    def parsed(cls, text: str | bytes) -> Self:
+        raw = json.loads(text)
         raw["files"] = [PayloadFile(**file) for file in raw["files"]]
         raw["checks"] = [Check(**check) for check in raw["checks"]]
         raw["curves"] = [Curve(c["name"], [(x, y) for x, y in c["points"]]) for c in raw["curves"]]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.store.approvals import APPROVALS
+from chatllama_pipeline.store.manifests import SHARED
 from chatllama_pipeline.store.pool import Pool
 from chatllama_pipeline.store.trials import TRIALS
-from chatllama_pipeline.store.versions import SHARED
 from chatllama_pipeline.store.views import VIEWS
 
 # By asset below the store's root, and below these: `<folder>/<asset>/<assistant>`.
-_BY_ASSET = ("_runs", "_staging")
+_BY_ASSET = ("_runs", "_staging", "_adopting")
 # By assistant: `<folder>/<assistant>`.
 _BY_ASSISTANT = ("_logs", APPROVALS, TRIALS, VIEWS)
 

@@ -9,6 +9,7 @@
     <store>/_logs/<assistant>/<asset>/<fingerprint>/    trackers' files, such as TensorBoard's
     <store>/_views/<assistant>/<run>/   what each run builds on (`views`)
     <store>/_staging/                   what is being written; never read
+    <store>/_adopting/                  what comes from another store, and is not whole yet
 
 A version is the hash of its payload; a fingerprint is the hash of all that it was made from. A
 folder without a manifest is no version, and the manifest is written last, so a crash at any moment
@@ -37,6 +38,7 @@ from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.store.disk import ROOT_VARIABLE, writing
 from chatllama_pipeline.store.history import How, Use, note_use, read_uses
 from chatllama_pipeline.store.manifests import (
+    SHARED,
     Manifest,
     PayloadFile,
     Recipe,
@@ -49,7 +51,6 @@ from chatllama_pipeline.store.manifests import (
 )
 from chatllama_pipeline.store.pool import Pool
 
-SHARED = "_shared"
 MANIFEST = "manifest.json"
 CURRENT = "current.json"
 
@@ -249,10 +250,10 @@ class Store:
         asset, assistant = version.manifest.asset, version.manifest.assistant
         with self._lock(asset, assistant):
             damaged = list(version.damaged())
-            return self._pool.mend(version.path, damaged, _maker(asset, assistant))
+            return self._pool.mend(version.path, damaged, maker_of(asset, assistant))
 
     def _reusable(self, recipe: Recipe) -> Version | None:
-        maker = _maker(recipe.asset, recipe.assistant)
+        maker = maker_of(recipe.asset, recipe.assistant)
         for version in self.versions(recipe.asset, recipe.assistant):
             if version.manifest.fingerprint == recipe.fingerprint:
                 damaged = list(version.damaged())
@@ -318,7 +319,7 @@ class Store:
         started: float,
     ) -> Version:
         files = list_payload(staging)
-        self._pool.take(staging, files, _maker(recipe.asset, recipe.assistant))
+        self._pool.take(staging, files, maker_of(recipe.asset, recipe.assistant))
         version = payload_version(files)
         manifest = Manifest(
             asset=recipe.asset,
@@ -361,17 +362,23 @@ class Store:
             note_use(folder, Use(current.version, current.at, how))
 
     @contextlib.contextmanager
-    def _lock(self, asset: str, assistant: str | None) -> Iterator[None]:
+    def _lock(self, asset: str, assistant: str | None, *, wait: bool = True) -> Iterator[None]:
         make_private(self.root)
         folder = self._folder(asset, assistant)
         folder.mkdir(parents=True, exist_ok=True)
         # The kernel releases it when the holder dies, however it dies.
         with (folder / ".lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise StoreError(
+                    f"{asset} of {assistant or SHARED} is being made in {self.root}: wait for the "
+                    "end of that run, or end it"
+                ) from None
             yield
 
 
-def _maker(asset: str, assistant: str | None) -> str:
+def maker_of(asset: str, assistant: str | None) -> str:
     """Whom the lock lets make it: one at a time."""
     return f"{asset}.{assistant or SHARED}"
 

@@ -16,8 +16,7 @@ import pytest
 
 from chatllama_pipeline.launch.cores import AT_WORK
 from chatllama_pipeline.launch.shared import VARIABLE, those_standing
-from chatllama_pipeline.store.manifests import Version
-from chatllama_pipeline.store.versions import SHARED
+from chatllama_pipeline.store.manifests import SHARED, Version
 from resources.signs_of_life import signs_folder
 from tests.automation.kills.running import CONFIG, KINDS, Service
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
