@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,21 @@ def note_use(folder: Path, use: Use) -> None:
         handle.write(line)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def merged(uses: Iterable[Use], others: Iterable[Use]) -> list[Use]:
+    """The lines of two histories, each once, oldest first."""
+    return sorted({*uses, *others}, key=lambda use: (use.at, use.version))
+
+
+def write_uses(folder: Path, uses: Iterable[Use]) -> None:
+    """Put a whole history in the place of the one that stands."""
+    beside = folder / f".{FILE}.new"
+    with beside.open("w", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(dataclasses.asdict(use)) + "\n" for use in uses)
+        handle.flush()
+        os.fsync(handle.fileno())
+    beside.replace(folder / FILE)
 
 
 def read_uses(folder: Path) -> list[Use]:
