@@ -38,9 +38,10 @@ card = torch.cuda.get_device_properties(0)
 print(f"{card.name}, {card.total_memory / 2**30:.0f} GiB; Python {platform.python_version()}, "
       f"torch {torch.__version__}, transformers {transformers.__version__}")
 PYTHON_END
-  measure 120 "$python" -m pytest -q -m gpu -p no:cacheprovider tests/gpu
-  measure 180 "$python" benchmarks/train.py large
-  measure 170 "$python" benchmarks/ppo.py gpu
+  measure 120 "$python" -m pytest -q -m gpu -p no:cacheprovider -p no:benchmark tests/gpu
+  measure 60 "$python" benchmarks/train.py large
+  measure 220 "$python" benchmarks/ppo.py gpu ${WHEELS:+--trl-wheel "$WHEELS"}
+  measure 70 "$python" benchmarks/serving.py --shape smollm --turns 2 --rounds 1 --tokens 32
 } > >(tee "$file")
 wait
 exit $failed

@@ -131,7 +131,9 @@ def rows(sizes: list[str], tiny: bool) -> Iterator[tuple[str, Case]]:
     """What is compared of each size, and what it is called."""
     for size in sizes:
         if size == "gpu":
-            yield "all rows full", TINY if tiny else GPU
+            case = TINY if tiny else GPU
+            for micro in (case.micro, case.minibatch):
+                yield f"all rows full, micro-batches of {micro}", replace(case, micro=micro)
             continue
         case = CASES[size]
         pays = bfloat16_pays()

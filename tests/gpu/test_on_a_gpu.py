@@ -15,6 +15,13 @@ from chatllama_pipeline.launch.leases import Rules, lease_gpus
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.machine import free_bytes, wants_bfloat16
 from chatllama_pipeline.models.adapters.lora import switch_adapter
+from chatllama_pipeline.models.families.cached import Cached
+from chatllama_pipeline.models.families.recorded import (
+    Recorded,
+    can_record,
+    record_on_gpu,
+    same,
+)
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
@@ -22,6 +29,7 @@ from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_S
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.roles import load_roles
+from chatllama_pipeline.training.ppo.rollout import pad_left
 from chatllama_pipeline.training.reward import stage as reward
 from chatllama_pipeline.training.sft import stage as sft
 
@@ -54,7 +62,7 @@ SETTINGS: dict[str, Any] = {
     },
 }
 IDS = torch.tensor([[3, 70, 71, 4, 90, 91]])
-Trained = Callable[..., dict[str, Path]]
+COLUMNS = 40
 
 
 @pytest.fixture(scope="session")
@@ -178,3 +186,34 @@ def test_the_tokenizer_s_pad_stays_out_of_the_loss_on_the_card(tiny_base_folder:
     del alone["weight"]
     rest = sft.completion_loss_sum(model, {name: v.cuda() for name, v in alone.items()}).item()
     assert sums[1] == pytest.approx(sums[0] + rest, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_a_recorded_step_says_what_the_general_way_says(
+    tiny_base_folder: Path, precision: torch.dtype
+) -> None:
+    model = load_actor(tiny_base_folder, precision).cuda()
+    ids, mask = (columns.cuda() for columns in pad_left([[5, 9, 31], [40, 41, 42, 43], [7]], 1))
+    assert can_record(model)
+    recorded, general = Recorded(model, ids, mask, COLUMNS), Cached(model, ids, mask, COLUMNS)
+    tokens = torch.randint(4, 200, (COLUMNS, 3), device="cuda")
+    rows = torch.arange(3, device="cuda")
+    for column in range(COLUMNS):
+        assert same(recorded.next_logits(), general.next_logits())
+        for growing in (recorded, general):
+            growing.append(tokens[column, rows])
+            if column in (1, 20):
+                growing.keep(torch.arange(len(rows) - 1, device="cuda"))
+        rows = rows[:-1] if column in (1, 20) else rows
+    assert recorded.is_recorded
+
+
+@torch.inference_mode()
+def test_a_step_that_waits_for_the_card_is_not_recorded(tiny_base_folder: Path) -> None:
+    model = load_actor(tiny_base_folder, torch.float32).cuda()
+    weight = model.get_input_embeddings().weight
+    assert record_on_gpu(lambda: weight * weight.sum().item()) is None
+    doubled = record_on_gpu(lambda: weight * 2)
+    assert doubled is not None
+    assert torch.equal(doubled(), weight * 2)

@@ -10,17 +10,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from chatllama_pipeline.models.families.kinds import Kind, kind_of, takes, takes_positions
+from chatllama_pipeline.models.families.cached import CACHE, Cached
+from chatllama_pipeline.models.families.kinds import Kind, kind_of, takes
 from chatllama_pipeline.models.families.language import (
     last_logits,
     padded_right,
-    positions,
     row_inputs,
     start_column,
 )
 from chatllama_pipeline.models.families.manner import manner_of
+from chatllama_pipeline.models.families.recorded import Recorded, can_record
 
-CACHE = "past_key_values"
 # What families call the state that they carry from token to token, where it is no cache of keys.
 STATES = ("cache_params", "state")
 
@@ -38,8 +38,14 @@ class Decoding(Protocol):
         """Go on with these rows alone."""
 
 
-def decoding(model: Any, prompt_ids: Tensor, prompt_mask: Tensor, columns: int) -> Decoding:
-    """Begin a decoding of at most `columns` tokens behind `prompt_ids[B,P]`, left-padded."""
+def decoding(
+    model: Any, prompt_ids: Tensor, prompt_mask: Tensor, columns: int, *, record: bool = False
+) -> Decoding:
+    """Begin a decoding of at most `columns` tokens behind `prompt_ids[B,P]`, left-padded.
+
+    With `record`, a GPU records one step and repeats it where model and cache allow that; memory
+    for all `columns` of all rows is taken then.
+    """
     steps, begun = manner_of(model.config).steps, (model, prompt_ids, prompt_mask)
     growing: Decoding
     if kind_of(model.config) is Kind.ENCODER_DECODER:
@@ -47,52 +53,11 @@ def decoding(model: Any, prompt_ids: Tensor, prompt_mask: Tensor, columns: int) 
     elif steps == "whole":
         return _WholeRows(*begun, columns)
     elif takes(model, CACHE):
-        growing = _Cached(*begun, columns)
+        recorded = record and steps == "cached" and can_record(model)
+        growing = (Recorded if recorded else Cached)(*begun, columns)
     else:
         growing = _Stateful(*begun)
     return _RowsStay(growing, prompt_ids) if steps == "rows stay" else growing
-
-
-class _Cached:
-    """Keys and values (or states) of what was read are kept by the model's own kind of cache."""
-
-    def __init__(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> None:
-        rows, self.width = ids.shape
-        self.model, self.tokens = model, ids
-        self.cache: Any = None
-        # Wide enough for all that may come: a mask that grows would be copied at every token.
-        self.mask = torch.ones(rows, self.width + columns, dtype=torch.long, device=ids.device)
-        self.mask[:, : self.width] = mask
-        self.positions = positions(mask) if takes_positions(model) else None
-        self.next_position = mask.sum(1, keepdim=True)
-        self.kept = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
-
-    def next_logits(self) -> Tensor:
-        extra = {} if self.positions is None else {"position_ids": self.positions}
-        output = self.model(
-            input_ids=self.tokens,
-            attention_mask=self.mask[:, : self.width],
-            past_key_values=self.cache,
-            use_cache=True,
-            **self.kept,
-            **extra,
-        )
-        self.cache = output.past_key_values
-        logits: Tensor = output.logits
-        return logits[:, -1]
-
-    def append(self, tokens: Tensor) -> None:
-        self.tokens, self.width = tokens[:, None], self.width + 1
-        if self.positions is not None:
-            self.positions = self.next_position
-            self.next_position = self.next_position + 1
-
-    def keep(self, rows: Tensor) -> None:
-        self.cache.reorder_cache(rows)
-        self.tokens, self.mask = self.tokens[rows], self.mask[rows]
-        self.next_position = self.next_position[rows]
-        if self.positions is not None:
-            self.positions = self.positions[rows]
 
 
 class _Stateful:

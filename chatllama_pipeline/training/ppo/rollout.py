@@ -95,7 +95,7 @@ def generate(
 
     active = torch.arange(rows, device=device)  # row of the whole batch that each row here is
     stopped = torch.zeros(rows, dtype=torch.bool, device=device)
-    growing = decoding(model, input_ids, attention_mask, max_new_tokens)
+    growing = decoding(model, input_ids, attention_mask, max_new_tokens, record=True)
     for t in range(max_new_tokens):
         tokens = draw(growing.next_logits().float() / temperature, levels[active, t])
         running = ~stopped
