@@ -18,6 +18,7 @@ from chatllama_pipeline.models.families.language import (
     row_inputs,
     start_column,
 )
+from chatllama_pipeline.models.families.lean import Lean, fits
 from chatllama_pipeline.models.families.manner import manner_of
 from chatllama_pipeline.models.families.recorded import Recorded, can_record
 
@@ -54,7 +55,8 @@ def decoding(
         return _WholeRows(*begun, columns)
     elif takes(model, CACHE):
         recorded = record and steps == "cached" and can_record(model)
-        growing = (Recorded if recorded else Cached)(*begun, columns)
+        plain = Lean if fits(model) else Cached
+        growing = (Recorded if recorded else plain)(*begun, columns)
     else:
         growing = _Stateful(*begun)
     return _RowsStay(growing, prompt_ids) if steps == "rows stay" else growing

@@ -97,25 +97,28 @@ def generate(
     stopped = torch.zeros(rows, dtype=torch.bool, device=device)
     growing = decoding(model, input_ids, attention_mask, max_new_tokens, record=True)
     for t in range(max_new_tokens):
-        tokens = draw(growing.next_logits().float() / temperature, levels[active, t])
-        running = ~stopped
-        response[active[running], t] = tokens[running]
-        stopped = stopped | torch.isin(tokens, stops)
-        lengths[active[running & stopped]] = t + 1
-        still = int((~stopped).sum())
-        if still == 0:
-            break
+        logits = growing.next_logits().float()
+        tokens = draw(logits if temperature == 1 else logits / temperature, levels[:, t])
+        # What rows draw that have stopped already is taken out in the end.
+        response[active, t] = tokens
+        ending = torch.isin(tokens, stops) & ~stopped
+        if ended := bool(ending.any()):
+            lengths[active[ending]] = t + 1
+            stopped = stopped | ending
+            if bool(stopped.all()):
+                break
         on_token(t + 1)
         growing.append(tokens)
-        if len(active) - still >= STOPPED_SHARE * len(active):
+        if ended and int(stopped.sum()) >= STOPPED_SHARE * len(active):
             kept = (~stopped).nonzero()[:, 0]
             growing.keep(kept)
-            active, stopped = active[kept], stopped[kept]
+            active, stopped, levels = active[kept], stopped[kept], levels[kept]
     finished = torch.ones(rows, dtype=torch.bool, device=device)
     finished[active] = stopped
     longest = int(lengths.max())
     action_mask = torch.arange(longest, device=device) < lengths[:, None]
-    return Rollout(response[:, :longest], action_mask, finished)
+    response = response[:, :longest].masked_fill(~action_mask, pad_id)
+    return Rollout(response, action_mask, finished)
 
 
 def sample_replies(
