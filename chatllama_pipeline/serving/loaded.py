@@ -43,7 +43,7 @@ def load_release(folder: Path) -> Loaded:
     """
     _require_model(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    needed, free = _weight_bytes(folder), free_bytes(device)
+    needed, free = weight_bytes(folder), free_bytes(device)
     if needed > free:
         raise EngineError(
             f"{folder}: the model takes {needed / _GB:.1f} GB in float32, and {free / _GB:.1f} GB "
@@ -97,7 +97,7 @@ def _loaded(folder: Path, model: Any) -> Loaded:
     )
 
 
-def _weight_bytes(folder: Path) -> int:
+def weight_bytes(folder: Path) -> int:
     """What the weights in `folder` take as float32."""
     total = 0
     for path in folder.glob("*.safetensors"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from chatllama_pipeline.store.versions import Store
 
 # `ways.WAYS`, which only torch could tell.
-ENGINES = ("pytorch", "accelerate", "gguf")
+ENGINES = ("pytorch", "accelerate", "deepspeed", "gguf")
 _GB = 10**9
 
 
@@ -58,6 +59,16 @@ _GB = 10**9
     metavar="GB",
     help="Main memory for weights with --engine accelerate; the rest stays on disk.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    help="With --engine deepspeed: how many share a model; one for each GPU.",
+)
+@click.option(
+    "--nvme",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="With --engine deepspeed: a folder on a fast disk, where weights stand in files.",
+)
 @click.option("--page", is_flag=True, help="Serve a page to talk and to rate, too.")
 @click.option(
     "--compare",
@@ -77,6 +88,8 @@ def serve(
     cors: tuple[str, ...],
     engine: str,
     memory: float | None,
+    processes: int | None,
+    nvme: Path | None,
     page: bool,
     compared: tuple[str, str] | None,
 ) -> None:
@@ -94,6 +107,8 @@ def serve(
 
     if memory is not None and engine != "accelerate":
         raise click.UsageError("--memory goes with --engine accelerate alone")
+    if (processes, nvme) != (None, None) and engine != "deepspeed":
+        raise click.UsageError("--processes and --nvme go with --engine deepspeed alone")
     store = Store(store_root())
     wanted = _wanted(name, versions, store)
     wanted()
@@ -105,7 +120,8 @@ def serve(
         from chatllama_pipeline.serving.api.versions import Versions
         from chatllama_pipeline.serving.engine.ways import Way
 
-        way = Way(engine, None if memory is None else int(memory * _GB))
+        limit = None if memory is None else int(memory * _GB)
+        way = Way(engine, limit, processes, nvme)
         speaking = Versions(name, wanted, streams, _say, way)
 
         def ready() -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chatllama_pipeline.errors import EngineError
 from chatllama_pipeline.models.families.decoding import Decoding, decoding
@@ -80,7 +81,12 @@ class WavesEngine:
             waves = [wave for wave in waves if wave.rows]
 
     def _begin(self, waves: list[_Wave], rows: list[_Row]) -> None:
-        waves.append(_Wave(self._model, self._pad_id, rows, self._device))
+        ids, mask = pad_left([row.job.ids for row in rows], self._pad_id)
+        growing = self._decoding(ids, mask, max(row.job.most for row in rows))
+        waves.append(_Wave(growing, rows, self._device))
+
+    def _decoding(self, ids: Tensor, mask: Tensor, columns: int) -> Decoding:
+        return decoding(self._model, ids.to(self._device), mask.to(self._device), columns)
 
     def _news(self, waves: list[_Wave]) -> tuple[list[_Row], set[str], bool]:
         """The rows that may begin, those that must end, and whether all must; waits for work."""
@@ -117,13 +123,8 @@ class _Row:
 class _Wave:
     """Rows that are decoded as one batch."""
 
-    def __init__(self, model: Any, pad_id: int, rows: list[_Row], device: Any) -> None:
-        self.rows, self._device = rows, device
-        ids, mask = pad_left([row.job.ids for row in rows], pad_id)
-        columns = max(row.job.most for row in rows)
-        self._growing: Decoding = decoding(
-            model, ids.to(self._device), mask.to(self._device), columns
-        )
+    def __init__(self, growing: Decoding, rows: list[_Row], device: Any) -> None:
+        self._growing, self.rows, self._device = growing, rows, device
 
     def step(self) -> None:
         """A token more for every row."""

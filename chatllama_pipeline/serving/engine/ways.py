@@ -14,10 +14,16 @@ from chatllama_pipeline.serving.loaded import Loaded, load_outline, load_release
 
 @dataclass(frozen=True)
 class Way:
-    """`engine` is one of `WAYS`; `memory`: bytes of main memory for weights, None for all."""
+    """`engine` is one of `WAYS`; `memory`: bytes of main memory for weights, None for all.
+
+    With `deepspeed`, `processes` share a model, one for each GPU if None; and `nvme` is the folder
+    for weights that stand in files.
+    """
 
     engine: str = "pytorch"
     memory: int | None = None
+    processes: int | None = None
+    nvme: Path | None = None
 
 
 Opened = tuple[Loaded, Engine]
@@ -59,8 +65,17 @@ def _by_llama(folder: Path, streams: int, way: Way) -> Opened:
     return release, LlamaEngine(file, streams, release.context, place)
 
 
+def _in_shards(folder: Path, streams: int, way: Way) -> Opened:
+    from chatllama_pipeline.serving.engine.sharded import ShardedEngine, shards_of
+
+    release = load_outline(folder)
+    shards, processes = shards_of(folder, release, streams, way.processes, way.nvme)
+    return release, ShardedEngine(shards, processes)
+
+
 WAYS: dict[str, Callable[[Path, int, Way], Opened]] = {
     "pytorch": _in_memory,
     "accelerate": _spread,
+    "deepspeed": _in_shards,
     "gguf": _by_llama,
 }
