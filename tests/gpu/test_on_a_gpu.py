@@ -26,12 +26,17 @@ from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
+from chatllama_pipeline.serving.engine import sharded
+from chatllama_pipeline.serving.engine.ways import Way, open_release
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.store.versions import Store
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.roles import load_roles
 from chatllama_pipeline.training.ppo.rollout import pad_left
 from chatllama_pipeline.training.reward import stage as reward
 from chatllama_pipeline.training.sft import stage as sft
+from tests.serving.served import lively, publish
+from tests.serving.test_ways import assert_as_generate
 
 pytestmark = [
     pytest.mark.gpu,
@@ -217,3 +222,19 @@ def test_a_step_that_waits_for_the_card_is_not_recorded(tiny_base_folder: Path) 
     doubled = record_on_gpu(lambda: weight * 2)
     assert doubled is not None
     assert torch.equal(doubled(), weight * 2)
+
+
+@pytest.mark.parametrize("held", ["gpu", "cpu"])
+def test_zero_3_writes_what_generate_does_wherever_the_weights_stand(
+    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    pytest.importorskip("deepspeed", reason="DeepSpeed isn't installed")
+    folder = publish(Store(tmp_path / "store"), lively(tiny_base_folder, tmp_path, 0), held).path
+    if held == "cpu":
+        monkeypatch.setattr(sharded, "free_bytes", lambda device: 10)
+    opened = open_release(folder, 2, Way("deepspeed", processes=1))
+    try:
+        assert ("main memory" if held == "cpu" else "on the GPU") in opened[1].name
+        assert_as_generate(opened, folder)
+    finally:
+        opened[1].close()
