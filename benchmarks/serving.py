@@ -120,10 +120,13 @@ class GpuMemory:
 
 
 class Clock:
-    """Tokens per second of the clock, and per second of a process's CPU time, turn by turn."""
+    """Tokens per second of the clock, and per second of a process's CPU time, turn by turn.
 
-    def __init__(self, process: psutil.Process) -> None:
-        self._process = process
+    That of its children counts too, but for `other` and its own.
+    """
+
+    def __init__(self, process: psutil.Process, other: psutil.Process | None = None) -> None:
+        self._process, self._other = process, other
         self.wall: list[float] = []
         self.cpu: list[float] = []
 
@@ -135,8 +138,9 @@ class Clock:
         self.cpu.append(count / (self._cpu() - cpu))
 
     def _cpu(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)
+        others = family(self._other) if self._other else []
+        times = [one.cpu_times() for one in family(self._process) if one not in others]
+        return float(sum(one.user + one.system for one in times))
 
     def __str__(self) -> str:
         return f"{statistics.median(self.wall):6.0f} {statistics.median(self.cpu):6.0f}"
@@ -156,7 +160,8 @@ def measure(
     texts = [known[number % len(known)] for number in range(streams)]
     ids = [prompt_ids(release.tokenizer, user_prompt(text), 10**6) for text in texts]
     tokens, rounds = options.tokens, options.rounds
-    server, alone, plain = Clock(process), Clock(psutil.Process()), Clock(psutil.Process())
+    own = psutil.Process()
+    server, alone, plain = Clock(process), Clock(own, process), Clock(own, process)
     firsts: list[float] = []
     for _ in range(options.turns):
         server.time(lambda: asyncio.run(asked(url, texts, tokens, rounds, firsts)))
@@ -288,8 +293,12 @@ def device() -> str:
 
 
 def memory(process: psutil.Process) -> float:
-    """Megabytes of main memory that the process has."""
-    return process.memory_info().rss / MEGABYTE
+    """Megabytes of main memory that the process and its children have."""
+    return sum(one.memory_info().rss for one in family(process)) / MEGABYTE
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
 
 
 if __name__ == "__main__":

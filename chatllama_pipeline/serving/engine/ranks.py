@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         return decoding(model, ids.to(device), mask.to(device), columns)
 
     if line is None:
-        follow(begin)
+        follow(begin, device)
     else:
         asyncio.run(lead(begin, shards, line))
 
@@ -140,7 +140,7 @@ def _group() -> Any:
 
 
 @torch.inference_mode()
-def follow(begin: Begin) -> None:
+def follow(begin: Begin, device: torch.device) -> None:
     """Do what the first rank does, until this process is ended."""
     group = _group()
     known: dict[int, Decoding] = {}
@@ -152,15 +152,11 @@ def follow(begin: Begin) -> None:
             known[step.number] = begin(*step.begins)
         growing = known[step.number]
         if step.appends is not None:
-            growing.append(_beside(growing, step.appends))
+            growing.append(step.appends.to(device))
         if step.keeps is not None:
-            growing.keep(_beside(growing, step.keeps))
+            growing.keep(step.keeps.to(device))
         if step.computes:
             growing.next_logits()
-
-
-def _beside(growing: Decoding, numbers: Tensor) -> Tensor:
-    return numbers.to(torch.cuda.current_device()) if torch.cuda.is_initialized() else numbers
 
 
 class _Led:
