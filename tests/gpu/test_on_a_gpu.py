@@ -107,7 +107,8 @@ def run_stage(tmp_path: Path, tables: dict[str, Path]) -> Callable[..., Any]:
             readable=ASSETS[stage].readable,
         )
         outcome = stages[stage](spec, Progress(stage, lambda line: None))
-        assert all(check.passed for check in outcome.checks)
+        failed = [check for check in outcome.checks if check.blocking and not check.passed]
+        assert not failed, outcome.checks
         return outcome, output
 
     return run
