@@ -17,20 +17,23 @@ from chatllama_pipeline.gpus import VARIABLE, Gpu, usable_gpus
 from chatllama_pipeline.launch.child import ChildRun, child_environment, run_child
 from chatllama_pipeline.launch.cores import fair_threads
 from chatllama_pipeline.launch.forks import WarmParent, WarmStart
+from chatllama_pipeline.launch.jobs.running import require_no_job
+from chatllama_pipeline.launch.jobs.scheduler import Scheduler
 from chatllama_pipeline.launch.leases import Lease, Rules, lease_gpus
 from chatllama_pipeline.launch.out_of_memory import advice, choice_file, micro_batch, with_half
 from chatllama_pipeline.launch.shared import lease_folder
-from chatllama_pipeline.launch.slurm.script import Wanted
 from chatllama_pipeline.launch.stages import ONE_PROCESS, error_file, stage_error
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import RoleSettings
-from resources.slurm import Slurm
+from resources.clusters.asked import Asked
+from resources.clusters.ray import Ray
+from resources.clusters.slurm import Slurm
 
 if TYPE_CHECKING:
     from chatllama_pipeline.llm.local.server import Machine
 
 DEVICES = ("auto", "cpu", "cuda")
-LAUNCHERS = ("local", "slurm")
+LAUNCHERS = ("local", "slurm", "ray")
 
 
 class _MessageReader(dg.PipesTempFileMessageReader):
@@ -70,12 +73,13 @@ class Compute(dg.ConfigurableResource[None]):
         "GPUs; empty: CHATLLAMA_LEASES, else one in /run/lock or the temporary folder.",
     )
     launcher: str = Field(
-        default="local", description="local, or slurm: each stage is a job of a cluster."
+        default="local", description="local, or slurm or ray: each stage is a job of a cluster."
     )
     nodes: int = Field(
         default=1, description="Nodes of a training's job, with `processes` on each of them."
     )
     slurm: Slurm = Field(default=Slurm(), description="What a job asks of Slurm.")
+    ray: Ray = Field(default=Ray(), description="What a job asks of a Ray cluster.")
     warm_parent: bool = Field(
         default=True,
         description="On a CPU, fork a run's stages from one process that has torch imported.",
@@ -168,16 +172,16 @@ class Compute(dg.ConfigurableResource[None]):
         fits. Raises the stage's own error where it refused, ChildError where it ended badly.
         """
         self.require_valid()
-        wanted = self._wanted(spec.stage)
-        processes, device = self._place(spec.stage, wanted)
+        scheduler = self._scheduler(spec.stage, spec_path.parent)
+        processes, device = self._place(spec.stage, scheduler)
         spec = dataclasses.replace(spec, device=device)
         warnings: list[str] = []
         while True:
             try:
-                if wanted is None:
+                if scheduler is None:
                     outcome, seconds = self._run_here(context, spec, spec_path, processes)
                 else:
-                    outcome, seconds = self._run_as_job(context, spec, spec_path, wanted)
+                    outcome, seconds = self._run_as_job(context, spec, spec_path, scheduler)
             except OutOfMemoryError as error:
                 rows, smaller = micro_batch(spec, processes), with_half(spec, processes)
                 if rows is None:
@@ -196,14 +200,15 @@ class Compute(dg.ConfigurableResource[None]):
                 continue
             return dataclasses.replace(outcome, warnings=outcome.warnings + warnings), seconds
 
-    def _place(self, stage: str, wanted: Wanted | None) -> tuple[int, str]:
+    def _place(self, stage: str, scheduler: Scheduler | None) -> tuple[int, str]:
         """How many processes a stage has in all, and their device."""
-        if wanted is not None:
-            return wanted.nodes * wanted.processes, "cuda" if wanted.gpus else "cpu"
+        if scheduler is not None:
+            asked = scheduler.request
+            return asked.nodes * asked.processes, "cuda" if asked.gpus else "cpu"
         return 1 if stage in ONE_PROCESS else self.processes, self.device_at_hand()
 
-    def _wanted(self, stage: str) -> Wanted | None:
-        """What `stage` asks of the cluster; None where it runs on this machine."""
+    def _scheduler(self, stage: str, folder: Path) -> Scheduler | None:
+        """Who runs `stage`, whose files stand in `folder`; None where this machine does."""
         if self.launcher not in LAUNCHERS:
             raise SettingsError(
                 f"compute.launcher is {self.launcher!r}: use one of {', '.join(LAUNCHERS)}"
@@ -212,28 +217,34 @@ class Compute(dg.ConfigurableResource[None]):
             if self.nodes != 1:
                 raise SettingsError(
                     f"compute.nodes is {self.nodes}, and compute.launcher 'local', which has one "
-                    "node: use launcher 'slurm', or nodes 1"
+                    "node: use launcher 'slurm' or 'ray', or nodes 1"
                 )
+            require_no_job(folder, self.launcher)
             return None
-        wanted = self.slurm.wanted(self.nodes, self.processes, self.threads)
-        if self.device == "cuda" and not wanted.gpus:
+        asked: Asked = getattr(self, self.launcher)
+        asked.require_possible(self.launcher, self.nodes, self.processes)
+        if self.device == "cuda" and not asked.gpus:
             raise SettingsError(
-                "compute.device is 'cuda', but compute.slurm.gpus is 0: say how many each node has"
+                f"compute.device is 'cuda', but compute.{self.launcher}.gpus is 0: say how many "
+                "each node has"
             )
-        return dataclasses.replace(wanted, nodes=1, processes=1) if stage in ONE_PROCESS else wanted
+        nodes, processes = (1, 1) if stage in ONE_PROCESS else (self.nodes, self.processes)
+        return asked.scheduler(folder, nodes, processes, self.threads)
 
     def _run_as_job(
-        self, context: dg.AssetExecutionContext, spec: StageSpec, spec_path: Path, wanted: Wanted
+        self,
+        context: dg.AssetExecutionContext,
+        spec: StageSpec,
+        spec_path: Path,
+        scheduler: Scheduler,
     ) -> tuple[Outcome, float]:
-        from chatllama_pipeline.launch.slurm.stage import run_as_job
+        from chatllama_pipeline.launch.jobs.stage import run_as_job
 
-        # None asked for: each process takes its share of what Slurm gives.
-        threads = max(1, self.threads // wanted.processes) if self.threads else 0
         seconds, metrics = run_as_job(
-            dataclasses.replace(spec, threads=threads),
+            dataclasses.replace(spec, threads=scheduler.request.threads_each),
             spec_path,
             self.stage_command(spec_path),
-            wanted,
+            scheduler,
             stop_seconds=self.stop_seconds,
             say=context.log.info,
         )

@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field, ValidationError
 
 from chatllama_pipeline.errors import SettingsError
 from resources.compute import Compute
-from resources.slurm import Slurm
 
 VARIABLE = "CHATLLAMA_COMPUTE"
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -28,8 +27,6 @@ def compute_here() -> Compute:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{VARIABLE}: {path} can't be read: {error}") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{VARIABLE}: {path} must hold keys and values, such as nodes: 2")
     _refuse_unknown(path, values)
     try:
         Compute(**values)
@@ -53,8 +50,9 @@ def _with_defaults(kind: type[Kind], values: dict[str, Any]) -> type[Kind]:
     for name, value in values.items():
         field = kind.model_fields[name]
         annotations[name], default = field.annotation, value
-        if isinstance(value, dict):
-            annotations[name] = _with_defaults(Slurm, value)
+        section = _section(kind, name)
+        if section is not None:
+            annotations[name] = _with_defaults(section, value)
             default = annotations[name]()
         fields[name] = Field(default=default, description=field.description)
     same = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__annotations__": annotations}
@@ -63,16 +61,26 @@ def _with_defaults(kind: type[Kind], values: dict[str, Any]) -> type[Kind]:
     return made
 
 
-def _refuse_unknown(path: Path, values: dict[str, Any]) -> None:
-    if not isinstance(values.get("slurm", {}), dict):
-        raise SettingsError(f"{VARIABLE}: {path}: slurm must hold keys and values")
-    for section, given, known in (
-        ("", values, Compute.model_fields),
-        ("slurm.", values.get("slurm", {}), Slurm.model_fields),
-    ):
-        unknown = [key for key in given if key not in known]
-        if unknown:
+def _section(kind: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The class of a key that has keys of its own; None where it has none."""
+    annotation = kind.model_fields[name].annotation
+    return (
+        annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    )
+
+
+def _refuse_unknown(
+    path: Path, values: Any, kind: type[BaseModel] = Compute, prefix: str = ""
+) -> None:
+    if not isinstance(values, dict):
+        where = f"{path}: {prefix[:-1]}" if prefix else str(path)
+        raise SettingsError(f"{VARIABLE}: {where} must hold keys and values, such as nodes: 2")
+    for key, value in values.items():
+        if key not in kind.model_fields:
             raise SettingsError(
-                f"{VARIABLE}: {path}: unknown key '{section}{unknown[0]}'; those there are: "
-                f"{', '.join(known)}"
+                f"{VARIABLE}: {path}: unknown key '{prefix}{key}'; those there are: "
+                f"{', '.join(kind.model_fields)}"
             )
+        section = _section(kind, key)
+        if section is not None:
+            _refuse_unknown(path, value, section, f"{prefix}{key}.")

@@ -114,6 +114,7 @@ def run_child(
     *,
     env: Mapping[str, str],
     log: Path,
+    append: bool = False,
     processes: int = 1,
     poll: Callable[[], None] | None = None,
     pass_fds: Sequence[int] = (),
@@ -122,10 +123,11 @@ def run_child(
 ) -> ChildRun:
     """Run `argv` to its end, or stop it and everything that came of it.
 
-    Its stdout and stderr go to the file `log`, replaced. With `processes` > 1 torchrun starts that
-    many ranks of `argv`. `poll` is called about every `TICK_SECONDS`; what it raises stops the
-    child, which has `stop_seconds` to save what it must. `pass_fds` stay open in the child (a lease
-    lives as long as it does). A `warm` parent forks the child, which then has no `pass_fds`.
+    Its stdout and stderr go to the file `log`, replaced unless `append`. With `processes` > 1
+    torchrun starts that many ranks of `argv`. `poll` is called about every `TICK_SECONDS`; what it
+    raises stops the child, which has `stop_seconds` to save what it must. `pass_fds` stay open in
+    the child (a lease lives as long as it does). A `warm` parent forks the child, which then has no
+    `pass_fds`.
 
     Call it in the main thread where interrupts must stop the child: Python gives signals to no
     other thread. Whichever thread calls it waits in here until the child is gone, which is what
@@ -139,7 +141,7 @@ def run_child(
     child_env = {**env, mark: "1", shim.PARENT_VARIABLE: str(os.getpid())}
     log.parent.mkdir(parents=True, exist_ok=True)
     kernel_kills = _kernel_kills()
-    with held_signals() as held, log.open("wb") as output:
+    with held_signals() as held, log.open("ab" if append else "wb") as output:
         started = time.monotonic()
         process: Fork | _Child
         if warm is not None:

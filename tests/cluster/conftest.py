@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.ray_nodes import Nodes
 from tests.cluster.slurm import Cluster, absent
 
 
@@ -29,3 +30,21 @@ def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setenv("SLURM_CONF", str(cluster.config))
     yield cluster
     assert cluster.queue() == []
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Iterator[Nodes]:
+    pytest.importorskip("ray", reason="no Ray here: pip install -c constraints.txt -e '.[ray]'")
+    made = Nodes()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def nodes(ray_nodes: Nodes) -> Iterator[Nodes]:
+    """The cluster; nothing is left of the test."""
+    yield ray_nodes
+    ray_nodes.heal()
+    ray_nodes.wait(lambda: "4 CPU" in ray_nodes.free())

@@ -1,6 +1,7 @@
 """Stages of the tests' own, as a job's nodes run them: `stages.py SPEC.json`."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,9 +19,11 @@ def writes(spec: StageSpec, progress: Progress) -> Outcome:
     time.sleep(3)
     progress.say("done")
     (Path(spec.output) / "made").write_text(os.environ.get("SLURMD_NODENAME", "no node"))
+    job = os.environ.get("SLURM_JOB_ID") or Path(os.environ["NODE_HOW"]).name.split(".")[0]
     with (Path(spec.run_folder) / "starts").open("a") as starts:
-        starts.write(f"{os.environ['SLURM_JOB_ID']}\n")
-    return Outcome(rows=1, metrics={"threads": spec.threads})
+        starts.write(f"{job}\n")
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return Outcome(rows=1, metrics={"threads": spec.threads, "devices": devices})
 
 
 def refuses(spec: StageSpec, progress: Progress) -> Outcome:
@@ -47,10 +50,16 @@ def counts(spec: StageSpec, progress: Progress) -> Outcome:
 
 
 def dies(spec: StageSpec, progress: Progress) -> Outcome:
+    progress.say("last words")
     os._exit(9)
 
 
-TOLD_BY_NAME = (writes, refuses, counts, dies)
+def is_killed(spec: StageSpec, progress: Progress) -> Outcome:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+TOLD_BY_NAME = (writes, refuses, counts, dies, is_killed)
 STAGES = {function.__name__: f"__main__:{function.__name__}" for function in TOLD_BY_NAME}
 
 if __name__ == "__main__":

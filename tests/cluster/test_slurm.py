@@ -7,48 +7,28 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.resume import Trial, finish, make_inputs
+from benchmarks.resume import Trial, make_inputs
 from chatllama_pipeline.errors import ChildError, DataError, SettingsError
+from chatllama_pipeline.launch.jobs import running as jobs
 from chatllama_pipeline.launch.slurm import commands
-from chatllama_pipeline.launch.slurm import job as jobs
 from chatllama_pipeline.launch.slurm.script import Wanted
-from chatllama_pipeline.launch.slurm.stage import run_as_job
-from chatllama_pipeline.records import Outcome
-from tests.cluster.place import Place
+from tests.cluster.losses import assert_same_losses
+from tests.cluster.place import Place, when
 from tests.cluster.slurm import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-REAL = [sys.executable, "-m", "chatllama_pipeline.launch.stages"]
 STEPS = 20
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-def when(happens: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
-    """Do something once something is so, beside what the test waits for."""
-
-    def look() -> None:
-        deadline = time.monotonic() + 300
-        while not happens():
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.1)
-        act()
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    return thread
 
 
 def test_a_stage_runs_as_a_job_and_says_what_it_does(slurm: Cluster, place: Place) -> None:
@@ -65,14 +45,14 @@ def test_a_stage_runs_as_a_job_and_says_what_it_does(slurm: Cluster, place: Plac
 
 def test_what_the_stage_refuses_is_raised_as_it_is(slurm: Cluster, place: Place) -> None:
     with pytest.raises(DataError, match=r"rows.json, row 3: prompt is empty"):
-        place.run("refuses")
+        place.run("refuses", Wanted())
 
 
 def test_a_stage_that_dies_without_a_word_ends_with_its_state_and_its_log(
     slurm: Cluster, place: Place
 ) -> None:
     with pytest.raises(ChildError, match=r"ended as FAILED .*exit code 9:0"):
-        place.run("dies")
+        place.run("dies", Wanted())
 
 
 @pytest.mark.parametrize(
@@ -104,12 +84,12 @@ def test_a_job_that_waits_too_long_is_taken_back_with_the_reason(
 def test_an_interrupt_has_the_stage_save_and_leaves_no_job(slurm: Cluster, place: Place) -> None:
     when(lambda: place.heard("step 15"), lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        place.run("counts")
+        place.run("counts", Wanted())
     assert slurm.queue() == []
     saved = int((place.folder / "state").read_text())
     assert saved >= 15
 
-    outcome, _ = place.run("counts")
+    outcome, _ = place.run("counts", Wanted())
     assert outcome.rows == 100
     assert f"counts: goes on after step {saved}" in place.said
 
@@ -119,7 +99,7 @@ def test_a_training_that_slurm_stops_goes_on_in_another_job(slurm: Cluster, plac
         commands.signal_steps(slurm.queue()[0], "TERM")  # as before a time limit
 
     when(lambda: place.heard("step 20"), stop)
-    outcome, metrics = place.run("counts")
+    outcome, metrics = place.run("counts", Wanted())
     assert outcome.rows == 100
     assert metrics["slurm_jobs"] == 2
     assert sum("asks for another" in line for line in place.said) == 1
@@ -129,7 +109,8 @@ def killed_at_work(slurm: Cluster, place: Place) -> None:
     """A run whose process is killed while its job runs."""
     program = (
         "from pathlib import Path;from tests.cluster.place import Place;"
-        f"Place(Path({str(place.folder)!r})).run('writes')"
+        "from chatllama_pipeline.launch.slurm.script import Wanted;"
+        f"Place(Path({str(place.folder)!r})).run('writes', Wanted())"
     )
     with subprocess.Popen([sys.executable, "-c", program]) as first:
         slurm.wait(lambda: "RUNNING" in slurm.said("squeue", "-h", "-o", "%T"))
@@ -142,7 +123,7 @@ def test_a_job_that_outlives_its_run_is_found_and_not_started_twice(
     killed_at_work(slurm, place)
     told = json.loads((place.folder / jobs.JOB_FILE).read_text())
 
-    outcome, metrics = place.run("writes")
+    outcome, metrics = place.run("writes", Wanted())
     assert outcome.rows == 1
     assert metrics["slurm_job"] == told["id"]
     assert (place.folder / "starts").read_text().split() == [told["id"]]
@@ -154,7 +135,7 @@ def test_a_job_that_ended_while_nobody_looked_is_taken_as_it_is(
     killed_at_work(slurm, place)
     slurm.wait(lambda: slurm.queue() == [])
 
-    place.run("writes")
+    place.run("writes", Wanted())
     assert len((place.folder / "starts").read_text().split()) == 1
 
 
@@ -164,7 +145,7 @@ def test_a_lost_node_costs_what_was_done_since_the_last_state(slurm: Cluster, pl
 
     when(lambda: place.heard("step 25"), lose)
     try:
-        outcome, metrics = place.run("counts")
+        outcome, metrics = place.run("counts", Wanted())
     finally:
         for node in ("n1", "n2"):
             if node not in slurm.running:
@@ -181,7 +162,7 @@ def test_a_controller_that_is_started_again_loses_no_job(slurm: Cluster, place: 
         slurm.start_controller()
 
     when(lambda: place.heard("step 10"), restart)
-    assert place.run("counts")[0].rows == 100
+    assert place.run("counts", Wanted())[0].rows == 100
 
 
 def test_a_node_with_another_version_of_the_project_refuses(
@@ -189,7 +170,7 @@ def test_a_node_with_another_version_of_the_project_refuses(
 ) -> None:
     monkeypatch.setattr("chatllama_pipeline.launch.source.source_fingerprint", lambda: "other")
     with pytest.raises(SettingsError, match="has another version of the project"):
-        place.run("writes")
+        place.run("writes", Wanted())
 
 
 @pytest.mark.parametrize("stage", ["reward_model", "actor_sft", "actor_ppo"])
@@ -197,23 +178,4 @@ def test_two_nodes_learn_what_one_process_learns(
     slurm: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stage: str
 ) -> None:
     inputs = make_inputs(tmp_path_factory.mktemp("inputs"))
-    alone = Trial(stage, steps=STEPS)
-    spec = alone.spec(inputs, tmp_path / "alone")
-    finish(alone.start(tmp_path / "alone"), tmp_path / "alone")
-    expected = curves(Outcome.read(Path(spec.result)))
-
-    folder = tmp_path / "nodes"
-    spec = Trial(stage, steps=STEPS).spec(inputs, folder)
-    command = [*REAL, str(folder / "spec.json")]
-    wanted = Wanted(nodes=2)
-    run_as_job(spec, folder / "spec.json", command, wanted, stop_seconds=30, say=print)
-    found = curves(Outcome.read(Path(spec.result)))
-    watched = [name for name in expected if "loss" in name or name == "score"]
-    assert watched
-    for name in watched:
-        for one, other in zip(found[name], expected[name], strict=True):
-            assert abs(one - other) < 1e-3, name
-
-
-def curves(outcome: Outcome) -> dict[str, list[float]]:
-    return {curve.name: [value for _, value in curve.points] for curve in outcome.curves}
+    assert_same_losses(Trial(stage, steps=STEPS), inputs, tmp_path, Wanted(nodes=2))

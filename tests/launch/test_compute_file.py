@@ -1,11 +1,17 @@
 """`CHATLLAMA_COMPUTE`: what every run of a machine takes for granted."""
 
+import importlib.util
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.launch.jobs.node_script import node_script
+from chatllama_pipeline.launch.jobs.running import JOB_FILE
 from chatllama_pipeline.launch.slurm.script import Wanted, write_scripts
 from chatllama_pipeline.records import Outcome, StageSpec
 from resources.compute import Compute
@@ -49,9 +55,11 @@ def test_the_files_values_are_the_defaults_of_every_run(written: Path) -> None:
         ("nodes: [", "can't be read"),
         ("- nodes", "must hold keys and values"),
         ("node: 2", "unknown key 'node'; those there are: device"),
-        ("slurm: {queue: a100}", r"unknown key 'slurm.queue'; those there are: partition"),
+        ("slurm: {queue: a100}", r"unknown key 'slurm.queue'; those there are: gpus, .*partition"),
         ("slurm: {time_limit: 12:00:00}", "slurm.time_limit: .* put it into quotes"),
         ("slurm: a100", "slurm must hold keys and values"),
+        ("ray: {adress: auto}", r"unknown key 'ray.adress'; those there are: .*address"),
+        ("ray: {resources: [a100]}", "ray.resources: Input should be a valid dictionary"),
         ("nodes: many", "nodes: Input should be a valid integer"),
     ],
 )
@@ -67,7 +75,15 @@ def test_the_file_that_the_docs_show_is_one(written: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
     written.write_text(page.split("```text\n")[1].split("```")[0])
     made = compute_here()
-    assert made.slurm.wanted(made.nodes, made.processes, made.threads).time_limit == "12:00:00"
+    assert made.slurm.request(made.nodes, made.processes, made.threads).time_limit == "12:00:00"
+    written.write_text(page.split("```text\n")[2].split("```")[0])
+    made = compute_here()
+    assert made.launcher == "ray"
+    assert made.ray.request(made.nodes, made.processes, made.threads).of_each_node == {
+        "CPU": 32,
+        "GPU": 4,
+        "memory": 400 * 2**30,
+    }
 
 
 def test_a_file_that_is_not_there_is_told(written: Path) -> None:
@@ -78,7 +94,7 @@ def test_a_file_that_is_not_there_is_told(written: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"launcher": "pbs"}, "compute.launcher is 'pbs': use one of local, slurm"),
+        ({"launcher": "pbs"}, "compute.launcher is 'pbs': use one of local, slurm, ray"),
         ({"nodes": 2}, "compute.nodes is 2, and compute.launcher 'local'"),
         ({"launcher": "slurm", "nodes": 0}, "compute.nodes is 0: use 1 or more"),
         (
@@ -90,6 +106,18 @@ def test_a_file_that_is_not_there_is_told(written: Path) -> None:
             "compute.processes is 4, compute.slurm.gpus 2",
         ),
         ({"launcher": "slurm", "slurm": {"queue_minutes": 0}}, "queue_minutes is 0: use more"),
+        ({"launcher": "ray", "nodes": 0}, "compute.nodes is 0: use 1 or more"),
+        ({"launcher": "ray", "device": "cuda"}, "'cuda', but compute.ray.gpus is 0"),
+        ({"launcher": "ray", "processes": 4, "ray": {"gpus": 2}}, "compute.ray.gpus 2: each"),
+        (
+            {"launcher": "ray", "ray": {"memory": "much"}},
+            "compute.ray.memory is 'much': use a size",
+        ),
+        ({"launcher": "ray", "ray": {"retries": -1}}, "compute.ray.retries is -1: use 0 or more"),
+        ({"launcher": "ray", "ray": {"resources": {"GPU": 1}}}, "resources.GPU: say it as"),
+        ({"launcher": "ray", "ray": {"resources": {"tpu": 0}}}, "resources.tpu is 0.0: use more"),
+        ({"launcher": "ray", "ray": {"address": "ray://head:10001"}}, "use the HOST:PORT that"),
+        ({"launcher": "ray", "ray": {"address": "head"}}, "compute.ray.address is 'head': use"),
     ],
 )
 def test_what_no_cluster_could_give_is_refused_before_anything_starts(
@@ -105,6 +133,43 @@ def test_a_machine_without_slurm_is_told_before_anything_starts(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SettingsError, match="sbatch, scontrol, scancel, squeue can't be found"):
         ran(tmp_path, Compute(launcher="slurm"))
+
+
+def test_a_machine_without_ray_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "ray" else real(name)
+    )
+    with pytest.raises(SettingsError, match=r"Ray is not installed here: .*\.\[ray\]"):
+        ran(tmp_path, Compute(launcher="ray"))
+
+
+def test_nothing_of_ray_is_imported_unless_asked_for() -> None:
+    program = (
+        "import sys, chatllama_pipeline.definitions, chatllama_pipeline.launch.ray.scheduler;"
+        "sys.exit('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_work_that_a_job_may_do_still_is_not_started_here(tmp_path: Path) -> None:
+    (tmp_path / JOB_FILE).write_text('{"launcher": "ray", "name": "one", "id": "one", "spec": ""}')
+    for launcher in ("local", "slurm"):
+        with pytest.raises(SettingsError, match=r"the job one of launcher 'ray'.*job.json"):
+            ran(tmp_path, Compute(launcher=launcher))
+
+
+def test_a_node_without_the_project_or_the_store_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "task.sh"
+    for python, told in (("/no/python", 'has no "?/no/python'), (sys.executable, "does not see")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("chatllama_pipeline.launch.jobs.node_script.PYTHON", python)
+            script.write_text(node_script("true", 1, tmp_path / "absent.json"))
+        done = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
+        assert done.returncode in (66, 127)
+        assert re.search(told, done.stderr)
 
 
 def test_the_task_of_several_nodes_meets_at_the_first_of_them(tmp_path: Path) -> None:

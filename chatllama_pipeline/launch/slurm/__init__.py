@@ -1,4 +1,1 @@
-"""Stages as batch jobs of a Slurm cluster, on one node or several that share a folder.
-
-Slurm owns nodes, devices and time; a job's id stands in the run folder, and no job starts twice.
-"""
+"""Slurm as the scheduler of jobs: what it is asked for, and what it says."""

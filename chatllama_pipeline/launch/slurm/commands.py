@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from chatllama_pipeline.errors import ChildError, SettingsError
+from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError
 
 # A busy controller answers within a minute or never.
 ANSWER_SECONDS = 60.0
@@ -34,10 +35,27 @@ ENDED = frozenset(
     }
 )
 MAY_COME_BACK = frozenset({"NODE_FAIL", "PREEMPTED"})
-
-
-class NoAnswerError(ChildError):
-    """The controller doesn't answer; what was asked of it may work later."""
+# A job that waits for these waits for ever, until somebody changes the cluster or the request.
+HOPELESS = frozenset(
+    {
+        "AccountNotAllowed",
+        "BadConstraints",
+        "InvalidAccount",
+        "InvalidQOS",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+        "QOSNotAllowed",
+    }
+)
+_GOES_ON = "run it again, it continues from its last state"
+_WHAT_STATES_MEAN = {
+    "TIMEOUT": "reached its time limit: raise compute.slurm.time_limit, or lower checkpoint_steps",
+    "CANCELLED": "was cancelled, and not by this run",
+    "NODE_FAIL": f"lost its node and was not put back into the queue: {_GOES_ON}",
+    "PREEMPTED": f"was preempted and not put back into the queue: {_GOES_ON}",
+    "OUT_OF_MEMORY": "was killed, out of the memory that it had asked for: raise "
+    "compute.slurm.memory, or lower micro_batch_size",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,35 @@ class Job:
     submitted: datetime | None
     started: datetime | None
     ended: datetime | None
+
+    @property
+    def waits(self) -> bool:
+        return self.state == "PENDING"
+
+    @property
+    def would_never_start(self) -> bool:
+        return self.waits and self.reason in HOPELESS
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def may_come_back(self) -> bool:
+        return self.state in MAY_COME_BACK
+
+    @property
+    def went_well(self) -> bool:
+        return self.state == "COMPLETED"
+
+    @property
+    def was_out_of_memory(self) -> bool:
+        return self.state == "OUT_OF_MEMORY"
+
+    @property
+    def how_it_ended(self) -> str:
+        told = f"ended as {self.state} ({self.reason}, exit code {self.exit_code})"
+        return _WHAT_STATES_MEAN.get(self.state, told)
 
     @property
     def queued_seconds(self) -> float:

@@ -1,13 +1,15 @@
 """What a run's config asks of a Slurm cluster."""
 
-import dagster as dg
+from pathlib import Path
+
 from pydantic import Field
 
-from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.launch.jobs.scheduler import Scheduler
 from chatllama_pipeline.launch.slurm.script import Wanted
+from resources.clusters.asked import Asked
 
 
-class Slurm(dg.Config):
+class Slurm(Asked):
     """What a job asks of Slurm; empty: the cluster's default."""
 
     partition: str = Field(default="", description="sbatch --partition.")
@@ -18,28 +20,12 @@ class Slurm(dg.Config):
         "and asks for another job.",
     )
     memory: str = Field(default="", description="sbatch --mem, of each node, as 64G.")
-    gpus: int = Field(default=0, description="GPUs of each node; 0 trains on CPUs.")
-    queue_minutes: float = Field(
-        default=1440.0, description="A job that waits longer than this is taken back."
-    )
     arguments: list[str] = Field(
         default=[], description='More arguments of sbatch: ["--constraint=a100"].'
     )
 
-    def wanted(self, nodes: int, processes: int, threads: int) -> Wanted:
-        """The request for a job; raises SettingsError for what no cluster could give."""
-        for name, value, least in (("nodes", nodes, 1), ("slurm.gpus", self.gpus, 0)):
-            if value < least:
-                raise SettingsError(f"compute.{name} is {value}: use {least} or more")
-        if self.queue_minutes <= 0:
-            raise SettingsError(
-                f"compute.slurm.queue_minutes is {self.queue_minutes:g}: use more than 0"
-            )
-        if 0 < self.gpus < processes:
-            raise SettingsError(
-                f"compute.processes is {processes}, compute.slurm.gpus {self.gpus}: each process "
-                "needs a GPU of its own; raise gpus, or lower processes"
-            )
+    def request(self, nodes: int, processes: int, threads: int) -> Wanted:
+        self.require_possible("slurm", nodes, processes)
         return Wanted(
             nodes=nodes,
             processes=processes,
@@ -52,3 +38,9 @@ class Slurm(dg.Config):
             queue_seconds=self.queue_minutes * 60,
             arguments=self.arguments,
         )
+
+    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> Scheduler:
+        from chatllama_pipeline.launch.jobs.stage import job_environment
+        from chatllama_pipeline.launch.slurm.scheduler import Slurm as Scheduling
+
+        return Scheduling(self.request(nodes, processes, threads), job_environment())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -11,14 +12,13 @@ from typing import Any
 
 from chatllama_pipeline.errors import ChildError, StoppedError
 from chatllama_pipeline.launch import source
+from chatllama_pipeline.launch.jobs.running import JobError, run_job
+from chatllama_pipeline.launch.jobs.scheduler import Job, Scheduler, Task
 from chatllama_pipeline.launch.out_of_memory import choice_file
-from chatllama_pipeline.launch.slurm.commands import Job
-from chatllama_pipeline.launch.slurm.job import JobError, Task, run_job
-from chatllama_pipeline.launch.slurm.script import Wanted
 from chatllama_pipeline.launch.stages import error_file, stage_error
 from chatllama_pipeline.records import StageSpec
 
-# Slurm owns the devices.
+# The scheduler owns the devices.
 NOT_FOR_JOBS = ("CUDA_VISIBLE_DEVICES",)
 
 
@@ -26,7 +26,7 @@ def run_as_job(
     spec: StageSpec,
     spec_path: Path,
     command: Sequence[str],
-    wanted: Wanted,
+    scheduler: Scheduler,
     *,
     stop_seconds: float,
     say: Callable[[str], None],
@@ -43,28 +43,29 @@ def run_as_job(
     task = Task(spec.stage, command, spec_path, log, lambda: _clear(made, result), result.exists)
     ended: list[Job | None] = []
     stopped, seconds = "", 0.0
-    while True:
-        try:
-            run = run_job(task, wanted, env=_environment(), say=say, stop_seconds=stop_seconds)
-        except JobError as error:
-            refusal = stage_error(result)
-            if not isinstance(refusal, StoppedError):
-                raise (refusal or error) from None
-            if str(refusal) == stopped:
-                raise ChildError(
-                    f"{spec.stage} was stopped twice with nothing done between ({refusal}): raise "
-                    "compute.slurm.time_limit, or ask for another partition"
-                ) from None
-            stopped = str(refusal)
-            ended.append(error.ended)
-            seconds += error.seconds
-            say(f"{spec.stage}: job {error.id} {refusal}; asks for another")
-            continue
-        ended.append(run.ended)
-        break
+    with contextlib.closing(scheduler):
+        while True:
+            try:
+                run = run_job(task, scheduler, say=say, stop_seconds=stop_seconds)
+            except JobError as error:
+                refusal = stage_error(result)
+                if not isinstance(refusal, StoppedError):
+                    raise (refusal or error) from None
+                if str(refusal) == stopped:
+                    raise ChildError(
+                        f"{spec.stage} was stopped twice with nothing done between ({refusal}): "
+                        f"{scheduler.cure_for_stops}"
+                    ) from None
+                stopped = str(refusal)
+                ended.append(error.ended)
+                seconds += error.seconds
+                say(f"{spec.stage}: job {error.id} {refusal}; asks for another")
+                continue
+            ended.append(run.ended)
+            break
     for file in sorted(made.iterdir()):
         file.rename(Path(spec.output) / file.name)
-    return seconds + run.seconds, {"slurm_job": run.id, **_costs(ended)}
+    return seconds + run.seconds, _costs(scheduler.section, run.id, ended)
 
 
 def _clear(made: Path, result: Path) -> None:
@@ -74,18 +75,20 @@ def _clear(made: Path, result: Path) -> None:
     made.mkdir(parents=True)
 
 
-def _environment() -> dict[str, str]:
+def job_environment() -> dict[str, str]:
+    """What a job's processes find in their environment: this one's, but for its devices."""
     ours = {name: value for name, value in os.environ.items() if name not in NOT_FOR_JOBS}
     return {**ours, source.VARIABLE: source.source_fingerprint()}
 
 
-def _costs(ended: Sequence[Job | None]) -> dict[str, Any]:
-    """Queue time and node hours; a job that its controller forgot costs what nobody knows."""
+def _costs(launcher: str, job: str, ended: Sequence[Job | None]) -> dict[str, Any]:
+    """Queue time and node hours; a job that its scheduler forgot costs what nobody knows."""
     known = [job for job in ended if job is not None]
     return {
-        "slurm_jobs": len(ended),
-        "slurm_nodes": known[-1].nodes if known else "",
-        "slurm_restarts": sum(job.restarts for job in known),
+        f"{launcher}_job": job,
+        f"{launcher}_jobs": len(ended),
+        f"{launcher}_nodes": known[-1].nodes if known else "",
+        f"{launcher}_restarts": sum(job.restarts for job in known),
         "queued_seconds": round(sum(job.queued_seconds for job in known), 1),
         "node_hours": round(sum(job.node_hours for job in known), 4),
     }

@@ -1,0 +1,134 @@
+"""What a scheduler of jobs is asked, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from chatllama_pipeline.errors import ChildError
+
+
+class NoAnswerError(ChildError):
+    """The scheduler doesn't answer; what was asked of it may work later."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every job asks for: `nodes`, with `processes`, `threads` and `gpus` on each of them.
+
+    No threads: what the scheduler gives by itself. A job that waits for `queue_seconds` is taken
+    back.
+    """
+
+    nodes: int = 1
+    processes: int = 1
+    threads: int = 0
+    gpus: int = 0
+    queue_seconds: float = 86_400.0
+
+    @property
+    def threads_each(self) -> int:
+        """CPU threads of a process; 0: it counts the cores that it was given."""
+        return max(1, self.threads // self.processes) if self.threads else 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage's command and files: `spec` is what it reads, `log` what it prints.
+
+    `begin` clears away what an earlier try wrote, `is_done` says whether the stage left its result.
+    """
+
+    name: str
+    command: Sequence[str]
+    spec: Path
+    log: Path
+    begin: Callable[[], None]
+    is_done: Callable[[], bool]
+
+    @property
+    def folder(self) -> Path:
+        return self.spec.parent
+
+
+class Job(Protocol):
+    """What a scheduler says of a job, in its own words where it is text."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def reason(self) -> str:
+        """Why it waits."""
+
+    @property
+    def nodes(self) -> str:
+        """Where it runs, or ran last."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again after it had lost its nodes."""
+
+    @property
+    def waits(self) -> bool: ...
+    @property
+    def is_over(self) -> bool: ...
+    @property
+    def may_come_back(self) -> bool:
+        """Whether a job that is over may yet be put back into the queue."""
+
+    @property
+    def would_never_start(self) -> bool: ...
+    @property
+    def went_well(self) -> bool: ...
+    @property
+    def was_out_of_memory(self) -> bool: ...
+    @property
+    def how_it_ended(self) -> str:
+        """A sentence's end after the job's id, with the cure where there is one."""
+
+    @property
+    def queued_seconds(self) -> float: ...
+    @property
+    def node_hours(self) -> float: ...
+
+
+class Scheduler(Protocol):
+    """Who runs jobs. All but `require` raise NoAnswerError while it is away."""
+
+    @property
+    def name(self) -> str:
+        """As people call it."""
+
+    @property
+    def section(self) -> str:
+        """The key of its settings under `compute`, and of a job's metrics."""
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def cure_for_stops(self) -> str:
+        """What helps where jobs are stopped again and again before they have done anything."""
+
+    def require(self) -> None:
+        """Raises SettingsError where this machine can't ask it for anything."""
+
+    def submit(self, task: Task, name: str, stop_seconds: float) -> str:
+        """Have `task` run as `name`; returns the job's id. Raises SettingsError if refused."""
+
+    def look_at(self, job: str) -> Job | None:
+        """None where it knows nothing of that job, or has forgotten it."""
+
+    def named(self, name: str) -> str | None:
+        """The id of the job of that name that waits or runs."""
+
+    def ask_to_save(self, job: str) -> None:
+        """Ask the stage of a running job to save its state and leave."""
+
+    def cancel(self, job: str) -> None:
+        """Take a job from the queue, or end it at once."""
+
+    def close(self) -> None:
+        """Nothing more is asked."""

@@ -1,0 +1,1 @@
+"""What a run's config asks of a cluster: a class per launcher."""
