@@ -137,6 +137,7 @@ def test_what_the_cluster_will_never_have_is_told_at_once_with_what_it_has(
 ) -> None:
     with pytest.raises(SettingsError, match=f"Ray refused the job: {told}"):
         place.run("writes", Wanted(address=nodes.address, **asked))
+    assert not (place.folder / jobs.JOB_FILE).exists()
 
 
 def test_a_cluster_that_grows_is_waited_for(nodes: Nodes, place: Place) -> None:

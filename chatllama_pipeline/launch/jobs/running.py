@@ -147,7 +147,11 @@ def _submit(
         "spec": task.spec.read_text(),
     }
     write_atomically(_job_file(task), told)
-    job = scheduler.submit(task, name, stop_seconds)
+    try:
+        job = scheduler.submit(task, name, stop_seconds)
+    except SettingsError:
+        _job_file(task).unlink()
+        raise
     write_atomically(_job_file(task), told | {"id": job})
     nodes = scheduler.request.nodes
     where = f"{nodes} nodes" if nodes > 1 else "one node"
