@@ -37,6 +37,8 @@ def fits(model: Any) -> bool:
     if f"{kind.__module__}.{kind.__name__}" not in LAYOUT:
         return False
     weight, config = model.lm_head.weight, model.config
+    if weight.is_meta or any(hasattr(part, "_hf_hook") for part in model.modules()):
+        return False  # Accelerate brings the weights when a module is called
     return (
         config._attn_implementation == "sdpa"
         and getattr(config, "sliding_window", None) is None
