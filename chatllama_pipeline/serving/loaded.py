@@ -20,8 +20,8 @@ from chatllama_pipeline.models.loading import load_config, load_tokenizer
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.models.quiet import quiet_transformers
 
-# Of what is free there: what layers compute takes room beside them.
-GPU_SHARE = 0.8
+# Of what is free there: what layers compute takes room beside them, that of many rows much more.
+GPU_SHARE, GPU_SHARE_OF_MANY = 0.8, 0.2
 _GB = 1e9
 
 
@@ -53,14 +53,16 @@ def load_release(folder: Path) -> Loaded:
     return _loaded(folder, load_actor(folder, torch.float32).to(device))
 
 
-def load_spread(folder: Path, memory: int | None, overflow: Path) -> Loaded:
-    """The release in `folder`, whose layers stand on the GPU, in main memory, and where `memory`
-    bytes of that are full, in files, which are `overflow`'s or the release's own; None: what is
-    free."""
+def load_spread(
+    folder: Path, memory: int | None, overflow: Path, gpu_share: float = GPU_SHARE
+) -> Loaded:
+    """The release in `folder`, whose layers stand on the GPU (in that share of what is free), in
+    main memory, and where `memory` bytes of that are full, in files, which are `overflow`'s or the
+    release's own; None: what is free."""
     _require_model(folder)
     room: dict[str | int, int] = {"cpu": free_bytes("cpu") if memory is None else memory}
     if torch.cuda.is_available():
-        room[0] = int(GPU_SHARE * free_bytes("cuda"))
+        room[0] = int(gpu_share * free_bytes("cuda"))
     model = load_actor(
         folder,
         torch.float32,

@@ -26,6 +26,7 @@ from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
+from chatllama_pipeline.serving import loaded
 from chatllama_pipeline.serving.engine import sharded
 from chatllama_pipeline.serving.engine.ways import Way, open_release
 from chatllama_pipeline.settings import AssistantSettings
@@ -236,6 +237,23 @@ def test_zero_3_writes_what_generate_does_wherever_the_weights_stand(
     opened = open_release(folder, 2, Way("deepspeed", processes=1))
     try:
         assert ("main memory" if held == "cpu" else "on the GPU") in opened[1].name
+        assert_as_generate(opened, folder)
+    finally:
+        opened[1].close()
+
+
+def test_keys_and_values_that_stand_in_main_memory_give_what_generate_does(
+    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(Store(tmp_path / "store"), lively(tiny_base_folder, tmp_path, 0), "off").path
+    free = loaded.free_bytes
+    # Room for a layer on the GPU, and not for the model.
+    monkeypatch.setattr(
+        loaded, "free_bytes", lambda device: 400_000 if device == "cuda" else free(device)
+    )
+    opened = open_release(folder, 4, Way("offload"))
+    try:
+        assert {0, "cpu"} <= set(opened[0].model.hf_device_map.values())
         assert_as_generate(opened, folder)
     finally:
         opened[1].close()

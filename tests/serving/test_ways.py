@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from transformers import OPTConfig, OPTForCausalLM
 
@@ -69,15 +71,47 @@ def test_llama_cpp_writes_what_generate_does(llama: Opened, released: Released) 
     assert_as_generate(llama, released[1].path)
 
 
-def test_a_model_larger_than_its_memory_is_answered_from_disk(released: Released) -> None:
+@pytest.mark.parametrize("engine", ["accelerate", "offload"])
+def test_a_model_larger_than_its_memory_is_answered_from_disk(
+    released: Released, engine: str
+) -> None:
     folder = released[1].path
-    opened = open_release(folder, 2, Way("accelerate", memory=60_000))
+    opened = open_release(folder, 2, Way(engine, memory=60_000))
     places = set(opened[0].model.hf_device_map.values())
     try:
         assert "disk" in places
         assert_as_generate(opened, folder)
     finally:
         opened[1].close()
+
+
+@pytest.mark.parametrize("engine", ["accelerate", "offload"])
+def test_layers_that_stand_elsewhere_are_read_for_one_wave_at_a_time_by_offload_alone(
+    released: Released, engine: str
+) -> None:
+    release, writing = open_release(released[1].path, 4, Way(engine))
+    shapes: list[torch.Size] = []
+    release.model.register_forward_pre_hook(
+        lambda model, given, named: shapes.append(named["input_ids"].shape), with_kwargs=True
+    )
+
+    async def ask() -> list[Written]:
+        async with contextlib.aclosing(written(writing, job([5, 6], 100))) as first:
+            await anext(first)
+            others = asyncio.gather(*(last(writing, job([7, n], 2)) for n in (1, 2, 3)))
+            return [[told async for told in first][-1], *await others]
+
+    try:
+        told = asyncio.run(asyncio.wait_for(ask(), PATIENCE))
+    finally:
+        writing.close()
+    assert [(one.error, len(one.ids)) for one in told] == [("", 100), *[("", 2)] * 3]
+    # A prompt has two columns, what is written behind it one at a time.
+    begun = [step for step, shape in enumerate(shapes) if shape[1] == 2]
+    if engine == "offload":
+        assert begun == [0, 100] and shapes[100][0] == 3
+    else:
+        assert begun[1] < 100
 
 
 def test_llama_cpp_ends_at_stops_and_repeats_a_seeds_reply(llama: Opened) -> None:
@@ -191,4 +225,4 @@ def test_the_command_names_the_ways_there_are(
 ) -> None:
     assert set(ENGINES) == set(WAYS)
     result = CliRunner().invoke(serve, [NAME, "--memory", "2"])
-    assert "--memory goes with --engine accelerate alone" in result.output
+    assert "--memory goes with --engine accelerate and offload alone" in result.output

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chatllama_pipeline.store.versions import Store
 
 # `ways.WAYS`, which only torch could tell.
-ENGINES = ("pytorch", "accelerate", "deepspeed", "gguf")
+ENGINES = ("pytorch", "accelerate", "deepspeed", "offload", "gguf")
 _GB = 10**9
 
 
@@ -57,7 +57,7 @@ _GB = 10**9
     "--memory",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="Main memory for weights with --engine accelerate; the rest stays on disk.",
+    help="Main memory for weights with --engine accelerate or offload; the rest stays on disk.",
 )
 @click.option(
     "--processes",
@@ -105,8 +105,8 @@ def serve(
     from chatllama_pipeline.store.feedback import FeedbackLog
     from chatllama_pipeline.store.versions import Store, store_root
 
-    if memory is not None and engine != "accelerate":
-        raise click.UsageError("--memory goes with --engine accelerate alone")
+    if memory is not None and engine not in ("accelerate", "offload"):
+        raise click.UsageError("--memory goes with --engine accelerate and offload alone")
     if (processes, nvme) != (None, None) and engine != "deepspeed":
         raise click.UsageError("--processes and --nvme go with --engine deepspeed alone")
     store = Store(store_root())

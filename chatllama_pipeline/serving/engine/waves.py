@@ -28,6 +28,8 @@ class WavesEngine:
     """Up to `streams` rows at once; the rest wait for the end of one."""
 
     name = "batches that begin together"
+    # Whether all others wait for the end of the wave that is written.
+    one_at_a_time = False
 
     def __init__(
         self, model: Any, pad_id: int, streams: int, context: int, device: Any = None
@@ -96,6 +98,8 @@ class WavesEngine:
                 self._cancelled.clear()
                 self._changed.wait()
             room = self._streams - sum(len(wave.rows) for wave in waves)
+            if self.one_at_a_time and waves:
+                room = 0
             fresh = self._waiting[: max(room, 0)]
             del self._waiting[: len(fresh)]
             cancelled, self._cancelled = self._cancelled, set()

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from chatllama_pipeline.serving.engine.jobs import Engine
 from chatllama_pipeline.serving.engine.opening import open_engine
-from chatllama_pipeline.serving.loaded import Loaded, load_outline, load_release, load_spread
+from chatllama_pipeline.serving.loaded import (
+    GPU_SHARE_OF_MANY,
+    Loaded,
+    load_outline,
+    load_release,
+    load_spread,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,14 @@ def _spread(folder: Path, streams: int, way: Way) -> Opened:
     return release, SpreadEngine(release, streams, place)
 
 
+def _offloaded(folder: Path, streams: int, way: Way) -> Opened:
+    from chatllama_pipeline.serving.engine.spread import OffloadEngine
+
+    place = tempfile.TemporaryDirectory(prefix="chatllama-layers-")
+    release = load_spread(folder, way.memory, Path(place.name), GPU_SHARE_OF_MANY)
+    return release, OffloadEngine(release, streams, place)
+
+
 def _by_llama(folder: Path, streams: int, way: Way) -> Opened:
     from chatllama_pipeline.models.bases.exportable import require_exportable
     from chatllama_pipeline.serving.engine.llama import LlamaEngine
@@ -77,5 +91,6 @@ WAYS: dict[str, Callable[[Path, int, Way], Opened]] = {
     "pytorch": _in_memory,
     "accelerate": _spread,
     "deepspeed": _in_shards,
+    "offload": _offloaded,
     "gguf": _by_llama,
 }
