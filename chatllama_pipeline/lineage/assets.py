@@ -323,7 +323,7 @@ _DECLARED = [
     ),
     Asset(
         "actor_ppo",
-        code_version="8",
+        code_version="9",
         upstream=(
             "actor_sft",
             "reward_model",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,8 +13,11 @@ from torch import Tensor
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.settings.training.methods import MethodName
+from chatllama_pipeline.training.ppo.collect import Loop, score_pass
 from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.parts import PART_COST, alike
+from chatllama_pipeline.training.ppo.rollout import Rollout
 from chatllama_pipeline.training.ppo.update import (
     Experience,
     Whole,
@@ -68,6 +71,19 @@ def assert_equal_within(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, T
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_parts_of_like_length_change_nothing(
+    tiny_base_folder: Path, method: MethodName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experience = random_experience()
+    masks = experience.prompt_mask, experience.action_mask
+    assert len(alike(*masks, most=6)) == 1
+    whole = gradient(tiny_base_folder, experience, method)
+    monkeypatch.setitem(PART_COST, "cpu", 0)
+    assert len(alike(*masks, most=6)) > 3
+    assert_equal_within(gradient(tiny_base_folder, experience, method), whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_the_size_of_a_micro_batch_changes_nothing(
     tiny_base_folder: Path, size: int, method: MethodName
@@ -115,3 +131,44 @@ def test_actor_and_critic_one_after_the_other_learn_as_both_at_once(tiny_base_fo
     at_once = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
     assert torch.equal(at_once, apart)
     assert loss.item() == pytest.approx(figures[5].item(), rel=1e-6)
+
+
+def test_what_models_read_of_short_replies_is_not_padded_to_the_longest(
+    tiny_base_folder: Path,
+) -> None:
+    rows, prompt, longest, short = 32, 22, 48, 12
+    vocabulary, draws = 300, torch.Generator().manual_seed(0)
+    lengths = torch.where(torch.arange(rows) % 2 == 0, longest, short)
+    mask = torch.arange(longest) < lengths[:, None]
+    ids = torch.randint(vocabulary, (rows, prompt + longest), generator=draws)
+    prompts = ids[:, :prompt], torch.ones(rows, prompt, dtype=torch.bool)
+    zeros = torch.zeros(5, rows, longest)
+    experience = Experience(*prompts, ids[:, prompt:], mask, *zeros)
+    critic = fresh_critic(tiny_base_folder)
+    module = ActorCritic(load_actor(tiny_base_folder, torch.float32), critic).eval()
+    read: list[int] = []
+    for model in (module.actor, critic.base_model):
+        model.register_forward_pre_hook(
+            lambda part, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+        )
+    # The last response column predicts nothing.
+    needed = 2 * (rows * (prompt - 1) + int(lengths.sum()))
+
+    settings = PpoSettings()
+    minibatch_gradients(module, Accelerator(), experience, settings)
+    assert sum(read) == needed
+
+    read.clear()
+    reference = load_actor(tiny_base_folder, torch.float32).eval()
+    loop = Loop(
+        module, module, reference, cast(Any, None), cast(Any, None), settings, METHODS["ppo"],
+        Accelerator(), seed=0,
+    )  # fmt: skip
+    rollout = Rollout(ids[:, prompt:], mask, lengths < longest)
+    seen = score_pass(loop, *prompts, rollout)
+    assert sum(read) == needed
+    columns = (*prompts, ids[:, prompt:], mask)
+    with torch.no_grad():
+        whole = module(*columns, settings.temperature, True)
+    for found, expected in ((seen.logp_old, whole.logp), (seen.values_old, whole.values)):
+        torch.testing.assert_close(found[mask], expected[mask], rtol=1e-5, atol=1e-5)

@@ -156,7 +156,8 @@ class _Step:
         width = mask.shape[1] + columns
         places = torch.arange(width, device=mask.device)
         self.cos, self.sin = (
-            angles[0, :, None] for angles in decoder.rotary_emb(self.embedding.weight, places[None])
+            angles[0, :, None]
+            for angles in decoder.rotary_emb(self.embedding.weight.detach(), places[None])
         )
         self.width, self.position = mask.shape[1], mask.sum(1)
         self.mask: Tensor | None = None

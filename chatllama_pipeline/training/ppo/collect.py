@@ -30,7 +30,14 @@ from chatllama_pipeline.training.ppo import equations
 from chatllama_pipeline.training.ppo.log import Stopwatch
 from chatllama_pipeline.training.ppo.methods import Method
 from chatllama_pipeline.training.ppo.model import ActorCritic
-from chatllama_pipeline.training.ppo.rollout import Rollout, pad_left, row_chunks, sample_replies
+from chatllama_pipeline.training.ppo.parts import alike
+from chatllama_pipeline.training.ppo.rollout import (
+    Rollout,
+    pad_left,
+    rows_at_most,
+    sample_replies,
+    widened,
+)
 from chatllama_pipeline.training.terms.weighing import Term
 
 # (prompts, reply texts, reply ids with their stop token), B each -> scores [B]; [B,K] of K terms.
@@ -171,20 +178,27 @@ def _roll_out(loop: Loop, prompt_ids: list[list[int]], share: slice, iteration: 
 
 @torch.no_grad()
 def score_pass(loop: Loop, prompt_ids: Tensor, prompt_mask: Tensor, rollout: Rollout) -> Seen:
-    """Actor, reference and critic on a rollout, in chunks of rows."""
+    """Actor, reference and critic on a rollout, rows of like length at once; 0 behind a part."""
     response, temperature = rollout.response, loop.settings.temperature
-    columns = (prompt_ids, prompt_mask, response, rollout.action_mask)
-    parts: list[tuple[Any, ...]] = []
-    most = loop.settings.micro_batch_size
-    chunks = row_chunks(loop.models.actor, prompt_ids, response, most)
-    for rows in counted("reads what was written", chunks, len(chunks), "parts"):
+    most = rows_at_most(loop.models.actor, prompt_ids, response, loop.settings.micro_batch_size)
+    parts = alike(prompt_mask, rollout.action_mask, most)
+    seen: list[tuple[Tensor, ...]] = []
+    for rows in counted("reads what was written", parts, len(parts), "parts"):
+        prompt = prompt_mask[rows].any(0)
+        width = int(rollout.action_mask[rows].sum(1).max())
+        replies = response[rows, :width]
+        columns = (
+            prompt_ids[rows][:, prompt], prompt_mask[rows][:, prompt],
+            replies, rollout.action_mask[rows, :width],
+        )  # fmt: skip
         with loop.accelerator.autocast():
-            chunk = [column[rows] for column in columns]
-            scores = loop.models(*chunk, temperature, True)
-            logits = response_logits(loop.reference, *chunk, temperature=temperature)
-        logp_ref = equations.token_logp(logits, response[rows])
-        parts.append((scores.logp, logp_ref, scores.values, scores.entropy))
-    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            scores = loop.models(*columns, temperature, True)
+            logits = response_logits(loop.reference, *columns, temperature=temperature)
+        logp_ref = equations.token_logp(logits, replies)
+        found = (scores.logp, logp_ref, scores.values, scores.entropy)
+        seen.append(tuple(widened(column, response.shape[1], 0) for column in found))
+    inverse = torch.cat(parts).argsort()
+    return Seen(*(torch.cat(column)[inverse] for column in zip(*seen, strict=True)))
 
 
 def _rollout_of_all(accelerator: Accelerator, mine: Rollout, pad_id: int) -> Rollout:

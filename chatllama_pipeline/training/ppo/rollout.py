@@ -164,8 +164,8 @@ def sample_replies(
     width = max(part.response.shape[1] for part in parts)
     inverse = torch.tensor(order, device=generator.device).argsort()
     return Rollout(
-        torch.cat([_widened(part.response, width, pad_id) for part in parts])[inverse],
-        torch.cat([_widened(part.action_mask, width, False) for part in parts])[inverse],
+        torch.cat([widened(part.response, width, pad_id) for part in parts])[inverse],
+        torch.cat([widened(part.action_mask, width, False) for part in parts])[inverse],
         torch.cat([part.finished for part in parts])[inverse],
     )
 
@@ -174,21 +174,16 @@ def _reach(counter: Phase, done: int, rows: int, columns: int) -> None:
     counter.reach(done + rows * columns)
 
 
-def _widened(columns: Tensor, width: int, fill: int | bool) -> Tensor:
+def widened(columns: Tensor, width: int, fill: int | bool) -> Tensor:
+    """`columns[B,T]` with as many more behind them as `width` wants."""
     return torch.nn.functional.pad(columns, (0, width - columns.shape[1]), value=fill)
 
 
-def row_chunks(
-    model: Any, input_ids: Tensor, response: Tensor, most: int | None = None
-) -> list[slice]:
-    """Slices of rows so small that their logits `[rows,T,V]` may be held at once.
-
-    `most` caps them further.
-    """
-    total, columns = response.shape
+def rows_at_most(model: Any, input_ids: Tensor, response: Tensor, most: int | None = None) -> int:
+    """How many rows' logits `[rows,T,V]` may be held at once; `most` caps them further."""
+    columns = response.shape[1]
     row = shape_of(model).reading(input_ids.shape[1] + columns, columns)
-    rows = rows_at_once(row, most, read_bytes(input_ids.device.type))
-    return [slice(start, min(start + rows, total)) for start in range(0, total, rows)]
+    return rows_at_once(row, most, read_bytes(input_ids.device.type))
 
 
 @torch.inference_mode()
@@ -206,8 +201,10 @@ def response_logprobs(
     `input_ids[B,P]`, `attention_mask[B,P]`: the prompts, left-padded.
     """
     logp = []
-    for rows in row_chunks(model, input_ids, response):
-        columns = (input_ids, attention_mask, response, action_mask)
+    most = rows_at_most(model, input_ids, response)
+    columns = (input_ids, attention_mask, response, action_mask)
+    for start in range(0, len(response), most):
+        rows = slice(start, start + most)
         logits = response_logits(model, *(c[rows] for c in columns), temperature=temperature)
         logp.append(token_logp(logits, response[rows]))
     return torch.where(action_mask, torch.cat(logp), 0.0)

@@ -18,6 +18,7 @@ from chatllama_pipeline.training.distributed import by_deepspeed, share_of
 from chatllama_pipeline.training.guards import Guard
 from chatllama_pipeline.training.ppo import equations
 from chatllama_pipeline.training.ppo.methods import METHODS, Method, Part
+from chatllama_pipeline.training.ppo.parts import alike
 
 PPO = METHODS["ppo"]
 # The place of `update_kl` among the figures.
@@ -81,7 +82,8 @@ def minibatch_gradients(
     """Add the gradient of the minibatch's loss to the parameters' `.grad`.
 
     The loss is a sum over action tokens (or replies: as the method has it) divided by their number
-    in the whole minibatch, so the size of a micro-batch costs memory and changes nothing else.
+    in the whole minibatch, so the size of a micro-batch costs memory and changes nothing else. Rows
+    of like length share one, see `parts`.
     With several processes, `minibatch` holds this one's rows and `tokens` counts those of all; the
     figures are of all. Under DeepSpeed the last backward is the optimizer's step as well; it is
     skipped where the policy has moved further than `update_kl_limit`. `on_part` hears what share
@@ -91,15 +93,14 @@ def minibatch_gradients(
     tokens = minibatch.action_mask.sum() if tokens is None else tokens
     sums = torch.zeros(6, device=tokens.device)
     low, high = torch.ones_like(sums[0]), torch.ones_like(sums[0])
-    parts = torch.split(
-        torch.arange(rows, device=tokens.device), min(settings.micro_batch_size or rows, rows)
-    )
+    apart = ranks == 1 and not by_deepspeed(accelerator)
+    most = min(settings.micro_batch_size or rows, rows)
+    parts = alike(minibatch.prompt_mask, minibatch.action_mask, most, as_few=not apart)
     for number, index in enumerate(parts, 1):
         on_part(1 / len(parts) if number > 1 else 0.0)
         last = number == len(parts)
         # Wrapped for several processes, a module has one forward and one backward.
-        apart = method.has_critic and ranks == 1 and not by_deepspeed(accelerator)
-        alone = accelerator.backward if apart else None
+        alone = accelerator.backward if apart and method.has_critic else None
         whole = Whole(method, settings, tokens, rows * ranks, beta)
         loss, figures, ratio = _micro_loss(module, minibatch.rows(index), whole, alone)
         sums += figures
