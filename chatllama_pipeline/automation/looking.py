@@ -7,7 +7,8 @@ import dagster as dg
 from assets.assistant import tell
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.settings.folder import content_hash, load_assistant
-from chatllama_pipeline.store.versions import CURRENT, Store, store_root
+from chatllama_pipeline.store.manifests import CURRENT
+from chatllama_pipeline.store.versions import Store, store_root
 from chatllama_pipeline.store.views import MADE, VIEWS
 
 # Per instance and assistant, what stood there when this process last looked.
@@ -17,10 +18,12 @@ _LOOKED: dict[tuple[str, str], object] = {}
 def look(instance: dg.DagsterInstance, name: str) -> str | None:
     """Tell Dagster of an assistant whatever changed; returns why that can't be done, if so."""
     try:
-        there = (content_hash(name), _changed(store_root(), name))
+        store = Store(store_root())
+        store.look(name)
+        there = (content_hash(name), _changed(store.root, name))
         known = (str(instance.get_ref().to_dict()) if instance.is_persistent else "", name)
         if _LOOKED.get(known) != there:
-            tell(instance, load_assistant(name), Store(store_root()))
+            tell(instance, load_assistant(name), store)
             _LOOKED[known] = there
     except (ChatllamaError, OSError) as error:
         return f"{name} can't be looked at now: {error}"

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-APPROVALS = "_approvals"
+from chatllama_pipeline.store.manifests import APPROVALS
+from chatllama_pipeline.store.remote.mirror import mirror_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Rejection:
 def approve(store_root: Path, assistant: str, evaluation_version: str, by: str) -> Path:
     """Record that `by` approves what `evaluation_version` evaluated; returns the record's path."""
     path = _path(store_root, assistant, evaluation_version)
-    _write(path, {"by": by, "at": _now()})
+    _write(store_root, path, {"by": by, "at": _now()})
     return path
 
 
@@ -43,12 +44,15 @@ def is_approved(store_root: Path, assistant: str, evaluation_version: str) -> bo
 def reject(store_root: Path, assistant: str, model_version: str, by: str, back_to: str) -> None:
     """Record that `by` went back from the release of a model to another release."""
     path = _rejected(store_root, assistant, model_version)
-    _write(path, dataclasses.asdict(Rejection(by, _now(), back_to)))
+    _write(store_root, path, dataclasses.asdict(Rejection(by, _now(), back_to)))
 
 
 def accept(store_root: Path, assistant: str, model_version: str) -> None:
     """Take back a model's rejection, if there is one."""
-    _rejected(store_root, assistant, model_version).unlink(missing_ok=True)
+    path = _rejected(store_root, assistant, model_version)
+    if mirror := mirror_of(store_root):
+        mirror.drop_approval(f"{path.parent.name}/{path.name}")
+    path.unlink(missing_ok=True)
 
 
 def rejection(store_root: Path, assistant: str, model_version: str) -> Rejection | None:
@@ -61,7 +65,9 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _write(path: Path, record: dict[str, str]) -> None:
+def _write(store_root: Path, path: Path, record: dict[str, str]) -> None:
+    if mirror := mirror_of(store_root):
+        mirror.keep_approval(f"{path.parent.name}/{path.name}", json.dumps(record).encode())
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.new")
     with beside.open("w", encoding="utf-8") as handle:

@@ -1,9 +1,10 @@
-"""What a disk refuses, as the store's own error."""
+"""What a disk refuses, as the store's own error; when something on it was last written."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,11 @@ def writing(root: Path, what: str) -> Iterator[None]:
             f"{what} could not be written to {root}: {error.strerror}. Nothing was published; free "
             f"space there, make it writable, or set {ROOT_VARIABLE}"
         ) from error
+
+
+def last_written(folder: Path) -> float:
+    """When anything in a folder was last written (seconds since 1970); inf while it changes."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:  # somebody is at work in it
+        return math.inf

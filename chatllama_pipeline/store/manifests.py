@@ -16,8 +16,9 @@ from typing import Any, Self
 from chatllama_pipeline.progress import MEGABYTE, Phase, phase
 from chatllama_pipeline.records import Check, Curve
 
-# Who owns what no assistant does.
-SHARED = "_shared"
+# What things are called in a store: the owner of what no assistant owns, a version's manifest, the
+# pointer to the current one, the folder of a person's words.
+SHARED, MANIFEST, CURRENT, APPROVALS = "_shared", "manifest.json", "current.json", "_approvals"
 HASHED_AT_ONCE = 2**22
 LIBRARIES = ("dagster", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 

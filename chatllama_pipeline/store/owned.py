@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chatllama_pipeline.errors import StoreError
-from chatllama_pipeline.store.approvals import APPROVALS
-from chatllama_pipeline.store.manifests import SHARED
+from chatllama_pipeline.store.manifests import APPROVALS, SHARED
 from chatllama_pipeline.store.pool import Pool
+from chatllama_pipeline.store.remote.mirror import mirror_of
 from chatllama_pipeline.store.trials import TRIALS
 from chatllama_pipeline.store.views import VIEWS
 
@@ -38,6 +38,8 @@ def remove_owned(root: Path, assistant: str) -> list[tuple[Path, int]]:
     Raises StoreError, and removes nothing, while an asset of the assistant is being made.
     """
     with all_locked(root, assistant):
+        if mirror := mirror_of(root):
+            mirror.forget(assistant)
         gone = [(folder, _bytes(folder)) for folder in owned_folders(root, assistant)]
         for folder, _ in gone:
             shutil.rmtree(folder)

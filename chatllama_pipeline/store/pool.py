@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from chatllama_pipeline.progress import MEGABYTE, phase
-from chatllama_pipeline.store.manifests import PayloadFile, hash_file
+from chatllama_pipeline.store.manifests import MANIFEST, Manifest, PayloadFile, Version, hash_file
 
 FOLDER = "_files"
 # Smaller files take a block of the disk at most: little is gained by linking them.
@@ -134,6 +134,30 @@ def _is_whole(path: Path, file: PayloadFile) -> bool:
         return path.stat().st_size == file.size and hash_file(path, counter) == file.sha256
     except OSError:  # the disk can't read it
         return False
+
+
+def shared_by(root: Path, version: Version, file: PayloadFile) -> str:
+    """Which other versions of a store have a damaged file too, for the end of an error, or "".
+
+    They have it by another name of the same file.
+    """
+    damaged = version.path / file.path
+    if not damaged.is_file():
+        return ""
+    names = []
+    for manifest in sorted(root.glob(f"[!_]*/*/versions/*/{MANIFEST}")):
+        other = Version(manifest.parent, Manifest.read(manifest))
+        paths = [other.path / one.path for one in other.manifest.files]
+        if other.path != version.path and any(
+            path.is_file() and path.samefile(damaged) for path in paths
+        ):
+            names.append(other.name)
+    if not names:
+        return ""
+    return (
+        f". The same file is damaged in {', '.join(names)}: once it is made again for one, "
+        "making the others again takes it from there"
+    )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -22,7 +22,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,9 +34,11 @@ from typing import Any
 from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionError, StoreError
 from chatllama_pipeline.home import home
 from chatllama_pipeline.records import Outcome
-from chatllama_pipeline.store.disk import ROOT_VARIABLE, writing
+from chatllama_pipeline.store.disk import ROOT_VARIABLE, last_written, writing
 from chatllama_pipeline.store.history import How, Use, note_use, read_uses
 from chatllama_pipeline.store.manifests import (
+    CURRENT,
+    MANIFEST,
     SHARED,
     Manifest,
     PayloadFile,
@@ -49,18 +50,15 @@ from chatllama_pipeline.store.manifests import (
     utc_now,
     write_atomically,
 )
-from chatllama_pipeline.store.pool import Pool
-
-MANIFEST = "manifest.json"
-CURRENT = "current.json"
+from chatllama_pipeline.store.pool import Pool, shared_by
+from chatllama_pipeline.store.remote.mirror import cache_root, mirror_of
+from chatllama_pipeline.store.remote.objects import is_url
 
 
 def store_root() -> Path:
-    """The store's folder: `CHATLLAMA_STORE`, else `storage/` at home."""
+    """The store's folder: `CHATLLAMA_STORE`, a URL's cache, else `storage/` at home."""
     text = os.environ.get(ROOT_VARIABLE) or str(home() / "storage")
-    if "://" in text:
-        raise StoreError(f"{ROOT_VARIABLE}={text} is a URL; set it to a local folder")
-    return Path(text).absolute()
+    return cache_root(text) if is_url(text) else Path(text).absolute()
 
 
 def make_private(root: Path) -> None:
@@ -114,12 +112,19 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._pool = Pool(root)
+        self._mirror = mirror_of(root)
+
+    def look(self, assistant: str | None, *, at_once: bool = False) -> None:
+        """Take over what other machines made, where the versions stand in a bucket."""
+        if self._mirror:
+            self._mirror.look(assistant, at_once=at_once)
 
     def current(self, asset: str, assistant: str | None) -> Current | None:
         return self.standing(asset, assistant)
 
     def standing(self, asset: str, assistant: str | None) -> Current | None:
         """What is current for all, whatever a single run sees."""
+        self.look(assistant)
         path = self._folder(asset, assistant) / CURRENT
         return Current(**json.loads(path.read_text())) if path.is_file() else None
 
@@ -132,14 +137,18 @@ class Store:
         """A version by its id, not verified; None if it was never published."""
         folder = self._folder(asset, assistant) / "versions" / version
         manifest = folder / MANIFEST
+        if self._mirror and not manifest.is_file():
+            self._mirror.take_manifest(asset, assistant, version)
         return Version(folder, Manifest.read(manifest)) if manifest.is_file() else None
 
     def uses(self, asset: str, assistant: str | None) -> list[Use]:
         """How versions became current, oldest first; reusing the current one is no change."""
+        self.look(assistant)
         return read_uses(self._folder(asset, assistant))
 
     def versions(self, asset: str, assistant: str | None) -> list[Version]:
         """Every published version, newest first, not verified."""
+        self.look(assistant)
         folder = self._folder(asset, assistant) / "versions"
         manifests = folder.glob(f"*/{MANIFEST}")
         found = [Version(path.parent, Manifest.read(path)) for path in manifests]
@@ -158,8 +167,12 @@ class Store:
                     f"{asset}{whose} has no version {pin} (store.pins); those there are: {have}"
                 )
             raise AbsentError(f"{asset}{whose} was never made; materialize it first, or select '*'")
-        for file in version.damaged():
-            raise CorruptVersionError(version.fault(file) + self._shared(version, file))
+        damaged = list(version.damaged())
+        if self._mirror and damaged:
+            self._mirror.fetch(version, damaged)
+        elif damaged:
+            told = version.fault(damaged[0]) + shared_by(self.root, version, damaged[0])
+            raise CorruptVersionError(told)
         return version
 
     def make(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any], force: bool) -> Made:
@@ -170,11 +183,15 @@ class Store:
         """
         started = monotonic()
         with writing(self.root, recipe.asset), self._lock(recipe.asset, recipe.assistant):
+            self.look(recipe.assistant, at_once=True)
             version = None if force else self._reusable(recipe)
             reused = version is not None
             if version is None:
                 version = self._build(recipe, build, overrides)
                 self._pool.sweep()
+            if self._mirror:
+                self._mirror.publish(version)
+                self.look(recipe.assistant, at_once=True)
             metrics = version.manifest.metrics
             self._point(
                 recipe.asset,
@@ -195,6 +212,7 @@ class Store:
         """Make a version current that stands already; its maker's lock is waited for."""
         asset, assistant = version.manifest.asset, version.manifest.assistant
         with writing(self.root, asset), self._lock(asset, assistant):
+            self.look(assistant, at_once=True)
             current = Current(version.id, version.manifest.overrides, True, utc_now(), 0.0, 0.0)
             self._point(asset, assistant, current, "rolled back")
 
@@ -212,7 +230,10 @@ class Store:
 
     def remove(self, versions: Iterable[Version], folders: Iterable[Path] = ()) -> None:
         """Remove versions, folders of trackers and states, and the pool's files that they had."""
-        for version in versions:
+        gone = list(versions)
+        if self._mirror:
+            self._mirror.remove(gone)
+        for version in gone:
             # Without its manifest it is no version any more, whatever happens next.
             (version.path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(version.path, ignore_errors=True)
@@ -239,7 +260,7 @@ class Store:
             folder
             for place in (self.root / "_runs" / asset / owner, self.root / "_logs" / owner / asset)
             for folder in sorted(place.glob("*/"))
-            if folder.name not in standing and _last_written(folder) < min(since, before)
+            if folder.name not in standing and last_written(folder) < min(since, before)
         ]
 
     def _folder(self, asset: str, assistant: str | None) -> Path:
@@ -249,39 +270,26 @@ class Store:
         """Verify every file; returns those that are damaged and stand nowhere else in the store."""
         asset, assistant = version.manifest.asset, version.manifest.assistant
         with self._lock(asset, assistant):
-            damaged = list(version.damaged())
-            return self._pool.mend(version.path, damaged, maker_of(asset, assistant))
+            return self._lacking(version, maker_of(asset, assistant))
 
     def _reusable(self, recipe: Recipe) -> Version | None:
         maker = maker_of(recipe.asset, recipe.assistant)
         for version in self.versions(recipe.asset, recipe.assistant):
-            if version.manifest.fingerprint == recipe.fingerprint:
-                damaged = list(version.damaged())
-                # Where another version has the same file, nothing is made again for it.
-                if not self._pool.mend(version.path, damaged, maker):
-                    self._pool.take(version.path, version.manifest.files, maker)
-                    return version
+            same = version.manifest.fingerprint == recipe.fingerprint
+            # Where another version has the same file, nothing is made again for it.
+            if same and not self._lacking(version, maker):
+                self._pool.take(version.path, version.manifest.files, maker)
+                return version
         return None
 
-    def _shared(self, version: Version, file: PayloadFile) -> str:
-        """Which other versions have a damaged file too, for the end of an error; "" if none."""
-        damaged = version.path / file.path
-        if not damaged.is_file():
-            return ""
-        names = []
-        for manifest in sorted(self.root.glob(f"[!_]*/*/versions/*/{MANIFEST}")):
-            other = Version(manifest.parent, Manifest.read(manifest))
-            paths = [other.path / one.path for one in other.manifest.files]
-            if other.path != version.path and any(
-                path.is_file() and path.samefile(damaged) for path in paths
-            ):
-                names.append(other.name)
-        if not names:
-            return ""
-        return (
-            f". The same file is damaged in {', '.join(names)}: once it is made again for one, "
-            "making the others again takes it from there"
-        )
+    def _lacking(self, version: Version, maker: str) -> list[PayloadFile]:
+        """The files that are damaged, and can be had neither from the pool nor from a bucket."""
+        lacking = self._pool.mend(version.path, list(version.damaged()), maker)
+        if self._mirror and lacking:
+            with contextlib.suppress(CorruptVersionError):
+                self._mirror.fetch(version, lacking)
+                return []
+        return lacking
 
     def _build(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any]) -> Version:
         started = monotonic()
@@ -357,9 +365,14 @@ class Store:
 
     def _point(self, asset: str, assistant: str | None, current: Current, how: How) -> None:
         folder, before = self._folder(asset, assistant), self.standing(asset, assistant)
+        noted = how != "reused" or before is None or before.version != current.version
+        use = Use(current.version, current.at, how) if noted else None
+        if self._mirror:
+            seen = before.version if before else None
+            self._mirror.move(asset, assistant, seen, dataclasses.asdict(current), use)
         write_atomically(folder / CURRENT, dataclasses.asdict(current))
-        if how != "reused" or before is None or before.version != current.version:
-            note_use(folder, Use(current.version, current.at, how))
+        if use:
+            note_use(folder, use)
 
     @contextlib.contextmanager
     def _lock(self, asset: str, assistant: str | None, *, wait: bool = True) -> Iterator[None]:
@@ -381,10 +394,3 @@ class Store:
 def maker_of(asset: str, assistant: str | None) -> str:
     """Whom the lock lets make it: one at a time."""
     return f"{asset}.{assistant or SHARED}"
-
-
-def _last_written(folder: Path) -> float:
-    try:
-        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-    except FileNotFoundError:  # somebody is at work in it
-        return math.inf

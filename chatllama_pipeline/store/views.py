@@ -31,9 +31,9 @@ from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.folder import CONFIG_FILE, Assistant
 from chatllama_pipeline.store.disk import writing
 from chatllama_pipeline.store.history import How
-from chatllama_pipeline.store.manifests import SHARED, utc_now, write_atomically
+from chatllama_pipeline.store.manifests import CURRENT, SHARED, utc_now, write_atomically
 from chatllama_pipeline.store.places.start import clock_warning, require_sound
-from chatllama_pipeline.store.versions import CURRENT, Current, Store, make_private
+from chatllama_pipeline.store.versions import Current, Store, make_private
 
 VIEWS, BEGUN, MADE, ALIVE = "_views", "begun.json", "made", "alive"
 KEPT_SECONDS = 30 * 24 * 3600
@@ -138,6 +138,8 @@ def begin_run(
     taken over.
     """
     store, name = Store(root), assistant.name if assistant else None
+    for owner in {name, None}:
+        store.look(owner, at_once=True)
     if assistant is not None and not experiment and not take_over:
         require_ours(store, assistant)
     before = run_begun(root, name, continues) if continues else None

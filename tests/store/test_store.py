@@ -17,7 +17,7 @@ import pytest
 from chatllama_pipeline.errors import AbsentError, CheckError, CorruptVersionError, StoreError
 from chatllama_pipeline.records import Check, Curve, Outcome
 from chatllama_pipeline.store.manifests import PayloadFile, payload_version
-from chatllama_pipeline.store.versions import Build, Store, Workbench, store_root
+from chatllama_pipeline.store.versions import Build, Store, Workbench
 from chatllama_pipeline.store.views import begin_run
 from tests.store.recipes import never, prune, recipe, writes
 from tests.waiting import PATIENCE
@@ -302,12 +302,6 @@ def test_the_current_pointer_tells_how_the_last_run_came_to_it(store: Store) -> 
     current = store.current("actor_sft", "mine")
     assert current is not None
     assert (current.reused, current.overrides) == (True, {})
-
-
-def test_a_url_as_store_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHATLLAMA_STORE", "s3://bucket/store")
-    with pytest.raises(StoreError, match="CHATLLAMA_STORE=s3://bucket/store is a URL"):
-        store_root()
 
 
 def test_manifests_are_plain_json(store: Store) -> None:

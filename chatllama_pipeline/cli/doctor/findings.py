@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from chatllama_pipeline.cli.dagster_runs import DAGSTER_HOME, dagster_environment, home_command
-from chatllama_pipeline.errors import ChatllamaError, SettingsError
+from chatllama_pipeline.errors import ChatllamaError, SettingsError, StoreError
 from chatllama_pipeline.records import Finding
 
 DISTRIBUTION = "chatllama-pipeline"
@@ -71,6 +71,7 @@ def store() -> Iterator[Finding]:
     """Whether the store can be written, links, and has room."""
     from chatllama_pipeline.store.places.folder import LOW_DISK_BYTES, QUICK
     from chatllama_pipeline.store.places.folder import findings as tried_alone
+    from chatllama_pipeline.store.remote.mirror import mirror_of
     from chatllama_pipeline.store.versions import store_root
 
     root = store_root()
@@ -87,6 +88,13 @@ def store() -> Iterator[Finding]:
     if root.exists() and root.stat().st_mode & OTHERS:
         told = f"{root}: others on this machine may enter it: chmod 700 {root}, unless they shall"
         yield Finding("warning", "store", told)
+    if mirror := mirror_of(root):
+        try:
+            mirror.bucket.pointers(None)
+        except StoreError as error:
+            yield Finding("fault", "store", str(error))
+            return
+        yield Finding("ok", "store", f"{mirror.bucket.url}, by its cache {root}")
     free = shutil.disk_usage(place).free
     level: Literal["ok", "warning"] = "ok" if free >= LOW_DISK_BYTES else "warning"
     yield Finding(level, "store", f"{root}, {free / 1e9:.1f} GB free")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,12 +36,16 @@ def _findings(place: str | None) -> tuple[str, Iterator[Finding]]:
     """The place that is looked at, and what is found of it."""
     from chatllama_pipeline.store.places.bucket import bucket_findings
     from chatllama_pipeline.store.places.check import folder_findings
+    from chatllama_pipeline.store.remote.mirror import mirror_of
     from chatllama_pipeline.store.remote.objects import is_url
     from chatllama_pipeline.store.versions import make_private, store_root
 
     if place is None:
         root = store_root()
         make_private(root)
+        if mirror := mirror_of(root):
+            url = mirror.bucket.url
+            return url, itertools.chain(bucket_findings(url), folder_findings(root))
         return str(root), folder_findings(root)
     if is_url(place):
         return place, bucket_findings(place)

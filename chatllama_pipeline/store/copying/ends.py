@@ -11,14 +11,20 @@ from typing import Protocol
 
 from chatllama_pipeline.errors import CorruptVersionError, StoreError
 from chatllama_pipeline.store.adopting import copy_verified
-from chatllama_pipeline.store.approvals import APPROVALS
 from chatllama_pipeline.store.copying.receiving import ReceivingStore
 from chatllama_pipeline.store.history import merged
-from chatllama_pipeline.store.manifests import Manifest, PayloadFile, Version, hash_file
+from chatllama_pipeline.store.manifests import (
+    APPROVALS,
+    MANIFEST,
+    Manifest,
+    PayloadFile,
+    Version,
+    hash_file,
+)
 from chatllama_pipeline.store.places.start import require_sound
 from chatllama_pipeline.store.remote.bucket import Bucket, Pointer
 from chatllama_pipeline.store.remote.objects import is_url
-from chatllama_pipeline.store.versions import MANIFEST, Current, make_private
+from chatllama_pipeline.store.versions import Current, make_private
 
 
 class End(Protocol):

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from chatllama_pipeline.store.adopting import Fetch, fill
 from chatllama_pipeline.store.disk import writing
 from chatllama_pipeline.store.history import Use, merged, write_uses
-from chatllama_pipeline.store.manifests import SHARED, Manifest, write_atomically
-from chatllama_pipeline.store.versions import CURRENT, MANIFEST, Current, Store, maker_of
+from chatllama_pipeline.store.manifests import CURRENT, MANIFEST, SHARED, Manifest, write_atomically
+from chatllama_pipeline.store.versions import Current, Store, maker_of
 
 
 class ReceivingStore(Store):

@@ -101,8 +101,8 @@ def listed(objects: Objects, place: str) -> Finding:
     if [entry.key for entry in objects.list(f"{place}/listed/")] == [f"{place}/listed/1"]:
         return Finding("ok", what, "tell what was just written")
     told = (
-        "lag behind what was written: what was ever in use is found all the same, versions that "
-        "never were may be passed over for a while, and then be made again or not copied"
+        "lag behind what was written: what is in use is found all the same, other versions may be "
+        "passed over for a while, and then be made again or not copied"
     )
     return Finding("warning", what, told)
 

@@ -1,14 +1,13 @@
 """Versions in a bucket.
 
     <url>/files/<sha256>                            a payload file by its hash: each stands once
-    <url>/versions/<asset>/<owner>/<version>.json   a manifest: put last, once, if not there
+    <url>/versions/<owner>/<asset>/<version>.json   a manifest: put last, if none is there
     <url>/current/<owner>.json                      what is current of each asset, and its history
     <url>/approvals/<assistant>/<name>.json         a person's word
 
 The owner is an assistant or `_shared`. A version is there when its manifest is, and that is put
 after its files, in one request: a kill at any moment leaves the whole version or none. `current`
-is replaced only by who has seen what it replaces. Nothing rests on lists: what was ever current is
-found by its key.
+is replaced only by who has seen what it replaces, and found by its key, however lists lag.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from chatllama_pipeline.store.manifests import SHARED, Manifest, PayloadFile
 from chatllama_pipeline.store.remote.objects import Objects
 
 FILES, VERSIONS, CURRENT, APPROVALS = "files", "versions", "current", "approvals"
+# A file that nobody has goes when it is older than the first; one older than the second is sent
+# again by who publishes it anew, so that it doesn't go meanwhile.
+SWEPT, SENT_AGAIN = timedelta(days=1), timedelta(hours=12)
 # How often a pointer is tried anew where others move theirs in the same document.
 MOST_TRIES = 100
 # Where a payload file lies on this machine meanwhile.
@@ -63,22 +66,63 @@ class Bucket:
         stored = self.objects.get(key)
         return _manifest(key, stored.data) if stored else None
 
-    def publish(self, manifest: Manifest, at: AtHand) -> bool:
-        """Send the files that aren't there, then the manifest; False where that stood already.
+    def tags(self, assistant: str | None) -> Iterator[tuple[str, str]]:
+        """Key and tag of each manifest of an owner that the bucket lists."""
+        for entry in self.objects.list(f"{VERSIONS}/{assistant or SHARED}/"):
+            yield entry.key, entry.tag
 
+    def publish(self, manifest: Manifest, at: AtHand, *, newest: bool = False) -> bool:
+        """Send the files that aren't there, then the manifest; False where one stood already.
+
+        That one stays, unless this is the `newest`: the same files, made from something else.
         `at` has a payload file lie here, its hash verified.
         """
         self._send(manifest.files, at)
         data = json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True).encode()
         key = manifest_key(manifest.asset, manifest.assistant, manifest.version)
-        return self.objects.create(key, data)
+        if self.objects.create(key, data):
+            return True
+        stored = self.objects.get(key) if newest else None
+        if stored and _manifest(key, stored.data).fingerprint != manifest.fingerprint:
+            # Where another was faster, theirs is as good: the files are the same.
+            self.objects.replace(key, data, stored.tag)
+        return False
+
+    def remove(self, manifests: Iterable[Manifest]) -> None:
+        """Remove versions: first what names them, then the files that no other version has."""
+        gone = list(manifests)
+        self.objects.delete(manifest_key(one.asset, one.assistant, one.version) for one in gone)
+        self._sweep({file_key(file) for one in gone for file in one.files})
+
+    def forget(self, assistant: str) -> None:
+        """Remove all versions, pointers and approvals of an assistant."""
+        keys = [entry.key for entry in self.objects.list(f"{VERSIONS}/{assistant}/")]
+        stored = [self.objects.get(key) for key in keys]
+        files = {
+            file_key(file)
+            for key, each in zip(keys, stored, strict=True)
+            if each is not None
+            for file in _manifest(key, each.data).files
+        }
+        approvals = [f"{APPROVALS}/{assistant}/{name}" for name in self.approvals(assistant)]
+        self.objects.delete([_current_key(assistant), *keys, *approvals])
+        self._sweep(files)
+
+    def _sweep(self, keys: set[str]) -> None:
+        """Remove the files of that name that no version has, but young ones: who publishes now may
+        have found them there."""
+        used = {file_key(file) for manifest in self.manifests() for file in manifest.files}
+        old = datetime.now(UTC) - SWEPT
+        entries = [self.objects.entry(key) for key in sorted(keys - used)]
+        self.objects.delete(entry.key for entry in entries if entry and entry.written < old)
 
     def _send(self, files: Iterable[PayloadFile], at: AtHand) -> None:
         wanted = {file.sha256: file for file in files}
         counter = phase("sends files", sum(file.size for file in wanted.values()) / MEGABYTE, "MB")
         for file in wanted.values():
             there = self.objects.entry(file_key(file))
-            if there is None or there.size != file.size:
+            old = datetime.now(UTC) - SENT_AGAIN
+            if there is None or there.size != file.size or there.written < old:
                 with at(file) as path:
                     self.objects.send(path, file_key(file))
             counter.advance(file.size / MEGABYTE)
@@ -123,11 +167,17 @@ class Bucket:
         raise StoreError(f"{self.url}/{key}: others write it all the time; run the same again")
 
     def move(
-        self, asset: str, assistant: str | None, seen: str | None, current: dict[str, Any], use: Use
+        self,
+        asset: str,
+        assistant: str | None,
+        seen: str | None,
+        current: dict[str, Any],
+        use: Use | None,
     ) -> None:
         """Make a version current where `seen` (None: nothing) still is; of two at once one wins.
 
-        Raises StoreError, and moves nothing, where another was made current meanwhile.
+        `use` is its line in the history, if it gets one. Raises StoreError, and moves nothing,
+        where another was made current meanwhile.
         """
 
         def moved(before: Pointer) -> Pointer:
@@ -137,15 +187,20 @@ class Bucket:
                     f"{self.url}: another machine made {standing} of {asset} current meanwhile, so "
                     f"{current['version']} is kept and not in use; run again to build on what is"
                 )
-            uses = before.uses if standing == current["version"] else [*before.uses, use]
-            return Pointer(current, uses)
+            if use is None or use in before.uses:
+                return Pointer(current, before.uses)
+            return Pointer(current, [*before.uses, use])
 
         self.change(asset, assistant, moved)
 
-    def approvals(self) -> Iterator[str]:
-        """`<assistant>/<name>.json` of every approval and rejection that the bucket lists."""
-        for entry in self.objects.list(APPROVALS + "/"):
-            yield entry.key.removeprefix(APPROVALS + "/")
+    def approvals(self, assistant: str = "") -> Iterator[str]:
+        """The names of an assistant's approvals and rejections that the bucket lists.
+
+        Without an assistant those of all, as `<assistant>/<name>`.
+        """
+        place = f"{APPROVALS}/{assistant}/" if assistant else f"{APPROVALS}/"
+        for entry in self.objects.list(place):
+            yield entry.key.removeprefix(place)
 
     def approval(self, name: str) -> bytes | None:
         stored = self.objects.get(f"{APPROVALS}/{name}")
@@ -156,9 +211,20 @@ class Bucket:
         key = f"{APPROVALS}/{name}"
         return self.objects.entry(key) is None and self.objects.create(key, data)
 
+    def keep_approval(self, name: str, data: bytes) -> None:
+        """Keep it, in the place of one of that name."""
+        key = f"{APPROVALS}/{name}"
+        while not self.objects.create(key, data):
+            stored = self.objects.get(key)
+            if stored and self.objects.replace(key, data, stored.tag):
+                return
+
+    def drop_approval(self, name: str) -> None:
+        self.objects.delete([f"{APPROVALS}/{name}"])
+
 
 def manifest_key(asset: str, assistant: str | None, version: str) -> str:
-    return f"{VERSIONS}/{asset}/{assistant or SHARED}/{version}.json"
+    return f"{VERSIONS}/{assistant or SHARED}/{asset}/{version}.json"
 
 
 def file_key(file: PayloadFile) -> str:

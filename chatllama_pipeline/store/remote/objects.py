@@ -25,6 +25,7 @@ PART_BYTES = 8 * 2**20
 # A multipart upload has 10,000 parts at most.
 MOST_PARTS = 9_000
 READ_AT_ONCE = 2**22
+_CURE = "; make the version again, or copy it there from a store that has it"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Objects:
                     stream = self._store.get(key, options=options)
                 except FileNotFoundError as error:
                     self._require_bucket(error)
-                    raise CorruptVersionError(f"{self.url}/{key} is missing") from None
+                    raise CorruptVersionError(f"{self.url}/{key} is missing{_CURE}") from None
                 for chunk in stream.stream(min_chunk_size=READ_AT_ONCE):
                     file.write(chunk)
                     counter.advance(len(chunk) / MEGABYTE)
@@ -131,7 +132,7 @@ class Objects:
             found = hashlib.file_digest(whole, "sha256").hexdigest()
         if found != sha256:
             path.unlink()
-            raise CorruptVersionError(f"{self.url}/{key} hasn't the hash that names it")
+            raise CorruptVersionError(f"{self.url}/{key} hasn't the hash that names it{_CURE}")
 
     def entry(self, key: str) -> Entry | None:
         """What the bucket says of one object; None where there is none."""

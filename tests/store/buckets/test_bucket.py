@@ -162,8 +162,8 @@ def test_a_pointer_is_found_though_lists_lag_behind(url: str, s3: S3) -> None:
 
 def test_a_manifest_that_is_none_is_named(url: str) -> None:
     bucket = Bucket(url)
-    bucket.objects.create("versions/actor_sft/mine/aa.json", json.dumps({"a": 1}).encode())
-    with pytest.raises(StoreError, match=r"versions/actor_sft/mine/aa\.json .* is no manifest"):
+    bucket.objects.create("versions/mine/actor_sft/aa.json", json.dumps({"a": 1}).encode())
+    with pytest.raises(StoreError, match=r"versions/mine/actor_sft/aa\.json .* is no manifest"):
         bucket.manifest("actor_sft", "mine", "aa")
 
 
