@@ -41,7 +41,7 @@ from chatllama_pipeline.models.loading import (
     load_tokenizer,
     loading,
 )
-from chatllama_pipeline.models.memory.passes import batches, shape_of
+from chatllama_pipeline.models.memory.passes import batches, read_bytes, shape_of
 from chatllama_pipeline.models.positions import longest_row
 from chatllama_pipeline.progress import counted, phase
 from chatllama_pipeline.records import Prompt
@@ -348,7 +348,8 @@ def score_rows(
     order = sorted(range(len(rows)), key=lambda row: (len(rows[row].ids), row))
     lengths = [len(rows[row].ids) for row in order]
     counter = phase(f"{what} {len(rows):,} replies", sum(lengths), "tokens")
-    for part in batches(lengths, shape_of(model)):
+    bound = read_bytes(model.device.type)
+    for part in batches(lengths, shape_of(model), bound=bound):
         chosen = order[part]
         inputs = score_inputs(model, [rows[row] for row in chosen], pad_id)
         on_device = {name: value.to(model.device) for name, value in inputs.items()}

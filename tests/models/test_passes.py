@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, T5Config
 
+from chatllama_pipeline.models import heads
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_reward, score_rows
 from chatllama_pipeline.models.memory import passes
@@ -56,6 +57,8 @@ def test_long_rows_of_a_large_model_are_read_a_few_at_once() -> None:
     assert [len(range(*part.indices(70))) for part in batches([256] * 70, SMOLLM)] == [22] * 3 + [4]
     assert [part.stop - part.start for part in batches([256] * 3, SMOLLM, logits=True)] == [1] * 3
     assert [part.stop - part.start for part in batches([8] * 70, SMOLLM)] == [64, 6]
+    roomy = batches([256] * 70, SMOLLM, bound=2**40)
+    assert [part.stop - part.start for part in roomy] == [64, 6]
 
 
 def test_every_row_is_read_once_and_no_batch_is_larger_than_is_small() -> None:
@@ -93,6 +96,11 @@ def test_scores_do_not_depend_on_how_many_rows_are_read_at_once(
     monkeypatch.setattr(passes, "SMALL_BYTES", 3 * 16 * 4 * (10 * 32 + 4 * 96))
     torch.testing.assert_close(score_rows(model, rows, 0), together)
     assert sum(sizes) == 12 and max(sizes) > 1 and len(sizes) > 3
+    # As a GPU has it.
+    sizes.clear()
+    monkeypatch.setattr(heads, "read_bytes", lambda device: 2**30)
+    torch.testing.assert_close(score_rows(model, rows, 0), together)
+    assert sizes == [12]
 
 
 def test_more_passes_at_once_through_a_gpu_by_what_it_has_in_all(

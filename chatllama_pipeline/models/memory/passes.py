@@ -96,13 +96,18 @@ def read_bytes(device: str) -> int:
     return max(SMALL_BYTES, (total or 0) // GPU_SHARE)
 
 
-def batches(lengths: Sequence[int], shape: Shape, *, logits: bool = False) -> Iterator[slice]:
-    """Consecutive rows, of `lengths` in tokens, that are read without a gradient at once."""
+def batches(
+    lengths: Sequence[int], shape: Shape, *, logits: bool = False, bound: int | None = None
+) -> Iterator[slice]:
+    """Consecutive rows, of `lengths` in tokens, that are read without a gradient at once.
+
+    They need `bound` bytes at most, SMALL_BYTES if None.
+    """
     start = width = 0
     for row, length in enumerate(lengths):
         wider = max(width, length)
         row_bytes = shape.reading(wider, wider if logits else 0)
-        if row - start >= rows_at_once(row_bytes, MOST_ROWS):
+        if row - start >= rows_at_once(row_bytes, MOST_ROWS, bound):
             yield slice(start, row)
             start, wider = row, length
         width = wider
