@@ -5,10 +5,11 @@
 
 Both sides run the same weights, prompts, lengths, epochs and minibatches, with a reward model that
 reads the same ids, in processes of their own, in turns on a CPU and one after the other on a GPU.
-The first iteration of each warms up. `all rows full` and `half of the rows end at a quarter` are
-two rows; `best` is what each side does fastest here: bfloat16 where this machine multiplies faster
-so. trl comes from the package index into a virtual environment of its own, or, without a network,
-from a wheel. `--tiny` shows in a minute on a CPU that the GPU's part runs.
+The first iteration of each warms up. Once all rows are full, once half of them end at a quarter; at
+equal precision, and each side as it is fastest here: in bfloat16 where this machine multiplies
+faster so. Ours runs with the allocator that the pipeline gives its stages. trl comes from the
+package index into a virtual environment of its own, or, without a network, from a wheel. `--tiny`
+shows in a minute on a CPU that the GPU's part runs.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Side:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=where.environment(),
+                env=where.environment(allocator=name == "ours"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -121,26 +122,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
         unpacked = Path(folder) / "wheels"
         places = {"ours": HERE, "theirs": with_trl(options.trl_wheel, unpacked)}
-        for row, case in rows(options.sizes or list(CASES), options.tiny):
-            pairs = options.pairs or (2 if "gpu" in options.sizes else 7)
-            peak = begin(row, case)
-            compare(case, measure(case, places, pairs, peak, Path(folder)))
+        pairs = options.pairs or (2 if "gpu" in options.sizes else 7)
+        for row, cases in rows(options.sizes or list(CASES), options.tiny):
+            found: list[tuple[Case, dict[str, Side]]] = []
+            for case in cases:
+                peak = begin(row, case)
+                found.append((case, measure(case, places, pairs, peak, Path(folder))))
+                compare(*found[-1])
+            if len(found) > 1:
+                best(found)
 
 
-def rows(sizes: list[str], tiny: bool) -> Iterator[tuple[str, Case]]:
-    """What is compared of each size, and what it is called."""
+def rows(sizes: list[str], tiny: bool) -> Iterator[tuple[str, list[Case]]]:
+    """What is compared of each size, what it is called, in the ways that may be a side's best."""
     for size in sizes:
         if size == "gpu":
             case = TINY if tiny else GPU
-            for micro in (case.micro, case.minibatch):
-                yield f"all rows full, micro-batches of {micro}", replace(case, micro=micro)
+            yield "all rows full", [replace(case, micro=n) for n in (case.micro, case.minibatch)]
             continue
-        case = CASES[size]
-        pays = bfloat16_pays()
-        for early, row in ((False, "all rows full"), (True, "half of the rows end at a quarter")):
-            yield f"{row}, equal precision", replace(case, half_early=early)
-            if pays:
-                yield f"{row}, each side's best", replace(case, half_early=early, bfloat16=True)
+        ways = [CASES[size]]
+        if bfloat16_pays():
+            ways.append(replace(CASES[size], bfloat16=True))
+        yield "all rows full", ways
+        yield "half of the rows end at a quarter", [replace(way, half_early=True) for way in ways]
 
 
 def measure(
@@ -178,7 +182,8 @@ def begin(row: str, case: Case) -> float:
     print(
         f"{case.name}, {row}, {'bfloat16' if case.bfloat16 else 'float32'}: {case.prompts} prompts "
         f"of {case.prompt_tokens} tokens, {case.tokens} tokens written, {case.epochs} epochs of "
-        f"minibatches of {case.minibatch}; products at {peak / 1e9:,.0f} GFLOP/s at most"
+        f"minibatches of {case.minibatch}, {case.micro} rows at once; products at "
+        f"{peak / 1e9:,.0f} GFLOP/s at most"
     )
     heads = "".join(f"{name:>9}" for name in (*PHASES, "all", "tokens/s", "pairs/s", "of peak"))
     print(f"{'':5}{heads}  in update    MiB  over the models", flush=True)
@@ -222,11 +227,22 @@ def compare(case: Case, sides: dict[str, Side]) -> None:
     print(flush=True)
 
 
+def best(found: list[tuple[Case, dict[str, Side]]]) -> None:
+    """Print the ratio of the medians where each side runs as it is fastest here."""
+    chosen = {}
+    for name in SIDES:
+        case, sides = min(found, key=lambda pair: pair[1][name].median("all"))
+        how = f"{'bfloat16' if case.bfloat16 else 'float32'}, {case.micro} rows at once"
+        chosen[name] = (sides[name].median("all"), how)
+    (ours, our_way), (theirs, their_way) = chosen["ours"], chosen["theirs"]
+    print(f"each side's best: trl / ours {theirs / ours:.2f} (ours {our_way}; trl {their_way})\n")
+
+
 def bfloat16_pays() -> bool:
-    """Whether this CPU multiplies so much faster that both sides' best uses it; says so."""
+    """Whether this CPU multiplies so much faster that both sides try it; says so."""
     single, half = (products_per_second("cpu", half) for half in (False, True))
     print(f"bfloat16 multiplies at {half / single:.2f} times float32's speed here: "
-          f"{'taken' if half >= PAYS * single else 'not taken'} for each side's best")  # fmt: skip
+          f"{'tried' if half >= PAYS * single else 'not tried'}")  # fmt: skip
     return half >= PAYS * single
 
 

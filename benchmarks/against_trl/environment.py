@@ -13,6 +13,9 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from chatllama_pipeline.launch.allocator import allocator_environment
+from chatllama_pipeline.launch.child import child_environment, cores_at_hand
+
 VERSION = "1.12.0"
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("site-packages", "dist-packages")
@@ -24,12 +27,15 @@ class Interpreter(NamedTuple):
     python: Path
     path: tuple[Path, ...] = (ROOT,)
 
-    def environment(self) -> dict[str, str]:
-        """Of its processes: no network, no waiting in circles on busy machines."""
-        return os.environ | {
+    def environment(self, *, allocator: bool) -> dict[str, str]:
+        """Of its processes: that of the pipeline's stages, their `allocator` or not; no network."""
+        stages = child_environment(cores_at_hand())
+        if not allocator:
+            for name in allocator_environment(os.environ):
+                del stages[name]
+        return stages | {
             "PYTHONPATH": os.pathsep.join(map(str, self.path)),
             "HF_HUB_OFFLINE": "1",
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             "TRL_EXPERIMENTAL_SILENCE": "1",
         }
 
