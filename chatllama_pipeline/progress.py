@@ -73,6 +73,12 @@ def listening(progress: Progress) -> Iterator[None]:
         _LISTENER.reset(before)
 
 
+def saying() -> Callable[[str], None]:
+    """How to say a line to whoever listens now, from another thread too."""
+    progress = _LISTENER.get()
+    return progress.say if progress else lambda line: None
+
+
 class Phase:
     """Counts towards `total` of some `unit`; see `phase`."""
 

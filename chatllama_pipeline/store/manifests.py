@@ -17,8 +17,9 @@ from chatllama_pipeline.progress import MEGABYTE, Phase, phase
 from chatllama_pipeline.records import Check, Curve
 
 # What things are called in a store: the owner of what no assistant owns, a version's manifest, the
-# pointer to the current one, the folder of a person's words.
+# pointer to the current one, the folder of a person's words, that of a training's states.
 SHARED, MANIFEST, CURRENT, APPROVALS = "_shared", "manifest.json", "current.json", "_approvals"
+STATE = "state"
 HASHED_AT_ONCE = 2**22
 LIBRARIES = ("dagster", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 

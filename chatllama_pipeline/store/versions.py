@@ -294,7 +294,8 @@ class Store:
     def _build(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any]) -> Version:
         started = monotonic()
         run_folder = self.run_folder(recipe)
-        with self._staging(recipe) as staging:
+        states = self._mirror.states(run_folder) if self._mirror else contextlib.nullcontext()
+        with self._staging(recipe) as staging, states:
             outcome = build(Workbench(staging, run_folder, self.logs_folder(recipe)))
             failed = [check for check in outcome.checks if check.blocking and not check.passed]
             if failed:

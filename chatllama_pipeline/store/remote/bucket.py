@@ -4,6 +4,7 @@
     <url>/versions/<owner>/<asset>/<version>.json   a manifest: put last, if none is there
     <url>/current/<owner>.json                      what is current of each asset, and its history
     <url>/approvals/<assistant>/<name>.json         a person's word
+    <url>/states/<owner>/<asset>/<fingerprint>/     of an unfinished training (`states`)
 
 The owner is an assistant or `_shared`. A version is there when its manifest is, and that is put
 after its files, in one request: a kill at any moment leaves the whole version or none. `current`
@@ -27,6 +28,7 @@ from chatllama_pipeline.progress import MEGABYTE, phase
 from chatllama_pipeline.store.history import Use
 from chatllama_pipeline.store.manifests import SHARED, Manifest, PayloadFile
 from chatllama_pipeline.store.remote.objects import Objects
+from chatllama_pipeline.store.remote.states import STATES
 
 FILES, VERSIONS, CURRENT, APPROVALS = "files", "versions", "current", "approvals"
 # A file that nobody has goes when it is older than the first; one older than the second is sent
@@ -105,7 +107,8 @@ class Bucket:
             for file in _manifest(key, each.data).files
         }
         approvals = [f"{APPROVALS}/{assistant}/{name}" for name in self.approvals(assistant)]
-        self.objects.delete([_current_key(assistant), *keys, *approvals])
+        states = [entry.key for entry in self.objects.list(f"{STATES}/{assistant}/")]
+        self.objects.delete([_current_key(assistant), *keys, *approvals, *states])
         self._sweep(files)
 
     def _sweep(self, keys: set[str]) -> None:

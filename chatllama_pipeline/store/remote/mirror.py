@@ -31,6 +31,7 @@ from chatllama_pipeline.store.manifests import (
     CURRENT,
     MANIFEST,
     SHARED,
+    STATE,
     Manifest,
     PayloadFile,
     Version,
@@ -38,6 +39,12 @@ from chatllama_pipeline.store.manifests import (
 )
 from chatllama_pipeline.store.pool import Pool
 from chatllama_pipeline.store.remote.bucket import Bucket, Pointer
+from chatllama_pipeline.store.remote.states import (
+    STATES,
+    TrainingStates,
+    fetch_or_say,
+    sent_meanwhile,
+)
 
 MARK, SEEN = "_remote/store.json", "_remote/seen.json"
 CACHE_VARIABLE = "CHATLLAMA_STORE_CACHE"
@@ -112,13 +119,33 @@ class Mirror:
         with self._lock(maker):
             fill(version.path, files, self.bucket.fetch, self._pool, maker)
 
+    @contextlib.contextmanager
+    def states(self, run_folder: Path) -> Iterator[None]:
+        """Go on from the newest state of any machine, and let others go on from those made here.
+
+        `run_folder` is that of a recipe.
+        """
+        asset, owner, fingerprint = run_folder.parts[-3:]
+        states = self._states(asset, owner, fingerprint)
+        fetch_or_say(states)
+        with sent_meanwhile(states):
+            yield
+
+    def _states(self, asset: str, owner: str, fingerprint: str) -> TrainingStates:
+        folder = self.root / "_runs" / asset / owner / fingerprint / STATE
+        place = f"{STATES}/{owner}/{asset}/{fingerprint}"
+        return TrainingStates(self.bucket.objects, place, folder)
+
     def publish(self, version: Version) -> None:
-        """Have the bucket hold a version that stands here whole."""
+        """Have the bucket hold a version that stands here whole, and no state of it any more."""
 
         def at(file: PayloadFile) -> contextlib.AbstractContextManager[Path]:
             return contextlib.nullcontext(version.path / file.path)
 
-        self.bucket.publish(version.manifest, at, newest=True)
+        manifest = version.manifest
+        self.bucket.publish(manifest, at, newest=True)
+        owner = manifest.assistant or SHARED
+        self._states(manifest.asset, owner, manifest.fingerprint).clear()
 
     def move(
         self,

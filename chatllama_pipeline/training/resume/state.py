@@ -20,9 +20,9 @@ from typing import Any
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.records import StageSpec
-from chatllama_pipeline.store.manifests import hash_files, sync_file
+from chatllama_pipeline.store.manifests import STATE, hash_files, sync_file
 
-STATE, DAMAGED = "state", "state.damaged"
+DAMAGED = "state.damaged"
 MEBIBYTE = 2**20
 # Beyond the size of a state, what a training may still write of curves, logs and its payload.
 SPARE_BYTES = 64 * MEBIBYTE
