@@ -48,7 +48,8 @@ def load_release(folder: Path) -> Loaded:
         raise EngineError(
             f"{folder}: the model takes {needed / _GB:.1f} GB in float32, and {free / _GB:.1f} GB "
             "are free: `chatllama serve --engine gguf` holds it in half of that, "
-            "--engine accelerate leaves on disk what finds no room, and is slow"
+            "--engine accelerate leaves on disk what finds no room, and is slow, --engine offload "
+            "does so for many at once, and --engine deepspeed shares it out among GPUs"
         )
     return _loaded(folder, load_actor(folder, torch.float32).to(device))
 

@@ -75,13 +75,14 @@ def test_a_seeds_reply_is_the_same_and_one_that_is_cancelled_leaves_its_place(pa
 
 @pytest.mark.slow
 def test_a_lost_rank_ends_the_replies_and_the_others_with_the_reason(released: Released) -> None:
+    others = ranks()
     _, engine = open_release(released[1].path, 2, Way("deepspeed", processes=2))
-    before = ranks()
+    own = [one for one in ranks() if one not in others]
 
     async def ask() -> str:
         async with contextlib.aclosing(written(engine, job([5], 100))) as steps:
             await anext(steps)
-            last = next(one for one in before if one.environ()["RANK"] == "1")
+            last = next(one for one in own if one.environ()["RANK"] == "1")
             os.kill(last.pid, signal.SIGKILL)
             return [step async for step in steps][-1].error
 
@@ -91,7 +92,16 @@ def test_a_lost_rank_ends_the_replies_and_the_others_with_the_reason(released: R
             together(engine, [job([5])])
     finally:
         engine.close()
-    wait_until(lambda: not any(one.is_running() for one in before))
+    wait_until(lambda: not any(one.is_running() for one in own))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(Path("/usr/include/libaio.h").exists(), reason="libaio is here")
+def test_files_without_what_reads_them_are_refused_with_the_cure(
+    released: Released, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match=r"--nvme: .* apt-get install libaio-dev"):
+        open_release(released[1].path, 2, Way("deepspeed", nvme=tmp_path))
 
 
 def test_ranks_that_cannot_load_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

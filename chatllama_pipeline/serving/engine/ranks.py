@@ -219,8 +219,9 @@ async def lead(begin: Begin, shards: Shards, line: socket.socket) -> None:
 
     def listening(number: str) -> Callable[[Written], None]:
         def listen(told: Written) -> None:
-            fresh = told.ids[counts.get(number, 0) :]
-            counts[number] = len(told.ids)
+            if number not in counts:
+                return  # cancelled, and told before that
+            fresh, counts[number] = told.ids[counts[number] :], len(told.ids)
             if told.finished:
                 counts.pop(number)
             say({"number": number, "ids": fresh, "finished": told.finished, "error": told.error})
@@ -233,11 +234,13 @@ async def lead(begin: Begin, shards: Shards, line: socket.socket) -> None:
             told = json.loads(asked)
             if "cancel" in told:
                 engine.cancel(told["cancel"])
+                counts.pop(told["cancel"], None)
                 continue
             job = told["job"]
             settings = Sampling(**job.pop("sampling"))
             stops = frozenset(job.pop("stops"))
             work = Job(**job, stops=stops, sampling=settings)
+            counts[told["start"]] = 0
             engine.start(told["start"], work, listening(told["start"]))
     # The other ranks wait for a step that never comes: whoever started them ends them.
     os._exit(0)

@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import json
 import os
+import selectors
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,13 @@ class ShardedEngine:
         self.longest = shards.context
         self._shards, self._processes = shards, processes
         self._rows: dict[str, _Row] = {}
-        self._lock, self._ready, self._over = threading.Lock(), threading.Event(), ""
+        self._lock, self._saying = threading.Lock(), threading.Lock()
+        self._ready, self._over = threading.Event(), ""
         self._place = tempfile.TemporaryDirectory(prefix="chatllama-ranks-")
+        self._files = tempfile.TemporaryDirectory(prefix="weights-", dir=shards.nvme or None)
+        if shards.nvme:
+            # Another version's weights have the same names.
+            self._shards = replace(shards, nvme=self._files.name)
         self._socket, theirs = socket.socketpair()
         self._thread = threading.Thread(target=self._run, args=(theirs,), name="ranks", daemon=True)
         self._thread.start()
@@ -116,10 +122,11 @@ class ShardedEngine:
         self._thread.join()
         self._socket.close()
         self._place.cleanup()
+        self._files.cleanup()
 
     def _say(self, told: Mapping[str, Any]) -> None:
         # A rank that is gone is heard of by who reads.
-        with contextlib.suppress(OSError):
+        with self._saying, contextlib.suppress(OSError):
             self._socket.sendall(json.dumps(told).encode() + b"\n")
 
     def _run(self, theirs: socket.socket) -> None:
@@ -142,18 +149,17 @@ class ShardedEngine:
             self._end(self._last_words())
 
     def _hear(self, ranks: list[subprocess.Popen[bytes]]) -> None:
-        self._socket.settimeout(_LOOK_SECONDS)
         rest = b""
-        while not any(rank.poll() is not None for rank in ranks[1:]):
-            try:
-                read = self._socket.recv(_BYTES_AT_ONCE)
-            except TimeoutError:
-                continue
-            if not read:
-                return
-            *lines, rest = (rest + read).split(b"\n")
-            for line in lines:
-                self._take(json.loads(line))
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._socket, selectors.EVENT_READ)
+            while not any(rank.poll() is not None for rank in ranks[1:]):
+                if not waiting.select(_LOOK_SECONDS):
+                    continue
+                if not (read := self._socket.recv(_BYTES_AT_ONCE)):
+                    return
+                *lines, rest = (rest + read).split(b"\n")
+                for line in lines:
+                    self._take(json.loads(line))
 
     def _take(self, told: Mapping[str, Any]) -> None:
         if "refused" in told:
