@@ -46,6 +46,7 @@ CHECK_TEXTS = {
     "collapse": "Replies became no repetitions, didn't shrink, and went on ending.",
     "reward_cheats": "What training pays for is no empty, endless or flattering reply "
     "(checks.max_cheat_wins).",
+    "reward_hacking": "The gate's judge didn't fall on held-out prompts while the reward rose.",
     "release_gate": "The judge prefers the actor after PPO, within the limits on KL and length: "
     "what fails is held back, and the release before stays.",
     "reward_accuracy": "The reward model is right on unseen pairs (checks.min_reward_accuracy).",

@@ -33,7 +33,7 @@ from chatllama_pipeline.evaluation.incumbent import (
     answer_what_people_rated,
     meet_release,
 )
-from chatllama_pipeline.evaluation.judging import judge_replies, judges_what_it_paid
+from chatllama_pipeline.evaluation.judging import judge_replies
 from chatllama_pipeline.evaluation.known_answers import ask_known_questions
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
@@ -64,6 +64,8 @@ from chatllama_pipeline.statistics import bootstrap_interval, mean, preferences
 from chatllama_pipeline.training.ppo.equations import distinct_2
 from chatllama_pipeline.training.reward.report import RewardReport
 from chatllama_pipeline.training.terms.cheats import CheatsReport
+from chatllama_pipeline.training.watching.judges import judges_what_it_paid
+from chatllama_pipeline.training.watching.report import WatchReport
 
 ACTORS = ("actor_sft", "actor_ppo")
 TRAINED = ("actor_sft", "reward_model", "actor_ppo")
@@ -232,10 +234,11 @@ def _write(
     write_comparisons(output, comparisons)
     folder = spec.inputs.get("reward_model")
     trust = RewardReport.read(Path(folder)) if folder else None
-    cheats = CheatsReport.read(Path(spec.inputs["actor_ppo"]))
+    actor = Path(spec.inputs["actor_ppo"])
     page = render(
-        spec.assistant, settings, name, evaluation, curves, comparisons, trust, _said(spec), cheats
-    )
+        spec.assistant, settings, name, evaluation, curves, comparisons, trust, _said(spec),
+        CheatsReport.read(actor), WatchReport.read(actor),
+    )  # fmt: skip
     (output / REPORT_FILE).write_text(page, encoding="utf-8")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline.llm.judge.questions import LlmJudge
@@ -20,10 +19,7 @@ from chatllama_pipeline.llm.plans import Plan, estimate_lines
 from chatllama_pipeline.llm.providers import Judge
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Prompt
-from chatllama_pipeline.settings import AssistantSettings, RoleSettings
-from chatllama_pipeline.settings.training.rewards import JUDGE, REWARD_MODEL
 from chatllama_pipeline.statistics import mean, preferences
-from chatllama_pipeline.store.manifests import hash_file
 
 
 @dataclass(frozen=True)
@@ -107,26 +103,3 @@ def _compared(
         len(asked),
         judge.client.warnings(),
     )
-
-
-def judges_what_it_paid(settings: AssistantSettings, reward_model: Path) -> bool:
-    """Whether the gate's judge is a model that PPO was paid by, wherever it is copied."""
-    gate, rewards = settings.role("evaluation_judge"), settings.rewards
-    if rewards.pays_by(REWARD_MODEL) and is_reward_term(gate, reward_model):
-        return True
-    paying = settings.role("judge")
-    local = paying.provider == "transformers" and Path(paying.model).is_dir()
-    return local and rewards.pays_by(JUDGE) and is_reward_term(gate, Path(paying.model))
-
-
-def is_reward_term(role: RoleSettings, paying: Path) -> bool:
-    """Whether a judge is the model in a folder, which PPO is paid by: this folder, or weights."""
-    folder = Path(role.model)
-    if role.provider != "transformers" or not folder.is_dir():
-        return False
-    if folder.resolve() == paying.resolve():
-        return True
-    judging, terms = (
-        {hash_file(file) for file in place.glob("*.safetensors")} for place in (folder, paying)
-    )
-    return bool(judging & terms)

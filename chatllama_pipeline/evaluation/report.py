@@ -24,6 +24,7 @@ from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.reward.report import RewardReport
 from chatllama_pipeline.training.terms import RAW
 from chatllama_pipeline.training.terms.cheats import CheatsReport
+from chatllama_pipeline.training.watching.report import WatchReport
 
 NOT_MEASURED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -50,9 +51,29 @@ CHARTS = (
         0.5,
     ),
     Chart("PPO reward", "mean normalised score, by iteration", "actor_ppo", ("score",)),
-    Chart("KL", "nats per reply from SFT, by iteration", "actor_ppo", ("kl",), 0.0),
+    Chart(
+        "Reward against judge",
+        "means on held-out prompts, by iteration",
+        "actor_ppo",
+        ("watched_reward", "watched_judge"),
+        0.0,
+    ),
+    Chart("KL", "nats per reply from SFT, by iteration", "actor_ppo", ("kl", "watched_kl"), 0.0),
     Chart("Rubric during PPO", "mean of judge / 5, by iteration", "actor_ppo", ("rubric",), 0.0),
-    Chart("Reply length", "tokens, by PPO iteration", "actor_ppo", ("reply_tokens",), 0.0),
+    Chart(
+        "Reply length",
+        "tokens, by PPO iteration",
+        "actor_ppo",
+        ("reply_tokens", "watched_reply_tokens"),
+        0.0,
+    ),
+    Chart(
+        "Variety",
+        "different bigrams, and runs of 4 tokens that a reply repeats, by iteration",
+        "actor_ppo",
+        ("watched_distinct_2", "watched_repeated"),
+        0.0,
+    ),
 )
 
 
@@ -88,9 +109,11 @@ def render(
     reward_report: RewardReport | None = None,
     said: Said | None = None,
     cheats: CheatsReport | None = None,
+    watched: WatchReport | None = None,
 ) -> str:
     """The page. `curves` maps a stage to its curves; `judge` is None where nobody judged, `said`
-    where nobody said a word of the release in use, `cheats` where none were tried."""
+    where nobody said a word of the release in use, `cheats` where none were tried,
+    `watched` where no judge looked on."""
     environment = page_environment(Path(__file__).parent)
     figures, objective = evaluation.figures, settings.reward_config.objective
     return environment.get_template("report.html.jinja").render(
@@ -109,6 +132,8 @@ def render(
         charts=_charts(curves),
         reward_report=reward_report,
         cheats=cheats,
+        watched=watched,
+        followed=watched.samples[: settings.evaluation.table_rows // 2] if watched else [],
         sections=select(comparisons, settings.evaluation.table_rows),
     )
 

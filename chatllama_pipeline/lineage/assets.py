@@ -24,11 +24,12 @@ from chatllama_pipeline.lineage.groups import (
     REWARDS,
     SPLIT,
     TOKENIZER,
+    WATCH,
     WRITER,
 )
 from chatllama_pipeline.lineage.incumbent import RELEASE, incumbent
 from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_log
-from chatllama_pipeline.settings import SCRATCH, AssistantSettings
+from chatllama_pipeline.settings import SCRATCH, AssistantSettings, RoleSettings
 from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.training.methods import FROM_ROWS, SUPERVISED, reads
 from chatllama_pipeline.settings.training.rewards import JUDGE
@@ -71,13 +72,22 @@ def _reward_judge(given: Given) -> dict[str, Any]:
     settings = given.assistant.settings
     if settings.improve_by in FROM_ROWS or JUDGE not in settings.rewards.weights:
         return {}
-    role = settings.role("judge")
+    return {**_told_of(settings.role("judge")), "samples": settings.llm.judge_samples}
+
+
+def _watching_judge(given: Given) -> dict[str, Any]:
+    """The gate's judge, where it says which policy of a training is published."""
+    settings = given.assistant.settings
+    return {} if settings.watch_fault() else _told_of(settings.role("evaluation_judge"))
+
+
+def _told_of(role: RoleSettings) -> dict[str, Any]:
+    """All of a judge that can change its word."""
     judge = {key: getattr(role, key) for key in ASKED.split()} | {"omit": list(role.omit)}
     if (folder := Path(role.model)).is_absolute():
         files = sorted(file for file in folder.iterdir() if file.is_file())
         judge["model"] = {file.name: hash_file(file) for file in files}
-    rubric = [criterion.model_dump(mode="json") for criterion in role.rubric]
-    return {**judge, "rubric": rubric, "samples": settings.llm.judge_samples}
+    return {**judge, "rubric": [criterion.model_dump(mode="json") for criterion in role.rubric]}
 
 
 def _approved(given: Given) -> bool:
@@ -131,7 +141,9 @@ def _not_learned_from(settings: AssistantSettings) -> Collection[str]:
     unused: list[str] = []
     if settings.improve_by in SUPERVISED or not settings.rewards.cheat_prompts:
         unused += ["preference_data", "reward_training_data"]
-    if not (JUDGE in settings.rewards.weights and settings.role("judge").asks_a_model):
+    pays = JUDGE in settings.rewards.weights and settings.role("judge").asks_a_model
+    looks = not settings.watch_fault() and settings.role("evaluation_judge").asks_a_model
+    if not (pays or looks):
         unused.append("personal_data")  # Its templates are an LLM's to judge by.
     return unused
 
@@ -158,6 +170,8 @@ def _not_improved_by(settings: AssistantSettings) -> Collection[str]:
         uncounted |= {"actor_config.max_tokens", "actor_config.thoughts"}
     if method in SUPERVISED:
         uncounted.add("checks.max_cheat_wins")
+    if settings.watch_fault():
+        uncounted |= set(WATCH)
     if settings.trainer_config.replies_per_prompt == 1:
         uncounted.add("trainer_config.replies_per_prompt")
     return uncounted | {*_paid_as_ever(settings)}
@@ -323,7 +337,7 @@ _DECLARED = [
     ),
     Asset(
         "actor_ppo",
-        code_version="9",
+        code_version="10",
         upstream=(
             "actor_sft",
             "reward_model",
@@ -335,13 +349,16 @@ _DECLARED = [
         unused=_not_learned_from,
         settings=IMPROVEMENT,
         uncounted=_not_improved_by,
-        inputs=(Input("reward_judge", _reward_judge, REWARD_JUDGE, always=False),),
+        inputs=(
+            Input("reward_judge", _reward_judge, REWARD_JUDGE, always=False),
+            Input("watching_judge", _watching_judge, EVALUATION_JUDGE, always=False),
+        ),
         # How much memory the reward model's adapter takes.
         also_reads=(*keys("reward_config", "lora.r lora.target_modules"), *BATCHED),
     ),
     Asset(
         "evaluation",
-        code_version="10",
+        code_version="11",
         upstream=(
             "actor_sft",
             "actor_ppo",

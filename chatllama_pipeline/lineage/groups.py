@@ -30,6 +30,7 @@ METHOD = SUPERVISED + "peft_enable"
 # What the SFT actor is improved by, whatever the method.
 REWARDS = keys("rewards", "weights file")
 CHEATS = ("rewards.cheat_prompts", "checks.max_cheat_wins")
+WATCH = keys("trainer_config", "watch_every watch_prompts watch_falls")
 IMPROVEMENT = (
     "seed",
     "improve_by",
@@ -43,6 +44,7 @@ IMPROVEMENT = (
         "max_timesteps update_timesteps num_examples batch_size epochs precision collapse "
         "collapse_share attention peft_enable replies_per_prompt",
     ),
+    *WATCH,
     *REWARDS,
     *CHEATS,
     *keys("dpo_config", "beta label_smoothing " + METHOD),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from chatllama_pipeline.errors import ProviderError
@@ -48,5 +49,5 @@ def open_client(
         if role.batch:
             backend = BatchBackend(role, cache, scope)
         else:
-            backend = OpenAiBackend(role, cache.paid(scope))
+            backend = OpenAiBackend(role, partial(cache.paid, scope))
     return CachedClient(role, place, backend, cache, scope)

@@ -197,6 +197,24 @@ class AssistantSettings(Section):
             )
         return None
 
+    def watch_fault(self) -> str | None:
+        """What keeps the gate's judge from looking on while the actor is improved, if anything."""
+        every, gate = self.trainer_config.watch_every, self.role("evaluation_judge")
+        if self.improve_by in SUPERVISED:
+            return f"improve_by: {self.improve_by} climbs no reward"
+        if every == 0:
+            return "trainer_config.watch_every is 0"
+        if gate.provider == "none":
+            return "nobody plays evaluation.judge"
+        if gate.batch:
+            return f"{gate.key}.batch is true, which answers within a day"
+        if gate.provider == "transformers" and every is None:
+            return (
+                f"{gate.key} is a local model, which would stand in memory beside those of the "
+                "training; set trainer_config.watch_every to have it asked all the same"
+            )
+        return None
+
     @property
     def judge(self) -> str:
         """Who judges in evaluation: its own setting, else the provider."""

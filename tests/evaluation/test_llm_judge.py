@@ -13,13 +13,14 @@ import pytest
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.evaluation import compare
 from chatllama_pipeline.evaluation.figures import Evaluation, read_comparisons
-from chatllama_pipeline.evaluation.judging import is_reward_term, judge_replies
+from chatllama_pipeline.evaluation.judging import judge_replies
 from chatllama_pipeline.llm.client.requests import LlmRequest
 from chatllama_pipeline.llm.judge.questions import LlmJudge
 from chatllama_pipeline.llm.templates import Template
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.training.watching.judges import is_reward_term
 from tests.llm.answering import Answering, asked
 from tests.llm.openai_server import KEY, MODEL, OpenAiServer, prompt_text
 from tests.llm.small_talk import reply, words_between

@@ -18,12 +18,13 @@ from chatllama_pipeline.evaluation.figures import (
     write_comparisons,
 )
 from chatllama_pipeline.evaluation.report import MINUS, NOT_MEASURED, render, select
-from chatllama_pipeline.records import Curve
+from chatllama_pipeline.records import Curve, user_prompt
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.known_questions import KnownAnswers
 from chatllama_pipeline.training.reward.equations import CalibrationBin
 from chatllama_pipeline.training.reward.report import RewardReport, SourceReport
 from chatllama_pipeline.training.terms.cheats import CheatsReport, Tried
+from chatllama_pipeline.training.watching.report import Sample, WatchReport
 
 NOTHING = ActorFigures(None, None, None, None, None, None)
 
@@ -227,6 +228,27 @@ def test_what_cheats_are_paid_stands_beside_what_a_good_reply_is(
         in found.text
     )
     assert "deserve nothing" not in Page(page(make_figures(), Verdict(True, "fine"), [])).text
+
+
+def test_the_same_prompts_are_followed_through_training_with_what_was_said_of_each_reply(
+    make_figures: Callable[..., Figures],
+) -> None:
+    first = Sample(0, "<i>so</i>", True, -0.5, {"brief": -2.0}, 0.25, 0.0)
+    last = Sample(9, " ", False, 1.5, {"brief": None}, None, 3.25)
+    prompts = [(user_prompt(f"why {n}?"), [first, last]) for n in range(9)]
+    watched = WatchReport("rubric", 0, "the judge has fallen", prompts)
+    evaluation = Evaluation(make_figures(), Verdict(True, "fine"))
+    html = render("mia", AssistantSettings(), None, evaluation, {}, [], watched=watched)
+    text = Page(html).text
+    assert "the same 9 validation prompts" in text
+    assert "iteration 0, which it liked best; training ended early, for the judge has" in text
+    row = f"0 <i>so</i> {MINUS}0.50 {MINUS}2.00 0.25 0.00"
+    assert f"why 0? iteration reply paid brief judge KL {row}" in text
+    assert f"9 (empty reply) (cut off) 1.50 {NOT_MEASURED} {NOT_MEASURED} 3.25" in text
+    # Half as many prompts as replies stand side by side.
+    assert text.count(row) == html.count("<details") == 6
+    assert html.count('<tr class="published">') == 6
+    assert "Through training" not in page(make_figures(), Verdict(True, "fine"), [])
 
 
 def test_how_far_the_reward_model_can_be_trusted_is_shown_by_source(

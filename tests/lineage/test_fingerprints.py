@@ -119,6 +119,19 @@ def test_a_release_counts_its_gguf_files_and_the_templates_they_are_judged_by() 
     assert release(**llm, evaluation={"judge": "openai"})[1] == plain[1]
 
 
+def test_a_watch_counts_where_somebody_looks_on() -> None:
+    watch = {f"trainer_config.watch_{name}" for name in ("every", "prompts", "falls")}
+    judge = {"evaluation": {"judge": "rubric"}, "rubric": [{"name": "a", "says": "a"}]}
+    assert not watch & set(counted())
+    assert watch <= set(counted(**judge))
+    assert not watch & set(counted(improve_by="dpo", **judge))
+    assert not watch & set(counted(trainer_config={"watch_every": 0}, **judge))
+    model = {"provider": "openai", "model": "m", "price": "free"}
+    asked = AssistantSettings.model_validate({"evaluation": {"judge": model}})
+    # An LLM judges by the person's templates.
+    assert "personal_data" in ASSETS["actor_ppo"].upstream_for(asked)
+
+
 @pytest.mark.parametrize("method", ["ppo", "best_of_n", "dpo", "kto"])
 def test_a_reward_model_is_needed_where_somebody_is_paid_by_it(method: str) -> None:
     settings = AssistantSettings.model_validate({"improve_by": method})

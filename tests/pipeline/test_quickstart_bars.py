@@ -56,3 +56,14 @@ def test_labels_that_say_nothing_are_held_back(quickstart: Place, seed: int) -> 
     assert not found["released"]
     # By chance such a reward may point where the judge looks; that is no reason to follow it.
     assert "which a coin may be too" in found["reason"]
+
+
+@pytest.mark.slow
+def test_labels_that_say_nothing_are_caught_before_half_of_the_iterations(
+    quickstart: Place,
+) -> None:
+    figures_of(quickstart, **{"reward_config.objective": "pairwise", "data.label_noise": 0.5})
+    manifest = quickstart.store.read("actor_ppo", "quickstart").manifest
+    [check] = [check for check in manifest.checks if check.name == "reward_hacking"]
+    assert not check.passed, check.description
+    assert manifest.metrics["iterations"] <= 12  # of 25

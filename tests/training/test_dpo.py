@@ -140,6 +140,7 @@ def test_pairs_alone_teach_what_was_chosen(
         ("finite_loss", True),
         ("collapse", True),
         ("reward_cheats", True),
+        ("reward_hacking", True),
     ]
     assert (outcome.rows, outcome.metrics["dropped_too_long"]) == (8, 1)
     assert outcome.warnings[0].startswith("1 training and 0 validation pairs are longer than")

@@ -197,3 +197,9 @@ def test_distinct_2_counts_different_bigrams_within_replies() -> None:
     # (1,2) (2,1) (1,2) and (1,2): two different of four; none crosses from reply to reply
     assert equations.distinct_2([[1, 2, 1, 2], [1, 2], [7]]) == 0.5
     assert equations.distinct_2([[7]]) == 0
+
+
+def test_a_reply_repeats_itself_by_its_runs_of_four_tokens() -> None:
+    assert equations.repeated([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+    assert equations.repeated([7] * 9) == pytest.approx(5 / 6)
+    assert equations.repeated([1, 2, 3, 4, 5]) == equations.repeated([1, 1, 1]) == 0

@@ -215,6 +215,7 @@ def test_thumbs_alone_teach_what_was_found_good(
         ("finite_loss", True),
         ("collapse", True),
         ("reward_cheats", True),
+        ("reward_hacking", True),
     ]
     assert "kto writes no replies" in outcome.checks[2].description
     told = outcome.metrics

@@ -144,7 +144,7 @@ def test_the_payload_is_a_model_that_talks_a_critic_curves_and_samples(
     outcome = run(job, QUIET)
     output = Path(job.output)
     assert all(check.passed for check in outcome.checks)
-    names = ["memory_plan", "finite_loss", "collapse", "reward_cheats"]
+    names = ["memory_plan", "finite_loss", "collapse", "reward_cheats", "reward_hacking"]
     assert [check.name for check in outcome.checks] == names
     assert outcome.rows == 6 and outcome.warnings == []
     reply = pipeline("text-generation", str(output))("alpha", max_new_tokens=3)

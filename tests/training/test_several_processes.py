@@ -226,6 +226,30 @@ def test_two_processes_are_paid_by_functions_and_a_judge_as_one_is(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("adapters", [False, True], ids=["whole", "lora"])
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_two_processes_see_and_publish_what_one_does(
+    inputs: Path, tmp_path: Path, zero_stage: int, adapters: bool
+) -> None:
+    def watched(spec: StageSpec) -> None:
+        spec.settings["trainer_config"] |= {"watch_every": 1, "kl_beta": 0.0, "actor_lr": 0.01}
+        for section in ("actor_config", "trainer_config"):
+            spec.settings[section]["peft_enable"] = adapters
+
+    spec, one = run(Trial("actor_ppo", steps=12), inputs, tmp_path / "one", watched)
+    trial = Trial("actor_ppo", 2, zero_stage, steps=12)
+    other, two = run(trial, inputs, tmp_path / "two", watched)
+    expected, found = curves(one), curves(two)
+    assert len(found["watched_judge"]) == 4
+    for name in ("watched_judge", "watched_reward", "watched_kl", "watched_reply_tokens"):
+        assert largest_difference(found[name], expected[name]) < 1e-3, name
+    assert two.metrics["published_iteration"] == one.metrics["published_iteration"]
+    published, alone = (load_actor(job.output, torch.float32).state_dict() for job in (other, spec))
+    for name, weight in alone.items():
+        torch.testing.assert_close(published[name], weight, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
 def test_a_policy_that_moved_too_far_ends_the_update_under_deepspeed_too(
     inputs: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.client.cache import AnswerCache, Asked
@@ -95,27 +95,8 @@ class Keeper:
     def count_cached(self, requests: int) -> None:
         self._count(cached=requests)
 
-    def _count(
-        self,
-        *,
-        calls: int = 0,
-        cached: int = 0,
-        retried: int = 0,
-        failed: int = 0,
-        prompt_tokens: int = 0,
-        completion_tokens: int = 0,
-        usd: float | None = 0.0,
-    ) -> None:
-        old = self.ledger
-        self.ledger = Ledger(
-            calls=old.calls + calls,
-            cached=old.cached + cached,
-            retried=old.retried + retried,
-            failed=old.failed + failed,
-            prompt_tokens=old.prompt_tokens + prompt_tokens,
-            completion_tokens=old.completion_tokens + completion_tokens,
-            usd=None if old.usd is None or usd is None else old.usd + usd,
-        )
+    def _count(self, **what: Any) -> None:
+        self.ledger += Ledger(**what)
 
 
 class CachedClient:
@@ -269,11 +250,13 @@ def notes(role: RoleSettings) -> tuple[str, ...]:
 
 
 class OpenAiBackend:
-    """Concurrent calls to a server that speaks the OpenAI API."""
+    """Concurrent calls to a server that speaks the OpenAI API.
 
-    def __init__(self, role: RoleSettings, paid: float) -> None:
-        self._role = role
-        self._budget = Budget(role.max_usd, paid)
+    `paid` gives the US dollars paid so far, by whatever client shares the budget.
+    """
+
+    def __init__(self, role: RoleSettings, paid: Callable[[], float]) -> None:
+        self._role, self._paid = role, paid
         self._changes = Changes()
 
     def run(self, work: Sequence[Asked], keep: Keeper) -> None:
@@ -286,7 +269,7 @@ class OpenAiBackend:
                 call,
                 self._role,
                 tariff(self._role),
-                self._budget,
+                Budget(self._role.max_usd, self._paid()),
                 on_reply=keep.reply,
                 on_failure=keep.failure,
                 on_charge=keep.charge,

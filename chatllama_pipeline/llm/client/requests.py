@@ -100,6 +100,19 @@ class Ledger:
     completion_tokens: int = 0
     usd: float | None = 0.0
 
+    def __add__(self, other: Ledger) -> Ledger:
+        """What both did together."""
+        unknown = self.usd is None or other.usd is None
+        return Ledger(
+            self.calls + other.calls,
+            self.cached + other.cached,
+            self.retried + other.retried,
+            self.failed + other.failed,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            None if unknown else (self.usd or 0.0) + (other.usd or 0.0),
+        )
+
     def metrics(self) -> dict[str, Any]:
         """As a version's manifest and Dagster's metadata show it."""
         usd = self.usd if self.usd is None else round(self.usd, 6)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from chatllama_pipeline.settings.section import (
+    Count,
     NonNegative,
     Paths,
     Positive,
@@ -99,6 +100,17 @@ class PpoSettings(TrainedSection):
     )
     collapse_share: Share = Field(
         default=0.3, description="of the first iterations' variety or length, below which they have"
+    )
+    watch_every: Count | None = Field(
+        default=None,
+        description="iterations between looks of the gate's judge at replies to held-out prompts; "
+        "null: a tenth of all, but for a local model as judge; 0: it never looks",
+    )
+    watch_prompts: Positive = Field(default=64, description="held-out prompts of a look, at most")
+    watch_falls: Positive | None = Field(
+        default=2,
+        description="looks in a row at which the judge has fallen while the reward rose, that end "
+        "the training; null: none do",
     )
     checkpoint_steps: Positive = Field(
         default=160, description="timesteps between saves of the resume state"

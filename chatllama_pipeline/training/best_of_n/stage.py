@@ -38,7 +38,7 @@ from chatllama_pipeline.training.best_of_n.sampling import (
 )
 from chatllama_pipeline.training.course import Task
 from chatllama_pipeline.training.distributed import place, rank
-from chatllama_pipeline.training.offline import load_policy, no_cheats, no_replies
+from chatllama_pipeline.training.offline import load_policy, no_climb, no_replies
 from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.ppo.preparation import Prompts, read_prompts
 from chatllama_pipeline.training.sft.stage import (
@@ -119,7 +119,7 @@ def _improve(
             **training.last_figures,
             **asking_metrics,
         },
-        checks=[plan.fits, training.finite_loss, no_replies("best_of_n"), no_cheats("best_of_n")],
+        checks=[plan.fits, training.finite_loss, no_replies("best_of_n"), *no_climb("best_of_n")],
         curves=training.curves,
         warnings=[*plan.before.warnings, *training.warnings, *asking_warnings],
     )

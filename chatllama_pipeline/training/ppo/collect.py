@@ -39,6 +39,7 @@ from chatllama_pipeline.training.ppo.rollout import (
     widened,
 )
 from chatllama_pipeline.training.terms.weighing import Term
+from chatllama_pipeline.training.watching.looks import Answers
 
 # (prompts, reply texts, reply ids with their stop token), B each -> scores [B]; [B,K] of K terms.
 Reward = Callable[[list[Prompt], list[str], list[list[int]]], Tensor]
@@ -158,6 +159,42 @@ def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
             texts if accelerator.num_processes == 1 else gather_object(texts),
             gather_rows(accelerator, scores),
         )
+
+
+def answers(loop: Loop, prompt_ids: Sequence[list[int]]) -> Answers:
+    """The policy's replies to prompts that it doesn't learn from, by one process alone.
+
+    It must have whole weights. The chances are the same each time, so that what differs from one
+    policy to the next is the policy. No more is sampled at once than in an iteration's rollout.
+    """
+    settings, task, device = loop.settings, loop.task, loop.accelerator.device
+    share = settings.rollouts_per_iteration // loop.accelerator.num_processes
+    generator = torch.Generator(device).manual_seed(stage_seed(loop.seed, "held-out replies"))
+    with loop.accelerator.autocast():
+        rollout = sample_replies(
+            loop.models.actor,
+            prompt_ids,
+            rollout_batch_size=settings.rollout_batch_size or share,
+            max_new_tokens=task.max_new_tokens,
+            temperature=settings.temperature,
+            stop_ids=task.stop_ids,
+            pad_id=task.pad_id,
+            generator=generator,
+        )
+    ids, mask = (columns.to(device) for columns in pad_left(prompt_ids, task.pad_id))
+    seen = score_pass(loop, ids, mask, rollout)
+    kl = torch.where(rollout.action_mask, equations.k1(seen.logp_old, seen.logp_ref), 0.0).sum(1)
+    replies = rollout.reply_ids()
+    read = task.decode(replies)
+    ended = zip(rollout.finished.tolist(), read, strict=True)
+    return Answers(
+        texts=[text or "" for text in read],
+        finished=[end and text is not None for end, text in ended],
+        tokens=[len(reply) for reply in replies],
+        kl=kl.tolist(),
+        distinct_2=equations.distinct_2(replies),
+        repeated=sum(map(equations.repeated, replies)) / len(replies),
+    )
 
 
 def _roll_out(loop: Loop, prompt_ids: list[list[int]], share: slice, iteration: int) -> Rollout:

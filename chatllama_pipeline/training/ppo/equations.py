@@ -243,3 +243,12 @@ def distinct_2(replies: Sequence[Sequence[int]]) -> float:
     """Different bigrams over all bigrams in the token ids of `replies`; 0 where there are none."""
     bigrams = [pair for reply in replies for pair in itertools.pairwise(reply)]
     return len(set(bigrams)) / len(bigrams) if bigrams else 0.0
+
+
+def repeated(reply: Sequence[int], length: int = 4) -> float:
+    """The share of a reply's runs of `length` tokens that it has had before, 0 of a shorter reply.
+
+    seq-rep-4 of Welleck et al. 2019, "Neural text generation with unlikelihood training".
+    """
+    runs = [tuple(reply[start : start + length]) for start in range(len(reply) - length + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0

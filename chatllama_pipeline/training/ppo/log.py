@@ -62,6 +62,11 @@ class PpoLog:
         wanted = names or tuple(self.curves)
         return {name: self.curves[name][-1][1] for name in wanted if name in self.curves}
 
+    def of(self, iteration: int) -> dict[str, float]:
+        """The figures of that iteration, of the curves that end there."""
+        ends = {name: points[-1] for name, points in self.curves.items()}
+        return {name: value for name, (at, value) in ends.items() if at == iteration}
+
     def as_curves(self) -> list[Curve]:
         return [Curve(name, points) for name, points in sorted(self.curves.items())]
 

@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -16,20 +17,28 @@ from chatllama_pipeline.errors import ChatllamaError, DataError, ProviderError
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
-from chatllama_pipeline.training.distributed import agree, load_whole, whole_weights
+from chatllama_pipeline.training.distributed import agree, by_one, load_whole, whole_weights
 from chatllama_pipeline.training.guards import Collapse, Guard
 from chatllama_pipeline.training.ppo import equations
-from chatllama_pipeline.training.ppo.collect import Collected, Loop, Task, collect
+from chatllama_pipeline.training.ppo.collect import Collected, Loop, Task, answers, collect
 from chatllama_pipeline.training.ppo.equations import KlController
 from chatllama_pipeline.training.ppo.log import PpoLog, Stopwatch, rollout_figures
 from chatllama_pipeline.training.ppo.methods import METHODS, Judged, Method
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.update import Experience, update
-from chatllama_pipeline.training.resume.snapshot import Engine, Layout, Snapshot
+from chatllama_pipeline.training.resume.snapshot import (
+    Engine,
+    Layout,
+    Snapshot,
+    best_weights,
+    bring_back_best,
+)
 from chatllama_pipeline.training.resume.state import States
 from chatllama_pipeline.training.stopping import StopSignals, stopped
 from chatllama_pipeline.training.terms.weighing import Earned, Scales
 from chatllama_pipeline.training.trackers import Trackers
+from chatllama_pipeline.training.watching.looks import WATCHED, Watched
+from chatllama_pipeline.training.watching.watch import Watch
 
 ADAM_EPS = 1e-5
 # Learning rates fall linearly to this share of their first value.
@@ -46,6 +55,7 @@ class Training:
     collapse: Collapse = field(default_factory=Collapse)
     log: PpoLog = field(default_factory=PpoLog)
     scales: Scales = field(default_factory=Scales)
+    watched: Watched = field(default_factory=Watched)
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     warnings: list[str] = field(default_factory=list)
     # A context in which every process has all weights of the trained models.
@@ -85,6 +95,7 @@ def train(
     progress: Progress,
     states: States | None = None,
     open_trackers: Callable[..., Trackers] | None = None,
+    watch: Watch | None = None,
 ) -> Training:
     """Train `module` in place by `method` against the frozen `reference`.
 
@@ -92,7 +103,8 @@ def train(
     there every `checkpoint_steps` timesteps and `checkpoint_seconds`, and continued from there.
     Too many non-finite losses in a row end it early, as collapsed replies may: see guard and
     collapse. Raises StoppedError after a SIGTERM, its state saved. `open_trackers(steps_done=...)`
-    gives the trackers of each iteration's figures.
+    gives the trackers of each iteration's figures. With a `watch`, which needs `states`, the judge
+    looks on, may end the training, and `module` is in the end the policy that it liked best.
     """
     state = Training(KlController(settings.kl_beta, settings.kl_target, settings.kl_horizon))
     layout = Layout.prepared_by(accelerator)
@@ -102,6 +114,8 @@ def train(
         progress.say(f"continues after iteration {state.iterations_done}")
         state.warnings += filter(None, [snapshot.continued_in(layout)])
         load_whole(module, snapshot.weights())
+    if states is not None and accelerator.is_main_process:
+        bring_back_best(snapshot, states.run_folder)
     prepared, optimizer = accelerator.prepare(module, make_optimizer(module, settings))
     prepared.eval()
     # DeepSpeed's bfloat16 holds weights of that type: the reference reads as the policy does.
@@ -117,25 +131,32 @@ def train(
         if trackers is not None:
             stack.enter_context(trackers)
         keeper = Keeper(states, engine, signals, settings)
+        looking = partial(_look, loop, state, keeper, watch, progress)
+        looking()
         while not _is_over(state, settings):
             _iterate(loop, state, keeper)
+            looking()
             done = state.iterations_done
             figures = state.log.newest("score", "kl", "reply_tokens")
             progress.step(done, settings.iterations, **figures)
             if trackers is not None:
-                trackers.log(done, state.log.newest())
+                trackers.log(done, state.log.of(done))
             # What follows the last iteration may be killed as well; nothing follows bad losses.
             ending = _is_over(state, settings)
             if not ending or state.guard.passed:
                 warn = progress.say if ending else state.warnings.append
                 keeper.save_if_due(state, _due(done, settings) or ending, warn)
     state.warnings += trackers.warnings if trackers is not None else []
+    best = state.watched.best_look
+    if best is not None and states is not None and best.iteration < state.iterations_done:
+        load_whole(module, best_weights(states.run_folder), prepared)
     return state
 
 
 def _is_over(state: Training, settings: PpoSettings) -> bool:
     collapsed = settings.collapse == "stop" and state.collapse.found is not None
-    return state.iterations_done >= settings.iterations or state.guard.tripped or collapsed
+    ended = state.guard.tripped or collapsed or state.watched.stopped is not None
+    return state.iterations_done >= settings.iterations or ended
 
 
 @dataclass
@@ -176,6 +197,32 @@ class Keeper:
             return False
         with state.stopwatch.phase("save"):
             return self.engine.save(self.states, _counts(state), warn)
+
+
+def _look(
+    loop: Loop, state: Training, keeper: Keeper, watch: Watch | None, progress: Progress
+) -> None:
+    """Where a look is due, one process looks for all; what the judge likes best is kept."""
+    done, watched = state.iterations_done, state.watched
+    if watch is None or keeper.states is None or watched.has(done) or not state.guard.passed:
+        return
+    if not watch.is_due(done, last=_is_over(state, loop.settings)):
+        return
+    try:
+        with state.stopwatch.phase("watch"), whole_weights(loop.prepared):
+            look = by_one(loop.accelerator, lambda: watch.look(done, answers(loop, watch.ids)))
+    except (DataError, ProviderError) as error:
+        keeper.leave(state, error)
+    pay = watch.pay_by(state.scales)
+    if watched.record(look, pay, watch.falls):
+        keeper.engine.save_best(keeper.states.run_folder)
+    # Anew each time: the scale of a reward's terms is known after some iterations only.
+    state.log.curves.update(watched.curves(pay))
+    seen = state.log.newest("watched_judge", "watched_reward", "watched_kl")
+    told = ", ".join(f"{name.removeprefix(WATCHED)} {value:.3g}" for name, value in seen.items())
+    progress.say(f"{watch.name} looked after iteration {done}: {told}")
+    if watched.stopped is not None:
+        progress.say(f"training ends: {watched.stopped}")
 
 
 def _iterate(loop: Loop, state: Training, keeper: Keeper) -> None:
@@ -259,6 +306,7 @@ def _counts(state: Training) -> dict[str, Any]:
         "collapse": dataclasses.asdict(state.collapse),
         "log": dataclasses.asdict(state.log),
         "scales": dataclasses.asdict(state.scales),
+        "watched": dataclasses.asdict(state.watched),
     }
 
 
@@ -269,6 +317,7 @@ def _read(counts: dict[str, Any], state: Training) -> None:
     state.collapse = Collapse(**counts["collapse"])
     state.log = PpoLog(**counts["log"])
     state.scales = Scales(**counts["scales"])
+    state.watched = Watched.read(counts["watched"])
 
 
 def _due(done: int, settings: PpoSettings) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.data.tables import as_prompt, read_split
+from chatllama_pipeline.data.tables import as_prompt, read_split, rows_by_hash
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.bases.preflight import prompt_room
 from chatllama_pipeline.models.chat.template import shortened_prompt
@@ -79,6 +79,21 @@ def _critic(known: Beginning, sft: Path, reward_model: Path) -> dict[str, Path]:
         known.tokenizer, load_tokenizer(reward_model)
     )
     return {"critic": reward_model if alike else sft}
+
+
+def held_out_prompts(folder: Path, tokenizer: Any, longest: int, most: int) -> Prompts:
+    """At most `most` validation prompts of at most `longest` tokens, in the order of their hash."""
+    messages: list[Prompt] = []
+    ids: list[list[int]] = []
+    for row in rows_by_hash(folder, "validation"):
+        if len(ids) == most:
+            break
+        prompt = as_prompt(row["prompt"])
+        tokens, _ = shortened_prompt(tokenizer, prompt, longest)
+        if len(tokens) <= longest:
+            messages.append(prompt)
+            ids.append(tokens)
+    return Prompts(messages, ids, 0, 0)
 
 
 def read_prompts(

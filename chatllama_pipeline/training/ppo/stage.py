@@ -26,21 +26,31 @@ from chatllama_pipeline.training.distributed import (
     deepspeed_settings,
     once_for_all,
     prepare_processes,
+    rank,
 )
 from chatllama_pipeline.training.plan import TrainingPlan
 from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import Training, train
 from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic
-from chatllama_pipeline.training.ppo.preparation import Prompts, prepare
+from chatllama_pipeline.training.ppo.preparation import Prompts, held_out_prompts, prepare
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.resume.snapshot import require_room
 from chatllama_pipeline.training.resume.state import States, made_from
-from chatllama_pipeline.training.terms.asking import Asking, Scorer, open_of_stage
-from chatllama_pipeline.training.terms.cheats import cheats_check, try_reward
+from chatllama_pipeline.training.terms.asking import (
+    Asking,
+    Scorer,
+    open_of_stage,
+    paid_for,
+    terms_of,
+)
+from chatllama_pipeline.training.terms.cheats import Paid, cheats_check, try_reward
 from chatllama_pipeline.training.trackers import Trackers
+from chatllama_pipeline.training.watching.judges import Gate, open_gate
+from chatllama_pipeline.training.watching.watch import Watch, interval
 
 CRITIC_FOLDER = "critic"
+_NOTHING_HELD_OUT = "rlhf_training_data holds no validation prompt as short as those learned from"
 
 
 def run(spec: StageSpec, progress: Progress) -> Outcome:
@@ -53,12 +63,12 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     quiet_transformers()
     settings = AssistantSettings.of_stage(spec)
     # A function that doesn't import, or a judge without a key, is told before models are loaded.
-    with open_of_stage(spec, settings) as asking:
-        return _improve(spec, settings, asking, progress)
+    with open_of_stage(spec, settings) as asking, open_gate(spec, settings, rank() == 0) as gate:
+        return _improve(spec, settings, asking, gate, progress)
 
 
 def _improve(
-    spec: StageSpec, settings: AssistantSettings, asking: Asking, progress: Progress
+    spec: StageSpec, settings: AssistantSettings, asking: Asking, gate: Gate, progress: Progress
 ) -> Outcome:
     plan, prompts = prepare(spec, settings, progress)
     ppo, tokenizer = plan.settings.trainer_config, plan.tokenizer
@@ -80,21 +90,65 @@ def _improve(
     cheats = by_one(
         accelerator, lambda: try_reward(spec.inputs, settings, tokenizer, paid, progress)
     )
-    training = _learn(module, roles, task, plan, accelerator, progress)
-    finite = finite_loss(training, ppo, roles.critic is not None)
-    checks = [plan.fits, finite, training.collapse.check(ppo.collapse == "stop")]
-    checks.append(cheats_check(cheats, settings.checks.max_cheat_wins))
+    watch = _watch(plan, prompts, gate, paid, progress)
+    training = _learn(module, roles, task, plan, accelerator, progress, watch)
     if training.guard.passed:
         with training.whole():
             if accelerator.is_main_process:
-                write_payload(Path(spec.output), module, tokenizer, training)
+                output = Path(spec.output)
+                write_payload(output, module, tokenizer, training)
+                seen = watch.report(training.watched, training.scales) if watch else None
                 if cheats is not None:
-                    cheats.write(Path(spec.output))
+                    cheats.write(output)
+                if seen is not None:
+                    seen.write(output)
+    why_not = gate.why_not or (None if watch else _NOTHING_HELD_OUT)
+    checks = [
+        plan.fits,
+        finite_loss(training, ppo, roles.critic is not None),
+        training.collapse.check(ppo.collapse == "stop"),
+        cheats_check(cheats, settings.checks.max_cheat_wins),
+        training.watched.check(gate.name, why_not),
+    ]
     warnings = [*plan.before.warnings, *_warnings(plan, roles, prompts)]
-    warnings += [*plan.warnings, *training.warnings, *asking.warnings()]
+    warnings += [*plan.warnings, *training.warnings, *asking.warnings(), *gate.warnings()]
     outcome = _outcome(prompts, training, plan.memory, checks, warnings)
-    tried = cheats.metrics() if cheats else {}
-    return replace(outcome, metrics={**outcome.metrics, **tried, **asking.metrics()})
+    more = {**(cheats.metrics() if cheats else {}), **paid_for(asking.judge, gate.judge)}
+    return replace(outcome, metrics={**outcome.metrics, **more})
+
+
+def _watch(
+    plan: TrainingPlan, trained: Prompts, gate: Gate, paid: Paid, progress: Progress
+) -> Watch | None:
+    """The watch of the gate's judge, where it may be asked and prompts are held out for it."""
+    ppo, actor = plan.settings.trainer_config, plan.settings.actor_config
+    if gate.why_not is not None:
+        progress.say(f"the gate's judge doesn't look on: {gate.why_not}")
+        return None
+    # Longer ones may not fit into memory, which was planned for those that are learned from.
+    table, most = Path(plan.spec.inputs["rlhf_training_data"]), ppo.watch_prompts
+    held_out = held_out_prompts(table, plan.tokenizer, trained.longest, most)
+    if not held_out.ids:
+        progress.say(f"the gate's judge doesn't look on: {_NOTHING_HELD_OUT}")
+        return None
+    watch = Watch(
+        prompts=held_out.messages,
+        ids=held_out.ids,
+        judge=gate.judge,
+        name=gate.name,
+        paid=paid,
+        terms=terms_of(plan.settings.rewards),
+        every=interval(ppo),
+        falls=ppo.watch_falls,
+        missing_eos_penalty=ppo.missing_eos_penalty,
+    )
+    progress.say(
+        f"{gate.name} looks at the replies to {len(held_out.ids)} held-out prompts before training "
+        f"and after every {watch.every} iterations; the policy that it likes best is published"
+    )
+    for line in watch.forecast(ppo.iterations, actor.max_tokens, plan.settings.llm.max_usd):
+        progress.say(line)
+    return watch
 
 
 def _task(
@@ -128,6 +182,7 @@ def _learn(
     plan: TrainingPlan,
     accelerator: Accelerator,
     progress: Progress,
+    watch: Watch | None,
 ) -> Training:
     spec, settings, ppo = plan.spec, plan.settings, plan.settings.trainer_config
     states = States(Path(spec.run_folder), made_from(spec), ppo.n_checkpoints_to_keep)
@@ -145,6 +200,7 @@ def _learn(
         open_trackers=partial(
             Trackers, spec, settings.tracking, is_main=accelerator.is_main_process
         ),
+        watch=watch,
     )
 
 
@@ -227,6 +283,7 @@ def _outcome(
             **need.metrics(),
             **training.stopwatch.metrics(),
             **training.log.newest(),
+            **training.watched.metrics(),
         },
         checks=checks,
         curves=training.log.as_curves(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -112,7 +114,7 @@ class Asking:
 
     def warnings(self) -> list[str]:
         """What a person should know of the judge's answers."""
-        told = self.judge.client.warnings() if isinstance(self.judge, LlmJudge) else []
+        told = warnings_of(self.judge)
         if self.unread:
             told = [
                 *told,
@@ -124,7 +126,18 @@ class Asking:
 
     def metrics(self) -> dict[str, Any]:
         """What the judge's answers cost."""
-        return self.judge.client.ledger().metrics() if isinstance(self.judge, LlmJudge) else {}
+        return paid_for(self.judge)
+
+
+def paid_for(*judges: Judge | None) -> dict[str, Any]:
+    """What the answers of all judges that are LLMs cost together; nothing without such."""
+    ledgers = [judge.client.ledger() for judge in judges if isinstance(judge, LlmJudge)]
+    return functools.reduce(operator.add, ledgers).metrics() if ledgers else {}
+
+
+def warnings_of(judge: Judge | None) -> list[str]:
+    """What an LLM's client has to tell; nothing of any other judge."""
+    return judge.client.warnings() if isinstance(judge, LlmJudge) else []
 
 
 @contextlib.contextmanager
