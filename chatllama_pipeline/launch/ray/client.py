@@ -101,7 +101,9 @@ class Client:
     def _line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
         assert process.stdout is not None
         while b"\n" not in self._rest:
-            ready, _, _ = select.select([process.stdout], [], [], deadline - time.monotonic())
+            ready, _, _ = select.select(
+                [process.stdout], [], [], max(0.0, deadline - time.monotonic())
+            )
             read = os.read(process.stdout.fileno(), 65_536) if ready else b""
             if not read:
                 raise NoAnswerError(self._silence())
