@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from chatllama_pipeline.errors import CorruptVersionError
+from chatllama_pipeline.errors import CorruptVersionError, StoreError
 from chatllama_pipeline.progress import MEGABYTE, phase
 from chatllama_pipeline.store.manifests import (
     HASHED_AT_ONCE,
+    SHARED,
+    Manifest,
     PayloadFile,
     hash_file,
     sync_file,
@@ -18,6 +21,26 @@ from chatllama_pipeline.store.pool import Pool
 
 # Writes a payload file to a path, its hash verified, and may go on from what stands there.
 Fetch = Callable[[PayloadFile, Path], None]
+
+
+def require_inside(manifest: Manifest) -> None:
+    """Raise StoreError where what a manifest names would stand outside of its version's folder.
+
+    Whoever wrote it may be a stranger.
+    """
+    names = (manifest.asset, manifest.assistant or SHARED, manifest.version)
+    wrong = [name for name in names if not is_name(name)]
+    wrong += [file.path for file in manifest.files if not all(map(is_name, file.path.split("/")))]
+    wrong += [f.sha256 for f in manifest.files if not re.fullmatch("[0-9a-f]{64}", f.sha256)]
+    if wrong:
+        raise StoreError(
+            f"a manifest names {wrong[0]!r}, which no version of ours does: left alone"
+        )
+
+
+def is_name(part: str) -> bool:
+    """Whether a part of a path names something in the folder before it."""
+    return part not in ("", ".", "..") and "/" not in part and "\0" not in part
 
 
 def fill(folder: Path, files: Iterable[PayloadFile], fetch: Fetch, pool: Pool, maker: str) -> None:

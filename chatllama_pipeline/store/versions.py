@@ -230,9 +230,9 @@ class Store:
 
     def remove(self, versions: Iterable[Version], folders: Iterable[Path] = ()) -> None:
         """Remove versions, folders of trackers and states, and the pool's files that they had."""
-        gone = list(versions)
+        gone, folders = list(versions), list(folders)
         if self._mirror:
-            self._mirror.remove(gone)
+            self._mirror.remove(gone, folders)
         for version in gone:
             # Without its manifest it is no version any more, whatever happens next.
             (version.path / MANIFEST).unlink(missing_ok=True)

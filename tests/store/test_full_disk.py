@@ -119,3 +119,20 @@ def test_a_check_of_such_a_disk_says_that_no_store_can_stand_there(disk: Path, h
     assert done.exit_code == 1
     assert ("No space left" if how == "full" else "Read-only file system") in done.output
     assert done.output.endswith(f"no store can stand in {disk}\n")
+
+
+def test_a_copy_to_a_full_disk_is_told_and_goes_on_once_there_is_room(
+    disk: Path, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    for number in range(3):
+        store.make(recipe(code_version=str(number)), writes(f"{number}" * 200 * KIB), {}, False)
+    first = ["store", "copy", str(store.root), str(disk / "store")]
+    assert CliRunner().invoke(cli, [*first, "--version", store.versions("actor_sft", "mine")[0].id])
+    filler = fill(disk)
+    done = CliRunner().invoke(cli, first)
+    assert isinstance(done.exception, StoreError)
+    assert f"could not be written to {disk / 'store'}: No space left" in str(done.exception)
+    filler.unlink()
+    done = CliRunner().invoke(cli, first)
+    assert "2 versions copied, 1 stood there already" in done.output

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from chatllama_pipeline.errors import CorruptVersionError, StoreError
-from chatllama_pipeline.store.adopting import copy_verified
+from chatllama_pipeline.store.adopting import copy_verified, is_name
 from chatllama_pipeline.store.copying.receiving import ReceivingStore
+from chatllama_pipeline.store.disk import writing
 from chatllama_pipeline.store.history import merged
 from chatllama_pipeline.store.manifests import (
     APPROVALS,
@@ -113,7 +114,7 @@ class Folder:
 
     def add_approval(self, name: str, data: bytes) -> bool:
         path = self.root / APPROVALS / name
-        if path.is_file():
+        if path.is_file() or not all(map(is_name, name.split("/"))):
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.new")
@@ -149,7 +150,10 @@ class Remote:
 
     @contextlib.contextmanager
     def at_hand(self, manifest: Manifest, file: PayloadFile) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
+        with (
+            writing(Path(tempfile.gettempdir()), file.path),
+            tempfile.TemporaryDirectory() as folder,
+        ):
             path = Path(folder) / file.sha256
             self._bucket.fetch(file, path)
             yield path

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterable
 
-from chatllama_pipeline.store.adopting import Fetch, fill
+from chatllama_pipeline.store.adopting import Fetch, fill, require_inside
 from chatllama_pipeline.store.disk import writing
 from chatllama_pipeline.store.history import Use, merged, write_uses
 from chatllama_pipeline.store.manifests import CURRENT, MANIFEST, SHARED, Manifest, write_atomically
@@ -21,6 +21,7 @@ class ReceivingStore(Store):
 
         Raises StoreError where the asset is being made here.
         """
+        require_inside(manifest)
         asset, assistant, name = manifest.asset, manifest.assistant, manifest.version
         folder = self._folder(asset, assistant) / "versions" / name
         coming = self.root / "_adopting" / asset / (assistant or SHARED) / name

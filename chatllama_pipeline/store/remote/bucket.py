@@ -71,7 +71,9 @@ class Bucket:
     def tags(self, assistant: str | None) -> Iterator[tuple[str, str]]:
         """Key and tag of each manifest of an owner that the bucket lists."""
         for entry in self.objects.list(f"{VERSIONS}/{assistant or SHARED}/"):
-            yield entry.key, entry.tag
+            # What else somebody put there is no manifest.
+            if entry.key.count("/") == 3 and entry.key.endswith(".json"):
+                yield entry.key, entry.tag
 
     def publish(self, manifest: Manifest, at: AtHand, *, newest: bool = False) -> bool:
         """Send the files that aren't there, then the manifest; False where one stood already.

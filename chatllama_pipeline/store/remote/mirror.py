@@ -24,7 +24,8 @@ from time import monotonic
 from typing import Any
 
 from chatllama_pipeline.errors import CorruptVersionError
-from chatllama_pipeline.store.adopting import fill
+from chatllama_pipeline.store.adopting import fill, is_name, require_inside
+from chatllama_pipeline.store.disk import writing
 from chatllama_pipeline.store.history import Use, read_uses, write_uses
 from chatllama_pipeline.store.manifests import (
     APPROVALS,
@@ -96,7 +97,7 @@ class Mirror:
         since = monotonic() - self._looked.get(assistant, -math.inf)
         if since < LOOK_SECONDS and not at_once:
             return
-        with self._lock("look"):
+        with writing(self.root, f"what {self.bucket.url} has"), self._lock("look"):
             pointers = self.bucket.pointers(assistant)
             self._take_listed(assistant)
             for asset, pointer in pointers.items():
@@ -116,7 +117,7 @@ class Mirror:
         """Have payload files whole in the version's folder; raises CorruptVersionError."""
         manifest = version.manifest
         maker = f"fetched.{manifest.asset}.{manifest.assistant or SHARED}.{version.id}"
-        with self._lock(maker):
+        with writing(self.root, version.name), self._lock(maker):
             fill(version.path, files, self.bucket.fetch, self._pool, maker)
 
     @contextlib.contextmanager
@@ -158,9 +159,12 @@ class Mirror:
         """Make a version current there, unless another than `seen` was made so meanwhile."""
         self.bucket.move(asset, assistant, seen, current, use)
 
-    def remove(self, versions: Iterable[Version]) -> None:
-        """Remove versions there, and the files that no other has."""
+    def remove(self, versions: Iterable[Version], folders: Iterable[Path]) -> None:
+        """Remove versions there, and the files that no other has; the states of run folders."""
         self.bucket.remove([version.manifest for version in versions])
+        for folder in folders:
+            if folder.is_relative_to(self.root / "_runs"):
+                self._states(*folder.parts[-3:]).clear()
 
     def forget(self, assistant: str) -> None:
         """Remove all that the bucket has of an assistant."""
@@ -177,7 +181,7 @@ class Mirror:
     def _take_listed(self, assistant: str | None) -> None:
         known = self._seen()
         for key, tag in self.bucket.tags(assistant):
-            _, _, asset, file = key.split("/")
+            asset, file = key.split("/")[2:]
             here = self._folder(asset, assistant, Path(file).stem) / MANIFEST
             if known.get(key) != tag or not here.is_file():
                 self.take_manifest(asset, assistant, Path(file).stem)
@@ -216,6 +220,8 @@ class Mirror:
         here = {path.name for path in folder.glob("[!.]*.json")}
         for name in sorted(listed ^ here):
             data = self.bucket.approval(f"{assistant}/{name}")
+            if not is_name(name):
+                continue
             if data is None:
                 (folder / name).unlink(missing_ok=True)
             elif name not in here:
@@ -223,6 +229,7 @@ class Mirror:
                 write_atomically(folder / name, json.loads(data))
 
     def _write_manifest(self, manifest: Manifest) -> None:
+        require_inside(manifest)
         folder = self._folder(manifest.asset, manifest.assistant, manifest.version)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / MANIFEST, dataclasses.asdict(manifest))

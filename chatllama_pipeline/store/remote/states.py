@@ -19,6 +19,7 @@ from pathlib import Path
 
 from chatllama_pipeline.errors import CorruptVersionError
 from chatllama_pipeline.progress import saying
+from chatllama_pipeline.store.adopting import is_name
 from chatllama_pipeline.store.remote.objects import Objects
 
 STATES = "states"
@@ -51,6 +52,8 @@ class TrainingStates:
         for folder in (self.folder, coming):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, sha256 in json.loads(stored.data)["files"].items():
+            if not all(map(is_name, name.split("/"))):
+                raise CorruptVersionError(f"{self.place}/{number}.json names {name!r}")
             entry = self.objects.entry(f"{self.place}/{number}/{name}")
             (coming / name).parent.mkdir(parents=True, exist_ok=True)
             size = entry.size if entry else 0

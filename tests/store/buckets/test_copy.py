@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -187,6 +188,23 @@ def test_a_pin_that_the_other_store_lacks_is_told(
     said = done(store.root, tmp_path / "there", "--asset", "release")
     assert f"mine pins actor_sft to {old}, which {tmp_path / 'there'} hasn't: copy it too" in said
     assert "pins" not in done(store.root, tmp_path / "there")
+
+
+@pytest.mark.parametrize("wrong", ["../outside", "/tmp/outside", "a/../../outside", ""])
+def test_a_stranger_s_manifest_writes_nothing_outside_of_its_version(
+    store: Store, url: str, tmp_path: Path, wrong: str
+) -> None:
+    done(store.root, url, "--asset", "release")
+    objects = Bucket(url).objects
+    [key] = [entry.key for entry in objects.list("versions/")]
+    stored = objects.get(key)
+    assert stored is not None
+    manifest = json.loads(stored.data)
+    manifest["files"][0]["path"] = wrong
+    assert objects.replace(key, json.dumps(manifest).encode(), stored.tag)
+    result = copied(url, tmp_path / "there")
+    assert "which no version of ours does: left alone" in str(result.exception)
+    assert not list(tmp_path.rglob("outside")) and not Path("/tmp/outside").exists()
 
 
 def copy_and_die(source: object, target: object, after: int) -> int:

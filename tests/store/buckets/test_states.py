@@ -145,6 +145,16 @@ def test_a_bucket_that_refuses_states_ends_no_training(
     assert keys(url) == []
 
 
+def test_states_go_with_the_run_folder_that_is_pruned(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = machine(tmp_path / "one", monkeypatch)
+    with pytest.raises(RuntimeError):
+        store.make(recipe(), trains(url, []), {}, force=False)
+    store.remove([], [store.run_folder(recipe())])
+    assert keys(url) == []
+
+
 def test_states_go_with_their_assistant(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

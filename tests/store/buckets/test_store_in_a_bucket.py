@@ -205,6 +205,14 @@ def test_a_file_that_may_be_swept_soon_is_sent_again(
     assert objects.get(f"files/{file.sha256}").data == LARGE.encode()  # type: ignore[union-attr]
 
 
+def test_what_else_stands_in_the_bucket_is_passed_over(machine: Machine, url: str) -> None:
+    made = machine("one").make(recipe(), writes(LARGE), {}, force=False).version
+    objects = Bucket(url).objects
+    for key in ("README", "actor_sft/aa.txt", "actor_sft/deep/er/aa.json"):
+        objects.create(f"versions/{NAME}/{key}", b"hello")
+    assert [version.id for version in machine("other").versions(ASSET, NAME)] == [made.id]
+
+
 def test_a_bucket_that_refuses_is_told_before_anything_is_built(machine: Machine, s3: S3) -> None:
     store = machine("one")
     s3.fail(refuse=["GET"])
