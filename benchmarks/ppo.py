@@ -89,6 +89,9 @@ class Side:
         elif self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def median(self, phase: str) -> float:
         """Seconds; the update's are what no other phase took."""

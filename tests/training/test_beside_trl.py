@@ -1,0 +1,38 @@
+"""Our side of benchmarks/ppo.py: it holds on to names within the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.against_trl.case import TINY, Case
+from benchmarks.against_trl.environment import HERE, unpack
+from benchmarks.ppo import PHASES, Side
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half_early", [False, True])
+def test_our_side_writes_as_many_tokens_as_its_case_names(half_early: bool, tmp_path: Path) -> None:
+    case = replace(TINY, half_early=half_early)
+    side = Side.start("ours", case, HERE, tmp_path)
+    side.hear()
+    side.turn()
+    side.end()
+    assert [told["tokens"] for told in side.told] == [case.tokens] * 2
+    assert all(side.median(phase) > 0 and side.flops(phase) > 0 for phase in PHASES)
+
+
+def test_a_case_goes_through_a_command_line() -> None:
+    case = replace(TINY, half_early=True)
+    assert Case.from_json(case.as_json()) == case
+    assert Case.from_json(replace(case, critic=None).as_json()).critic is None
+    # Four rows of 16 tokens, and four that end with their fourth.
+    assert case.tokens == 4 * 16 + 4 * 4
+
+
+def test_a_folder_without_trl_s_wheel_is_told(tmp_path: Path) -> None:
+    (tmp_path / "trl-1.13.0-py3-none-any.whl").touch()
+    with pytest.raises(SystemExit, match=r"no trl-1\.12\.0 here; fetch it .* pip download"):
+        unpack(tmp_path, tmp_path / "unpacked")
