@@ -37,6 +37,7 @@ def ray_nodes() -> Iterator[Nodes]:
     pytest.importorskip("ray", reason="no Ray here: pip install -c constraints.txt -e '.[ray]'")
     made = Nodes()
     try:
+        made.start()
         yield made
     finally:
         made.stop()

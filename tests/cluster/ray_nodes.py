@@ -38,8 +38,12 @@ class Nodes:
         # At its exit it would want a handler of signals in this process.
         self._cluster = Cluster(shutdown_at_exit=False)
         self._nodes: dict[str, Any] = {}
+        self.address = ""
+
+    def start(self) -> None:
+        """Bring both nodes up."""
         self.add("n1", include_dashboard=False, temp_dir=str(self.folder), _system_config=SYSTEM)
-        self.address: str = self._cluster.address
+        self.address = str(self._cluster.address)
         self.client = Client(self.address, self.folder / "client.log")
         self.add("n2")
 
@@ -73,6 +77,7 @@ class Nodes:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        self.client.close()
+        if self._nodes:
+            self.client.close()
         self._cluster.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
