@@ -57,10 +57,10 @@ class Bucket:
 
     def manifests(self) -> Iterator[Manifest]:
         """Every published manifest that the bucket lists."""
-        for entry in self.objects.list(VERSIONS + "/"):
-            stored = self.objects.get(entry.key)
+        for key, _ in self._listed(f"{VERSIONS}/"):
+            stored = self.objects.get(key)
             if stored is not None:
-                yield _manifest(entry.key, stored.data)
+                yield _manifest(key, stored.data)
 
     def manifest(self, asset: str, assistant: str | None, version: str) -> Manifest | None:
         """A version's manifest; None where it isn't published."""
@@ -70,7 +70,10 @@ class Bucket:
 
     def tags(self, assistant: str | None) -> Iterator[tuple[str, str]]:
         """Key and tag of each manifest of an owner that the bucket lists."""
-        for entry in self.objects.list(f"{VERSIONS}/{assistant or SHARED}/"):
+        return self._listed(f"{VERSIONS}/{assistant or SHARED}/")
+
+    def _listed(self, place: str) -> Iterator[tuple[str, str]]:
+        for entry in self.objects.list(place):
             # What else somebody put there is no manifest.
             if entry.key.count("/") == 3 and entry.key.endswith(".json"):
                 yield entry.key, entry.tag
@@ -100,7 +103,7 @@ class Bucket:
 
     def forget(self, assistant: str) -> None:
         """Remove all versions, pointers and approvals of an assistant."""
-        keys = [entry.key for entry in self.objects.list(f"{VERSIONS}/{assistant}/")]
+        keys = [key for key, _ in self.tags(assistant)]
         stored = [self.objects.get(key) for key in keys]
         files = {
             file_key(file)

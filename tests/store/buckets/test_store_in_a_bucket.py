@@ -211,6 +211,7 @@ def test_what_else_stands_in_the_bucket_is_passed_over(machine: Machine, url: st
     for key in ("README", "actor_sft/aa.txt", "actor_sft/deep/er/aa.json"):
         objects.create(f"versions/{NAME}/{key}", b"hello")
     assert [version.id for version in machine("other").versions(ASSET, NAME)] == [made.id]
+    assert [manifest.version for manifest in Bucket(url).manifests()] == [made.id]
 
 
 def test_a_bucket_that_refuses_is_told_before_anything_is_built(machine: Machine, s3: S3) -> None:
