@@ -114,7 +114,9 @@ def test_a_pin_reads_a_version_that_no_list_tells(machine: Machine, s3: S3) -> N
     s3.fail(stale=True)
     old = one.make(recipe(), writes("1"), {}, force=False).version
     new = one.make(recipe(code_version="2"), writes("2"), {}, force=False).version
-    assert other.read(ASSET, NAME).id == new.id, "what is current is found by its name"
+    listed = [version.id for version in other.versions(ASSET, NAME)]
+    assert listed == [new.id], "what is current is found by its name"
+    assert other.read(ASSET, NAME).id == new.id
     assert other.read(ASSET, NAME, pin=old.id).id == old.id
 
 
