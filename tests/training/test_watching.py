@@ -18,7 +18,13 @@ from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.ppo.stage import run
-from chatllama_pipeline.training.watching.looks import Answers, Look, Watched, has_fallen
+from chatllama_pipeline.training.watching.looks import (
+    QUANTILE_999,
+    Answers,
+    Look,
+    Watched,
+    has_fallen,
+)
 from chatllama_pipeline.training.watching.report import WatchReport
 from tests.llm.openai_server import KEY, MODEL, OpenAiServer
 from tests.training.paid import QUIET, TRAINER, curves, hashes
@@ -96,6 +102,9 @@ def test_a_fall_is_one_that_chance_would_not_show() -> None:
     assert not has_fallen([1.0] * 9, [0.0, *[1.0] * 8])
     assert not has_fallen([0.5] * 9, [0.9] * 9)
     assert not has_fallen([1.0, None], [0.0, 0.0])
+    # Five of 64 replies lost a point: surer than 95 %, and not than 99.9 %.
+    before, after = [0.8] * 64, [0.6] * 5 + [0.8] * 59
+    assert has_fallen(before, after) and not has_fallen(before, after, QUANTILE_999)
 
 
 def test_what_was_seen_comes_back_from_a_state_as_it_was() -> None:

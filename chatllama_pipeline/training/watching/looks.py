@@ -15,8 +15,9 @@ from chatllama_pipeline.records import Check
 from chatllama_pipeline.statistics import mean
 from chatllama_pipeline.training import REWARD_HACKING
 
-# Of the standard normal distribution: a fall that chance would show in one look of twenty.
-QUANTILE_95 = 1.644854
+# Of the standard normal distribution. The best of many looks is lucky, so that some fall from it is
+# to be expected: only one that chance would show once in a thousand looks counts.
+QUANTILE_95, QUANTILE_999 = 1.644854, 3.090232
 # What the names of a look's curves begin with.
 WATCHED = "watched_"
 
@@ -101,7 +102,8 @@ class Watched:
             return True
         before, after = _mean(pay(best)), _mean(pay(look))
         gained = has_fallen(look.judged, self.looks[0].judged)
-        fallen = after > before and (has_fallen(best.judged, look.judged) or not gained)
+        lost = has_fallen(best.judged, look.judged, QUANTILE_999)
+        fallen = after > before and (lost or not gained)
         self.falls = self.falls + 1 if fallen else 0
         if most_falls is not None and self.falls >= most_falls:
             self.stopped = (
@@ -162,17 +164,19 @@ def figures(look: Look, pay: Pay) -> dict[str, float | None]:
     }
 
 
-def has_fallen(before: Sequence[float | None], after: Sequence[float | None]) -> bool:
+def has_fallen(
+    before: Sequence[float | None], after: Sequence[float | None], quantile: float = QUANTILE_95
+) -> bool:
     """Whether the judge's word on the same prompts fell by more than chance would have it.
 
-    The upper bound (one-sided, 95 %) of the mean change is below 0.
+    The one-sided upper bound of the mean change is below 0; `quantile` says how sure a bound.
     """
     pairs = zip(before, after, strict=True)
     changes = [new - old for old, new in pairs if old is not None and new is not None]
     if len(changes) < 2:
         return False
     noise = statistics.stdev(changes) / math.sqrt(len(changes))
-    return statistics.fmean(changes) + QUANTILE_95 * noise < 0
+    return statistics.fmean(changes) + quantile * noise < 0
 
 
 def _mean(values: Sequence[float]) -> float:
