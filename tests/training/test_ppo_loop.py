@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from chatllama_pipeline.models.families.cached import Cached
 from chatllama_pipeline.models.heads import (
     load_actor,
     load_reward,
@@ -19,6 +20,7 @@ from chatllama_pipeline.models.heads import (
 from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.settings.training.methods import MethodName
+from chatllama_pipeline.training.ppo import rollout
 from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import Training, train
 from chatllama_pipeline.training.ppo.methods import METHODS
@@ -94,6 +96,23 @@ def test_the_first_update_starts_at_ratio_one_and_kl_zero(tiny_base_folder: Path
     assert first["update_kl"] == pytest.approx(0, abs=1e-6)
     # A random model's choice among 300 tokens is all but uniform: ln 300 = 5.704.
     assert first["entropy"] == pytest.approx(5.70, abs=0.05)
+    assert first["sampled_apart"] < 1e-5
+    assert training.log.warnings() == []
+
+
+def test_replies_drawn_from_what_is_not_scored_are_told(
+    tiny_base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sharper(Cached):
+        def next_logits(self) -> Tensor:
+            return 20 * super().next_logits()
+
+    monkeypatch.setattr(rollout, "decoding", lambda *begun, record: Sharper(*begun))
+    _, training = trained(
+        tiny_base_folder, prefers_short, num_episodes=1, batch_size=None, epochs=1
+    )
+    (warning,) = training.log.warnings()
+    assert "another distribution than the one that is scored" in warning
 
 
 @pytest.mark.parametrize(("method", "replies"), [("ppo", 1), ("rloo", 4), ("grpo", 4)])

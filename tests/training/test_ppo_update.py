@@ -164,7 +164,7 @@ def test_what_models_read_of_short_replies_is_not_padded_to_the_longest(
         module, module, reference, cast(Any, None), cast(Any, None), settings, METHODS["ppo"],
         Accelerator(), seed=0,
     )  # fmt: skip
-    rollout = Rollout(ids[:, prompt:], mask, lengths < longest)
+    rollout = Rollout(ids[:, prompt:], mask, lengths < longest, torch.zeros(mask.shape))
     seen = score_pass(loop, *prompts, rollout)
     assert sum(read) == needed
     columns = (*prompts, ids[:, prompt:], mask)

@@ -85,7 +85,8 @@ def test_the_cached_loop_samples_what_full_forwards_sample(
         logits = torch.stack(
             [model(torch.tensor([PROMPTS[row] + replies[row]])).logits[0, -1] for row in active]
         )
-        for row, token in zip(active, draw(logits / 0.7, levels[active, t]).tolist(), strict=True):
+        tokens, _ = draw(logits / 0.7, levels[active, t])
+        for row, token in zip(active, tokens.tolist(), strict=True):
             replies[row].append(token)
         # One of four rows stopping is enough for the rest to go on alone.
         active = [row for row in active if replies[row][-1] not in (STOP, 2, 3)]
@@ -98,10 +99,12 @@ def test_the_cached_loop_samples_what_full_forwards_sample(
 def test_draws_follow_the_softmax_and_never_hit_an_impossible_token() -> None:
     logits = torch.tensor([0.0, 1.0, -torch.inf, 2.0]).expand(20_000, 4)
     levels = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    counts = draw(logits, levels).bincount(minlength=4) / 20_000
+    drawn, logp = draw(logits, levels)
+    counts = drawn.bincount(minlength=4) / 20_000
     # e^0, e^1, 0, e^2 over their sum 11.107
     torch.testing.assert_close(counts, torch.tensor([0.0900, 0.2447, 0, 0.6652]), atol=0.01, rtol=0)
     assert counts[2] == 0
+    torch.testing.assert_close(logp, logits.log_softmax(1).gather(1, drawn[:, None])[:, 0])
 
 
 def test_the_mask_ends_with_the_first_stop_token(llama: Any) -> None:

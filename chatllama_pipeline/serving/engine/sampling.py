@@ -43,7 +43,7 @@ def choose(logits: Tensor, rows: Sequence[Chances]) -> Tensor:
     levels = torch.tensor(
         [rows[place].level() for place in sampled], dtype=torch.float64, device=logits.device
     )
-    tokens[where] = draw(scores, levels)
+    tokens[where], _ = draw(scores, levels)
     return tokens
 
 

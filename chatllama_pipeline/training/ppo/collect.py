@@ -243,4 +243,5 @@ def _rollout_of_all(accelerator: Accelerator, mine: Rollout, pad_id: int) -> Rol
         gather_rows(accelerator, mine.response, pad_id),
         gather_rows(accelerator, mine.action_mask, False),
         gather_rows(accelerator, mine.finished),
+        gather_rows(accelerator, mine.logp),
     )

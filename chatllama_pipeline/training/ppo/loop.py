@@ -22,7 +22,7 @@ from chatllama_pipeline.training.guards import Collapse, Guard
 from chatllama_pipeline.training.ppo import equations
 from chatllama_pipeline.training.ppo.collect import Collected, Loop, Task, answers, collect
 from chatllama_pipeline.training.ppo.equations import KlController
-from chatllama_pipeline.training.ppo.log import PpoLog, Stopwatch, rollout_figures
+from chatllama_pipeline.training.ppo.log import SAMPLED_APART, PpoLog, Stopwatch, rollout_figures
 from chatllama_pipeline.training.ppo.methods import METHODS, Judged, Method
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.update import Experience, update
@@ -288,6 +288,8 @@ def _log(
         rollout.action_mask,
         rollout.reply_ids(),
     )
+    apart = (rollout.logp - seen.logp_old).abs()
+    figures[SAMPLED_APART] = float(equations.masked_mean(apart, rollout.action_mask))
     state.iterations_done += 1
     state.log.record(state.iterations_done, {**figures, **more})
     state.log.keep(state.iterations_done, found.prompts, found.texts, earned, rollout.finished)

@@ -26,15 +26,17 @@ STOPPED_SHARE = 0.25
 
 
 class Rollout(NamedTuple):
-    """Sampled replies: `response[B,T]`, `action_mask[B,T]`, `finished[B]`.
+    """Sampled replies: `response[B,T]`, `action_mask[B,T]`, `finished[B]`, `logp[B,T]`.
 
     The mask is True up to and including the first stop token, which `finished` rows have; those
-    that ended amid a thought may be told unfinished all the same.
+    that ended amid a thought may be told unfinished all the same. `logp` is how likely each token
+    was where it was drawn: what scores replies must agree.
     """
 
     response: Tensor
     action_mask: Tensor
     finished: Tensor
+    logp: Tensor
 
     def reply_ids(self) -> list[list[int]]:
         """The ids of each reply, its stop token included."""
@@ -50,16 +52,20 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Ten
     return ids, torch.arange(width) >= width - lengths[:, None]
 
 
-def draw(logits: Tensor, levels: Tensor) -> Tensor:
+def draw(logits: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
     """One index `[B]` from the softmax of each row of `logits[B,V]`, by inverting its CDF.
+
+    And the logarithm of its probability.
 
     `levels[B]` are uniform in [0, 1): one number per row. `torch.multinomial` draws V, and took a
     quarter of the decoding.
     """
-    cdf = torch.softmax(logits, dim=-1).cumsum(-1, dtype=torch.float64)
+    chances = torch.softmax(logits, dim=-1)
+    cdf = chances.cumsum(-1, dtype=torch.float64)
     # `right`: the first index whose CDF exceeds the level, never one of probability 0.
     found = torch.searchsorted(cdf, levels[:, None] * cdf[:, -1:], right=True)
-    return found[:, 0].clamp(max=cdf.shape[1] - 1)
+    found = found.clamp(max=cdf.shape[1] - 1)
+    return found[:, 0], chances.gather(1, found)[:, 0].log()
 
 
 def uniform_levels(rows: int, columns: int, generator: torch.Generator) -> Tensor:
@@ -90,6 +96,7 @@ def generate(
     """
     rows, device = input_ids.shape[0], input_ids.device
     response = torch.full((rows, max_new_tokens), pad_id, device=device)
+    logp = torch.zeros(rows, max_new_tokens, device=device)
     lengths = torch.full((rows,), max_new_tokens, device=device)
     stops = torch.tensor(list(stop_ids), device=device)
 
@@ -98,9 +105,9 @@ def generate(
     growing = decoding(model, input_ids, attention_mask, max_new_tokens, record=True)
     for t in range(max_new_tokens):
         logits = growing.next_logits().float()
-        tokens = draw(logits if temperature == 1 else logits / temperature, levels[:, t])
+        tokens, drawn = draw(logits if temperature == 1 else logits / temperature, levels[:, t])
         # What rows draw that have stopped already is taken out in the end.
-        response[active, t] = tokens
+        response[active, t], logp[active, t] = tokens, drawn
         ending = torch.isin(tokens, stops) & ~stopped
         if ended := bool(ending.any()):
             lengths[active[ending]] = t + 1
@@ -118,7 +125,7 @@ def generate(
     longest = int(lengths.max())
     action_mask = torch.arange(longest, device=device) < lengths[:, None]
     response = response[:, :longest].masked_fill(~action_mask, pad_id)
-    return Rollout(response, action_mask, finished)
+    return Rollout(response, action_mask, finished, torch.where(action_mask, logp[:, :longest], 0))
 
 
 def sample_replies(
@@ -167,6 +174,7 @@ def sample_replies(
         torch.cat([widened(part.response, width, pad_id) for part in parts])[inverse],
         torch.cat([widened(part.action_mask, width, False) for part in parts])[inverse],
         torch.cat([part.finished for part in parts])[inverse],
+        torch.cat([widened(part.logp, width, 0) for part in parts])[inverse],
     )
 
 

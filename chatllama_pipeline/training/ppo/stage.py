@@ -111,7 +111,8 @@ def _improve(
         training.watched.check(gate.name, why_not),
     ]
     warnings = [*plan.before.warnings, *_warnings(plan, roles, prompts)]
-    warnings += [*plan.warnings, *training.warnings, *asking.warnings(), *gate.warnings()]
+    warnings += [*plan.warnings, *training.warnings, *training.log.warnings()]
+    warnings += [*asking.warnings(), *gate.warnings()]
     outcome = _outcome(prompts, training, plan.memory, checks, warnings)
     more = {**(cheats.metrics() if cheats else {}), **paid_for(asking.judge, gate.judge)}
     return replace(outcome, metrics={**outcome.metrics, **more})
