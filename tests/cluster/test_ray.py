@@ -76,7 +76,7 @@ def test_a_stage_that_dies_without_a_word_ends_with_its_reason_and_its_log(
     nodes: Nodes, place: Place
 ) -> None:
     with pytest.raises(ChildError, match=r"(?s)ended as FAILED: .*exit code 9.*dies: last words"):
-        place.run("dies", Wanted(address=nodes.address, nodes=2))
+        place.run("dies", Wanted(address=nodes.address))
 
 
 def test_a_stage_that_is_killed_for_memory_says_so(
