@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -180,6 +181,13 @@ def write_atomically(path: Path, record: dict[str, Any]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_beside_others(path: Path, record: dict[str, Any]) -> None:
+    """`write_atomically` where nothing keeps others from writing it too: the last one stands."""
+    own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    write_atomically(own, record)
+    own.replace(path)
 
 
 def hash_files(what: str, paths: Sequence[Path]) -> list[str]:

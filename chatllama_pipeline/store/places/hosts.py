@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatllama_pipeline.records import Finding
-from chatllama_pipeline.store.manifests import utc_now, write_atomically
+from chatllama_pipeline.store.manifests import utc_now, write_beside_others
 from chatllama_pipeline.store.places.folder import CLOCK_BOUND, clocks_apart
 
 HOSTS = "_hosts"
@@ -45,7 +45,7 @@ def note_host(root: Path, host: Host) -> None:
     """Write it down, in the place of what the machine noted before."""
     path = root / HOSTS / f"{host.name}.json"
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, dataclasses.asdict(host))
+    write_beside_others(path, dataclasses.asdict(host))
 
 
 def noted_hosts(root: Path) -> Iterator[Host]:

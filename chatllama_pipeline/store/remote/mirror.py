@@ -37,6 +37,7 @@ from chatllama_pipeline.store.manifests import (
     PayloadFile,
     Version,
     write_atomically,
+    write_beside_others,
 )
 from chatllama_pipeline.store.pool import Pool
 from chatllama_pipeline.store.remote.bucket import Bucket, Pointer
@@ -65,7 +66,7 @@ def cache_root(url: str) -> Path:
     if not mark.is_file():
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         mark.parent.mkdir(exist_ok=True)
-        write_atomically(mark, {"url": url.rstrip("/")})
+        write_beside_others(mark, {"url": url.rstrip("/")})
     return root
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import time_machine
 
 from chatllama_pipeline.errors import StoreError
+from chatllama_pipeline.store.places.hosts import HOSTS, note_host, noted_hosts, this_host
 from chatllama_pipeline.store.views import begin_run
 from tests.store.places.test_check import copies
 
@@ -36,6 +38,14 @@ def test_a_place_is_tried_once_and_again_where_it_was_moved_to(
     monkeypatch.setattr(os, "rename", copies)
     with pytest.raises(StoreError, match="renamed folders"):
         begin_run(tmp_path / "moved", "third", None, experiment=False)
+
+
+def test_several_runs_may_begin_at_once_at_a_place_that_none_has_tried(tmp_path: Path) -> None:
+    host = this_host(tmp_path, 0.0)
+    with ThreadPoolExecutor(8) as several:
+        list(several.map(lambda _: note_host(tmp_path, host), range(200)))
+    assert list(noted_hosts(tmp_path)) == [host]
+    assert [path.name for path in (tmp_path / HOSTS).iterdir()] == [f"{host.name}.json"]
 
 
 def test_a_run_begins_once_where_nothing_links(
