@@ -50,6 +50,8 @@ class Behaviour:
 
     reply: Callable[[Body], str] = echo
     latency: float = 0.0
+    # Nothing is answered before so many were asked at once.
+    together: int = 0
     faults: dict[str, float] = field(default_factory=dict)
     script: deque[str] = field(default_factory=deque)
     retry_after: str = "0.05"

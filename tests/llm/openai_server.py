@@ -202,6 +202,8 @@ class _Connection(asyncio.Protocol):
         server.in_flight += 1
         server.most_in_flight = max(server.most_in_flight, server.in_flight)
         try:
+            while server.most_in_flight < behaviour.together:
+                await asyncio.sleep(0.005)
             if behaviour.latency:
                 await asyncio.sleep(behaviour.latency)
             if fault == "rate_limited":

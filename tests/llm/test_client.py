@@ -24,6 +24,7 @@ def test_answers_come_in_the_order_of_their_requests_and_are_counted(
     make_client: MakeClient, openai_server: OpenAiServer
 ) -> None:
     openai_server.behaviour.latency = 0.02
+    openai_server.behaviour.together = 8
     told: list[tuple[int, int]] = []
     client = make_client(concurrency=8)
     answers = client.answer(asks(40), lambda done, total: told.append((done, total)))
