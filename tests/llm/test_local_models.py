@@ -58,14 +58,24 @@ def ask(text: str, **changed: Any) -> LlmRequest:
     return LlmRequest((Message("user", text),), **{"temperature": 1.0, "max_tokens": 6, **changed})
 
 
-def children() -> list[psutil.Process]:
-    """What runs beneath this process, without what ended and nobody asked after."""
-    found = psutil.Process().children(recursive=True)
-    return [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
+@pytest.fixture
+def children() -> Callable[[], list[psutil.Process]]:
+    """What a test has started beneath this process, without what ended and nobody asked after."""
+    before = psutil.Process().children(recursive=True)
+
+    def started() -> list[psutil.Process]:
+        found = psutil.Process().children(recursive=True)
+        return [
+            child
+            for child in found
+            if child not in before and child.status() != psutil.STATUS_ZOMBIE
+        ]
+
+    return started
 
 
 def test_a_decoder_answers_all_in_batches_by_one_process_that_ends_with_the_client(
-    tiny_base_folder: Path, open_local: OpenLocal
+    tiny_base_folder: Path, open_local: OpenLocal, children: Callable[[], list[psutil.Process]]
 ) -> None:
     asked = [ask("alpha " * number, sample=number) for number in range(1, 8)]
     with open_local(tiny_base_folder, batch_size=3) as client:
