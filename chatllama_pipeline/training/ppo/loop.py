@@ -131,26 +131,39 @@ def train(
         if trackers is not None:
             stack.enter_context(trackers)
         keeper = Keeper(states, engine, signals, settings)
-        looking = partial(_look, loop, state, keeper, watch, progress)
-        looking()
-        while not _is_over(state, settings):
-            _iterate(loop, state, keeper)
-            looking()
-            done = state.iterations_done
-            figures = state.log.newest("score", "kl", "reply_tokens")
-            progress.step(done, settings.iterations, **figures)
-            if trackers is not None:
-                trackers.log(done, state.log.of(done))
-            # What follows the last iteration may be killed as well; nothing follows bad losses.
-            ending = _is_over(state, settings)
-            if not ending or state.guard.passed:
-                warn = progress.say if ending else state.warnings.append
-                keeper.save_if_due(state, _due(done, settings) or ending, warn)
+        look = partial(_look, loop, state, keeper, watch, progress)
+        _climb(loop, state, keeper, look, trackers, progress)
     state.warnings += trackers.warnings if trackers is not None else []
     best = state.watched.best_look
     if best is not None and states is not None and best.iteration < state.iterations_done:
         load_whole(module, best_weights(states.run_folder), prepared)
     return state
+
+
+def _climb(
+    loop: Loop,
+    state: Training,
+    keeper: Keeper,
+    look: Callable[[], None],
+    trackers: Trackers | None,
+    progress: Progress,
+) -> None:
+    """Iterate until the training is over; `look` before the first iteration and after each."""
+    settings = loop.settings
+    look()
+    while not _is_over(state, settings):
+        _iterate(loop, state, keeper)
+        look()
+        done = state.iterations_done
+        figures = state.log.newest("score", "kl", "reply_tokens")
+        progress.step(done, settings.iterations, **figures)
+        if trackers is not None:
+            trackers.log(done, state.log.of(done))
+        # What follows the last iteration may be killed as well; nothing follows bad losses.
+        ending = _is_over(state, settings)
+        if not ending or state.guard.passed:
+            warn = progress.say if ending else state.warnings.append
+            keeper.save_if_due(state, _due(done, settings) or ending, warn)
 
 
 def _is_over(state: Training, settings: PpoSettings) -> bool:
