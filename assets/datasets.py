@@ -1,7 +1,7 @@
 """The preference pairs, and ChatLLaMA's three datasets with their audit."""
 
 from assets.making import Work, built_asset
-from chatllama_pipeline.lineage.ratings import FEEDBACK
+from chatllama_pipeline.lineage.declaring.ratings import FEEDBACK
 from chatllama_pipeline.records import Outcome
 
 _TABLE = ("python", "parquet")

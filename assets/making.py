@@ -15,9 +15,9 @@ from assets.metadata import version_metadata
 from assets.specs import asset_checks, partitions_of, pipeline_asset
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.declaration import Asset
+from chatllama_pipeline.lineage.declaring.asset import Asset
+from chatllama_pipeline.lineage.declaring.incumbent import compared_with
 from chatllama_pipeline.lineage.history.retention import old_of, remove_old
-from chatllama_pipeline.lineage.incumbent import compared_with
 from chatllama_pipeline.lineage.recipes import (
     ABSENT,
     current_upstream,

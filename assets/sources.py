@@ -6,7 +6,7 @@ from pydantic import Field
 from assets.making import Results, Work, built_asset, materialization, run_store, unused
 from assets.specs import pipeline_asset
 from chatllama_pipeline.data.sources.places import Asked
-from chatllama_pipeline.lineage.ratings import FEEDBACK, LOG, counted_entries
+from chatllama_pipeline.lineage.declaring.ratings import FEEDBACK, LOG, counted_entries
 from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Outcome

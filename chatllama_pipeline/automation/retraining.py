@@ -13,7 +13,7 @@ from chatllama_pipeline.automation.reading import settings_or_why
 from chatllama_pipeline.automation.runs import asked_since, asked_tags, unfinished_run
 from chatllama_pipeline.automation.ticks import tick_result
 from chatllama_pipeline.errors import ChatllamaError
-from chatllama_pipeline.lineage.ratings import waiting_ratings
+from chatllama_pipeline.lineage.declaring.ratings import waiting_ratings
 from chatllama_pipeline.settings import RetrainSettings
 from chatllama_pipeline.settings.folder import assistant_names
 from chatllama_pipeline.store.feedback import FeedbackLog

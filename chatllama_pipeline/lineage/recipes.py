@@ -11,8 +11,8 @@ from typing import Any
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.declaration import Given
-from chatllama_pipeline.lineage.incumbent import RELEASE
+from chatllama_pipeline.lineage.declaring.asset import Given
+from chatllama_pipeline.lineage.declaring.incumbent import RELEASE
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.folder import Assistant

@@ -15,8 +15,8 @@ from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
 from chatllama_pipeline.lineage.assets import ASSETS
+from chatllama_pipeline.lineage.declaring.ratings import told_waiting
 from chatllama_pipeline.lineage.history.changes import recipe_changes
-from chatllama_pipeline.lineage.ratings import told_waiting
 from chatllama_pipeline.lineage.recipes import (
     ABSENT,
     current_upstream,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.evaluation.gate import FEWEST_PROMPTS
-from chatllama_pipeline.lineage.incumbent import RELEASE
+from chatllama_pipeline.lineage.declaring.incumbent import RELEASE
 from chatllama_pipeline.lineage.recipes import read_in_use, version_in_use
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.feedback import FeedbackLog

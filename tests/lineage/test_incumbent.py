@@ -7,8 +7,8 @@ import json
 import pytest
 
 from chatllama_pipeline.errors import CorruptVersionError
+from chatllama_pipeline.lineage.declaring.incumbent import compared_with, incumbent
 from chatllama_pipeline.lineage.history.rollback import go_back, plan_rollback
-from chatllama_pipeline.lineage.incumbent import compared_with, incumbent
 from chatllama_pipeline.lineage.recipes import versions_in_use
 from chatllama_pipeline.lineage.verdict import release_verdict
 from chatllama_pipeline.settings.folder import load_assistant

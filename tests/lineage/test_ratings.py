@@ -11,7 +11,7 @@ import pytest
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.ratings import LOG, counted_entries, waiting_ratings
+from chatllama_pipeline.lineage.declaring.ratings import LOG, counted_entries, waiting_ratings
 from chatllama_pipeline.lineage.recipes import current_upstream, is_made, recipe_for
 from chatllama_pipeline.lineage.status import asked_version, asset_statuses, status_lines
 from chatllama_pipeline.records import Outcome

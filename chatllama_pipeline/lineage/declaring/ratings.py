@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chatllama_pipeline.errors import StoreError
-from chatllama_pipeline.lineage.declaration import Given
+from chatllama_pipeline.lineage.declaring.asset import Given
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.feedback import Entry, FeedbackLog
 from chatllama_pipeline.store.versions import Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatllama_pipeline.lineage.declaration import keys
+from chatllama_pipeline.lineage.declaring.asset import keys
 
 BASE = (
     "model gguf_file tokenizer_path trust_remote_code template_options scratch_family "
@@ -54,3 +54,4 @@ IMPROVEMENT = (
 
 # What tells where the actor's tokenizer is.
 TOKENIZER = keys("actor_config", "model gguf_file tokenizer_path")
+OF_GGUF = ("release.gguf", "checks.min_gguf_agreement")
