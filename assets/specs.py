@@ -52,7 +52,7 @@ CHECK_TEXTS = {
     "reward_accuracy": "The reward model is right on unseen pairs (checks.min_reward_accuracy).",
     "kl_per_reply": "PPO stayed near the actor it began with (checks.max_kl, nats per reply).",
     "reply_length": "Replies got neither much longer nor shorter (checks.max_length_ratio).",
-    "over_release": "The candidate doesn't lose to the release in use on the same test prompts "
+    "over_release": "The candidate wins no less than half against the release in use "
     "(release.min_win_rate_over_release).",
     "known_answers": "What the base knew is not lost (checks.max_known_answers_lost).",
 }

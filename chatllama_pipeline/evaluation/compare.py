@@ -29,12 +29,13 @@ from chatllama_pipeline.evaluation.figures import (
 from chatllama_pipeline.evaluation.incumbent import (
     FEEDBACK,
     RELEASE,
-    answer_by_release,
+    answer_beside_release,
     answer_what_people_rated,
     meet_release,
 )
 from chatllama_pipeline.evaluation.judging import judge_replies
 from chatllama_pipeline.evaluation.known_answers import ask_known_questions
+from chatllama_pipeline.evaluation.people import judge_beside_people
 from chatllama_pipeline.evaluation.replies import Sampled, answer, divergences
 from chatllama_pipeline.evaluation.report import render
 from chatllama_pipeline.llm.judge.rubric import RubricJudge
@@ -111,8 +112,9 @@ def _compare(
     known = ask_known_questions(spec, settings, progress)
     prompts, warnings, sampled, kl = _answered(spec, settings, progress)
     asked = [row.prompt for row in prompts]
-    released = answer_by_release(spec, settings, asked, progress)
-    rated = answer_what_people_rated(spec, settings, progress)
+    candidate = [reply.text for reply in sampled[settings.release.stage]]
+    tested = answer_beside_release(spec, settings, judge, asked, progress, candidate)
+    rated = answer_what_people_rated(spec, settings, judge, progress)
 
     # 2. Score every reply, by the reward model and by the judge.
     scorer = _scorer(spec)
@@ -123,9 +125,9 @@ def _compare(
         for actor, scores in zip(ACTORS, (judged.before, judged.after), strict=True)
     }
     accuracy, pairs = _reward_accuracy(scorer, spec.inputs["preference_data"])
-    candidate = [reply.text for reply in sampled[settings.release.stage]]
-    met = meet_release(spec, settings, judge, (asked, released, candidate), rated, progress)
-    said_by_judge = [judged, *met.judged]
+    met = meet_release(spec, settings, judge, tested, rated, progress)
+    people, on_votes = judge_beside_people(spec, settings, judge, progress)
+    said_by_judge = [judged, *met.judged, *on_votes]
 
     # 3. Figures, verdict and files.
     curves = _curves(spec, judge)
@@ -146,6 +148,7 @@ def _compare(
         known_answers=known,
         over_release=met.over,
         on_feedback=met.on_feedback,
+        with_people=people,
     )
     verdict = _verdict(spec, settings, judge, figures)
     comparisons = _comparisons(prompts, replies, kl, judged.after_wins)

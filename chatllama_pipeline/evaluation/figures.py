@@ -76,8 +76,9 @@ class ActorFigures:
 class OverRelease:
     """The candidate against the release in use, over the `prompts` that both have room for.
 
-    `win_rate` is the candidate's with its 95 % interval over `judged` prompts, ties counting half;
-    `rubric_score` the release's mean score / 5. None where not measurable.
+    `win_rate` is the candidate's with its 95 % interval over `judged` prompts, of each the mean
+    over `replies` of both, ties counting half; `rubric_score` is the release's mean score / 5,
+    `candidate_score` the candidate's. None where not measurable.
     """
 
     version: str
@@ -87,6 +88,19 @@ class OverRelease:
     win_rate_low: float | None
     win_rate_high: float | None
     rubric_score: float | None
+    candidate_score: float | None = None
+    replies: int = 1
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """In what share of `votes` for one reply over another the judge prefers the same one, ties
+    counting half, with its 95 % interval; None of no votes."""
+
+    votes: int
+    share: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -97,8 +111,10 @@ class Figures:
     with its 95 % interval, over `judged` prompts; `judge_flip_rate` is the share of them in which
     an LLM answered otherwise when the replies changed places. `reward_model_accuracy` is over
     `reward_model_pairs` test pairs. `known_answers` are None where no such questions are set,
-    `over_release` where there is no release to compare with, or nobody judged; `on_feedback` is the
-    same comparison on the held-out prompts that people rated, None where there are none.
+    `over_release` where there is no release to compare with, or nobody judged; it is over all test
+    prompts, those that people rated among them, and `on_feedback` over the latter alone, None
+    where there are none. `with_people` tells how the judge agrees with those who rated replies,
+    None where nobody did.
     """
 
     actor_sft: ActorFigures
@@ -116,6 +132,7 @@ class Figures:
     known_answers: KnownAnswers | None = None
     over_release: OverRelease | None = None
     on_feedback: OverRelease | None = None
+    with_people: Agreement | None = None
 
     @property
     def length_ratio(self) -> float | None:
@@ -141,9 +158,10 @@ class Evaluation:
 
     def write(self, folder: Path) -> None:
         content = dataclasses.asdict(self.figures) | dataclasses.asdict(self.verdict)
-        if self.figures.on_feedback is None:
-            # Where nobody rated anything, nothing is said of it.
-            del content["on_feedback"]
+        # Where nobody rated anything, nothing is said of it.
+        for name in ("on_feedback", "with_people"):
+            if content[name] is None:
+                del content[name]
         (folder / EVALUATION_FILE).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     @classmethod
@@ -156,13 +174,14 @@ class Evaluation:
         answers = None if known is None else KnownAnswers(**known)
         # Those of before there was such a comparison have no such key.
         over = raw.pop("over_release", None)
-        rated = raw.pop("on_feedback", None)
+        rated, people = raw.pop("on_feedback", None), raw.pop("with_people", None)
         figures = Figures(
             actor_sft=sft,
             actor_ppo=ppo,
             known_answers=answers,
             over_release=None if over is None else OverRelease(**over),
             on_feedback=None if rated is None else OverRelease(**rated),
+            with_people=None if people is None else Agreement(**people),
             **raw,
         )
         return cls(figures, verdict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chatllama_pipeline.evaluation.figures import Figures, OverRelease, Verdict
+from chatllama_pipeline.evaluation.figures import Agreement, Figures, OverRelease, Verdict
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import CheckSettings, ReleaseSettings
 from chatllama_pipeline.statistics import wilson_interval
@@ -67,7 +67,8 @@ def decide(
         held += _guessing(figures) if reward_model_pays else []
         held += _drifted(figures, release)
     held += _loses_to_release(figures.over_release, release)
-    held += _loses_on_feedback(figures.on_feedback, release)
+    held += _loses_on_feedback(figures.on_feedback)
+    held += _contradicts_people(figures.with_people, judge, approve)
     if unpromoted_overrides:
         keys = ", ".join(unpromoted_overrides)
         held.append(
@@ -180,35 +181,56 @@ def _unconvincing(figures: Figures, release: ReleaseSettings) -> list[str]:
     return []
 
 
-def _loses_on_feedback(rated: OverRelease | None, release: ReleaseSettings) -> list[str]:
-    """The same on prompts that people rated; a few of them say nothing."""
-    if rated is None or rated.judged < FEWEST_PROMPTS:
+def _loses_on_feedback(rated: OverRelease | None) -> list[str]:
+    """Whether the candidate is worse for certain on prompts that people rated.
+
+    They are among those of `_loses_to_release` already: so few of them say nothing else alone.
+    """
+    if rated is None or rated.judged < FEWEST_PROMPTS or rated.win_rate_high is None:
         return []
-    return _loses_to_release(rated, release, RATED)
+    lost = rated.win_rate_high < 0.5
+    return [f"it loses to the release in use: {_beside_release(rated, RATED)}"] if lost else []
 
 
-def _loses_to_release(
-    over: OverRelease | None, release: ReleaseSettings, asked: str = TESTED
-) -> list[str]:
+def _contradicts_people(people: Agreement | None, judge: str | None, approve: str) -> list[str]:
+    """Whether the judge takes people's word for the opposite of its own, for certain.
+
+    Then one of them is wrong, and a judge that is can't tell what learning from people made, nor
+    does learning from people who are make anything worth a release.
+    """
+    if people is None or people.votes < FEWEST_PROMPTS or people.high is None:
+        return []
+    if people.high >= 0.5:
+        return []
+    return [
+        f"the judge {judge} and people contradict each other: it says the same as "
+        f"{people.share:.3f} of {people.votes} votes for one reply over another (95 % interval "
+        f"{people.low:.3f} to {people.high:.3f}); see who rated what (chatllama feedback list) and "
+        f"delete what isn't meant so, or {approve}"
+    ]
+
+
+def _loses_to_release(over: OverRelease | None, release: ReleaseSettings) -> list[str]:
     """Whether the candidate is worse than the release in use, or may be much worse.
 
-    Worse for certain is an interval that lies below one half; the lower bound keeps small losses
-    from adding up over many retrainings (a test of non-inferiority with a margin).
+    Worse is a win rate below one half, however little, so that small losses don't add up over many
+    retrainings: in the mean over many, what passes is better than what was there. The lower bound
+    asks for as many prompts as it takes to tell.
     """
     if over is None:
         return []
-    low, high, least = over.win_rate_low, over.win_rate_high, release.min_win_rate_over_release
-    if over.judged < FEWEST_PROMPTS or over.win_rate is None or low is None or high is None:
+    low, least = over.win_rate_low, release.min_win_rate_over_release
+    if over.judged < FEWEST_PROMPTS or over.win_rate is None or low is None:
         return [
             f"{over.judged} test prompts are too few to compare with the release in use "
             f"({over.version}), at least {FEWEST_PROMPTS} are needed"
         ]
-    if high < 0.5:
-        return [f"it loses to the release in use: {_beside_release(over, asked)}"]
+    if over.win_rate < 0.5:
+        return [f"it loses to the release in use: {_beside_release(over)}"]
     if not low > least:
         return [
             "it may be much worse than the release in use: "
-            f"{_beside_release(over, asked)}, and the lower bound is not above {least:g} "
+            f"{_beside_release(over)}, and the lower bound is not above {least:g} "
             "(release.min_win_rate_over_release)"
         ]
     return []

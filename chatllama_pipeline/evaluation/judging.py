@@ -56,6 +56,11 @@ class Judged:
         return readable_check(self.asked, self.unread, limit, "evaluation.judge")
 
 
+def is_free(judge: Judge | None) -> bool:
+    """Whether it may be asked as often as one likes: it scores, and no model is paid."""
+    return not isinstance(judge, LlmJudge)
+
+
 def judge_replies(
     judge: Judge | None,
     prompts: Sequence[Prompt],

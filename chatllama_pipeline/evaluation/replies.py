@@ -78,12 +78,15 @@ def answers_of(
     prompts: Sequence[Prompt],
     device: str,
     progress: Progress,
-) -> dict[int, str]:
-    """The reply of the model in `folder` by the number of its prompt, where it has room for it.
+    takes: Sequence[int] = (0,),
+) -> dict[int, list[str]]:
+    """The replies of the model in `folder` by the number of their prompt, where it has room for it,
+    one for each of `takes`.
 
-    Sampled with the seed of what is to be released, so that equal models give equal replies.
+    Sampled with the seeds of what is to be released, so that equal models give equal replies; take
+    0 is what the evaluation compares with what came before.
     """
-    if not prompts:
+    if not (prompts and takes):
         return {}
     tokenizer = load_tokenizer(folder)
     model = load_actor(folder, torch.float32).to(device)
@@ -91,16 +94,21 @@ def answers_of(
     encoded = {n: prompt_ids(tokenizer, prompt, room) for n, prompt in enumerate(prompts)}
     encoded = {n: ids for n, ids in encoded.items() if len(ids) <= room}
     progress.say(f"{who} answers {len(encoded)} of them too")
-    replies = answer(
-        model,
-        tokenizer,
-        list(encoded.values()),
-        max_new_tokens=settings.actor_config.max_tokens,
-        temperature=settings.evaluation.temperature,
-        seed=stage_seed(settings.seed, "evaluation", settings.release.stage),
-        thoughts=settings.actor_config.thoughts,
-    )
-    return {n: reply.text for n, reply in zip(encoded, replies, strict=True)}
+    found: dict[int, list[str]] = {n: [] for n in encoded}
+    for take in takes:
+        names = (settings.release.stage, *([take] if take else []))
+        replies = answer(
+            model,
+            tokenizer,
+            list(encoded.values()),
+            max_new_tokens=settings.actor_config.max_tokens,
+            temperature=settings.evaluation.temperature,
+            seed=stage_seed(settings.seed, "evaluation", *names),
+            thoughts=settings.actor_config.thoughts,
+        )
+        for n, reply in zip(encoded, replies, strict=True):
+            found[n].append(reply.text)
+    return found
 
 
 def divergences(

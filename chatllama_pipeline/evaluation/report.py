@@ -183,6 +183,10 @@ def _measures(before: ActorFigures, after: ActorFigures) -> list[_Measure]:
 def _facts(figures: Figures) -> list[tuple[str, str]]:
     known = figures.known_answers
     answers = [("Known answers", str(known))] if known else []
+    people = figures.with_people
+    if people is not None and people.share is not None:
+        told = f"The judge says what people say, of {people.votes:,} votes"
+        answers.append((told, _shown(people.share, ".1%")))
     return [
         ("KL from SFT, nats per reply", _shown(figures.kl, ".2f")),
         ("SFT validation loss", _shown(figures.sft_validation_loss, ".3f")),

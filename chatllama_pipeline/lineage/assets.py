@@ -198,7 +198,7 @@ _DECLARED = [
     ),
     Asset(
         "evaluation",
-        code_version="11",
+        code_version="12",
         upstream=(
             "actor_sft",
             "actor_ppo",
@@ -214,7 +214,8 @@ _DECLARED = [
             "seed",
             *EVALUATION_JUDGE,
             *keys("actor_config", "max_tokens max_sequence_length thoughts"),
-            *keys("evaluation", "prompts temperature known_answers bootstrap_samples table_rows"),
+            *keys("evaluation", "prompts replies temperature known_answers bootstrap_samples"),
+            "evaluation.table_rows",
             *keys("release", "stage min_win_rate min_win_rate_over_release"),
             *keys("release", "max_kl max_length_ratio"),
             *keys("checks", "min_reward_accuracy max_kl max_length_ratio max_known_answers_lost"),

@@ -14,6 +14,11 @@ class EvaluationSettings(Section):
     """How the actors are compared on test prompts."""
 
     prompts: Positive = Field(default=200, description="test prompts, at most")
+    replies: Positive = Field(
+        default=4,
+        description="replies to a prompt, of the candidate and of the release in use each, that "
+        "they are compared by; one where an LLM judges, which is paid by the reply",
+    )
     judge: LlmRole = Field(
         default=LlmRole(), description="as llm.judge if empty; a provider's name alone will do"
     )
@@ -55,8 +60,8 @@ class ReleaseSettings(Section):
     min_win_rate: Share = Field(default=0.5, description="the win rate's lower bound must pass it")
     min_win_rate_over_release: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.4,
-        description="the lower bound of the win rate over the release in use must pass it; 0: they "
-        "are not compared",
+        description="the lower bound of the win rate over the release in use must pass it, and the "
+        "win rate itself be one half or more; 0: they are not compared",
     )
     max_kl: PositiveFloat = Field(default=10.0, description="nats per reply")
     max_length_ratio: Annotated[float, Field(gt=1)] = Field(

@@ -12,11 +12,20 @@ import pytest
 
 from chatllama_pipeline.data.grammar.rows import fresh_questions
 from chatllama_pipeline.evaluation.compare import run
-from chatllama_pipeline.evaluation.figures import Evaluation, Figures, OverRelease, Verdict
+from chatllama_pipeline.evaluation.figures import (
+    Agreement,
+    Evaluation,
+    Figures,
+    OverRelease,
+    Verdict,
+)
 from chatllama_pipeline.evaluation.gate import decide
+from chatllama_pipeline.evaluation.people import judge_beside_people
+from chatllama_pipeline.llm.judge.rubric import RubricJudge
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
-from chatllama_pipeline.settings import ReleaseSettings
+from chatllama_pipeline.settings import AssistantSettings, ReleaseSettings
+from chatllama_pipeline.settings.llm.rubric import Criterion
 from tests.data.rated import choice, edit, made, thumb
 
 RATED = OverRelease("aa11", 40, 40, 0.55, 0.45, 0.65, 0.6)
@@ -39,14 +48,62 @@ def test_a_candidate_that_loses_on_what_people_rated_is_held_back(
         "it loses to the release in use: win rate 0.300 over release aa11 (95 % interval 0.200 to "
         "0.400) on 40 held-out prompts that people rated",
     )
-    wide = dataclasses.replace(RATED, win_rate_low=0.39)
-    assert "it may be much worse" in verdict(make_figures(on_feedback=wide)).reason
+
+
+def test_what_may_be_luck_on_what_people_rated_holds_nobody_back(
+    make_figures: Callable[..., Figures],
+) -> None:
+    wide = dataclasses.replace(RATED, win_rate=0.45, win_rate_low=0.3, win_rate_high=0.6)
+    assert verdict(make_figures(on_feedback=wide)).released
 
 
 def test_a_few_rated_prompts_hold_nobody_back(make_figures: Callable[..., Figures]) -> None:
     assert verdict(make_figures(on_feedback=dataclasses.replace(LOST, judged=19))).released
     unread = OverRelease("aa11", 40, 0, None, None, None, None)
     assert verdict(make_figures(on_feedback=unread)).released
+
+
+@pytest.mark.parametrize(
+    ("people", "released"),
+    [
+        (Agreement(40, 0.2, 0.1, 0.33), False),
+        (Agreement(40, 0.4, 0.25, 0.55), True),  # which chance may be, too
+        (Agreement(19, 0.0, 0.0, 0.0), True),  # too few to say so
+        (Agreement(40, 0.9, 0.8, 0.98), True),
+        (Agreement(0, None, None, None), True),
+    ],
+)
+def test_where_the_judge_says_the_opposite_of_people_a_person_is_asked(
+    make_figures: Callable[..., Figures], people: Agreement, released: bool
+) -> None:
+    found = verdict(make_figures(with_people=people))
+    assert found.released is released
+    if not released:
+        assert found.reason == (
+            "the judge rules and people contradict each other: it says the same as 0.200 of 40 "
+            "votes for one reply over another (95 % interval 0.100 to 0.330); see who rated what "
+            "(chatllama feedback list) and delete what isn't meant so, or a person approves it: "
+            "python -m chatllama_pipeline approve mia"
+        )
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_judge_is_held_beside_comparisons_edits_and_thumbs(
+    make_spec: Callable[..., StageSpec], tmp_path: Path, turned: bool
+) -> None:
+    ratings = [choice("one", "yes", "not at all", "right" if turned else "left")]
+    ratings += [thumb("two", "yes", not turned), thumb("three", "no, not that", turned)]
+    ratings += [edit("four", *(("yes", "not so short") if turned else ("not so short", "yes")))]
+    # A tie says nothing, nor does a thumb that stands alone.
+    ratings += [choice("five", "yes", "no", "tie"), thumb("six", "yes", not turned)]
+    made(tmp_path / "feedback", ratings)
+    spec = make_spec("evaluation", {}, {"feedback": tmp_path / "feedback"})
+    judge = RubricJudge([Criterion(name="short", words=(0, 1))])
+    progress = Progress("evaluation", lambda line: None)
+    found, judged = judge_beside_people(spec, AssistantSettings(), judge, progress)
+    share = 0.0 if turned else 1.0
+    assert (found, judged) == (Agreement(3, share, share, share), [])
+    assert judge_beside_people(spec, AssistantSettings(), None, progress) == (None, [])
 
 
 def test_one_that_is_as_good_there_is_released_and_told(
@@ -97,6 +154,10 @@ def test_release_and_candidate_answer_what_people_rated(
     assert "there no difference shows" in page
     assert "<dt>Thumbs up, and down</dt><dd>12, 12</dd>" in page
     assert "<script" not in page
+    # Every prompt has a thumb up and one down, and two have a pair beside.
+    people = Evaluation.read(folder).figures.with_people
+    assert people is not None and people.votes == 2 * len(ASKED) + 2
+    assert f"The judge says what people say, of {people.votes} votes" in page
 
 
 def test_without_feedback_or_a_release_not_a_word_is_said_of_it(

@@ -51,9 +51,7 @@ def write_trial(
             f"{prompts}: holds no test prompt that both versions have room for; make "
             "rlhf_training_data with more rows or a larger data.test_share"
         )
-    pairs = [
-        Pair(asked[n], before[n].strip() or NOTHING, after[n].strip() or NOTHING) for n in both
-    ]
+    pairs = [Pair(asked[n], *(one[n][0].strip() or NOTHING for one in said)) for n in both]
     return begin_trial(first, second, pairs)
 
 
