@@ -9,12 +9,20 @@ what comes back was computed from the prompt and the response's first t tokens.
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from chatllama_pipeline.models.families.kinds import Kind, kind_of, takes, takes_positions
+from chatllama_pipeline.models.families.kinds import (
+    Kind,
+    kind_of,
+    plain,
+    takes,
+    takes_positions,
+)
 from chatllama_pipeline.models.families.manner import manner_of
 
 
@@ -100,24 +108,87 @@ def response_logits(
     `prompt_ids[B,P]`, `prompt_mask[B,P]`: the prompts, left-padded. A decoder-only model's head,
     with whatever scaling or soft cap it has, is applied to the response's columns alone.
     """
+    reading = _reading(model, prompt_ids, prompt_mask, response, action_mask)
+    return _divided(reading.logits(model), temperature)
+
+
+def response_states(
+    model: Any,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    response: Tensor,
+    action_mask: Tensor,
+    *,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """What `response_logits` gives, and the hidden states `[B,T,H]` that it is made of.
+
+    From one forward: the states are what goes into the layer that makes logits, whose gradients
+    reach every weight before it. Raises ValueError where a model makes logits otherwise.
+    """
+    reading = _reading(model, prompt_ids, prompt_mask, response, action_mask)
+    with _into_logits(model) as heard:
+        logits = reading.logits(model)
+    if len(heard) != 1 or heard[0].dim() != 3:
+        raise ValueError(f"{type(model).__name__} has no layer that makes logits of hidden states")
+    return _divided(logits, temperature), reading.columns(heard[0])
+
+
+class _Reading(NamedTuple):
+    """A forward's arguments, and which of its columns are the response's.
+
+    `kept` columns at its end get logits, all where None.
+    """
+
+    inputs: dict[str, Any]
+    kept: int | None
+    columns: Callable[[Tensor], Tensor]
+
+    def logits(self, model: Any) -> Tensor:
+        """Logits `[B,T,V]` of the response's columns."""
+        if self.kept is None:
+            return self.columns(model(**self.inputs).logits)
+        return self.columns(last_logits(model, self.inputs, self.kept))
+
+
+def _reading(
+    model: Any, prompt_ids: Tensor, prompt_mask: Tensor, response: Tensor, action_mask: Tensor
+) -> _Reading:
     if kind_of(model.config) is Kind.ENCODER_DECODER:
         inputs = encoder_decoder_inputs(model, prompt_ids, prompt_mask, response[:, :-1])
-        logits = model(**inputs).logits
-    else:
-        columns = joined(prompt_ids, prompt_mask, response, action_mask)
-        logits = _row_logits(model, *columns, response.shape[1])
-    found: Tensor = logits.float()
+        return _Reading(inputs, None, lambda found: found)
+    ids, mask = joined(prompt_ids, prompt_mask, response, action_mask)
+    columns = response.shape[1]
+    if manner_of(model.config).left_padded:
+        return _Reading(row_inputs(model, ids, mask), columns, lambda found: found[:, -columns:])
+    # Padding stands at both ends: it is moved behind the tokens.
+    order = tokens_first(mask)
+    moved = order.argsort(1)[:, -columns:]
+    kept = ids.shape[1] - int(moved.min())
+    rows = torch.arange(len(ids), device=ids.device)[:, None]
+    places = moved - moved.min()
+    inputs = row_inputs(model, ids.gather(1, order), mask.gather(1, order))
+    return _Reading(inputs, kept, lambda found: found[:, -kept:][rows, places])
+
+
+def _divided(logits: Tensor, temperature: float) -> Tensor:
+    found = logits.float()
     # Divided, they would be held twice.
     return found if temperature == 1 else found / temperature
 
 
-def _row_logits(model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
-    """Logits of the last `columns` of rows `[B,L]` whose padding stands at both ends."""
-    if manner_of(model.config).left_padded:
-        return last_logits(model, row_inputs(model, ids, mask), columns)
-    order = tokens_first(mask)
-    moved = order.argsort(1)[:, -columns:]
-    first = int(moved.min())
-    inputs = row_inputs(model, ids.gather(1, order), mask.gather(1, order))
-    logits = last_logits(model, inputs, ids.shape[1] - first)
-    return logits[torch.arange(len(ids), device=ids.device)[:, None], moved - first]
+@contextlib.contextmanager
+def _into_logits(model: Any) -> Iterator[list[Tensor]]:
+    """What goes into the model's last layer while it reads within this context."""
+    heard: list[Tensor] = []
+    head = plain(model).get_output_embeddings()
+    if head is None:
+        yield heard
+        return
+    hook = head.register_forward_pre_hook(
+        lambda module, given: heard.append(given[0]), prepend=True
+    )
+    try:
+        yield heard
+    finally:
+        hook.remove()
