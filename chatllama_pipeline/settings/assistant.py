@@ -80,7 +80,7 @@ class AssistantSettings(Section):
     )
     critic_config: CriticSettings = Field(
         default=CriticSettings(),
-        description="the critic's adapter; all else follows from the other models",
+        description="where PPO's values come from; all else follows from the other models",
     )
     trainer_config: PpoSettings = Field(
         default=PpoSettings(), description="PPO, and RLOO and GRPO, which are PPO without a critic"
@@ -236,6 +236,11 @@ class AssistantSettings(Section):
         """Whether PPO trains an adapter of the critic."""
         own = self.critic_config.peft_enable
         return self.policy_has_adapter if own is None else own
+
+    @property
+    def has_shared_trunk(self) -> bool:
+        """Whether PPO's values come from a head on the actor's own hidden states."""
+        return self.improve_by == "ppo" and self.critic_config.trunk == "shared"
 
     def trained_as(self, stage: str) -> str:
         """The training by which `stage` is made: actor_dpo is that of actor_ppo by DPO."""

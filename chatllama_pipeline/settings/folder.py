@@ -149,13 +149,16 @@ def load_assistant(
     overrides = dict(overrides or {})
     for dotted, value in overrides.items():
         _put(raw, dotted, value)
+    _refuse_two_critics(raw, config)
     warnings = _take_original_keys(raw, config)
     written = dict(raw)
     warnings += fill_lora(raw, folder)
     settings = _resolve_models(_validate(raw, config, overrides), folder)
-    if unread := unread_keys(written, settings.improve_by):
-        told_keys = ", ".join(unread)
-        warnings.append(f"{config}: improve_by: {settings.improve_by} doesn't use {told_keys}")
+    shared = settings.has_shared_trunk
+    if unread := unread_keys(written, settings.improve_by, shared_trunk=shared):
+        told_keys, way = ", ".join(unread), f"improve_by: {settings.improve_by}"
+        way += " with critic_config.trunk: shared" if shared else ""
+        warnings.append(f"{config}: {way} doesn't use {told_keys}")
     settings = _find_known_answers(_find_deepspeed(settings, folder), folder)
     settings = _find_rewards(settings, folder)
     told = [f"{config}: {text}" for role in ROLES for text in settings.role(role).warnings()]
@@ -212,6 +215,17 @@ def _put(raw: dict[str, Any], dotted: str, value: Any) -> None:
         found = inner.get(section)
         inner[section] = inner = dict(found) if isinstance(found, dict) else {}
     inner[key] = value
+
+
+def _refuse_two_critics(raw: dict[str, Any], config: Path) -> None:
+    """Raise SettingsError where a critic's model is named and its trunk shall be the actor's."""
+    critic = raw.get("critic_config")
+    if isinstance(critic, dict) and critic.get("trunk") == "shared" and critic.get("model"):
+        raise SettingsError(
+            f"{config}: critic_config.model: {critic['model']!r} names a model of the critic's "
+            "own, and critic_config.trunk: shared makes the critic a head on the actor: take "
+            "critic_config.model out, or set critic_config.trunk: own"
+        )
 
 
 def _take_original_keys(raw: dict[str, Any], config: Path) -> list[str]:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
 from chatllama_pipeline.models.families.kinds import Kind, kind_of
+from chatllama_pipeline.models.families.language import response_states
 from chatllama_pipeline.models.heads import (
     RewardScorer,
     load_actor,
@@ -24,6 +25,7 @@ from chatllama_pipeline.models.heads import (
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.training.ppo.model import head_on
 from chatllama_pipeline.training.ppo.rollout import pad_left, response_logprobs, sample_replies
 from tests.families.kit import ACTORS, PRETRAINED_REWARDS, REWARDS
 
@@ -180,7 +182,10 @@ def test_a_padded_batch_gives_the_scores_of_single_rows_and_a_saved_model_too(
 @pytest.mark.parametrize("name", ACTOR_NAMES)
 @torch.no_grad()
 def test_every_actors_family_can_be_its_critic(name: str, base: FolderOf) -> None:
-    """Behind a whole reply, the value is what the scoring model gives that reply."""
+    """Behind a whole reply, the value is what the scoring model gives that reply.
+
+    By the same head on the actor's own states, too.
+    """
     torch.manual_seed(0)
     critic, tokenizer = (
         load_reward(base(name), torch.float32),
@@ -199,6 +204,12 @@ def test_every_actors_family_can_be_its_critic(name: str, base: FolderOf) -> Non
     values = response_values(critic, *prompt, response, mask)[torch.arange(3), lengths]
     expected = score_rows(critic, rows, tokenizer.pad_token_id)
     torch.testing.assert_close(values, expected, atol=1e-4, rtol=1e-4)
+    actor = load_actor(base(name), torch.float32)
+    head = head_on(actor)
+    head.score.load_state_dict(critic.score.state_dict())
+    _, states = response_states(actor, *prompt, response, mask, temperature=1.0)
+    shared = head(states)[torch.arange(3), lengths]
+    torch.testing.assert_close(shared, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", [family.name for family in PRETRAINED_REWARDS])

@@ -102,6 +102,17 @@ def test_cheats_count_where_a_reward_is_climbed_and_are_tried() -> None:
     assert "preference_data" not in ASSETS["actor_ppo"].upstream_for(none)
 
 
+def test_a_shared_trunk_counts_and_the_adapter_of_a_critic_that_is_not_there_does_not() -> None:
+    own = counted()
+    assert "critic_config.trunk" not in own and "critic_config.lora.r" in own
+    shared = counted(critic_config={"trunk": "shared"})
+    assert {key for key in shared if key.startswith("critic_config.")} == {"critic_config.trunk"}
+    assert counted(critic_config={"trunk": "shared", "lora": {"r": 2}}) == shared
+    assert set(own) - set(shared) == {key for key in own if key.startswith("critic_config.")}
+    grouped = {"improve_by": "rloo"}
+    assert counted(critic_config={"trunk": "shared"}, **grouped) == counted(**grouped)
+
+
 def test_a_release_counts_its_gguf_files_and_the_templates_they_are_judged_by() -> None:
     def release(**settings: Any) -> tuple[dict[str, Any], list[str]]:
         read = AssistantSettings.model_validate(settings)

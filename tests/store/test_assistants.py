@@ -166,6 +166,27 @@ def test_settings_that_the_method_makes_nothing_of_are_told(tmp_path: Path) -> N
     assert "improve_by: grpo doesn't use critic_config, trainer_config.critic_lr" in told
 
 
+def test_a_shared_trunk_refuses_a_critic_of_its_own_and_tells_what_it_does_not_use(
+    tmp_path: Path,
+) -> None:
+    config = "critic_config: {trunk: shared, model: facebook/opt-350m}"
+    told = refusal(tmp_path, config)
+    assert str(tmp_path / "mine" / "config.yaml") in told
+    assert "critic_config.model: 'facebook/opt-350m' names a model of the critic's own" in told
+    assert "take critic_config.model out, or set critic_config.trunk: own" in told
+    told = refusal(tmp_path, "critic_config: {trunk: shared, peft_enable: true}")
+    assert "critic_config" in told and "take peft_enable out" in told
+    told = refusal(tmp_path, "critic_config: {trunk: both}")
+    assert "critic_config.trunk" in told and "shared" in told
+    write(tmp_path, "mine", "critic_config: {trunk: shared, lora: {r: 2}}")
+    (told,) = load_assistant("mine", root=tmp_path).warnings
+    assert told.endswith("ppo with critic_config.trunk: shared doesn't use critic_config.lora")
+    # By another method there is no critic, whatever its trunk.
+    assert load_assistant("mine", root=tmp_path).settings.has_shared_trunk
+    rloo = load_assistant("mine", {"improve_by": "rloo"}, root=tmp_path)
+    assert not rloo.settings.has_shared_trunk
+
+
 def test_a_contradiction_that_an_override_makes_is_refused_too(tmp_path: Path) -> None:
     config = "actor_config: {max_sequence_length: 512, max_tokens: 64}"
     told = refusal(tmp_path, config, **{"actor_config.max_sequence_length": 64})

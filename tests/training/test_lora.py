@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from chatllama_pipeline.lineage.assets import ASSETS
@@ -276,8 +277,9 @@ def test_ppo_moves_policy_and_critic_and_neither_reference_reward_nor_base(
     )
 
 
+@pytest.mark.parametrize("trunk", ["own", "shared"])
 def test_ppo_with_adapters_killed_and_continued_ends_in_the_same_bytes(
-    ppo_spec: Callable[..., StageSpec],
+    ppo_spec: Callable[..., StageSpec], trunk: str
 ) -> None:
     class Killed(Exception):
         pass
@@ -286,7 +288,8 @@ def test_ppo_with_adapters_killed_and_continued_ends_in_the_same_bytes(
         if "step 3/4" in line:
             raise Killed
 
-    whole, cut = ppo_spec("whole"), ppo_spec("cut")
+    settings = {**SETTINGS, "critic_config": {"trunk": trunk}}
+    whole, cut = ppo_spec("whole", settings), ppo_spec("cut", settings)
     ppo.run(whole, QUIET)
     with pytest.raises(Killed):
         ppo.run(cut, Progress("test", die_after_three, every_seconds=0))
@@ -294,6 +297,9 @@ def test_ppo_with_adapters_killed_and_continued_ends_in_the_same_bytes(
     ppo.run(cut, Progress("test", lines.append))
     assert any("continues after iteration 2" in line for line in lines)
     assert hashes(whole.output) == hashes(cut.output)
+    # A head on the actor leaves its adapter as it would be written without one.
+    adapter = set(load_file(Path(whole.output) / "adapter_model.safetensors"))
+    assert adapter and all(".lora_" in name for name in adapter)
 
 
 def test_where_bases_differ_roles_fall_back_to_sets_of_their_own_and_say_so(

@@ -213,9 +213,11 @@ def test_every_part_of_an_iteration_says_how_far_it_is(spec: Callable[..., Stage
         assert said and "left" in said[-1], part
 
 
-@pytest.mark.parametrize("method", ["ppo", *GROUPED])
+@pytest.mark.parametrize(
+    ("method", "trunk"), [("ppo", "own"), ("ppo", "shared"), *((name, "own") for name in GROUPED)]
+)
 def test_a_killed_training_continues_to_the_same_payload(
-    spec: Callable[..., StageSpec], method: MethodName
+    spec: Callable[..., StageSpec], method: MethodName, trunk: str
 ) -> None:
     class Killed(Exception):
         pass
@@ -225,6 +227,7 @@ def test_a_killed_training_continues_to_the_same_payload(
             raise Killed
 
     settings = {**with_trainer(num_episodes=4, checkpoint_steps=4), "improve_by": method}
+    settings["critic_config"] = {"trunk": trunk}
     whole, cut = spec("whole", settings), spec("cut", settings)
     run(whole, QUIET)
     with pytest.raises(Killed):

@@ -25,7 +25,7 @@ from chatllama_pipeline.settings.training.methods import MethodName
 from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import train
 from chatllama_pipeline.training.ppo.methods import METHODS
-from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.model import ActorCritic, head_on
 from chatllama_pipeline.training.ppo.rollout import sample_replies
 
 NODES, GOAL, LONGEST, WALKS, EDGE_CHANCE, GRAPH_SEED = 21, 0, 10, 1000, 0.1, 1002
@@ -135,16 +135,17 @@ def test_the_training_walks_average_as_published(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "seed"),
+    ("method", "seed", "shared"),
     [
-        ("ppo", 0),
-        pytest.param("ppo", 1, marks=pytest.mark.slow),
-        pytest.param("rloo", 0, marks=pytest.mark.slow),
-        pytest.param("grpo", 0, marks=pytest.mark.slow),
+        ("ppo", 0, False),
+        pytest.param("ppo", 1, False, marks=pytest.mark.slow),
+        pytest.param("ppo", 0, True, marks=pytest.mark.slow),
+        pytest.param("rloo", 0, False, marks=pytest.mark.slow),
+        pytest.param("grpo", 0, False, marks=pytest.mark.slow),
     ],
 )
 def test_every_method_learns_the_shortest_ways_that_imitation_did_not(
-    graph: Graph, method: MethodName, seed: int
+    graph: Graph, method: MethodName, seed: int, shared: bool
 ) -> None:
     actor = imitated(graph.walks, seed)
     before = sampled_optimality(actor, graph)
@@ -152,7 +153,8 @@ def test_every_method_learns_the_shortest_ways_that_imitation_did_not(
     reference.load_state_dict(actor.state_dict())
     critic = None
     if METHODS[method].has_critic:
-        critic = small_llama(LlamaForSequenceClassification, num_labels=1)
+        own = small_llama(LlamaForSequenceClassification, num_labels=1)
+        critic = head_on(actor) if shared else own
     replies = 1 if method == "ppo" else 5
 
     def reward(prompts: list[Prompt], _: list[str], replies: list[list[int]]) -> Tensor:

@@ -28,6 +28,7 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.launch.stages import STOPPED, stage_error
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.training.ppo.stage import HEAD_FILE
 from tests.waiting import PATIENCE, wait_until
 
 STEPS = 20
@@ -141,17 +142,23 @@ def test_losses_are_those_of_one_process_at_every_stage(
 @pytest.mark.slow
 @pytest.mark.parametrize("adapters", [False, True], ids=["whole", "lora"])
 @pytest.mark.parametrize(
-    ("method", "zero_stage"),
-    [*(("ppo", zero_stage) for zero_stage in range(4)), ("rloo", 0), ("rloo", 2), ("grpo", 3)],
+    ("method", "zero_stage", "trunk"),
+    [
+        *(("ppo", zero_stage, "own") for zero_stage in range(4)),
+        *(("ppo", zero_stage, "shared") for zero_stage in (0, 2, 3)),
+        *(("rloo", 0, "own"), ("rloo", 2, "own"), ("grpo", 3, "own")),
+    ],
 )
 def test_a_method_rolls_out_and_learns_what_one_process_does(
     inputs: Path,
     tmp_path: Path,
     method: str,
     zero_stage: int,
+    trunk: str,
     adapters: bool,
 ) -> None:
     def adapted(spec: StageSpec) -> None:
+        spec.settings["critic_config"] = {"trunk": trunk}
         for section in ("actor_config", "trainer_config"):
             spec.settings[section]["peft_enable"] = adapters
         spec.settings["trainer_config"]["beta_s"] = 0.01
@@ -168,7 +175,9 @@ def test_a_method_rolls_out_and_learns_what_one_process_does(
     assert len(samples[0].splitlines()) == len(
         (Path(spec.output) / "samples.jsonl").read_text().splitlines()
     )
-    assert (Path(spec.output) / "critic" / "config.json").is_file() == (method == "ppo")
+    own, head = (Path(spec.output) / "critic" / file for file in ("config.json", HEAD_FILE))
+    assert own.is_file() == (method == "ppo" and trunk == "own")
+    assert head.is_file() == (trunk == "shared")
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ IMPROVEMENT = (
     "seed",
     "improve_by",
     *keys("actor_config", "max_sequence_length max_tokens thoughts " + ADAPTER),
-    *keys("critic_config", ADAPTER),
+    *keys("critic_config", "trunk " + ADAPTER),
     *keys(
         "trainer_config",
         "actor_lr critic_lr actor_eps_clip critic_eps_clip beta_s gamma_discounted "

@@ -68,10 +68,12 @@ def without_gguf(settings: AssistantSettings) -> Collection[str]:
 
 def not_improved_by(settings: AssistantSettings) -> Collection[str]:
     """What a method makes nothing of; what is said of PPO in as many words as ever."""
-    method = settings.improve_by
-    uncounted = {key for key in IMPROVEMENT if not reads(method, key)}
+    method, shared = settings.improve_by, settings.has_shared_trunk
+    uncounted = {key for key in IMPROVEMENT if not reads(method, key, shared_trunk=shared)}
     if method == "ppo":
         uncounted.add("improve_by")
+    if not shared:
+        uncounted.add("critic_config.trunk")
     if method in FROM_ROWS:  # replies are the data's, and read whole
         uncounted |= {"actor_config.max_tokens", "actor_config.thoughts"}
     if method in SUPERVISED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from chatllama_pipeline.settings.training.ppo import PpoSettings
+from chatllama_pipeline.settings.training.ppo import CriticSettings, PpoSettings
 
 MethodName = Literal["ppo", "rloo", "grpo", "dpo", "kto", "best_of_n"]
 # Those that are trained by transformers' Trainer, as SFT is, and the section of each.
@@ -28,6 +28,10 @@ _OF_A_CRITIC = (
     "trainer_config.gae_lambda",
     "trainer_config.gamma_discounted",
 )
+# Of critic_config what a value head on the actor makes nothing of.
+_OF_AN_OWN_CRITIC = tuple(
+    f"critic_config.{name}" for name in CriticSettings.model_fields if name != "trunk"
+)
 # Of rollouts all but the prompts, which the evaluation is asked too.
 _OF_ROLLOUTS = tuple(
     f"trainer_config.{name}" for name in PpoSettings.model_fields if name != "examples_path"
@@ -42,20 +46,24 @@ _UNREAD: dict[MethodName, tuple[str, ...]] = {
 }
 
 
-def _unread(method: MethodName) -> tuple[str, ...]:
-    """Sections and keys that `method` makes nothing of."""
-    return (*_UNREAD[method], *(own for name, own in SUPERVISED.items() if name != method))
+def _unread(method: MethodName, shared_trunk: bool) -> tuple[str, ...]:
+    """Sections and keys that `method` makes nothing of, and PPO on one trunk beside them."""
+    unread = (*_UNREAD[method], *(own for name, own in SUPERVISED.items() if name != method))
+    return (*unread, *_OF_AN_OWN_CRITIC) if method == "ppo" and shared_trunk else unread
 
 
-def reads(method: MethodName, key: str) -> bool:
+def reads(method: MethodName, key: str, *, shared_trunk: bool = False) -> bool:
     """Whether `method` makes anything of the setting at a dotted `key`."""
-    return not any(key == unread or key.startswith(f"{unread}.") for unread in _unread(method))
+    unread = _unread(method, shared_trunk)
+    return not any(key == name or key.startswith(f"{name}.") for name in unread)
 
 
-def unread_keys(raw: Mapping[str, Any], method: MethodName) -> list[str]:
+def unread_keys(
+    raw: Mapping[str, Any], method: MethodName, *, shared_trunk: bool = False
+) -> list[str]:
     """The sections and keys of a config.yaml, as it was read, that `method` makes nothing of."""
     found = []
-    for unread in _unread(method):
+    for unread in _unread(method, shared_trunk):
         value: Any = raw
         for part in unread.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

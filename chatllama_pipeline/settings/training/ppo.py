@@ -150,8 +150,13 @@ class PpoSettings(TrainedSection):
 
 
 class CriticSettings(Section):
-    """`critic_config`: the critic follows from the other models; its adapter alone is set."""
+    """`critic_config`: where PPO's values come from; all else follows from the other models."""
 
+    trunk: Literal["own", "shared"] = Field(
+        default="own",
+        description="own: the critic is a model of its own; shared: a value head on the actor's "
+        "hidden states, which costs no second model",
+    )
     peft_enable: bool | None = Field(
         default=None, description="the critic trains an adapter; as PPO's actor if null"
     )
@@ -160,3 +165,13 @@ class CriticSettings(Section):
         default=LoraSettings(),
         description="of a critic that continues no adapter of reward model or SFT",
     )
+
+    @model_validator(mode="after")
+    def _a_head_has_no_adapter(self) -> Self:
+        if self.trunk == "shared" and self.peft_enable:
+            raise ValueError(
+                "trunk: shared makes the critic a head on the actor, and peft_enable: true gives "
+                "it an adapter of its own; take peft_enable out (the actor's stands in "
+                "trainer_config.peft_enable), or set trunk: own"
+            )
+        return self

@@ -69,11 +69,12 @@ def prepare(
 
 
 def _critic(known: Beginning, sft: Path, reward_model: Path) -> dict[str, Path]:
-    """Where the critic starts, of a method that has one.
+    """Where the critic starts, where it is a model of its own.
 
     From the reward model, where that reads the same tokens as the actor, else from the SFT weights.
     """
-    if not METHODS[known.settings.improve_by].has_critic:
+    settings = known.settings
+    if not METHODS[settings.improve_by].has_critic or settings.has_shared_trunk:
         return {}
     alike = kind_of(known.config) is kind_of(load_config(reward_model)) and same_vocabulary(
         known.tokenizer, load_tokenizer(reward_model)

@@ -28,6 +28,7 @@ from chatllama_pipeline.models.loading import load_config
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.layout import base_folder, has_adapter, weights_digest
+from chatllama_pipeline.training.ppo.model import head_on
 
 # Keys of our own in a reward model's config (normalisation, longest row), and its pad token.
 OWN_KEYS, PAD = "chatllama_", "pad_token_id"
@@ -37,7 +38,7 @@ OWN_KEYS, PAD = "chatllama_", "pad_token_id"
 class Roles:
     """The models, on one device; `sharing` lists the roles that stand on each set of weights.
 
-    `critic` is None for a method that has none.
+    `critic` is None for a method that has none; it may be a value head on the policy.
     """
 
     policy: Any
@@ -71,8 +72,8 @@ def load_roles(
 
     The policy continues the SFT adapter, the reference is that adapter frozen (the plain SFT
     weights where SFT trained none), the reward model keeps the adapter it was trained with. The
-    critic continues the adapter of the model it starts from. Without adapters every role has
-    weights of its own; so it has without `share`.
+    critic continues the adapter of the model it starts from, or is a fresh head on the policy.
+    Without adapters every role has weights of its own; so it has without `share`.
     """
     bases = Bases(device, share)
     reference = bases.language("reference", sft)
@@ -84,7 +85,9 @@ def load_roles(
         set_trainable(policy)
     else:
         policy = bases.own("policy", merge_adapter(load_actor(sft, torch.float32)))
-    critic = None if critic_start is None else _critic(bases, critic_start, settings, seed)
+    critic = head_on(policy) if settings.has_shared_trunk else None
+    if critic_start is not None:
+        critic = _critic(bases, critic_start, settings, seed)
     reward = bases.scoring("reward", reward_model, stage_seed(seed, "critic"))
     for model in (reference, reward):
         model.requires_grad_(False)

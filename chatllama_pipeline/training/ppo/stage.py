@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
+from safetensors.torch import save_file
 
-from chatllama_pipeline.models.adapters.lora import save_model
+from chatllama_pipeline.models.adapters.lora import save_model, trained_state
 from chatllama_pipeline.models.chat.replies import reply_texts
 from chatllama_pipeline.models.chat.template import stop_ids
 from chatllama_pipeline.models.generation import end_ids, generate_plainly
@@ -32,7 +33,7 @@ from chatllama_pipeline.training.plan import TrainingPlan
 from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import Training, train
 from chatllama_pipeline.training.ppo.methods import METHODS
-from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.model import ActorCritic, ValueHead
 from chatllama_pipeline.training.ppo.preparation import Prompts, held_out_prompts, prepare
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.resume.snapshot import require_room
@@ -49,7 +50,7 @@ from chatllama_pipeline.training.trackers import Trackers
 from chatllama_pipeline.training.watching.judges import Gate, open_gate
 from chatllama_pipeline.training.watching.watch import Watch, interval
 
-CRITIC_FOLDER = "critic"
+CRITIC_FOLDER, HEAD_FILE = "critic", "head.safetensors"
 _NOTHING_HELD_OUT = "rlhf_training_data holds no validation prompt as short as those learned from"
 
 
@@ -80,7 +81,7 @@ def _improve(
     if any(len(group) > 1 for group in roles.sharing):
         progress.say(roles.in_words)
     module = ActorCritic(roles.policy, roles.critic)
-    for model in module.trained:
+    for model in module.models:
         make_efficient(model, ppo, plan.section_name, plan.memory.checkpointing)
     scorer = RewardScorer(plan.folders["reward"], model=roles.reward)
     stops = end_ids(stop_ids(tokenizer), roles.policy)
@@ -233,12 +234,18 @@ def finite_loss(training: Training, ppo: PpoSettings, has_critic: bool) -> Check
 
 
 def write_payload(output: Path, module: ActorCritic, tokenizer: Any, training: Training) -> None:
-    """The trained actor as a plain model folder, a critic beside it, curves and samples."""
+    """The trained actor as a plain model folder, a critic beside it, curves and samples.
+
+    Of a critic that is a head on the actor the head alone is written.
+    """
     generate_plainly(module.actor, tokenizer, stop_ids(tokenizer))
     folders = (output, output / CRITIC_FOLDER)
-    for model, folder in zip(module.trained, folders, strict=False):
+    for model, folder in zip(module.models, folders, strict=False):
         save_model(model, folder)
         tokenizer.save_pretrained(folder)
+    if isinstance(module.critic, ValueHead):
+        (output / CRITIC_FOLDER).mkdir()
+        save_file(trained_state(module.critic), output / CRITIC_FOLDER / HEAD_FILE)
     training.log.write(output)
 
 

@@ -100,7 +100,7 @@ def minibatch_gradients(
         on_part(1 / len(parts) if number > 1 else 0.0)
         last = number == len(parts)
         # Wrapped for several processes, a module has one forward and one backward.
-        alone = accelerator.backward if apart and method.has_critic else None
+        alone = accelerator.backward if apart and module.has_own_critic else None
         whole = Whole(method, settings, tokens, rows * ranks, beta)
         loss, figures, ratio = _micro_loss(module, minibatch.rows(index), whole, alone)
         sums += figures
