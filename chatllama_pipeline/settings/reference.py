@@ -6,34 +6,33 @@ import inspect
 import json
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 
 from chatllama_pipeline.settings.assistant import AssistantSettings
 from chatllama_pipeline.settings.section import Section
 
 HEAD = "| key | type | default | range | meaning |\n|---|---|---|---|---|"
-# Of JSON schema, in the words of who writes YAML.
+# In the words of who writes YAML.
 TYPES = {
-    "boolean": "true or false",
-    "integer": "whole number",
-    "null": "null",
-    "number": "number",
-    "object": "mapping",
-    "string": "text",
+    bool: "true or false",
+    int: "whole number",
+    types.NoneType: "null",
+    float: "number",
+    dict: "mapping",
+    str: "text",
 }
+# By their names in annotated_types and pydantic.
 BOUNDS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "at most {}",
-    "exclusiveMaximum": "below {}",
-    "minItems": "{} or more entries",
-    "minLength": "{} or more characters",
+    "ge": "at least {}",
+    "gt": "above {}",
+    "le": "at most {}",
+    "lt": "below {}",
+    "min_length": "{} or more entries",
     "pattern": "`{}`",
 }
 
@@ -58,7 +57,6 @@ def every_key() -> Iterator[Key]:
         **dict(_places(AssistantSettings)),
     }
     anchors = {kind.__name__: "" for kind in places}
-    schemas = _schemas(places)
     for kind, found in places.items():
         prepared = {
             name
@@ -66,13 +64,12 @@ def every_key() -> Iterator[Key]:
             for name in validator.info.fields
             if validator.info.mode != "after"
         }
-        properties = schemas[kind]["properties"]
         for name, field in kind.model_fields.items():
-            if "$ref" in properties[name]:
+            if _is_section(field.annotation):
                 continue
-            kinds = re.sub(r"\[([^]]*)\]\(#\)", r"\1", _type(properties[name], anchors))
-            value = ", ".join(filter(None, (kinds, _range(properties[name]))))
-            told = f"{value}; {_default(field, properties[name])} unless set: {field.description}"
+            kinds = re.sub(r"\[([^]]*)\]\(#\)", r"\1", _type(field.annotation, anchors))
+            value = ", ".join(filter(None, (kinds, _range(field))))
+            told = f"{value}; {_default(field)} unless set: {field.description}"
             by_metadata = any(isinstance(part, BeforeValidator) for part in field.metadata)
             for place in (place for place in found if ".NAME" not in place):
                 dotted = f"{place}.{name}".lstrip(".")
@@ -109,21 +106,6 @@ def ordered_fields(kind: type[Section]) -> list[str]:
     return [name for name in names if name in kind.model_fields]
 
 
-class _AsTheyCome(GenerateJsonSchema):
-    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
-        return value  # nobody reads the order of a schema's keys
-
-
-def _schemas(kinds: Iterable[type[Section]]) -> dict[type[Section], dict[str, Any]]:
-    """Each class's JSON schema, all made at once: one by one, each makes those below it again."""
-    listed = list(kinds)
-    references, schema = models_json_schema(
-        [(kind, "validation") for kind in listed], schema_generator=_AsTheyCome
-    )
-    names = {kind: references[kind, "validation"]["$ref"].rsplit("/", 1)[1] for kind in listed}
-    return {kind: schema["$defs"][name] for kind, name in names.items()}
-
-
 def _places(kind: type[Section]) -> Iterator[tuple[type[Section], list[str]]]:
     """Each class below `kind`, and the dotted keys at which it stands."""
     found: dict[type[Section], list[str]] = {}
@@ -142,7 +124,7 @@ def _places(kind: type[Section]) -> Iterator[tuple[type[Section], list[str]]]:
 
 def _sections_in(annotation: Any) -> Iterator[tuple[type[Section], str]]:
     """The settings classes in a type, and what stands between the key and theirs."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if _is_section(annotation):
         yield annotation, ""
         return
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -156,55 +138,70 @@ def _sections_in(annotation: Any) -> Iterator[tuple[type[Section], str]]:
 
 
 def _table(kind: type[Section], names: list[str], places: dict[type[Section], list[str]]) -> str:
-    properties = kind.model_json_schema()["properties"]
     links = {nested.__name__: _anchor(told) for nested, told in places.items()}
     rows = [HEAD]
     for name in names:
-        schema = properties[name]
-        described = kind.model_fields[name].description or ""
-        default = _default(kind.model_fields[name], schema)
-        cells = [f"`{name}`", _type(schema, links), default, _range(schema), described]
+        field = kind.model_fields[name]
+        kinds = _type(field.annotation, links)
+        cells = [f"`{name}`", kinds, _default(field), _range(field), field.description or ""]
         rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows)
 
 
-def _type(schema: dict[str, Any], links: dict[str, str]) -> str:
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _type(annotation: Any, links: dict[str, str]) -> str:
     """What kind of value a key takes; a section's is a link to its keys."""
-    if "$ref" in schema:
-        return f"[these keys](#{links[schema['$ref'].rsplit('/', 1)[1]]})"
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_type(part, links) for part in schema["anyOf"]))
-    if "enum" in schema or "const" in schema:
-        values = schema.get("enum", [schema.get("const")])
-        return ", ".join(f"`{_value(value)}`" for value in values)
-    if schema.get("type") == "array":
-        if "prefixItems" in schema:
-            return f"[{', '.join(_type(part, links) for part in schema['prefixItems'])}]"
-        return f"list ({_type(schema['items'], links)})"
-    if isinstance(schema.get("additionalProperties"), dict):
-        names = _type(schema["propertyNames"], links) if "propertyNames" in schema else "names"
-        return f"{names}, each with {_type(schema['additionalProperties'], links)}"
-    return TYPES[schema["type"]]
+    if _is_section(annotation):
+        return f"[these keys](#{links[annotation.__name__]})"
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0], links)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_type(part, links) for part in inner))
+    if origin is Literal:
+        return ", ".join(f"`{_value(value)}`" for value in inner)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"[{', '.join(_type(part, links) for part in inner)}]"
+    if origin in (list, tuple):
+        return f"list ({_type(inner[0], links)})"
+    if origin is dict and inner[1] is not Any:
+        names = "names" if inner[0] is str else _type(inner[0], links)
+        return f"{names}, each with {_type(inner[1], links)}"
+    return TYPES[origin or annotation]
 
 
-def _default(field: FieldInfo, schema: dict[str, Any]) -> str:
+def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "must be given"
     # A section's default is its keys' own.
-    if "$ref" in schema:
+    if _is_section(field.annotation):
         return ""
-    return f"`{_value(schema.get('default', field.get_default(call_default_factory=True)))}`"
+    return f"`{_value(field.get_default(call_default_factory=True))}`"
 
 
-def _range(schema: dict[str, Any]) -> str:
-    # What a tuple is made of says how many there are.
-    parts = [part for part in (schema, *schema.get("anyOf", ())) if "prefixItems" not in part]
-    return ", ".join(
-        told.format(part[bound])
-        for part in parts
-        for bound, told in BOUNDS.items()
-        if bound in part
-    )
+def _range(field: FieldInfo) -> str:
+    return ", ".join(_bounds(field.annotation, field.metadata))
+
+
+def _bounds(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
+    """What a value keeps within, in words; of a list, how many entries, and not what they are."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        own = [mark for part in inner[1:] for mark in getattr(part, "metadata", [part])]
+        yield from _bounds(inner[0], [*own, *metadata])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for part in inner:
+            if part is not types.NoneType:
+                yield from _bounds(part, metadata)
+    else:
+        for mark in metadata:
+            for bound, told in BOUNDS.items():
+                if (value := getattr(mark, bound, None)) is not None:
+                    words = told.replace("entries", "characters") if annotation is str else told
+                    yield words.format(value)
 
 
 def _value(value: Any) -> str:
