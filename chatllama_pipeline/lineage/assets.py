@@ -177,7 +177,7 @@ _DECLARED = [
     ),
     Asset(
         "actor_ppo",
-        code_version="10",
+        code_version="11",
         upstream=(
             "actor_sft",
             "reward_model",

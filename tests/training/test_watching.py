@@ -16,7 +16,7 @@ from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.schemas import PROMPT_SCHEMA
-from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings import AssistantSettings, PpoSettings
 from chatllama_pipeline.training.ppo.stage import run
 from chatllama_pipeline.training.watching.looks import (
     QUANTILE_999,
@@ -26,6 +26,7 @@ from chatllama_pipeline.training.watching.looks import (
     has_fallen,
 )
 from chatllama_pipeline.training.watching.report import WatchReport
+from chatllama_pipeline.training.watching.watch import interval
 from tests.llm.openai_server import KEY, MODEL, OpenAiServer
 from tests.training.paid import QUIET, TRAINER, curves, hashes
 
@@ -137,6 +138,19 @@ def test_who_does_not_look_on_is_told(settings: dict[str, Any], told: str | None
     rubric = {"rubric": [{"name": "a", "says": "a"}]}
     fault = AssistantSettings.model_validate({**rubric, **settings}).watch_fault()
     assert fault is None if told is None else told in (fault or "")
+
+
+def test_looks_are_as_many_as_cost_little_beside_what_training_writes() -> None:
+    def ppo(**given: Any) -> PpoSettings:
+        shape = {"num_episodes": 20, "max_timesteps": 16, "update_timesteps": 16, "batch_size": 8}
+        return AssistantSettings.model_validate(
+            {"trainer_config": {**shape, **given}}
+        ).trainer_config
+
+    assert interval(ppo(), prompts=8) == 2  # a tenth of 20 iterations, of 16 replies each
+    assert interval(ppo(), prompts=47) == 6  # which write 96 replies meanwhile
+    assert interval(ppo(replies_per_prompt=4), prompts=47) == 2
+    assert interval(ppo(watch_every=1), prompts=47) == 1
 
 
 @pytest.fixture(scope="session")

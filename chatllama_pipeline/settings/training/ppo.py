@@ -104,7 +104,8 @@ class PpoSettings(TrainedSection):
     watch_every: Count | None = Field(
         default=None,
         description="iterations between looks of the gate's judge at replies to held-out prompts; "
-        "null: a tenth of all, but for a local model as judge; 0: it never looks",
+        "null: a tenth of all, or as many as write twice a look's replies; none for a local model "
+        "as judge; 0: it never looks",
     )
     watch_prompts: Positive = Field(default=64, description="held-out prompts of a look, at most")
     watch_falls: Positive | None = Field(

@@ -140,7 +140,7 @@ def _watch(
         name=gate.name,
         paid=paid,
         terms=terms_of(plan.settings.rewards),
-        every=interval(ppo),
+        every=interval(ppo, len(held_out.ids)),
         falls=ppo.watch_falls,
         missing_eos_penalty=ppo.missing_eos_penalty,
     )

@@ -23,6 +23,8 @@ from chatllama_pipeline.training.watching.report import WatchReport
 BEST = 5.0
 # Looks at a training whose settings don't say how often, beside the first and the last.
 USUAL_LOOKS = 10
+# A look costs what an iteration does until it learns: decoding, and reading what was written.
+MOST_LOOKED_AT = 0.5
 _ESTIMATED = "word "
 
 
@@ -96,6 +98,13 @@ class Watch:
         return estimate_lines(self.judge.client, plan, max_usd)
 
 
-def interval(settings: PpoSettings) -> int:
-    """Iterations from look to look: as set, else such that there are about `USUAL_LOOKS`."""
-    return settings.watch_every or math.ceil(settings.iterations / USUAL_LOOKS)
+def interval(settings: PpoSettings, prompts: int) -> int:
+    """Iterations from look to look, where a look is at the replies to so many prompts.
+
+    As set, else such that there are about `USUAL_LOOKS`, or as many fewer as it takes for a look to
+    write no more than `MOST_LOOKED_AT` of what training writes meanwhile.
+    """
+    if settings.watch_every:
+        return settings.watch_every
+    written = MOST_LOOKED_AT * settings.rollouts_per_iteration
+    return max(math.ceil(settings.iterations / USUAL_LOOKS), math.ceil(prompts / written))
