@@ -17,6 +17,8 @@ import pytest
 from chatllama_pipeline.errors import ChildError, SettingsError
 from chatllama_pipeline.launch.jobs import running
 from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError, Request, Task
+from chatllama_pipeline.launch.jobs.stage import run_as_job
+from chatllama_pipeline.records import StageSpec
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Job:
     may_come_back: bool = False
     would_never_start: bool = False
     was_out_of_memory: bool = False
+    was_lost: bool = False
     queued_seconds: float = 0.0
     node_hours: float = 0.0
 
@@ -58,6 +61,7 @@ class OneMachine:
     full: bool = False
     refuses: bool = False
     away: int = 0
+    loses: int = 0
     jobs: dict[str, subprocess.Popen[bytes] | None] = field(default_factory=dict)
     name = "One"
     section = "one"
@@ -83,6 +87,9 @@ class OneMachine:
         if process is None:
             return Job("waits")
         code = process.poll()
+        if code and self.loses:
+            self.loses -= 1
+            return Job("failed", was_lost=True)
         return Job("runs" if code is None else "failed" if code else "ended")
 
     def named(self, name: str) -> str | None:
@@ -130,6 +137,15 @@ def ran(scheduler: OneMachine, what: Task) -> list[str]:
     return said
 
 
+def ran_as_stage(scheduler: OneMachine, folder: Path, script: str) -> list[str]:
+    said: list[str] = []
+    result = str(folder / "result")
+    spec = StageSpec("counts", "ours", {}, {}, str(folder / "published"), str(folder), result)
+    command = ["bash", "-c", f"cd {folder}; {script}"]
+    run_as_job(spec, folder / "spec.json", command, scheduler, stop_seconds=10, say=said.append)
+    return said
+
+
 WAITS_FOR_GO = "echo begun >> starts; while [ ! -e go ]; do sleep .05; done; touch result"
 
 
@@ -155,6 +171,22 @@ def test_what_a_job_prints_is_handed_on_and_nothing_is_left(
 def test_a_job_that_fails_is_told_with_its_log(one: OneMachine, tmp_path: Path) -> None:
     with pytest.raises(ChildError, match=r"(?s)on here ended as failed; the end of .*last words"):
         ran(one, task(tmp_path, "echo last words; exit 3"))
+
+
+THIRD_TIME = "echo begun >> starts; [ $(wc -l < starts) = 3 ] && touch result"
+
+
+def test_a_stage_that_lost_its_node_goes_on_in_another_job(one: OneMachine, tmp_path: Path) -> None:
+    one.loses = 2
+    said = ran_as_stage(one, tmp_path, THIRD_TIME)
+    assert sum("lost a node; asks for another" in line for line in said) == 2
+
+
+def test_a_stage_that_loses_node_after_node_ends(one: OneMachine, tmp_path: Path) -> None:
+    one.loses, one.request = 9, Request(retries=1)
+    with pytest.raises(ChildError, match="ended as failed"):
+        ran_as_stage(one, tmp_path, THIRD_TIME)
+    assert (tmp_path / "starts").read_text() == "begun\nbegun\n"
 
 
 def test_a_refused_job_leaves_the_folder_to_other_launchers(

@@ -19,7 +19,7 @@ class Request:
     """What every job asks for: `nodes`, with `processes`, `threads` and `gpus` on each of them.
 
     No threads: what the scheduler gives by itself. A job that waits for `queue_seconds` is taken
-    back.
+    back. Up to `retries` times work that lost a node goes on elsewhere.
     """
 
     nodes: int = 1
@@ -27,6 +27,7 @@ class Request:
     threads: int = 0
     gpus: int = 0
     queue_seconds: float = 86_400.0
+    retries: int = 10
 
     @property
     def threads_each(self) -> int:
@@ -77,6 +78,10 @@ class Job(Protocol):
     @property
     def may_come_back(self) -> bool:
         """Whether a job that is over may yet be put back into the queue."""
+
+    @property
+    def was_lost(self) -> bool:
+        """Whether it is over since a node was lost, and another job may go on in its place."""
 
     @property
     def would_never_start(self) -> bool: ...

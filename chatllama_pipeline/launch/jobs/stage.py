@@ -34,21 +34,27 @@ def run_as_job(
     """Run the stage of `spec`, written to `spec_path` here; its seconds, and metrics of its jobs.
 
     What it makes stands in the run folder until it has ended, since a job may outlive the run that
-    asked for it. A training that was stopped amid its work (a time limit, a preemption) goes on in
-    another job. Raises the stage's own error where it refused, else as `run_job`.
+    asked for it. A training that was stopped amid its work (a time limit, a preemption), or lost a
+    node, goes on in another job. Raises the stage's own error where it refused, else as `run_job`.
     """
     made, result = Path(spec.run_folder) / "output", Path(spec.result)
     dataclasses.replace(spec, output=str(made)).write(spec_path)
     log = spec_path.with_suffix(".log")
     task = Task(spec.stage, command, spec_path, log, lambda: _clear(made, result), result.exists)
     ended: list[Job | None] = []
-    stopped, seconds = "", 0.0
+    stopped, seconds, lost = "", 0.0, 0
     with contextlib.closing(scheduler):
         while True:
             try:
                 run = run_job(task, scheduler, say=say, stop_seconds=stop_seconds)
             except JobError as error:
                 refusal = stage_error(result)
+                if refusal is None and error.ended.was_lost and lost < scheduler.request.retries:
+                    lost += 1
+                    ended.append(error.ended)
+                    seconds += error.seconds
+                    say(f"{spec.stage}: job {error.id} lost a node; asks for another")
+                    continue
                 if not isinstance(refusal, StoppedError):
                     raise (refusal or error) from None
                 if str(refusal) == stopped:

@@ -64,6 +64,10 @@ class Job:
         return False  # its actor starts it again before it says that it is over
 
     @property
+    def was_lost(self) -> bool:
+        return False  # its actor has tried that as often as it may
+
+    @property
     def went_well(self) -> bool:
         return self.state == "COMPLETED"
 
@@ -116,7 +120,7 @@ class Ray:
             left_over.unlink()
         script = self._folder / "task.sh"
         line = processes_line(task.command, self.request, MEETING)
-        on_node = [PYTHON, "-m", "chatllama_pipeline.launch.ray.on_node"]
+        on_node = [PYTHON, "-m", "chatllama_pipeline.launch.jobs.on_node"]
         words = f'{shlex.join(through_shim(on_node))} "$NODE_HOW" "$NODE_LOG" {stop_seconds:g}'
         script.write_text(node_script(f"{words} {line}", self.request.threads_each, task.spec))
         ranks = range(self.request.nodes)

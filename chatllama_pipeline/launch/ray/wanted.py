@@ -17,15 +17,13 @@ class Wanted(Request):
     """What a job asks of the Ray cluster whose head is at `address`; "auto" finds it.
 
     `memory` is in bytes, of each node, and like `resources` what Ray counts, not what it enforces.
-    A cluster that `grows` may get nodes that it lacks. A job that lost a node starts again up to
-    `retries` times.
+    A cluster that `grows` may get nodes that it lacks.
     """
 
     address: str = "auto"
     memory: int = 0
     resources: Mapping[str, float] = field(default_factory=dict)
     grows: bool = False
-    retries: int = 10
 
     @property
     def of_each_node(self) -> dict[str, float]:

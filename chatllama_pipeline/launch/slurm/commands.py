@@ -89,6 +89,10 @@ class Job:
         return self.state in MAY_COME_BACK
 
     @property
+    def was_lost(self) -> bool:
+        return self.state in MAY_COME_BACK
+
+    @property
     def went_well(self) -> bool:
         return self.state == "COMPLETED"
 

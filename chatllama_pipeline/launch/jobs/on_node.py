@@ -1,4 +1,4 @@
-"""`python -m chatllama_pipeline.launch.ray.on_node HOW LOG SECONDS ARGV...`: a job on a node.
+"""`python -m chatllama_pipeline.launch.jobs.on_node HOW LOG SECONDS ARGV...`: a job on a node.
 
 Runs ARGV to its end, or has it save within SECONDS on SIGTERM; its output goes to the end of LOG.
 Where it ends badly, HOW says so as JSON.
@@ -17,6 +17,7 @@ from chatllama_pipeline.store.manifests import write_atomically
 
 def main(argv: list[str]) -> int:
     how, log, seconds, *command = argv
+    Path(how).unlink(missing_ok=True)
     try:
         run_child(command, env=os.environ, log=Path(log), append=True, stop_seconds=float(seconds))
     except ChildError as error:
