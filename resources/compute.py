@@ -26,6 +26,7 @@ from chatllama_pipeline.launch.stages import ONE_PROCESS, error_file, stage_erro
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import RoleSettings
 from resources.clusters.asked import Asked
+from resources.clusters.kubernetes import Kubernetes
 from resources.clusters.ray import Ray
 from resources.clusters.slurm import Slurm
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from chatllama_pipeline.llm.local.server import Machine
 
 DEVICES = ("auto", "cpu", "cuda")
-LAUNCHERS = ("local", "slurm", "ray")
+LAUNCHERS = ("local", "slurm", "ray", "kubernetes")
 
 
 class _MessageReader(dg.PipesTempFileMessageReader):
@@ -73,13 +74,17 @@ class Compute(dg.ConfigurableResource[None]):
         "GPUs; empty: CHATLLAMA_LEASES, else one in /run/lock or the temporary folder.",
     )
     launcher: str = Field(
-        default="local", description="local, or slurm or ray: each stage is a job of a cluster."
+        default="local",
+        description="local, or slurm, ray or kubernetes: each stage is a job of a cluster.",
     )
     nodes: int = Field(
         default=1, description="Nodes of a training's job, with `processes` on each of them."
     )
     slurm: Slurm = Field(default=Slurm(), description="What a job asks of Slurm.")
     ray: Ray = Field(default=Ray(), description="What a job asks of a Ray cluster.")
+    kubernetes: Kubernetes = Field(
+        default=Kubernetes(), description="What a job asks of a Kubernetes cluster."
+    )
     warm_parent: bool = Field(
         default=True,
         description="On a CPU, fork a run's stages from one process that has torch imported.",
@@ -217,7 +222,7 @@ class Compute(dg.ConfigurableResource[None]):
             if self.nodes != 1:
                 raise SettingsError(
                     f"compute.nodes is {self.nodes}, and compute.launcher 'local', which has one "
-                    "node: use launcher 'slurm' or 'ray', or nodes 1"
+                    "node: use launcher 'slurm', 'ray' or 'kubernetes', or nodes 1"
                 )
             require_no_job(folder, self.launcher)
             return None

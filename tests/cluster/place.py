@@ -12,6 +12,8 @@ from typing import Any
 
 from chatllama_pipeline.launch.jobs.scheduler import Request, Scheduler
 from chatllama_pipeline.launch.jobs.stage import job_environment, run_as_job
+from chatllama_pipeline.launch.kubernetes.scheduler import Kubernetes
+from chatllama_pipeline.launch.kubernetes.wanted import Wanted as AskedOfKubernetes
 from chatllama_pipeline.launch.ray.scheduler import Ray
 from chatllama_pipeline.launch.ray.wanted import Wanted as AskedOfRay
 from chatllama_pipeline.launch.slurm.scheduler import Slurm
@@ -26,6 +28,8 @@ def scheduler(request: Request, folder: Path) -> Scheduler:
     """Who runs what is asked for."""
     if isinstance(request, AskedOfRay):
         return Ray(request, folder, job_environment())
+    if isinstance(request, AskedOfKubernetes):
+        return Kubernetes(request, folder, job_environment())
     assert isinstance(request, AskedOfSlurm)
     return Slurm(request, job_environment())
 

@@ -18,8 +18,10 @@ def writes(spec: StageSpec, progress: Progress) -> Outcome:
     progress.say("begun")
     time.sleep(3)
     progress.say("done")
-    (Path(spec.output) / "made").write_text(os.environ.get("SLURMD_NODENAME", "no node"))
-    job = os.environ.get("SLURM_JOB_ID") or Path(os.environ["NODE_HOW"]).name.split(".")[0]
+    node = os.environ.get("SLURMD_NODENAME") or os.environ.get("NODE", "no node")
+    (Path(spec.output) / "made").write_text(node)
+    job = os.environ.get("SLURM_JOB_ID")
+    job = job or Path(os.environ.get("NODE_HOW", "no job")).name.split(".")[0]
     with (Path(spec.run_folder) / "starts").open("a") as starts:
         starts.write(f"{job}\n")
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")

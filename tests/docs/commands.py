@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -13,6 +14,7 @@ from typing import Any
 
 import click
 import dagster as dg
+import yaml
 from dagster._cli import cli as dagster_cli
 
 from chatllama_pipeline.automation.jobs import JOBS
@@ -22,6 +24,7 @@ from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.settings.folder import load_assistant
 from tests.docs.pages import REPOSITORY
+from tests.launch.kubernetes.api_server import require_valid
 
 Check = Callable[[list[str], bool], None]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
@@ -174,10 +177,19 @@ def check_nothing(words: list[str], whole: bool) -> None:
     """Of a word of the shell that takes what it is given."""
 
 
+def check_kubectl(words: list[str], whole: bool) -> None:
+    """What is applied is there, and Kubernetes' own to read."""
+    for option, name in itertools.pairwise(words):
+        if option == "-f":
+            for thing in yaml.safe_load_all((REPOSITORY / name).read_text()):
+                require_valid(thing)
+
+
 CHECKS: dict[str, Check] = {
     "chatllama": check_chatllama,
     "cp": check_copy,
     "dagster": check_dagster,
+    "kubectl": check_kubectl,
     "make": check_make,
     "pip": check_pip,
     "python": check_python,

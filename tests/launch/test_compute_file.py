@@ -60,6 +60,8 @@ def test_the_files_values_are_the_defaults_of_every_run(written: Path) -> None:
         ("slurm: a100", "slurm must hold keys and values"),
         ("ray: {adress: auto}", r"unknown key 'ray.adress'; those there are: .*address"),
         ("ray: {resources: [a100]}", "ray.resources: Input should be a valid dictionary"),
+        ("kubernetes: {immage: a}", r"unknown key 'kubernetes.immage'; those there are: .*image"),
+        ("kubernetes: {pod: [a]}", "kubernetes.pod: Input should be a valid dictionary"),
         ("nodes: many", "nodes: Input should be a valid integer"),
     ],
 )
@@ -84,6 +86,11 @@ def test_the_file_that_the_docs_show_is_one(written: Path) -> None:
         "GPU": 4,
         "memory": 400 * 2**30,
     }
+    written.write_text(page.split("```text\n")[3].split("```")[0])
+    made = compute_here()
+    asked = made.kubernetes.request(made.nodes, made.processes, made.threads)
+    assert asked.of_each_node == {"cpu": "32", "memory": "400Gi", "nvidia.com/gpu": "4"}
+    assert asked.claim == "chatllama"
 
 
 def test_a_file_that_is_not_there_is_told(written: Path) -> None:
@@ -91,10 +98,15 @@ def test_a_file_that_is_not_there_is_told(written: Path) -> None:
         compute_here()
 
 
+def kubernetes(**changes: object) -> dict[str, object]:
+    """What a run says of a cluster of Kubernetes."""
+    return {"launcher": "kubernetes", "kubernetes": {"image": "ours:1", **changes}}
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"launcher": "pbs"}, "compute.launcher is 'pbs': use one of local, slurm, ray"),
+        ({"launcher": "pbs"}, "compute.launcher is 'pbs': use one of local, slurm, ray, kube"),
         ({"nodes": 2}, "compute.nodes is 2, and compute.launcher 'local'"),
         ({"launcher": "slurm", "nodes": 0}, "compute.nodes is 0: use 1 or more"),
         (
@@ -118,6 +130,16 @@ def test_a_file_that_is_not_there_is_told(written: Path) -> None:
         ({"launcher": "ray", "ray": {"resources": {"tpu": 0}}}, "resources.tpu is 0.0: use more"),
         ({"launcher": "ray", "ray": {"address": "ray://head:10001"}}, "use the HOST:PORT that"),
         ({"launcher": "ray", "ray": {"address": "head"}}, "compute.ray.address is 'head': use"),
+        ({"launcher": "kubernetes"}, "compute.kubernetes.image is empty: name the image"),
+        (kubernetes(), "compute.kubernetes.claim is empty: name the PersistentVolumeClaim"),
+        (kubernetes(claim="a"), "compute.kubernetes.mount_path is '': say at which path"),
+        (kubernetes(gpus=-1), "compute.kubernetes.gpus is -1: use 0 or more"),
+        (kubernetes(retries=-1), "compute.kubernetes.retries is -1: use 0 or more"),
+        (kubernetes(time_limit_minutes=-5.0), "time_limit_minutes is -5: use 0 or more"),
+        (kubernetes(memory="64GB"), "compute.kubernetes.memory is '64GB': use a size such as 64Gi"),
+        (kubernetes(memory="0"), "compute.kubernetes.memory is '0': use a size"),
+        ({**kubernetes(), "device": "cuda"}, "'cuda', but compute.kubernetes.gpus is 0"),
+        ({**kubernetes(), "nodes": 0}, "compute.nodes is 0: use 1 or more"),
     ],
 )
 def test_what_no_cluster_could_give_is_refused_before_anything_starts(
@@ -135,30 +157,47 @@ def test_a_machine_without_slurm_is_told_before_anything_starts(
         ran(tmp_path, Compute(launcher="slurm"))
 
 
-def test_a_machine_without_ray_is_told_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("library", "asked", "told"),
+    [
+        ("ray", {"launcher": "ray"}, r"Ray is not installed here: .*\.\[ray\]"),
+        (
+            "kubernetes",
+            kubernetes(claim="a", mount_path="/"),
+            r"its client is not installed here: .*\.\[kubernetes\]",
+        ),
+    ],
+)
+def test_a_machine_without_the_launchers_library_is_told_before_anything_starts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+    asked: dict[str, object],
+    told: str,
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "ray" else real(name)
+        "importlib.util.find_spec", lambda name: None if name == library else real(name)
     )
-    with pytest.raises(SettingsError, match=r"Ray is not installed here: .*\.\[ray\]"):
-        ran(tmp_path, Compute(launcher="ray"))
+    with pytest.raises(SettingsError, match=told):
+        ran(tmp_path, Compute(**asked))  # type: ignore[arg-type]
 
 
-def test_nothing_of_ray_is_imported_unless_asked_for() -> None:
+def test_nothing_of_a_launcher_is_imported_unless_asked_for() -> None:
     program = (
         "import sys, chatllama_pipeline.definitions, chatllama_pipeline.launch.ray.scheduler;"
-        "sys.exit('ray' in sys.modules)"
+        "import chatllama_pipeline.launch.kubernetes.scheduler;"
+        "sys.exit(bool({'ray', 'kubernetes'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_work_that_a_job_may_do_still_is_not_started_here(tmp_path: Path) -> None:
     (tmp_path / JOB_FILE).write_text('{"launcher": "ray", "name": "one", "id": "one", "spec": ""}')
-    for launcher in ("local", "slurm"):
+    others = kubernetes(claim="a", mount_path="/")
+    for asked in ({"launcher": "local"}, {"launcher": "slurm"}, others):
         with pytest.raises(SettingsError, match=r"the job one of launcher 'ray'.*job.json"):
-            ran(tmp_path, Compute(launcher=launcher))
+            ran(tmp_path, Compute(**asked))  # type: ignore[arg-type]
 
 
 def test_a_node_without_the_project_or_the_store_says_so(tmp_path: Path) -> None:

@@ -28,8 +28,11 @@ class Meeting:
     port: str
 
 
-def node_script(line: str, threads_each: int, spec: Path) -> str:
-    """A script that runs `line` where Python and `spec` are, and says so where they aren't."""
+def node_script(line: str, threads_each: int, spec: Path, before: Sequence[str] = ()) -> str:
+    """A script that runs `line` where Python and `spec` are, and says so where they aren't.
+
+    The lines `before` come first, once both were found.
+    """
     python, seen = shlex.quote(PYTHON), shlex.quote(str(spec))
     environment = child_environment(max(1, threads_each), {})
     if not threads_each:  # the stage counts the cores that it was given
@@ -43,6 +46,7 @@ def node_script(line: str, threads_each: int, spec: Path) -> str:
             'must be a folder that all nodes see at the same path" >&2; exit 66; }',
             f"cd {shlex.quote(os.getcwd())} 2>/dev/null",
             *exports,
+            *before,
             f"export {shim.PARENT_VARIABLE}=$PPID",
             f"exec {line}",
             "",

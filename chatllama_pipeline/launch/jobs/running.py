@@ -139,7 +139,8 @@ def _submit(
 ) -> str:
     task.begin()
     task.log.unlink(missing_ok=True)
-    name = f"chatllama-{task.name}-{uuid.uuid4().hex[:12]}"
+    # Not every scheduler takes an underscore in a name.
+    name = f"chatllama-{task.name.replace('_', '-')}-{uuid.uuid4().hex[:12]}"
     told = {
         "launcher": scheduler.section,
         "name": name,

@@ -1,0 +1,153 @@
+"""Whole stages as jobs of a cluster whose API server and nodes are the tests' own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.resume import Trial, make_inputs
+from chatllama_pipeline.errors import DataError, SettingsError
+from chatllama_pipeline.launch.jobs import running as jobs
+from chatllama_pipeline.launch.kubernetes.wanted import Wanted
+from tests.cluster.losses import assert_same_losses
+from tests.cluster.place import Place, when
+from tests.launch.kubernetes.cluster import IMAGE, Cluster
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+STEPS = 20
+
+
+@pytest.fixture(scope="session")
+def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("kubernetes"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def kube(pods: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, as this process finds it; nothing is left running of the test."""
+    pods.server.write_kubeconfig(tmp_path / "kubeconfig")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    pods.give_store()
+    yield pods
+    left = pods.running()
+    pods.heal()
+    assert left == []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def wanted(place: Place, nodes: int = 1, **more: object) -> Wanted:
+    mount = str(place.folder)
+    return Wanted(nodes=nodes, image=IMAGE, claim="chatllama", mount_path=mount, **more)  # type: ignore[arg-type]
+
+
+def test_a_stage_runs_as_a_job_and_says_what_it_does(kube: Cluster, place: Place) -> None:
+    outcome, metrics = place.run("writes", wanted(place, threads=2))
+
+    assert (outcome.rows, outcome.metrics["threads"]) == (1, 2)
+    assert (place.folder / "published" / "made").read_text() == "n1"
+    spoken = [line for line in place.said if line.startswith("writes: ")]
+    assert [line for line in spoken if "job" not in line] == ["writes: begun", "writes: done"]
+    assert (metrics["kubernetes_jobs"], metrics["kubernetes_nodes"]) == (1, "n1")
+    assert metrics["node_hours"] > 0
+    assert not (place.folder / jobs.JOB_FILE).exists()
+
+
+def test_what_the_stage_refuses_is_raised_as_it_is(kube: Cluster, place: Place) -> None:
+    with pytest.raises(DataError, match=r"rows.json, row 3: prompt is empty"):
+        place.run("refuses", wanted(place))
+
+
+def test_a_node_with_another_version_of_the_project_refuses(
+    kube: Cluster, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatllama_pipeline.launch.source.source_fingerprint", lambda: "other")
+    with pytest.raises(SettingsError, match="has another version of the project"):
+        place.run("writes", wanted(place))
+
+
+def test_an_interrupt_has_the_stage_save_and_leaves_no_job(kube: Cluster, place: Place) -> None:
+    when(lambda: place.heard("step 15"), lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        place.run("counts", wanted(place))
+    assert kube.server.all("jobs") == kube.server.all("pods") == []
+    saved = int((place.folder / "state").read_text())
+    assert saved >= 15
+
+    outcome, _ = place.run("counts", wanted(place))
+    assert outcome.rows == 100
+    assert f"counts: goes on after step {saved}" in place.said
+
+
+def test_a_time_limit_has_the_stage_save_and_another_job_goes_on(
+    kube: Cluster, place: Place
+) -> None:
+    when(lambda: place.heard("step 20"), kube.reach_time_limit)
+    outcome, metrics = place.run("counts", wanted(place, time_limit_seconds=3600.0))
+    assert outcome.rows == 100
+    assert metrics["kubernetes_jobs"] == 2
+    assert any("asks for another" in line for line in place.said)
+
+
+def test_a_node_that_is_drained_has_the_stage_save_and_go_on_elsewhere(
+    kube: Cluster, place: Place
+) -> None:
+    when(lambda: place.heard("step 25"), lambda: kube.drain("n1"))
+    outcome, metrics = place.run("counts", wanted(place))
+    assert outcome.rows == 100
+    assert (metrics["kubernetes_jobs"], metrics["kubernetes_restarts"]) == (1, 1)
+    assert metrics["kubernetes_nodes"] == "n2"
+    resumed = [line for line in place.said if "goes on after step" in line]
+    assert int(resumed[-1].split()[-1]) >= 25
+
+
+def test_a_lost_node_costs_what_was_done_since_the_last_state(kube: Cluster, place: Place) -> None:
+    when(lambda: place.heard("step 25"), lambda: kube.lose("n1"))
+    outcome, metrics = place.run("counts", wanted(place))
+    assert outcome.rows == 100
+    assert metrics["kubernetes_restarts"] == 1
+    resumed = [line for line in place.said if "goes on after step" in line]
+    assert int(resumed[-1].split()[-1]) >= 20
+
+
+def test_a_job_that_outlives_its_run_is_found_and_not_started_twice(
+    kube: Cluster, place: Place
+) -> None:
+    program = (
+        "from pathlib import Path; from tests.cluster.place import Place;"
+        "from tests.cluster.test_kubernetes import wanted;"
+        f"place = Place(Path({str(place.folder)!r})); place.run('counts', wanted(place))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as first:
+        wait_until(lambda: (place.folder / "state").exists())
+        first.kill()
+    assert kube.running() != []
+
+    outcome, metrics = place.run("counts", wanted(place))
+    assert outcome.rows == 100
+    assert metrics["kubernetes_jobs"] == 1
+    assert "takes up job" in place.said[0]
+    assert (place.folder / "spec.log").read_text().count("goes on after step") == 1
+
+
+@pytest.mark.parametrize("stage", ["reward_model", "actor_sft", "actor_ppo"])
+def test_two_nodes_learn_what_one_process_learns(
+    kube: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stage: str
+) -> None:
+    inputs = make_inputs(tmp_path_factory.mktemp("inputs"))
+    asked = wanted(Place(tmp_path), nodes=2)
+    assert_same_losses(Trial(stage, steps=STEPS), inputs, tmp_path, asked)
