@@ -18,7 +18,7 @@ from chatllama_pipeline.launch.cores import AT_WORK
 from chatllama_pipeline.launch.shared import VARIABLE, those_standing
 from chatllama_pipeline.store.manifests import SHARED, Version
 from resources.signs_of_life import signs_folder
-from tests.automation.kills.running import CONFIG, KINDS, Service
+from tests.automation.kills.servers import CONFIG, KINDS, Service
 from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
 from tests.waiting import wait_until
 
@@ -120,3 +120,22 @@ def test_after_many_kills_of_anything_the_next_run_makes_what_one_in_peace_did(
     assert list(service.place.store.root.glob("_runs/*/*/*")) == []
     peace = made_in_peace(tmp_path / "peace")
     assert service.place.versions(NAME) == peace.versions(NAME)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_service_killed_as_a_whole_amid_a_run_ends_it_and_tries_it_again(
+    service: Service,
+) -> None:
+    with dg.DagsterInstance.from_config(str(service.home)) as instance:
+        lost = service.launch(NAME)
+        wait_until(lambda: service.processes().get("rank"), lambda: "for a rank at work")
+        service.kill_all()
+        wait_until(lambda: not service.processes(), lambda: f"for {service.processes()}")
+        wait_until(lambda: not service.unfinished(instance), lambda: "for the second try")
+        first, second = instance.get_run_by_id(lost), instance.get_runs(limit=1)[0]
+        assert first is not None and first.status == dg.DagsterRunStatus.FAILURE
+        assert second.parent_run_id == lost and second.is_success
+    assert {"actor_ppo", "evaluation"} <= set(service.place.versions(NAME))
+    for version in every_version(service.place):
+        assert list(version.damaged()) == [], version.name
