@@ -20,6 +20,7 @@ from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.serving.api.access.place import Limits, open_place
 from chatllama_pipeline.serving.api.application import application
+from chatllama_pipeline.serving.api.running import server_of
 from chatllama_pipeline.serving.api.versions import Versions
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.feedback import FeedbackLog
@@ -76,6 +77,7 @@ class Served:
     said: list[str] = field(default_factory=list)
     port: int = 0
     versions: Versions = None  # type: ignore[assignment]
+    server: uvicorn.Server = None  # type: ignore[assignment]
 
     @property
     def url(self) -> str:
@@ -125,12 +127,8 @@ def serving(
     versions = Versions(NAME, look or (lambda: served.wanted), limits.streams, served.said.append)
     versions.begin()
     served.versions = versions
-    config = uvicorn.Config(
-        application(versions, limits, place, served.feedback, page=page, trial=trial),
-        log_level="warning",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    app = application(versions, limits, place, served.feedback, page=page, trial=trial)
+    server = served.server = server_of(app, last_seconds=1)
     thread = threading.Thread(
         target=lambda: asyncio.run(server.serve(sockets=[place.listening])), daemon=True
     )

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from chatllama_pipeline.errors import SettingsError
@@ -66,6 +67,18 @@ def test_a_new_release_takes_over_under_load_without_a_dropped_request(released:
     assert len(replies[first.id]) == len(replies[second.id]) == 1
     assert replies[first.id] != replies[second.id]
     assert [line.split()[-1] for line in served.said] == [second.id, first.id]
+
+
+def test_a_connection_outlasts_what_clients_keep_of_it(released: Released) -> None:
+    # One that the server closes just as its client asks on it is a request without an answer.
+    kept = httpx.Limits().keepalive_expiry
+    assert kept is not None
+    with serving([Wanted(released[1], 1.0)]) as served, httpx.Client() as client:
+        assert client.get(f"{served.url}/models").status_code == 200
+        [connection] = served.server.server_state.connections
+        wait_until(lambda: connection.timeout_keep_alive_task is not None)
+        closing = connection.timeout_keep_alive_task
+        assert closing.when() - connection.loop.time() > 2 * kept
 
 
 def test_a_version_that_is_replaced_stays_until_its_last_reply(released: Released) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 import uvicorn
+from starlette.applications import Starlette
 
 from chatllama_pipeline.serving.api.access.place import Limits, Place
 from chatllama_pipeline.serving.api.application import application
@@ -15,6 +16,9 @@ from chatllama_pipeline.store.trials import Trial
 
 # How long replies may go on once the server is told to end.
 LAST_SECONDS = 30
+# How long a connection stays that nobody asks on: longer than clients and proxies keep theirs (5 s
+# and 60 s are usual), since who asks on one that is being closed is never answered.
+KEEP_SECONDS = 75
 
 
 def run(
@@ -31,16 +35,23 @@ def run(
     try:
         versions.begin()
         app = application(versions, limits, place, feedback, page=page, trial=trial)
-        config = uvicorn.Config(
+        ready()
+        with contextlib.suppress(KeyboardInterrupt):
+            server_of(app).run(sockets=[place.listening])
+    finally:
+        versions.close()
+        place.listening.close()
+
+
+def server_of(app: Starlette, last_seconds: int = LAST_SECONDS) -> uvicorn.Server:
+    """What answers by `app`; once told to end it gives replies `last_seconds`."""
+    return uvicorn.Server(
+        uvicorn.Config(
             app,
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=LAST_SECONDS,
+            timeout_graceful_shutdown=last_seconds,
+            timeout_keep_alive=KEEP_SECONDS,
         )
-        ready()
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[place.listening])
-    finally:
-        versions.close()
-        place.listening.close()
+    )
