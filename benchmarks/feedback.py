@@ -8,8 +8,8 @@ the grammar through the API, and a simulated person rates each reply by the rubr
 time wrongly: thumbs, comparisons of two samples, edits. Then it is made again while the clients go
 on asking, until the gate has spoken and the server has taken up what was released; with `--approve`
 what it held back, too. `--hostile` turns every rating around. A line of JSON a seed: how many
-requests failed, the gate's word, and the rubric (0 to 1) of the release before and of the
-candidate, on test prompts and on what people rated.
+requests failed and how, the gate's word, and the rubric (0 to 1) of the release before and of the
+candidate, on the same test prompts, those that people rated among them.
 """
 
 from __future__ import annotations
@@ -106,17 +106,21 @@ class Loop:
                     self._approve()
                 last = self._released()
                 clients.wait_for(last)
+        over = figures["over_release"]
         return {
             "requests": clients.asked,
-            "failed": clients.failed,
+            "failed": clients.failed.total(),
+            "how": dict(clients.failed),
             "ratings": dict(clients.rated),
             "spoke": sorted(clients.spoke),
             "swapped": last != first,
             "released": figures["released"],
             "reason": figures["reason"],
-            "release": figures["over_release"]["rubric_score"],
-            "candidate": figures["actor_ppo"]["rubric_score"],
+            "release": over["rubric_score"],
+            "candidate": over["candidate_score"],
+            "win rate": [over[name] for name in ("win_rate", "win_rate_low", "win_rate_high")],
             "on feedback": figures.get("on_feedback"),
+            "with people": figures.get("with_people"),
         }
 
     def _evaluation(self) -> dict[str, Any]:
@@ -165,7 +169,8 @@ class Clients:
         self._questions = [*fresh_questions(), *source_questions()]
         random.Random(f"feedback/{seed}").shuffle(self._questions)
         self._lock = threading.Lock()
-        self.asked = self.failed = 0
+        self.asked = 0
+        self.failed: Counter[str] = Counter()
         self.rated: Counter[str] = Counter()
         self.spoke: set[str] = set()
 
@@ -257,10 +262,11 @@ class Clients:
             answer = client.post(f"{self._url}/{path}", json=body)
             if answer.status_code == 200:
                 return answer.json()
-        except httpx.HTTPError:
-            pass
+            how = f"{answer.status_code} {answer.text[:200]}"
+        except httpx.HTTPError as error:
+            how = repr(error)
         with self._lock:
-            self.failed += 1
+            self.failed[how] += 1
         return None
 
 

@@ -154,10 +154,11 @@ _DECLARED = [
     ),
     Asset(
         "reward_model",
-        code_version="5",
+        code_version="6",
         upstream=("reward_base", "reward_training_data", "preference_data"),
         settings=(
             "seed",
+            "feedback.weight",
             *keys(
                 "reward_config",
                 OPTIMIZER + " objective margin train centering max_sequence_length",

@@ -138,6 +138,11 @@ class FeedbackSettings(Section):
     max_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.5, description="of the ratings: from one visit, at most, where there are several"
     )
+    weight: Positive = Field(
+        default=5,
+        description="how many times the reward model reads a pair or scored reply that a rating "
+        "became, where it reads others once",
+    )
     test_share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.2,
         description="share of rated prompts, by their hash, that are held out to compare a "

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,14 @@ from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_row
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, REWARD_SCHEMA
+from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.reward.items import Pair, Scored, read_pair
-from chatllama_pipeline.training.reward.stage import collate_items, reward_loss_sum, run
+from chatllama_pipeline.training.reward.stage import (
+    collate_items,
+    prepare,
+    reward_loss_sum,
+    run,
+)
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)
@@ -97,6 +104,30 @@ def test_every_objective_learns_what_people_prefer(
         "loss",
         "validation_accuracy",
     }
+
+
+def test_what_ratings_became_is_read_as_often_as_is_set(
+    make_spec: MakeSpec, make_inputs: Any
+) -> None:
+    rated = [
+        [{**row, "source": "feedback"} for row in rows if row["prompt"][0]["content"] == "alpha"]
+        for rows in (pairs(), scores())
+    ]
+    inputs = make_inputs(pairs() + rated[0], scores() + rated[1])
+    sections = {"reward_config": TRAINING, "feedback": {"weight": 3}}
+    spec = make_spec("reward_model", sections, inputs)
+    settings = AssistantSettings.of_stage(spec)
+    _, rows = prepare(spec, settings, QUIET)
+    items = [*rows.items.pairs, *rows.items.scored]
+    counts = Counter((type(item).__name__, item.source) for item in items)
+    # A reply that nobody scored teaches nothing.
+    assert counts == {
+        ("Pair", "test"): 6,
+        ("Pair", "feedback"): 3,
+        ("Scored", "test"): 12,
+        ("Scored", "feedback"): 6,
+    }
+    assert {item.source for item in rows.held_out.pairs} == {"test"}
 
 
 def test_scores_have_mean_0_and_deviation_1_on_the_training_replies(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from chatllama_pipeline.data.feedback.rows import heeded
 from chatllama_pipeline.data.tables import as_prompt, read_split
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.progress import counted
@@ -50,12 +51,18 @@ class Items:
 
 
 def read_items(
-    spec: StageSpec, encode: Encode, reward: RewardSettings, limit: int, split: Split
+    spec: StageSpec,
+    encode: Encode,
+    reward: RewardSettings,
+    limit: int,
+    split: Split,
+    weight: int = 1,
 ) -> Items:
-    """One split's pairs and scored replies of at most `limit` tokens."""
+    """One split's pairs and scored replies of at most `limit` tokens, those that came of ratings
+    `weight` times."""
     too_long = 0
     pairs: list[Pair] = []
-    rows = read_split(spec.inputs["preference_data"], split)
+    rows = heeded(read_split(spec.inputs["preference_data"], split), weight)
     for row in counted(f"tokenizes {split} pairs", rows, len(rows), "pairs"):
         pair = read_pair(encode, row, limit, with_margin=reward.margin == "strength")
         if max(len(pair.chosen.ids), len(pair.rejected.ids)) > limit:
@@ -63,7 +70,7 @@ def read_items(
         else:
             pairs.append(pair)
     scored: list[tuple[Example, float, str]] = []
-    rows = read_split(spec.inputs["reward_training_data"], split)
+    rows = heeded(read_split(spec.inputs["reward_training_data"], split), weight)
     for row in counted(f"tokenizes scored {split} replies", rows, len(rows), "replies"):
         if row["score"] is not None:
             example = encode(as_prompt(row["prompt"]), row["completion"], limit)

@@ -119,7 +119,8 @@ def prepare(
     base, reward = Path(spec.inputs["reward_base"]), settings.reward_config
     known = begin(spec, settings, base)
     encode = partial(scoring_example, known.config, known.tokenizer)
-    items = read_items(spec, encode, reward, known.before.context, "train")
+    weight = settings.feedback.weight
+    items = read_items(spec, encode, reward, known.before.context, "train", weight)
     held_out = read_items(spec, encode, reward, known.before.context, "validation")
     chosen, in_vain = _learned_from(items, reward, spec)
     longest = max(len(row.ids) for row in rows_of(chosen))
