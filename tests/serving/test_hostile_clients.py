@@ -16,7 +16,7 @@ SECONDS, CLIENTS = 20, 32
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_among_hostile_clients_whoever_asks_well_is_answered_and_nothing_grows() -> None:
-    command = [sys.executable, "-m", "benchmarks.hostile"]
+    command = [sys.executable, "-m", "benchmarks.clients.hostile"]
     ended = subprocess.run(
         [*command, "--seconds", str(SECONDS), "--clients", str(CLIENTS)],
         cwd=REPOSITORY,

@@ -1,6 +1,6 @@
 """A server among hostile clients: what becomes of it, and of those who mean well.
 
-    python -m benchmarks.hostile --seconds 600 --clients 32
+    python -m benchmarks.clients.hostile --seconds 600 --clients 32
 
 Clients ask at random, by a seed: well, whole and streamed; and they leave in mid-reply or before
 it, send bodies too long, without an end or of garbage, heads letter by letter, values that are

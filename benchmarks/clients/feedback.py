@@ -1,7 +1,7 @@
 """The loop of feedback: served, rated, retrained, gated, swapped in under load.
 
-    python benchmarks/feedback.py                       # the quickstart, seeds 0, 1 and 2
-    python benchmarks/feedback.py --config FILE --seeds 0
+    python -m benchmarks.clients.feedback                  # the quickstart, seeds 0, 1 and 2
+    python -m benchmarks.clients.feedback --config FILE --seeds 0
 
 For each seed the assistant is made and served, `--clients` clients ask `--questions` questions of
 the grammar through the API, and a simulated person rates each reply by the rubric, `--wrong` of the
@@ -45,7 +45,7 @@ from chatllama_pipeline.statistics import mean
 from chatllama_pipeline.store.versions import Store
 
 NAME = "rated"
-QUICKSTART = Path(__file__).parents[1] / "assistants" / "quickstart" / "config.yaml"
+QUICKSTART = Path(__file__).parents[2] / "assistants" / "quickstart" / "config.yaml"
 # Between a client's questions while the assistant is made again, on the same cores.
 PAUSE_SECONDS = 0.5
 # Points of 5 from which a reply gets a thumb up.

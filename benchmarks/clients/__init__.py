@@ -1,0 +1,1 @@
+"""Many clients at once of a served release: people who rate it, and some who mean ill."""
