@@ -7,9 +7,10 @@ Both sides run the same weights, prompts, lengths, epochs and minibatches, with 
 reads the same ids, in processes of their own, in turns on a CPU and one after the other on a GPU.
 The first iteration of each warms up. Once all rows are full, once half of them end at a quarter; at
 equal precision, and each side as it is fastest here: in bfloat16 where this machine multiplies
-faster so. Ours runs with the allocator that the pipeline gives its stages. trl comes from the
-package index into a virtual environment of its own, or, without a network, from a wheel. `--tiny`
-shows in a minute on a CPU that the GPU's part runs.
+faster so, ours with values from the actor's own trunk (`critic_config.trunk`). Ours runs with the
+allocator that the pipeline gives its stages. trl comes from the package index into a virtual
+environment of its own, or, without a network, from a wheel. `--tiny` shows in a minute on a CPU
+that the GPU's part runs.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ def rows(sizes: list[str], tiny: bool) -> Iterator[tuple[str, list[Case]]]:
         ways = [CASES[size]]
         if bfloat16_pays():
             ways.append(replace(CASES[size], bfloat16=True))
+        ways += [replace(way, shared_trunk=True) for way in ways]
         yield "all rows full", ways
         yield "half of the rows end at a quarter", [replace(way, half_early=True) for way in ways]
 
@@ -183,7 +185,7 @@ def begin(row: str, case: Case) -> float:
     """Print what is compared, and the heads of the columns; the operations/s of products here."""
     peak = products_per_second(case.device, case.bfloat16)
     print(
-        f"{case.name}, {row}, {'bfloat16' if case.bfloat16 else 'float32'}: {case.prompts} prompts "
+        f"{case.name}, {row}, {case.kind}: {case.prompts} prompts "
         f"of {case.prompt_tokens} tokens, {case.tokens} tokens written, {case.epochs} epochs of "
         f"minibatches of {case.minibatch}, {case.micro} rows at once; products at "
         f"{peak / 1e9:,.0f} GFLOP/s at most"
@@ -235,7 +237,7 @@ def best(found: list[tuple[Case, dict[str, Side]]]) -> None:
     chosen = {}
     for name in SIDES:
         case, sides = min(found, key=lambda pair: pair[1][name].median("all"))
-        how = f"{'bfloat16' if case.bfloat16 else 'float32'}, {case.micro} rows at once"
+        how = f"{case.kind}, {case.micro} rows at once"
         chosen[name] = (sides[name].median("all"), how)
     (ours, our_way), (theirs, their_way) = chosen["ours"], chosen["theirs"]
     print(f"each side's best: trl / ours {theirs / ours:.2f} (ours {our_way}; trl {their_way})\n")

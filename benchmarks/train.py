@@ -1,12 +1,15 @@
-"""Memory and speed of the trainings at 25 M parameters.
+"""Memory and speed of the trainings at 25 M parameters; what each way to a better actor reaches.
 
     python benchmarks/train.py [memory] [speed] [large] [--layers 6] [--steps 6] [--repeats 3]
+    python benchmarks/train.py methods [--seeds 0 1 2] [--methods ppo "ppo, shared trunk" dpo]
 
 `memory`: the peak of PPO with four full models and with LoRA on one base, 8 prompts of 64 tokens
 and 64 sampled ones, optimizer included; each in a process of its own, what stood in memory after
 the imports subtracted. `speed`: SFT and reward training in turns with a bare torch loop of the same
 maths; on busy machines trust the ratio. `large`: an SFT step in bfloat16 of a model of OPT-1.3B's
-shape with random weights; needs a GPU. Without a name, all three.
+shape with random weights; needs a GPU. Without a name, these three. `methods`: the quickstart on
+each seed, its actor improved in each way from the same data, SFT actor and reward model: seconds of
+the child that improves it, the rubric's mean, wins over SFT, KL in nats a reply, the gate's word.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import json
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +33,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from benchmarks.ppo_memory import PROMPT, QUIET, REPLY, ROWS, compare_memory
+from chatllama_pipeline.cli.dagster_runs import dagster_command, dagster_environment
 from chatllama_pipeline.models.adapters.lora import add_adapter
 from chatllama_pipeline.models.bases.scratch import train_tokenizer
 from chatllama_pipeline.models.chat.template import Example
@@ -36,6 +42,7 @@ from chatllama_pipeline.models.memory.efficiency import checkpoint_activations
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import AssistantSettings, LoraSettings
+from chatllama_pipeline.store.versions import Store
 from chatllama_pipeline.training.course import WEIGHT, Task
 from chatllama_pipeline.training.plan import begin, decide
 from chatllama_pipeline.training.reward import stage as reward_stage
@@ -47,21 +54,43 @@ GIGA = 1e9
 LEARNING_RATE = 1e-5
 NO_FIGURE = ("none", False)
 PARTS = ("memory", "speed", "large")
+METHODS_PART = "methods"
+# As many rollouts an iteration as the quickstart's PPO has; its lengths of training stand else.
+_GROUPED = {"trainer_config.update_timesteps": 16, "trainer_config.max_timesteps": 16}
+_SUPERVISED = {"batch_size": 32, "lr": 5e-4, "epochs": 2}
+# Each way to a better actor: what it changes of the quickstart's settings.
+WAYS: dict[str, dict[str, Any]] = {
+    "ppo": {},
+    "ppo, shared trunk": {"critic_config.trunk": "shared"},
+    **{name: {"improve_by": name, **_GROUPED} for name in ("rloo", "grpo")},
+    **{
+        name: {"improve_by": name}
+        | {f"{name}_config.{key}": value for key, value in _SUPERVISED.items()}
+        for name in ("dpo", "kto", "best_of_n")
+    },
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all without")
+    parts = (*PARTS, METHODS_PART)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; the first 3 without")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     quiet_transformers()
-    unknown = set(options.parts) - set(PARTS)
+    unknown = set(options.parts) - set(parts)
     if unknown:
-        parser.error(f"unknown part {', '.join(unknown)}: use {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(unknown)}: use {', '.join(parts)}")
     chosen = options.parts or PARTS
+    if METHODS_PART in chosen:
+        compare_methods(options.seeds, options.methods)
+    if not set(chosen) & set(PARTS):
+        return
     with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
         base = Path(folder) / "base"
         weights = make_base(base, options.hidden, options.layers)
@@ -264,6 +293,61 @@ def time_large_model(rows: int = 8, tokens: int = 512, steps: int = 5) -> None:
             f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
         )
         del model, optimizer, trained, loss
+
+
+# Ways to a better actor
+
+
+def compare_methods(seeds: list[int], ways: list[str]) -> None:
+    """Print a line for each way on each seed, and one of each way's medians."""
+    told: dict[str, list[dict[str, float]]] = {}
+    for seed in seeds:
+        with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
+            for way in ways:
+                reached = improved(Path(folder), {"seed": seed, **WAYS[way]})
+                for name, figures in zip(("sft", way), reached, strict=True):
+                    if name != "sft" or way == ways[0]:
+                        told.setdefault(name, []).append(figures)
+                        print(f"seed {seed}, {_in_words(name, figures)}", flush=True)
+    for name, found in told.items():
+        middle = {key: statistics.median(each[key] for each in found) for key in found[0]}
+        released = sum(each["released"] for each in found)
+        print(f"median, {_in_words(name, middle)} ({released:.0f} of {len(found)} released)")
+
+
+def improved(folder: Path, overrides: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """What SFT and the improved actor cost and reached; what stands in the store is not remade."""
+    places = {name: str(folder / name) for name in ("CHATLLAMA_STORE", "DAGSTER_HOME")}
+    for place in places.values():
+        Path(place).mkdir(exist_ok=True)
+    options = {"overrides": overrides, "force": [], "promote": True, "take_over": False}
+    subprocess.run(
+        dagster_command("quickstart", "*evaluation", options),
+        env={**dagster_environment(), **places},
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+    store = Store(Path(places["CHATLLAMA_STORE"]))
+    evaluation = store.read("evaluation", "quickstart").path / "evaluation.json"
+    found = json.loads(evaluation.read_text())
+
+    def of(stage: str, wins: float, kl: float, released: bool) -> dict[str, float]:
+        seconds = float(store.read(stage, "quickstart").manifest.metrics["child_seconds"])
+        rubric = float(found[stage]["rubric_score"])
+        return {"seconds": seconds, "rubric": rubric, "wins": wins, "kl": kl, "released": released}
+
+    return (
+        of("actor_sft", wins=0.5, kl=0.0, released=False),
+        of("actor_ppo", found["win_rate"], found["kl"], found["released"]),
+    )
+
+
+def _in_words(name: str, figures: dict[str, float]) -> str:
+    return (
+        f"{name:18s}{figures['seconds']:7.1f} s, rubric {figures['rubric']:.3f}, wins "
+        f"{figures['wins']:.3f}, KL {figures['kl']:.2f}, "
+        f"{'released' if figures['released'] > 0.5 else 'held back'}"
+    )
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ class Case:
     """One iteration: `prompts` prompts of as many tokens each, replies of `new_tokens`.
 
     `critic` are the sizes of critic and reward model, the actor's if None. `micro` rows go through
-    the models at once in the update. Half of the rows end at a quarter where `half_early`.
+    the models at once in the update. Half of the rows end at a quarter where `half_early`. With a
+    `shared_trunk` our values come from a head on the actor; trl's from a model of their own.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Case:
     epochs: int = EPOCHS
     critic: Sizes | None = None
     half_early: bool = False
+    shared_trunk: bool = False
     device: str = "cpu"
     bfloat16: bool = False
 
@@ -80,6 +82,12 @@ class Case:
         """How many tokens an iteration writes."""
         early = self.prompts // 2 if self.half_early else 0
         return self.prompts * self.new_tokens - early * (self.new_tokens - self.early_column - 1)
+
+    @property
+    def kind(self) -> str:
+        """Precision and trunk in words."""
+        precision = "bfloat16" if self.bfloat16 else "float32"
+        return f"{precision}, our values on a shared trunk" if self.shared_trunk else precision
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -30,7 +31,7 @@ from chatllama_pipeline.records import Prompt, user_prompt
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.training.ppo import collect, loop, rollout
 from chatllama_pipeline.training.ppo.collect import Task
-from chatllama_pipeline.training.ppo.model import ActorCritic
+from chatllama_pipeline.training.ppo.model import ActorCritic, head_on
 from chatllama_pipeline.training.trackers import Trackers
 
 # As good as endless: the parent ends it.
@@ -70,11 +71,14 @@ def main() -> None:
     found = models(case)
     if case.half_early:
         end_half_early(case)
+    critic = found.critic
+    if case.shared_trunk:
+        critic, found = head_on(found.actor), replace(found, critic=None)
     turns.timed(collect, "sample_replies", "decode")
     turns.timed(collect, "score_pass", "score")
     with contextlib.suppress(OverError):
         loop.train(
-            ActorCritic(found.actor, found.critic),
+            ActorCritic(found.actor, critic),
             found.reference,
             task(case, found.reward, turns),
             settings(case),

@@ -13,9 +13,11 @@ from benchmarks.ppo import PHASES, Side
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half_early", [False, True])
-def test_our_side_writes_as_many_tokens_as_its_case_names(half_early: bool, tmp_path: Path) -> None:
-    case = replace(TINY, half_early=half_early)
+@pytest.mark.parametrize(("half_early", "shared"), [(False, False), (True, False), (False, True)])
+def test_our_side_writes_as_many_tokens_as_its_case_names(
+    half_early: bool, shared: bool, tmp_path: Path
+) -> None:
+    case = replace(TINY, half_early=half_early, shared_trunk=shared)
     side = Side.start("ours", case, HERE, tmp_path)
     side.hear()
     side.turn()
