@@ -178,7 +178,7 @@ _DECLARED = [
     ),
     Asset(
         "actor_ppo",
-        code_version="11",
+        code_version="12",
         upstream=(
             "actor_sft",
             "reward_model",

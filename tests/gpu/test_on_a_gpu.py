@@ -36,6 +36,7 @@ from chatllama_pipeline.training.ppo.roles import load_roles
 from chatllama_pipeline.training.ppo.rollout import pad_left
 from chatllama_pipeline.training.reward import stage as reward
 from chatllama_pipeline.training.sft import stage as sft
+from chatllama_pipeline.training.terms.precision import in_bfloat16
 from tests.serving.served import lively, publish
 from tests.serving.test_ways import assert_as_generate
 
@@ -167,6 +168,19 @@ def test_four_roles_on_one_base_learn_and_stay_exact(
     assert abs(first_kl) < 1e-2  # rollout and reference round apart in bfloat16
     moved = logits(load_actor(written, torch.float32)) - logits(load_actor(actor, torch.float32))
     assert moved.abs().max() > 1e-3
+
+
+def test_a_reward_model_is_read_in_bfloat16_where_it_scores_as_in_float32(
+    run_stage: Callable[..., Any], tiny_base_folder: Path
+) -> None:
+    _, folder = run_stage("reward_model", SETTINGS, reward_base=tiny_base_folder)
+    scorer, said = RewardScorer(folder, "cuda"), list[str]()
+    asked, replies = [user_prompt(word) for word in WORDS], WORDS
+    rounded = in_bfloat16(scorer, asked, Progress("test", said.append))
+    assert "the reward model scores in bfloat16" in said[-1]
+    exact, found = scorer(asked, replies), rounded(asked, replies)
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, atol=0.1, rtol=0)
 
 
 def test_a_lease_names_the_card_that_is_there(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ from chatllama_pipeline.training.terms.asking import (
     terms_of,
 )
 from chatllama_pipeline.training.terms.cheats import Paid, cheats_check, try_reward
+from chatllama_pipeline.training.terms.precision import in_bfloat16
 from chatllama_pipeline.training.trackers import Trackers
 from chatllama_pipeline.training.watching.judges import Gate, open_gate
 from chatllama_pipeline.training.watching.watch import Watch, interval
@@ -83,7 +84,9 @@ def _improve(
     module = ActorCritic(roles.policy, roles.critic)
     for model in module.models:
         make_efficient(model, ppo, plan.section_name, plan.memory.checkpointing)
-    scorer = RewardScorer(plan.folders["reward"], model=roles.reward)
+    reward = RewardScorer(plan.folders["reward"], model=roles.reward)
+    rounds = plan.means.bfloat16
+    scorer = in_bfloat16(reward, prompts.messages, progress) if rounds else reward
     stops = end_ids(stop_ids(tokenizer), roles.policy)
     task = _task(prompts, tokenizer, stops, scorer, settings.actor_config)
     task = paid_by(task, asking, scorer, accelerator)
@@ -154,7 +157,7 @@ def _watch(
 
 
 def _task(
-    prompts: Prompts, tokenizer: Any, stops: list[int], scorer: RewardScorer, actor: ActorSettings
+    prompts: Prompts, tokenizer: Any, stops: list[int], scorer: Scorer, actor: ActorSettings
 ) -> Task:
     return Task(
         prompts=prompts.messages,
