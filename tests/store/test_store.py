@@ -23,11 +23,6 @@ from tests.store.recipes import never, prune, recipe, writes
 from tests.waiting import PATIENCE
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "storage")
-
-
 def test_a_version_is_the_hash_of_its_paths_and_contents() -> None:
     # sha256("a\0" + "11" + "\n" + "b\0" + "22" + "\n"), first 16 digits.
     files = [PayloadFile("b", 9, "22"), PayloadFile("a", 1, "11")]
@@ -119,37 +114,37 @@ def flip_a_byte(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_a_file_changed_by_a_byte_is_found_by_its_hash_and_never_used(store: Store) -> None:
-    made = store.make(recipe(), writes("w"), {}, force=False)
+def test_a_file_changed_by_a_byte_is_found_by_its_hash_and_never_used(folder: Store) -> None:
+    made = folder.make(recipe(), writes("w"), {}, force=False)
     damaged = made.version.path / "weights" / "model.bin"
     flip_a_byte(damaged)
 
     with pytest.raises(CorruptVersionError, match=r"model\.bin no longer has the hash") as caught:
-        store.read("actor_sft", "mine")
+        folder.read("actor_sft", "mine")
     assert "--select actor_sft --partition mine" in str(caught.value)
 
-    again = store.make(recipe(), writes("w"), {}, force=False)
+    again = folder.make(recipe(), writes("w"), {}, force=False)
     assert not again.reused
     assert again.version.id == made.version.id
     assert damaged.read_text() == "w"
-    store.read("actor_sft", "mine")
+    folder.read("actor_sft", "mine")
 
 
-def test_a_missing_file_is_named(store: Store) -> None:
-    made = store.make(recipe(), writes("w"), {}, force=False)
+def test_a_missing_file_is_named(folder: Store) -> None:
+    made = folder.make(recipe(), writes("w"), {}, force=False)
     (made.version.path / "weights" / "model.bin").unlink()
     with pytest.raises(CorruptVersionError, match=r"model\.bin is missing"):
-        store.read("actor_sft", "mine")
+        folder.read("actor_sft", "mine")
 
 
-def test_a_folder_without_a_manifest_is_no_version(store: Store) -> None:
-    made = store.make(recipe(), writes("w"), {}, force=False)
+def test_a_folder_without_a_manifest_is_no_version(folder: Store) -> None:
+    made = folder.make(recipe(), writes("w"), {}, force=False)
     (made.version.path / "manifest.json").unlink()
 
-    assert store.versions("actor_sft", "mine") == []
+    assert folder.versions("actor_sft", "mine") == []
     with pytest.raises(AbsentError):
-        store.read("actor_sft", "mine")
-    assert not store.make(recipe(), writes("w"), {}, force=False).reused
+        folder.read("actor_sft", "mine")
+    assert not folder.make(recipe(), writes("w"), {}, force=False).reused
 
 
 def test_what_was_never_made_says_what_to_do(store: Store) -> None:
