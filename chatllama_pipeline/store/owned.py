@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from chatllama_pipeline.errors import StoreError
+from chatllama_pipeline.store.locks.held import HeldError, hold, is_held
 from chatllama_pipeline.store.manifests import APPROVALS, SHARED
 from chatllama_pipeline.store.pool import Pool
 from chatllama_pipeline.store.remote.mirror import mirror_of
@@ -49,14 +49,7 @@ def remove_owned(root: Path, assistant: str) -> list[tuple[Path, int]]:
 
 def busy_assets(root: Path, assistant: str) -> list[str]:
     """The assets of an assistant that are being made now."""
-    found = []
-    for lock in _locks(root, assistant):
-        with lock.open("a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found.append(lock.parents[1].name)
-    return found
+    return [lock.parents[1].name for lock in _locks(root, assistant) if is_held(root, lock)]
 
 
 @contextlib.contextmanager
@@ -64,13 +57,12 @@ def all_locked(root: Path, assistant: str) -> Iterator[None]:
     """Nobody makes an asset of the assistant meanwhile; StoreError where somebody does."""
     with contextlib.ExitStack() as held:
         for lock in _locks(root, assistant):
-            handle = held.enter_context(lock.open("a"))
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(contextlib.closing(hold(root, lock, wait=False)))
+            except HeldError as error:
                 raise StoreError(
-                    f"{lock.parents[1].name} of {assistant} is being made: wait for the end of "
-                    "that run, or end it"
+                    f"{lock.parents[1].name} of {assistant} is being made: wait for the end "
+                    f"of that run, or end it ({error})"
                 ) from None
         yield
 

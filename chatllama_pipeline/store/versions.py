@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -36,6 +35,7 @@ from chatllama_pipeline.home import home
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.store.disk import ROOT_VARIABLE, last_written, writing
 from chatllama_pipeline.store.history import How, Use, note_use, read_uses
+from chatllama_pipeline.store.locks.held import Held, HeldError, hold
 from chatllama_pipeline.store.manifests import (
     CURRENT,
     MANIFEST,
@@ -182,16 +182,17 @@ class Store:
         and nothing is published.
         """
         started = monotonic()
-        with writing(self.root, recipe.asset), self._lock(recipe.asset, recipe.assistant):
+        with writing(self.root, recipe.asset), self._lock(recipe.asset, recipe.assistant) as lock:
             self.look(recipe.assistant, at_once=True)
             version = None if force else self._reusable(recipe)
             reused = version is not None
             if version is None:
-                version = self._build(recipe, build, overrides)
+                version = self._build(recipe, build, overrides, lock)
                 self._pool.sweep()
             if self._mirror:
                 self._mirror.publish(version)
                 self.look(recipe.assistant, at_once=True)
+            lock.require()
             metrics = version.manifest.metrics
             self._point(
                 recipe.asset,
@@ -291,7 +292,9 @@ class Store:
                 return []
         return lacking
 
-    def _build(self, recipe: Recipe, build: Build, overrides: Mapping[str, Any]) -> Version:
+    def _build(
+        self, recipe: Recipe, build: Build, overrides: Mapping[str, Any], lock: Held
+    ) -> Version:
         started = monotonic()
         run_folder = self.run_folder(recipe)
         states = self._mirror.states(run_folder) if self._mirror else contextlib.nullcontext()
@@ -303,6 +306,7 @@ class Store:
                     "\n".join(f"{recipe.asset}: {check.description}" for check in failed),
                     outcome.checks,
                 )
+            lock.require()
             version = self._publish(recipe, outcome, overrides, staging, started)
         shutil.rmtree(run_folder)
         return version
@@ -376,20 +380,19 @@ class Store:
             note_use(folder, use)
 
     @contextlib.contextmanager
-    def _lock(self, asset: str, assistant: str | None, *, wait: bool = True) -> Iterator[None]:
+    def _lock(self, asset: str, assistant: str | None, *, wait: bool = True) -> Iterator[Held]:
         make_private(self.root)
         folder = self._folder(asset, assistant)
         folder.mkdir(parents=True, exist_ok=True)
-        # The kernel releases it when the holder dies, however it dies.
-        with (folder / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise StoreError(
-                    f"{asset} of {assistant or SHARED} is being made in {self.root}: wait for the "
-                    "end of that run, or end it"
-                ) from None
-            yield
+        try:
+            held = hold(self.root, folder / ".lock", wait=wait)
+        except HeldError as error:
+            raise StoreError(
+                f"{asset} of {assistant or SHARED} is being made in {self.root}: wait for the "
+                f"end of that run, or end it ({error})"
+            ) from None
+        with contextlib.closing(held):
+            yield held
 
 
 def maker_of(asset: str, assistant: str | None) -> str:

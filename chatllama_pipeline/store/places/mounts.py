@@ -63,8 +63,8 @@ def locks_of(mount: Mount) -> Finding:
         kept.add("no flock")
     if mount.kind in _NETWORK and kept:
         told += (
-            f", mounted with {', '.join(sorted(kept))}: its locks reach this machine alone. Make "
-            "one assistant on one machine at a time, or mount it with locks that reach all"
+            f", mounted with {', '.join(sorted(kept))}: its locks reach this machine alone "
+            "(mount it with locks that reach all)"
         )
         return Finding("warning", "file system", told)
     return Finding("ok", "file system", told)

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from chatllama_pipeline.errors import StoreError
+from chatllama_pipeline.store.locks.held import VARIABLE, asked_for, mark
 from chatllama_pipeline.store.places.folder import (
     CLOCK_BOUND,
     QUICK,
@@ -15,6 +16,8 @@ from chatllama_pipeline.store.places.folder import (
     tried,
 )
 from chatllama_pipeline.store.places.hosts import note_host, noted_hosts, this_host
+from chatllama_pipeline.store.places.leased import in_place_of_locks
+from chatllama_pipeline.store.places.mounts import mount_finding
 
 
 def require_sound(root: Path) -> None:
@@ -22,6 +25,8 @@ def require_sound(root: Path) -> None:
 
     Nothing is tried again that this machine found good, as long as path and disk are the same.
     """
+    if asked_for():
+        mark(root, f"{VARIABLE} asks for it")
     here = this_host(root, 0.0)
     for host in noted_hosts(root):
         if (host.name, host.path, host.device) == (here.name, here.path, here.device):
@@ -29,11 +34,12 @@ def require_sound(root: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=".check", dir=root))
     try:
         for what, probe in QUICK:
-            found = tried(what, probe, scratch)
+            found = in_place_of_locks(root, scratch, tried(what, probe, scratch))
             if found.level == "fault":
                 raise StoreError(
                     f"{root}: {found.what}: {found.told}; `chatllama store check` tells all"
                 )
+        in_place_of_locks(root, scratch, mount_finding(root))
         apart = seconds_apart(scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline.records import Finding
+from chatllama_pipeline.store.locks.held import by_leases, mark
 from chatllama_pipeline.store.manifests import write_atomically
 from chatllama_pipeline.store.places.folder import NO_LOCKS, Probe
 from chatllama_pipeline.store.places.peer import PARTS, POINTER, STOP, pointer_record
@@ -166,6 +167,9 @@ def published_together(folder: Path) -> Finding:
     """Whether several processes publish versions of one asset side by side and none is lost."""
     what = "several makers"
     root = folder / "store"
+    if by_leases(folder.parents[1]):
+        root.mkdir()
+        mark(root, "the store's own are")
     with peers("publish", *[(root, number, VERSIONS) for number in range(MAKERS)]) as makers:
         for maker in makers:
             maker.begin()
