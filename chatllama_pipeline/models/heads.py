@@ -43,6 +43,8 @@ from chatllama_pipeline.models.loading import (
 )
 from chatllama_pipeline.models.memory.passes import batches, read_bytes, shape_of
 from chatllama_pipeline.models.positions import longest_row
+from chatllama_pipeline.models.sharding.loading import Sharing, load_shared
+from chatllama_pipeline.models.sharding.parts import put, whole_shape
 from chatllama_pipeline.progress import counted, phase
 from chatllama_pipeline.records import Prompt
 from chatllama_pipeline.store.layout import base_folder, has_adapter
@@ -56,18 +58,28 @@ READS_WHOLE = "chatllama_reads_whole"
 LONGEST_ROW = 2048
 
 
-def load_actor(folder: Path | str, dtype: torch.dtype | Literal["auto"], **placing: Any) -> Any:
+def load_actor(
+    folder: Path | str,
+    dtype: torch.dtype | Literal["auto"],
+    sharing: Sharing | None = None,
+    **placing: Any,
+) -> Any:
     """The language model in `folder`, every dropout off, in eval mode; "auto": as it was saved.
 
-    Where it is an adapter, it stands in the model unmerged and frozen. `placing` are the arguments
-    of `from_pretrained` that say where its layers go.
+    Where it is an adapter, it stands in the model unmerged and frozen. With `sharing` each process
+    loads its part of the weights, an adapter's excepted. `placing` are the arguments of
+    `from_pretrained` that say where its layers go.
     """
     config = without_noise(load_config(folder))
     seq2seq = kind_of(config) is Kind.ENCODER_DECODER
     auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     arguments = {"config": config, "dtype": dtype, **code_arguments(folder), **placing}
+    base = base_folder(folder)
     with loading(folder):
-        model = auto.from_pretrained(str(base_folder(folder)), **arguments)
+        if sharing is None:
+            model = auto.from_pretrained(str(base), **arguments)
+        else:
+            model, _ = load_shared(auto, base, sharing, **arguments)
     if has_adapter(folder):
         load_adapter(model, folder)
     return model.eval()
@@ -79,13 +91,16 @@ def has_score(config: Any) -> bool:
     return any(name.endswith(("ForSequenceClassification", SCORING_SUFFIX)) for name in names)
 
 
-def load_reward(folder: Path | str, dtype: torch.dtype | Literal["auto"]) -> Any:
+def load_reward(
+    folder: Path | str, dtype: torch.dtype | Literal["auto"], sharing: Sharing | None = None
+) -> Any:
     """The scoring model in `folder`: one score a row, every dropout off, in eval mode.
 
     Decoders have a head without bias on every token; an encoder scores once, by the head it came
     with. Where the folder holds a base model, the head is drawn anew with torch's global generator
     (seed it for the same head again), a decoder's from a normal of standard deviation
-    1 / sqrt(hidden + 1). Raises SettingsError where the folder's model has several labels, or a
+    1 / sqrt(hidden + 1). With `sharing` each process loads its part of the weights, adapters and
+    fresh heads excepted. Raises SettingsError where the folder's model has several labels, or a
     head that isn't one linear layer on hidden states.
     """
     config = without_noise(load_config(folder))
@@ -97,11 +112,15 @@ def load_reward(folder: Path | str, dtype: torch.dtype | Literal["auto"]) -> Any
     config.num_labels = 1
     arguments = {"config": config, "dtype": dtype, **code_arguments(folder)}
     with loading(folder):
-        model, info = scoring_class(config, base_folder(folder)).from_pretrained(
-            str(base_folder(folder)), output_loading_info=True, **arguments
-        )
+        base = base_folder(folder)
+        kind = scoring_class(config, base)
+        if sharing is None:
+            model, info = kind.from_pretrained(str(base), output_loading_info=True, **arguments)
+            missing = list(info["missing_keys"])
+        else:
+            model, missing = load_shared(kind, base, sharing, **arguments)
     if kind_of(config) is not Kind.ENCODER:
-        _fill_head(model, info["missing_keys"], folder)
+        _fill_head(model, missing, folder)
     if has_adapter(folder):
         load_adapter(model, folder)
     return model.eval()
@@ -115,13 +134,16 @@ def _fill_head(model: Any, missing: Sequence[str], folder: Path | str) -> None:
             "use a decoder-only model (Llama, Qwen, Mistral, GPT-2, OPT, ...)"
         )
     if any(key.endswith("score.weight") for key in missing):
-        draw_head(head)
+        draw_head(head, "cpu")
 
 
-@torch.no_grad()
-def draw_head(head: torch.nn.Linear) -> None:
-    """Fresh weights from a normal of standard deviation 1 / sqrt(hidden + 1)."""
-    head.weight.normal_(0.0, (head.in_features + 1) ** -0.5)
+def draw_head(head: torch.nn.Linear, device: torch.device | str) -> None:
+    """Fresh weights from a normal of standard deviation 1 / sqrt(hidden + 1).
+
+    Drawn on `device`, by its generator.
+    """
+    drawn = torch.empty(whole_shape(head.weight), dtype=head.weight.dtype, device=device)
+    put(head.weight, drawn.normal_(0.0, (head.in_features + 1) ** -0.5))
 
 
 SCORING_SUFFIX = "ForScoring"

@@ -60,6 +60,11 @@ class DeepSpeedPlan:
         """Whether the optimizer runs on the CPU."""
         return _at(self.config, "zero_optimization.offload_optimizer.device") not in (None, "none")
 
+    @property
+    def weights_in_files(self) -> bool:
+        """Whether the sharded weights stand in files on a disk."""
+        return bool(_at(self.config, "zero_optimization.offload_param.device") == "nvme")
+
 
 def find_ds_config(folder: Path, written: str, key: str) -> Path:
     """The file that `key` names: relative to the assistant's folder, or by its name alone there.

@@ -18,6 +18,8 @@ from torch import Tensor
 from chatllama_pipeline.errors import ChatllamaError, SettingsError
 from chatllama_pipeline.models.adapters.lora import trained_state
 from chatllama_pipeline.models.memory.means import Means
+from chatllama_pipeline.models.sharding.loading import Sharing
+from chatllama_pipeline.models.sharding.parts import as_type, is_shared, put, whole
 from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.builds import builds_root, clear_abandoned_builds
 
@@ -65,6 +67,23 @@ def prepare_processes(means: Means) -> None:
         )  # fmt: skip
 
 
+def sharing(means: Means) -> Sharing | None:
+    """How models are shared out as they are loaded; None where every process loads them whole.
+
+    So it does below ZeRO 3, and where DeepSpeed keeps the weights in files of its own.
+    """
+    if means.deepspeed is None or means.zero_stage < 3 or means.deepspeed.weights_in_files:
+        return None
+    import deepspeed
+
+    prepare_processes(means)
+    if means.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "nccl" if means.device == "cuda" else "gloo"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    return Sharing(means.deepspeed.config["zero_optimization"])
+
+
 def deepspeed_settings(means: Means, shares: Shares, max_grad_norm: float) -> dict[str, Any] | None:
     """DeepSpeed's whole configuration: its plan, and what config.yaml decides; None without it."""
     if means.deepspeed is None or not means.zero_stage:
@@ -110,7 +129,8 @@ def whole_weights(prepared: Any) -> Iterator[None]:
     that would gather weights layer by layer, and with them any need to stay in step.
     """
     if not is_sharded(prepared):
-        yield
+        with whole(prepared.parameters()):
+            yield
         return
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
@@ -118,26 +138,20 @@ def whole_weights(prepared: Any) -> Iterator[None]:
         yield
 
 
-def load_whole(model: Any, weights: dict[str, Tensor], prepared: Any | None = None) -> None:
+def load_whole(model: Any, weights: dict[str, Tensor]) -> None:
     """Put whole `weights` into `model`, sharded or not; every process passes the same.
 
     What doesn't learn may be missing; raises RuntimeError where anything else is.
     """
-
-    def load() -> None:
-        result = model.load_state_dict(weights, strict=False)
-        missing = set(result.missing_keys) & set(trained_state(model))
-        if missing or result.unexpected_keys:
-            raise RuntimeError(f"weights of another model: {sorted(missing)} are missing in it")
-
-    if prepared is None or not is_sharded(prepared):
-        load()
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(list(model.parameters()), modifier_rank=0):
-        if rank() == 0:
-            load()
+    named = dict(model.named_parameters(remove_duplicate=False))
+    shared = {name: named[name] for name in weights if name in named and is_shared(named[name])}
+    for name, parameter in shared.items():
+        put(parameter, weights[name])
+    others = {name: tensor for name, tensor in weights.items() if name not in shared}
+    result = model.load_state_dict(others, strict=False)
+    missing = (set(result.missing_keys) - set(shared)) & set(trained_state(model))
+    if missing or result.unexpected_keys:
+        raise RuntimeError(f"weights of another model: {sorted(missing)} are missing in it")
 
 
 def place(model: Any, device: str) -> None:
@@ -150,7 +164,7 @@ def place_trained(model: Any, means: Means) -> None:
     """Put a model that isn't trained any further where, and as what, its training left it."""
     place(model, means.device)
     if means.zero_stage and means.bfloat16:
-        model.to(torch.bfloat16)
+        as_type(model, torch.bfloat16)
 
 
 def by_deepspeed(accelerator: Accelerator) -> bool:

@@ -24,13 +24,15 @@ from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.memory.efficiency import make_efficient
 from chatllama_pipeline.models.memory.passes import batches, shape_of
 from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.models.sharding.loading import unless_adapted
+from chatllama_pipeline.models.sharding.parts import in_turn
 from chatllama_pipeline.progress import Progress, phase
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.layout import has_adapter
 from chatllama_pipeline.training import COLLAPSE, REWARD_CHEATS, REWARD_HACKING
 from chatllama_pipeline.training.course import Task
-from chatllama_pipeline.training.distributed import place
+from chatllama_pipeline.training.distributed import place, sharing
 from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.sft.stage import predicted
 from chatllama_pipeline.training.trainer import save_trained, train
@@ -77,7 +79,8 @@ def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
     tokenizer, pad_id = plan.tokenizer, plan.tokenizer.pad_token_id
     policy = load_policy(plan, progress)
     place(policy, spec.device)
-    with torch.autocast(spec.device, torch.bfloat16, enabled=plan.means.bfloat16):
+    narrow = torch.autocast(spec.device, torch.bfloat16, enabled=plan.means.bfloat16)
+    with narrow, in_turn(policy):
         learned = method.with_reference(policy, rows.train, pad_id)
         held_out = method.with_reference(policy, rows.held_out, pad_id)
     make_efficient(policy, plan.section, plan.section_name, plan.memory.checkpointing)
@@ -143,9 +146,10 @@ def load_policy(plan: TrainingPlan, progress: Progress) -> Any:
     is one. Noise would pass for a move away from the reference.
     """
     sft, settings = plan.folders["policy"], plan.settings
-    policy = load_actor(sft, torch.float32)
+    shared = sharing(plan.means)
     if not settings.policy_has_adapter:
-        return merge_adapter(policy)
+        return merge_adapter(load_actor(sft, torch.float32, unless_adapted(sft, shared)))
+    policy = load_actor(sft, torch.float32, shared)
     if not has_adapter(sft):
         lora, start = settings.actor_config.lora, plan.seed_of("policy adapter")
         add_adapter(policy, lora, "actor_config", sft, start)

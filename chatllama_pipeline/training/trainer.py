@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from chatllama_pipeline.models.adapters.lora import save_model
+from chatllama_pipeline.models.sharding.parts import as_type, is_in_parts
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import CURVES_FILE, Check, Curve
 from chatllama_pipeline.settings import SupervisedSection
@@ -165,6 +166,9 @@ def train(model: Any, task: Task, plan: TrainingPlan, progress: Progress) -> Tra
         progress.say(f"continues from the state in {snapshot.folder}, after step {course.step}")
         warnings += filter(None, [snapshot.continued_in(layout)])
         load_whole(objective, snapshot.weights())
+    if means.bfloat16 and is_in_parts(objective):
+        # DeepSpeed leaves what is in parts already as it finds it.
+        as_type(objective, torch.bfloat16)
     if plan.is_main:
         bring_back_best(snapshot, states.run_folder)
     started = time.monotonic()
@@ -192,7 +196,7 @@ def train(model: Any, task: Task, plan: TrainingPlan, progress: Progress) -> Tra
         place_trained(objective, means)
     warnings += _why_it_ended(course, section, steps, task)
     if section.keep_weights == "best" and course.best.step:
-        load_whole(objective, best_weights(states.run_folder), prepared)
+        load_whole(objective, best_weights(states.run_folder))
     model.eval()
     return Training(
         curves=as_curves(course.history),

@@ -361,9 +361,21 @@ def test_what_deepspeed_shards_counts_by_its_share(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     settings = AssistantSettings.model_validate({"actor_config": {"zero_stage": zero_stage}})
-    parts = plan_of("actor_sft", {"actor": folder}, settings, 10).parts
-    assert parts["actor weights"] == weight
-    assert parts["actor gradients and Adam"] == rest
+    plan = plan_of("actor_sft", {"actor": folder}, settings, 10)
+    assert plan.held["actor weights"] == weight
+    assert plan.held["actor gradients and Adam"] == rest
+    # What is validated is whole in every process.
+    others = plan.phases["validation"].get("actor weights of others", 0)
+    assert weight + others == 4000
+
+
+def test_an_adapter_stands_on_weights_that_processes_share_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    section = {"zero_stage": 3, "peft_enable": True}
+    settings = AssistantSettings.model_validate({"actor_config": section})
+    assert plan_of("actor_sft", {"actor": folder}, settings, 10).held["actor weights"] == 1000
 
 
 @pytest.mark.parametrize(

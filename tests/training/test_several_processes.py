@@ -86,7 +86,7 @@ def test_two_processes_under_deepspeed_lose_what_one_process_loses(
     inputs: Path, tmp_path: Path
 ) -> None:
     # 21 rows by 8 make short last batches; of their micro-batches of 2 the ranks have 2 and 1.
-    trial = Trial("actor_sft", 2, zero_stage=2, steps=6)
+    trial = Trial("actor_sft", 2, zero_stage=3, steps=6)
     spec, outcome = run(trial, inputs, tmp_path / "two")
     _, alone = run(replace(trial, processes=1, zero_stage=0), inputs, tmp_path / "one")
     losses = curves(outcome)["loss"]

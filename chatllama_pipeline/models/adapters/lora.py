@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from chatllama_pipeline.errors import CheckError, SettingsError, StoreError
 from chatllama_pipeline.models.adapters.targets import head_names, in_words, refuse_dropout, targets
+from chatllama_pipeline.models.sharding.parts import in_turn, put, whole_size
 from chatllama_pipeline.progress import MEGABYTE, growing, watching
 from chatllama_pipeline.settings import LoraSettings
 from chatllama_pipeline.store.layout import (
@@ -96,7 +97,7 @@ def _try(model: Any, key: str, choices: str, seed: int) -> None:
 
     culprits = [layer.leaf for layer in shared_layers(model, adapted_layers(model))]
     if not culprits or can_untie(model):
-        with tried(model, seed):
+        with in_turn(model), tried(model, seed):
             culprits = unmergeable(model)
     if culprits:
         raise SettingsError(
@@ -155,7 +156,6 @@ def load_adapter(model: Any, folder: Path | str) -> None:
     model.requires_grad_(False)
 
 
-@torch.no_grad()
 def _fill(model: Any, weights: Mapping[str, torch.Tensor], file: Path) -> None:
     """Copy an adapter file's tensors into `model`; every weight of the adapter must be there."""
     names = {_outside(name): name for name, _ in model.named_parameters()}
@@ -169,7 +169,7 @@ def _fill(model: Any, weights: Mapping[str, torch.Tensor], file: Path) -> None:
         odd = ", ".join(sorted(unknown | lacking)[:3])
         raise StoreError(f"{file} is no adapter of a {type(model).__name__} ({odd}): make it again")
     for name, tensor in loaded.items():
-        model.get_parameter(name).copy_(tensor)
+        put(model.get_parameter(name), tensor)
 
 
 def set_trainable(model: Any) -> None:
@@ -192,8 +192,8 @@ def trained_state(
 
 def trained_share(model: Any) -> str:
     """How many of the weights learn, in words."""
-    every = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    every = sum(map(whole_size, model.parameters()))
+    trained = sum(whole_size(p) for p in model.parameters() if p.requires_grad)
     return f"trains {trained:,} of {every:,} weights ({100 * trained / every:.2f} %)"
 
 

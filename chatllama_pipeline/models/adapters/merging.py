@@ -19,6 +19,7 @@ from torch import nn
 
 from chatllama_pipeline.models.adapters.targets import is_linear
 from chatllama_pipeline.models.families.kinds import Kind, kind_of
+from chatllama_pipeline.models.sharding.parts import whole_shape
 from chatllama_pipeline.store.layout import ADAPTER_NAME
 
 # Ids that a comparison reads, and a prime that spreads them over a vocabulary.
@@ -75,9 +76,9 @@ def adapted_layers(model: Any) -> list[Layer]:
 @torch.no_grad()
 def outputs(model: Any) -> torch.Tensor:
     """What `model` says of a few ids: a language model's logits, or a score for each, float32."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = whole_shape(model.get_input_embeddings().weight)[0]
     ids = (torch.arange(1, COMPARED_IDS + 1) * STRIDE % rows)[None].to(model.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     kind, writes = kind_of(model.config), model.get_output_embeddings() is not None
     if kind is not Kind.ENCODER:
         inputs["use_cache"] = False

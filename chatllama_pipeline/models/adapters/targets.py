@@ -11,6 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.sharding.parts import whole
 from chatllama_pipeline.settings import LoraSettings
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ def is_linear(module: nn.Module) -> bool:
         return isinstance(module, nn.Linear)
     ones = module.weight.new_ones(1, module.in_features)
     try:
-        found = module(ones)
+        with whole(module.parameters(recurse=False)):
+            found = module(ones)
+            expected = nn.functional.linear(ones, module.weight, module.bias)
     except Exception:  # a family's own code may want other inputs
         return False
-    expected = nn.functional.linear(ones, module.weight, module.bias)
     return isinstance(found, torch.Tensor) and torch.allclose(found, expected)
 
 

@@ -67,7 +67,9 @@ class Shape(NamedTuple):
 
 def shape_of(model: Any) -> Shape:
     """The sizes of a loaded model."""
-    weights = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    # Of a weight that processes share out (ZeRO-3), the shape of the whole.
+    shapes = {n: getattr(p, "ds_shape", p.shape) for n, p in model.named_parameters()}
+    weights = {name: tuple(shape) for name, shape in shapes.items()}
     return Shape.of(size_of(model.config, weights), model.config)
 
 

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chatllama_pipeline.models.memory.means import Means
-from chatllama_pipeline.models.memory.passes import MOST_ROWS, Shape, read_bytes, rows_at_once
+from chatllama_pipeline.models.memory.passes import (
+    FLOAT_BYTES,
+    MOST_ROWS,
+    Shape,
+    read_bytes,
+    rows_at_once,
+)
 from chatllama_pipeline.models.memory.sizes import config_of, model_size
 from chatllama_pipeline.settings import AssistantSettings
 
@@ -38,30 +44,44 @@ def reading_phases(
 ) -> dict[str, dict[str, int]]:
     """Parts that pass where nothing is learned, for rows of `longest` tokens; see `passes`."""
     shapes = {role: _shape(Path(folder)) for role, folder in folders.items()}
+    gathered = {role: _gathered(role, Path(folder), means) for role, folder in folders.items()}
     if stage in ("actor_sft", "actor_dpo", "actor_kto"):
-        (shape,) = shapes.values()
-        return {"validation": {"logits and layers": _read_at_once(shape, longest, True)}}
-    scoring = {"scoring": {"layers": _read_at_once(shapes["reward"], longest, False)}}
+        ((role, shape),) = shapes.items()
+        read = {"logits and layers": _read_at_once(shape, longest, True)}
+        return {"validation": read | gathered[role]}
+    layers = {"layers": _read_at_once(shapes["reward"], longest, False)}
     if stage == "reward_model":
-        return scoring
+        return {"scoring": layers | gathered["reward"]}
     ppo, reply = settings.trainer_config, settings.actor_config.max_tokens
     prompt = max(1, longest - reply)
     if stage == "actor_best_of_n":
         policy, at_once = shapes["policy"], settings.best_of_n_config.rollout_batch_size
-        return scoring | {
-            "validation": {"logits and layers": _read_at_once(policy, longest, True)},
-            ROLLOUT: {"caches and logits": at_once * policy.writing(prompt, reply)},
+        read = {"logits and layers": _read_at_once(policy, longest, True)}
+        written = {"caches and logits": at_once * policy.writing(prompt, reply)}
+        return {
+            "scoring": layers,  # by a model that is whole all the while
+            "validation": read | gathered["policy"],
+            ROLLOUT: written | gathered["policy"],
         }
     share = ppo.rollouts_per_iteration // means.processes
     replies = min(ppo.rollout_batch_size or share, share)
     policy = shapes["policy"]
     row = policy.reading(longest, min(reply, longest))
     most = min(ppo.micro_batch_size or share, share)
-    read = rows_at_once(row, most, read_bytes(means.device))
-    return scoring | {
+    rows = rows_at_once(row, most, read_bytes(means.device))
+    return {
+        "scoring": layers,
         ROLLOUT: {"caches and logits": replies * policy.writing(prompt, reply)},
-        "score pass": {"logits and layers": read * row},
+        "score pass": {"logits and layers": rows * row},
     }
+
+
+def _gathered(role: str, folder: Path, means: Means) -> dict[str, int]:
+    """Of a model in parts, what a process has of the others' while it reads by whole weights."""
+    if means.zero_stage < 3:
+        return {}
+    weights = model_size(folder).weights
+    return {f"{role} weights of others": FLOAT_BYTES * (weights - weights // means.processes)}
 
 
 def _read_at_once(shape: Shape, longest: int, logits: bool) -> int:

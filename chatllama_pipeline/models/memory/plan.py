@@ -187,6 +187,8 @@ def _held_and_learning(
             share = _held_of_a_weight(stage, means)
             held[f"{role} weights"] = round(size.weights * share.weight)
             held[f"{role} gradients and Adam"] = round(size.weights * share.gradient_and_adam)
+        elif trained and means.zero_stage == 3 and stage != "actor_ppo":
+            held[f"{role} weights"] = size.weights * FROZEN_BYTES // means.processes
         elif (base := weights_digest(base_folder(folder))) not in shared:
             shared.add(base)
             held[f"{role} weights"] = size.weights * FROZEN_BYTES
@@ -284,7 +286,7 @@ class Held(NamedTuple):
 def _held_of_a_weight(stage: str, means: Means) -> Held:
     """ZeRO 1 shards Adam's two moments, 2 the gradient too, 3 the weight too.
 
-    PPO has whole weights all the same, while it samples.
+    Where rows are read by whole weights, `phases` tell of it; PPO has them all the while.
     """
     ranks, level = means.processes, means.zero_stage
     weight = FROZEN_BYTES / (ranks if level == 3 and stage != "actor_ppo" else 1)

@@ -88,14 +88,22 @@ def config_of(folder: Path) -> Any:
 
 
 def tensors(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and shapes in a folder's safetensors: 8 bytes of header length, the header as JSON."""
+    """Names and shapes in a folder's safetensors."""
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield name, entry["shape"]
+        for name, entry in header(path)[0].items():
+            yield name, entry["shape"]
+
+
+def header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """What a safetensors file holds, by name, and the byte that its tensors' offsets count from.
+
+    8 bytes of header length, the header as JSON, the tensors.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        found = json.loads(file.read(length))
+    found.pop("__metadata__", None)
+    return found, 8 + length
 
 
 def _config(folder: Path) -> Any:

@@ -136,7 +136,7 @@ def train(
     state.warnings += trackers.warnings if trackers is not None else []
     best = state.watched.best_look
     if best is not None and states is not None and best.iteration < state.iterations_done:
-        load_whole(module, best_weights(states.run_folder), prepared)
+        load_whole(module, best_weights(states.run_folder))
     return state
 
 

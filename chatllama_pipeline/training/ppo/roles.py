@@ -197,5 +197,5 @@ def scoring_on(language: Any, folder: Path | str) -> Any | None:
         head = getattr(model, name).to_empty(device=language.device)
         if not isinstance(head, nn.Linear):
             return None
-        draw_head(head)
+        draw_head(head, language.device)
     return model.eval()

@@ -66,8 +66,8 @@ class Snapshot:
         return cls(folder, told["counts"], Layout(**told["layout"]))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The consolidated weights, whatever the layout."""
-        weights: dict[str, torch.Tensor] = _load(self.folder / WEIGHTS)
+        """The consolidated weights, whatever the layout; read from the file as they are used."""
+        weights: dict[str, torch.Tensor] = _load(self.folder / WEIGHTS, mmap=True)
         return weights
 
     def continued_in(self, layout: Layout) -> str | None:
@@ -196,13 +196,13 @@ def bring_back_best(snapshot: Snapshot | None, run_folder: Path) -> None:
 
 
 def best_weights(run_folder: Path) -> dict[str, torch.Tensor]:
-    """What `Engine.save_best` kept last."""
-    weights: dict[str, torch.Tensor] = _load(run_folder / BEST)
+    """What `Engine.save_best` kept last; read from the file as they are used."""
+    weights: dict[str, torch.Tensor] = _load(run_folder / BEST, mmap=True)
     return weights
 
 
-def _load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _load(path: Path, mmap: bool = False) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _random_state() -> dict[str, Any]:

@@ -33,6 +33,7 @@ from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings, RewardSettings
 from chatllama_pipeline.training import FINITE_LOSS
 from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.distributed import sharing
 from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.reward.equations import (
     bradley_terry,
@@ -149,7 +150,7 @@ def _load(plan: TrainingPlan, pad_id: int, progress: Progress) -> Any:
     """The scoring model, with the weights that learn set, if any do."""
     reward, base = plan.settings.reward_config, plan.folders["reward"]
     torch.manual_seed(plan.seed)  # of the fresh head
-    model = load_reward(base, torch.float32)
+    model = load_reward(base, torch.float32, sharing(plan.means) if reward.train else None)
     model.config.pad_token_id = pad_id
     if not reward.train:
         return model.to(plan.means.device)

@@ -8,12 +8,14 @@ takes no position ids, or doesn't heed them so, is found out by `heeds_borders`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.families.kinds import Kind, kind_of, takes_positions
+from chatllama_pipeline.models.sharding.parts import in_turn
 
 # Logits of a conversation alone and behind another differ by rounding, or by far more than this.
 SAME_LOGITS = 1e-3
@@ -77,16 +79,17 @@ def heeds_borders(model: Any, examples: Sequence[Example], pad_id: int) -> bool:
     batch = collate_packed([first, second], pad_id, length, "weight")
     was_training = model.training
     model.eval()
-    arguments = {"use_cache": False}
-    together = model(
-        input_ids=batch["input_ids"].to(model.device),
-        position_ids=batch["position_ids"].to(model.device),
-        **arguments,
-    ).logits[0]
+    reads = partial(model, use_cache=False)
+    with in_turn(model):
+        together = reads(
+            input_ids=batch["input_ids"].to(model.device),
+            position_ids=batch["position_ids"].to(model.device),
+        ).logits[0]
     # The shorter one stands behind.
     behind = min((first, second), key=lambda row: len(row.ids))
     if len(first.ids) == len(second.ids):
         behind = second
-    alone = model(input_ids=torch.tensor([behind.ids], device=model.device), **arguments).logits[0]
+    with in_turn(model):
+        alone = reads(input_ids=torch.tensor([behind.ids], device=model.device)).logits[0]
     model.train(was_training)
     return bool(torch.allclose(together[-len(behind.ids) :], alone, atol=SAME_LOGITS, rtol=1e-2))

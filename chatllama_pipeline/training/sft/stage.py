@@ -26,6 +26,7 @@ from chatllama_pipeline.progress import Progress, counted, phase
 from chatllama_pipeline.records import Outcome, Split, StageSpec
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings
 from chatllama_pipeline.training.course import WEIGHT, Task
+from chatllama_pipeline.training.distributed import sharing
 from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.sft.packing import collate_packed, heeds_borders
 from chatllama_pipeline.training.trainer import save_trained, train
@@ -109,7 +110,7 @@ def prepare(
 def _load(plan: TrainingPlan, progress: Progress) -> Any:
     """The actor, with the weights that learn set."""
     actor, base = plan.settings.actor_config, plan.folders["actor"]
-    model = load_actor(base, torch.float32)
+    model = load_actor(base, torch.float32, sharing(plan.means))
     if actor.peft_enable:
         add_adapter(model, actor.lora, "actor_config", base, plan.seed_of("adapter"))
         progress.say(trained_share(model))
