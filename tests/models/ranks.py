@@ -135,23 +135,22 @@ def _adapted(folder: Path, shared: Sharing) -> float:
     return float((said[0] - said[1]).abs().max())
 
 
-def _peak(folder: Path, shared: Sharing) -> float:
-    """What loading 250 MB of float32 weights takes at most, a quarter of them in one tensor."""
+def write_large(folder: Path) -> None:
+    """A model of 250 MB in float32, a quarter of them in one tensor, stored as bfloat16."""
     sizes = SIZES | {"vocab_size": 32768, "hidden_size": 512, "intermediate_size": 2048}
     config = LlamaConfig(**sizes | {"num_hidden_layers": 11}, tie_word_embeddings=True)
-    model = LlamaForCausalLM(config).bfloat16() if os.environ["RANK"] == "0" else None
-    size = 4 * sum(p.numel() for p in model.parameters()) if model is not None else 0
-    path = _saved(model, folder / "large") if model is not None else folder / "large"
-    if model is None:
-        torch.distributed.barrier()
-    del model
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "large")
+
+
+def _peak(folder: Path, shared: Sharing) -> float:
+    """What loading the model of `write_large` takes at most, as a share of its float32 weights."""
+    path = folder / "large"
+    size = 2 * (path / "model.safetensors").stat().st_size
     _loaded(_tiny(folder), load_actor, shared)  # whatever is imported by the first
-    told = torch.tensor(size)
-    torch.distributed.broadcast(told, 0)
     before = own_bytes("cpu")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     _loaded(path, load_actor, shared)
-    return (peak_bytes("cpu") - before) / int(told)
+    return (peak_bytes("cpu") - before) / size
 
 
 def _tiny(folder: Path) -> Path:
