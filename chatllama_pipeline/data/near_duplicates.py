@@ -7,32 +7,45 @@ about `SIMILAR` or more. The similarity is estimated by MinHash (Broder 1997; si
 among the pairs that locality-sensitive hashing brings together (Leskovec et al., "Mining of Massive
 Datasets", chapter 3): 16 bands of 4 find a pair of similarity .8 with a chance of
 1 - (1 - .8^4)^16 = .9998.
+
+A text goes by the hash of its evened form, its key. What is compared of texts stands in columns
+that go on on disk, and is looked at a bounded number at a time: memory grows with the texts that
+have a near duplicate alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import tempfile
 import unicodedata
-from array import array
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash
+from chatllama_pipeline.data.spill.column import Column, Indices, groups
+from chatllama_pipeline.data.spill.known import Known
 from chatllama_pipeline.data.words import compared
 from chatllama_pipeline.progress import counted
 
 SIMILAR = 0.8
-Indices = npt.NDArray[np.int64]
+Signatures = npt.NDArray[np.uint32]
+Places = npt.NDArray[np.float64]
 
 _BANDS, _ROWS_PER_BAND = 16, 4
 _PERMUTATIONS = _BANDS * _ROWS_PER_BAND
 _SHINGLE_WORDS = 3
-_TEXTS_PER_BATCH = 4096
 _WORDS_KEPT = 500_000
 _MASK = (1 << 64) - 1
+# Of pairs of keys that belong together, before those of a cluster become one each.
+_MOST_EDGES = 1 << 20
+_SIGNATURES_AT_ONCE = 1 << 16
+# The place of a text that nobody asked for.
+UNPLACED = -1.0
 # A raised digit must not become one of the number before it.
 _RAISED = str.maketrans({raised: f"^{digit}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
 
@@ -58,117 +71,190 @@ class _WordHashes(dict[str, int]):
         return found
 
 
-class TextIndex:
-    """Numbers distinct texts as they come; texts that are equal when evened share a number."""
+class Texts(NamedTuple):
+    """What is compared of texts: of each its key, and what those that are surely nearly the same
+    have alike; of longer ones key, hash per band and signature too. A text may stand there twice.
+    """
 
-    def __init__(self) -> None:
-        self._numbers: dict[int, int] = {}
+    keys: Hashes
+    same: Hashes
+    long: Hashes
+    bands: Hashes
+    signatures: Signatures
+
+
+class TextReader:
+    """Makes keys of texts, and of those that aren't `known` what is compared; it keeps no text."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
         self._words = _WordHashes()
-        self._keys = array("Q")
-        # What texts that are surely nearly the same have alike.
-        self._same = array("Q")
-        self._places = array("d")
-        # Of the longer texts alone: their numbers, what must be alike, and signatures.
-        self._long = array("q")
-        self._hard = array("Q")
+        self._keys: list[int] = []
+        self._same: list[int] = []
+        # Of the longer texts alone: what must be alike, and their words.
+        self._long: list[int] = []
+        self._hard: list[int] = []
         self._waiting: list[list[int]] = []
-        self._signatures: list[npt.NDArray[np.uint32]] = []
 
-    def __len__(self) -> int:
-        return len(self._keys)
+    def read(
+        self, raw: Hashes, text_at: Callable[[int], str], placed: bool = False
+    ) -> tuple[Hashes, Places]:
+        """The keys of texts by their `raw` hashes, and with `placed` their places (see `place_of`);
+        `text_at(i)` gives the i-th text where it isn't known."""
+        found, keys, bits = self._known.find(raw)
+        places = np.where(found, bits.view(np.float64), UNPLACED)
+        missing = ~found | (places < 0) if placed else ~found
+        fresh: dict[int, tuple[int, float]] = {}
+        for i in np.flatnonzero(missing).tolist():
+            hashed = int(raw[i])
+            if hashed not in fresh:
+                even = evened(text_at(i))
+                key = text_hash(even)
+                fresh[hashed] = key, place_of(even) if placed else UNPLACED
+                if not found[i]:
+                    self._compare(key, even)
+            keys[i], places[i] = fresh[hashed]
+        numbers = np.fromiter((key for key, _ in fresh.values()), np.uint64, len(fresh))
+        at = np.fromiter((place for _, place in fresh.values()), np.float64, len(fresh))
+        self._known.put(np.fromiter(fresh, np.uint64, len(fresh)), numbers, at.view(np.uint64))
+        return keys, places
 
-    def add(self, raw: Hashes, text_at: Callable[[int], str], placed: bool = False) -> Indices:
-        """The numbers of texts, by their `raw` hashes; `text_at(i)` gives the i-th text where it
-        is new. With `placed` their places (see `place_of`) are known from then on."""
-        numbers = self._numbers
-        found = np.empty(len(raw), np.int64)
-        for i, key in enumerate(raw.tolist()):
-            number = numbers.get(key)
-            if number is None or (placed and self._places[number] < 0):
-                number = numbers[key] = self._number(text_at(i), placed)
-            found[i] = number
-        return found
-
-    def _number(self, text: str, placed: bool) -> int:
-        even = evened(text)
-        key = text_hash(even)
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self._keys)
-            self._keys.append(key)
-            self._places.append(-1.0)
-            self._compare_later(number, even)
-        if placed:
-            self._places[number] = place_of(even)
-        return number
-
-    def _compare_later(self, number: int, even: str) -> None:
+    def _compare(self, key: int, even: str) -> None:
         words, same, hard, is_long = compared(even)
+        self._keys.append(key)
         if not is_long:
             self._same.append(text_hash(same or ""))
             return
         hashes = list(map(self._words.__getitem__, words))
         must = text_hash(hard) if hard else 0
         # The sum of a set doesn't depend on its order, and is as good a hash as its members'.
-        key = sum(set(hashes)) if same is None else text_hash(same)
-        self._same.append((key + must) & _MASK)
-        self._long.append(number)
+        whole = sum(set(hashes)) if same is None else text_hash(same)
+        self._same.append((whole + must) & _MASK)
+        self._long.append(key)
         self._hard.append(must)
         self._waiting.append(hashes)
-        if len(self._waiting) == _TEXTS_PER_BATCH:
-            self._sign()
 
-    def _sign(self) -> None:
+    def taken(self) -> Texts:
+        """What is compared of the texts that were read since the last call."""
+        signatures = self._signed()
+        hard = np.array(self._hard, np.uint64)
+        bands = np.zeros((len(hard), _BANDS), np.uint64)
+        for band in range(_BANDS if len(hard) else 0):
+            rows = signatures[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
+            columns = (rows[:, i].astype(np.uint64) for i in range(_ROWS_PER_BAND))
+            bands[:, band] = mixed(hard, *columns)
+        keys, same, long = (
+            np.array(values, np.uint64) for values in (self._keys, self._same, self._long)
+        )
+        for values in (self._keys, self._same, self._long, self._hard, self._waiting):
+            values.clear()
+        return Texts(keys, same, long, bands, signatures)
+
+    def _signed(self) -> Signatures:
         if not self._waiting:
-            return
+            return np.zeros((0, _PERMUTATIONS), np.uint32)
         from rensa import RMinHash
 
         lengths = np.array([len(words) for words in self._waiting])
         flat = np.array(list(itertools.chain.from_iterable(self._waiting)), np.uint64)
         shingles, offsets = _shingles(flat, lengths)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, _PERMUTATIONS, 0)
-        self._signatures.append(np.array(matrix.to_rows(), np.uint32))
-        self._waiting = []
+        return np.array(matrix.to_rows(), np.uint32)
 
-    def places(self) -> npt.NDArray[np.float64]:
-        """The place of each text, -1 where it was never asked for."""
-        return np.array(self._places, np.float64)
 
-    def clusters(self) -> Indices:
-        """For each text the number of the cluster of nearly the same texts that it is in.
+class TextIndex:
+    """What is compared of texts, and by it the clusters of those that are nearly the same.
 
-        Texts are compared in the order of their hashes, so the order of adding changes nothing.
-        """
-        self._sign()
-        keys = np.array(self._keys, np.uint64)
-        if not len(keys):
-            return np.zeros(0, np.int64)
-        order = np.argsort(keys)
-        edges = [_chained(np.array(self._same, np.uint64)[order])]
-        if self._signatures:
-            edges += self._similar(order)
-        labels = _components(len(keys), *map(np.concatenate, zip(*edges, strict=True)))
-        found = np.empty(len(keys), np.int64)
-        found[order] = labels
+    About `expected` are added. What doesn't fit into memory goes to files without names in `folder`
+    (None: where temporary files go). The order in which texts come changes nothing.
+    """
+
+    def __init__(self, folder: Path | None = None, expected: int = 0) -> None:
+        self._folder = folder or Path(tempfile.gettempdir())
+        self._expected = expected
+        self._reader: TextReader | None = None
+        self._keys, self._same, self._long = (Column(np.uint64, self._folder) for _ in range(3))
+        self._bands = [Column(np.uint64, self._folder) for _ in range(_BANDS)]
+        self._signatures = Column(np.uint32, self._folder, _PERMUTATIONS, 16 << 20)
+        self._clusters: tuple[Hashes, Hashes] | None = None
+
+    def add(self, raw: Hashes, text_at: Callable[[int], str]) -> Hashes:
+        """The keys of texts, by their `raw` hashes; `text_at(i)` gives the i-th text."""
+        if self._reader is None:
+            self._reader = TextReader(Known.alone(self._expected, self._folder))
+        keys, _ = self._reader.read(raw, text_at)
+        self.take(self._reader.taken())
+        return keys
+
+    def take(self, texts: Texts) -> None:
+        """Add what a reader found."""
+        self._keys.append(texts.keys)
+        self._same.append(texts.same)
+        self._long.append(texts.long)
+        for band, column in enumerate(self._bands):
+            column.append(texts.bands[:, band])
+        self._signatures.append(texts.signatures)
+        if len(texts.keys):
+            self._clusters = None
+
+    def labels(self, keys: Hashes) -> Hashes:
+        """For each key the least key of its cluster."""
+        if self._clusters is None:
+            self._clusters = self._joined()
+        members, labels = self._clusters
+        if not len(members):
+            return keys
+        at = np.minimum(np.searchsorted(members, keys), len(members) - 1)
+        return np.where(members[at] == keys, labels[at], keys)
+
+    def _joined(self) -> tuple[Hashes, Hashes]:
+        """The keys that have a near duplicate, in order, and the label of each."""
+        joins = _Joins()
+        for places, same in groups(self._same):
+            keys = self._keys.take(places)
+            left, right = _chained(same, keys)
+            joins.add(keys[left], keys[right])
+        for band in counted("looks for near repeats", self._bands, _BANDS, "bands"):
+            for places, hashes in groups(band):
+                keys = self._long.take(places)
+                left, right = _chained(hashes, keys)
+                alike = self._similar(places[left], places[right])
+                joins.add(keys[left[alike]], keys[right[alike]])
+        return joins.clusters()
+
+    def _similar(self, left: Indices, right: Indices) -> npt.NDArray[np.bool_]:
+        """Whether the longer texts at two places have similar signatures, pair by pair."""
+        found = np.zeros(len(left), np.bool_)
+        for start in range(0, len(left), _SIGNATURES_AT_ONCE):
+            here = slice(start, start + _SIGNATURES_AT_ONCE)
+            one, other = (self._signatures.take(places[here]) for places in (left, right))
+            found[here] = (one == other).mean(axis=1) >= SIMILAR
         return found
 
-    def _similar(self, order: Indices) -> list[tuple[Indices, Indices]]:
-        """Edges between longer texts with similar shingles and the same numbers and signs, by their
-        places in `order`."""
-        places = np.empty(len(order), np.int64)
-        places[order] = np.arange(len(order))
-        own = places[np.array(self._long, np.int64)]
-        sorting = np.argsort(own)
-        own, hard = own[sorting], np.array(self._hard, np.uint64)[sorting]
-        signatures = np.concatenate(self._signatures)[sorting]
-        edges = []
-        for band in counted("looks for near repeats", range(_BANDS), _BANDS, "bands"):
-            rows = signatures[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
-            columns = (rows[:, i].astype(np.uint64) for i in range(_ROWS_PER_BAND))
-            left, right = _chained(mixed(hard, *columns))
-            alike = _similarity(signatures, left, right) >= SIMILAR
-            edges.append((own[left[alike]], own[right[alike]]))
-        return edges
+
+class _Joins:
+    """Pairs of keys that belong together, and what they join."""
+
+    def __init__(self) -> None:
+        self._edges: list[tuple[Hashes, Hashes]] = []
+        self._count, self._most = 0, _MOST_EDGES
+
+    def add(self, left: Hashes, right: Hashes) -> None:
+        self._edges.append((left, right))
+        self._count += len(left)
+        if self._count > self._most:
+            members, labels = self.clusters()
+            self._edges, self._count = [(labels, members)], len(members)
+            self._most = max(_MOST_EDGES, 2 * self._count)
+
+    def clusters(self) -> tuple[Hashes, Hashes]:
+        """The joined keys in order, and the least key that each is joined with."""
+        if not self._edges:
+            return np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+        left, right = map(np.concatenate, zip(*self._edges, strict=True))
+        members = np.unique(np.concatenate([left, right]))
+        ends = (np.searchsorted(members, keys) for keys in (left, right))
+        return members, members[_components(len(members), *ends)]
 
 
 def _shingles(flat: Hashes, lengths: npt.NDArray[np.int64]) -> tuple[Hashes, Hashes]:
@@ -185,25 +271,18 @@ def _shingles(flat: Hashes, lengths: npt.NDArray[np.int64]) -> tuple[Hashes, Has
     return np.ascontiguousarray(kept), offsets
 
 
-def _chained(keys: Hashes) -> tuple[Indices, Indices]:
-    """Edges between each index and the next one with the same key, and the first with that key."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
+def _chained(hashes: Hashes, keys: Hashes) -> tuple[Indices, Indices]:
+    """Edges, in the order of the keys, between each text and the next one with the same hash, and
+    the first with that hash; none from a text to itself."""
+    order = np.lexsort((keys, hashes))
+    ordered = hashes[order]
     same = ordered[1:] == ordered[:-1]
-    starts = np.flatnonzero(np.concatenate([[True], ~same]))
-    first = order[starts[np.searchsorted(starts, np.arange(len(keys)), side="right") - 1]]
+    starts = np.flatnonzero(np.concatenate([[True], ~same]))[: len(keys)]
+    first = np.repeat(order[starts], np.diff(np.append(starts, len(keys))))
     left, right = order[:-1][same], order[1:][same]
-    return np.concatenate([left, first[1:][same]]), np.concatenate([right, right])
-
-
-def _similarity(
-    signatures: npt.NDArray[np.uint32], left: Indices, right: Indices
-) -> npt.NDArray[np.float64]:
-    parts = [
-        (signatures[left[i : i + 65536]] == signatures[right[i : i + 65536]]).mean(axis=1)
-        for i in range(0, len(left), 65536)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0)
+    both = np.concatenate([left, first[1:][same]]), np.concatenate([right, right])
+    apart = keys[both[0]] != keys[both[1]]
+    return both[0][apart], both[1][apart]
 
 
 def _components(count: int, left: Indices, right: Indices) -> Indices:

@@ -179,7 +179,8 @@ def build_reward_training_data(
         by_llm = isinstance(judge, LlmJudge)
         name = judge.name if judge else ""
     aside = [row for row, _ in found.aside]
-    scored = Rows(lambda: [pa.Table.from_pylist(found.rows, schema=_SCORED)])
+    table = pa.Table.from_pylist(found.rows, schema=_SCORED)
+    scored = Rows(lambda: [table], table.num_rows)
     rated, given = said_rows(feedback, SCORED_FILE), (preference, personal, settings, output)
     written = write_dataset("reward_training_data", [scored, *rated], *given, feedback=feedback)
     funnel = written.prepared.funnel

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.audit.lengths import (
     USUAL_CHARACTERS_PER_TOKEN,
@@ -22,10 +23,10 @@ from chatllama_pipeline.data.audit.lengths import (
 )
 from chatllama_pipeline.data.audit.pairs import PairFigures, measure_pairs
 from chatllama_pipeline.data.audit.tables import (
-    Numbers,
     Overlap,
     PersonalData,
     TableScan,
+    clusters,
     commonest_replies,
     overlaps,
     repeats,
@@ -37,6 +38,7 @@ from chatllama_pipeline.data.patterns import redact
 from chatllama_pipeline.data.prepare.lengths import load_tokenizer
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.plain_text import PlainText, unlimited
+from chatllama_pipeline.records import TABLE_FILE
 from chatllama_pipeline.settings import PERSONAL_KINDS, AssistantSettings
 from chatllama_pipeline.settings.training.base_model import GGUF_SUFFIX
 
@@ -88,12 +90,12 @@ class Audit:
 
 def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
     """Read the version folders of sources in use and of the four datasets, each table once."""
-    personal, turns = PersonalData(), TextIndex()
+    expected = sum(pq.read_metadata(folders[name] / TABLE_FILE).num_rows for name in AUDITED)
+    personal, turns = PersonalData(), TextIndex(expected=expected)
     plain = _open_tokenizer(settings)
     scans = [scan_table(name, folders[name], personal, turns, plain) for name in AUDITED]
-    clusters = turns.clusters()
     limits = {name: _token_limit(name, settings) for name in AUDITED}
-    tables = [_table_figures(scan, clusters, plain, limits[scan.name]) for scan in scans]
+    tables = [_table_figures(scan, turns, plain, limits[scan.name]) for scan in scans]
     tokens = tables[0].tokens
     per_token = tokens.characters_per_token if tokens else USUAL_CHARACTERS_PER_TOKEN
     cut = round(limits["preference_data"] * per_token)
@@ -101,7 +103,7 @@ def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
         tables=tables,
         funnels={name: _read_funnel(folder) for name, folder in folders.items()},
         pairs=measure_pairs(folders["preference_data"], cut),
-        overlaps=overlaps(scans, clusters),
+        overlaps=overlaps(scans, turns),
         matches=dict(personal.matches),
         texts=dict(personal.texts),
         examples=personal.examples,
@@ -138,7 +140,7 @@ def _read_funnel(version: Path) -> dict[str, dict[str, Any]]:
 
 
 def _table_figures(
-    scan: TableScan, clusters: Numbers, plain: PlainText | None, limit: int
+    scan: TableScan, index: TextIndex, plain: PlainText | None, limit: int
 ) -> TableFigures:
     turns = np.unique(scan.turns)
     shown = commonest_replies(scan, _REPLIES_SHOWN) if scan.name == AUDITED[1] else []
@@ -151,7 +153,7 @@ def _table_figures(
         tokens=measure_tokens(scan, plain, limit) if plain and scan.rows else None,
         repeated_rows=repeats(scan.row_keys),
         prompts=len(turns),
-        near_prompts=repeats(clusters[turns]),
+        near_prompts=repeats(clusters(index, turns)),
         marked_rows=scan.marked,
         replies=[
             (redact(text[:_REPLY_CHARACTERS], PERSONAL_KINDS), count) for text, count in shown

@@ -86,7 +86,7 @@ class TableScan:
 def scan_table(
     name: str, version: Path, personal: PersonalData, turns: TextIndex, plain: PlainText | None
 ) -> TableScan:
-    """Read a version's table once, batch by batch; `turns` numbers the first user turns, `plain`
+    """Read a version's table once, batch by batch; `turns` takes the first user turns, `plain`
     knows the marks of the actor's tokenizer."""
     path = version / TABLE_FILE
     characters: dict[str, list[Numbers]] = {}
@@ -153,7 +153,7 @@ def _measure(
     raw = np.array([text_hash(turn) for turn in firsts], np.uint64)
     hashed = {
         "splits": _numbers(pc.index_in(batch.column("split"), pa.array(SPLITS))),
-        "turns": index.add(raw, firsts.__getitem__),
+        "turns": index.add(raw, firsts.__getitem__).view(np.int64),
         "row_keys": np.array(
             [
                 hash((*spoken[start:end], *(texts[row] for texts in answers)))
@@ -213,17 +213,22 @@ class Overlap:
     near: int
 
 
-def overlaps(scans: list[TableScan], clusters: Numbers) -> list[Overlap]:
+def clusters(index: TextIndex, turns: Numbers) -> Numbers:
+    """For each first user turn, by its key, the number of its cluster."""
+    return index.labels(turns.view(np.uint64)).view(np.int64)
+
+
+def overlaps(scans: list[TableScan], index: TextIndex) -> list[Overlap]:
     """For every table: training rows that repeat a validation or test prompt of any table.
 
-    `clusters` are those of the first user turns by their numbers: `near` counts rows whose prompt
-    is only nearly the same as one that is held out.
+    `index` knows all first user turns: `near` counts rows whose prompt is only nearly the same as
+    one that is held out.
     """
     held = [scan.splits != SPLITS.index("train") for scan in scans]
     turns = _joined([scan.turns[out] for scan, out in zip(scans, held, strict=True)])
     found = []
     for scan, out in zip(scans, held, strict=True):
         exact = np.isin(scan.turns[~out], turns)
-        near = np.isin(clusters[scan.turns[~out]], clusters[turns]) & ~exact
+        near = np.isin(clusters(index, scan.turns[~out]), clusters(index, turns)) & ~exact
         found.append(Overlap(scan.name, int((~out).sum()), int(exact.sum()), int(near.sum())))
     return found

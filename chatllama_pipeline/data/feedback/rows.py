@@ -42,8 +42,8 @@ def placed(words: Sequence[Word], data: DataSettings, test_share: float) -> list
     turns = [_first_turn(word.prompt) for word in words]
     sides = [_side(turn, data, test_share) for turn in turns]
     index = TextIndex()
-    numbers = index.add(np.array([text_hash(turn) for turn in turns], np.uint64), turns.__getitem__)
-    labels = index.clusters()[numbers]
+    raw = np.array([text_hash(turn) for turn in turns], np.uint64)
+    labels = index.labels(index.add(raw, turns.__getitem__)).tolist()
     held = {label for label, side in zip(labels, sides, strict=True) if side != "train"}
     return [
         None if side == "train" and label in held else Placed(word, side)

@@ -49,9 +49,11 @@ _DATASETS: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Batches of rows, read anew at each call; `trusted` where their lengths were held before."""
+    """Batches of `count` rows, read anew at each call; `trusted` where their lengths were held
+    before."""
 
     batches: Callable[[], Iterable[pa.Table]]
+    count: int
     trusted: bool = False
 
 
@@ -78,7 +80,7 @@ class Dataset:
             "rows": self.prepared.counts(),
             "dropped": self.prepared.funnel.dropped(),
             "cut_prompts": self.prepared.cut_prompts(),
-            "tokenized_texts": self.prepared.counter.tokenized,
+            "tokenized_texts": self.prepared.tokenized(),
         }
 
 
@@ -99,10 +101,11 @@ def write_dataset(
     """
     schema, columns = _DATASETS[name]
     replies = columns[:1]
-    rows = Preparation(replies, settings, limits_of(settings))
+    expected = sum(source.count for source in sources)
+    rows = Preparation(replies, settings, limits_of(settings), output, expected)
     for source in sources:
-        for table in source.batches():
-            rows.scan(table, source.trusted)
+        for _ in rows.scanned(source.batches(), source.trusted):
+            pass
     rows.drop_duplicates()
     rows.drop_near_duplicates()
     elsewhere = [read_batches(personal / table) for table in PERSONAL_TABLES]
@@ -123,7 +126,11 @@ def write_dataset(
 
 def said_rows(feedback: Path | None, file: str) -> list[Rows]:
     """The rows that a table of `feedback` holds, with their splits; none of None."""
-    return [] if feedback is None else [Rows(lambda: read_batches(feedback / file))]
+    return [] if feedback is None else [_rows_of(feedback / file)]
+
+
+def _rows_of(table: Path) -> Rows:
+    return Rows(lambda: read_batches(table), pq.read_metadata(table).num_rows)
 
 
 def _pairs(preference: Path, settings: AssistantSettings, sides: tuple[str, ...]) -> Rows:
@@ -140,7 +147,8 @@ def _pairs(preference: Path, settings: AssistantSettings, sides: tuple[str, ...]
                 yield table
 
     held = (pq.read_schema(path).metadata or {}).get(LENGTHS_KEY)
-    return Rows(batches, trusted=held == lengths_mark(settings))
+    count = pq.read_metadata(path).num_rows * max(1, len(sides))
+    return Rows(batches, count, trusted=held == lengths_mark(settings))
 
 
 def build_actor_training_data(
@@ -159,8 +167,8 @@ def build_actor_training_data(
     sides = ("chosen", "rejected") if settings.data.actor_replies == "both" else ("chosen",)
     sources = [
         _pairs(preference, settings, sides),
-        Rows(lambda: read_batches(synthetic_conversations / TABLE_FILE)),
-        Rows(lambda: read_batches(personal / "actor.parquet")),
+        _rows_of(synthetic_conversations / TABLE_FILE),
+        _rows_of(personal / "actor.parquet"),
         *said_rows(feedback, ACTOR_FILE),
     ]
     written = write_dataset(
@@ -189,8 +197,8 @@ def build_rlhf_training_data(
     """
     sources = [
         _pairs(preference, settings, ()),
-        Rows(lambda: read_batches(synthetic_prompts / TABLE_FILE)),
-        Rows(lambda: read_batches(personal / "rlhf.parquet")),
+        _rows_of(synthetic_prompts / TABLE_FILE),
+        _rows_of(personal / "rlhf.parquet"),
         *said_rows(feedback, TABLE_FILE),
     ]
     outside: list[str] = []

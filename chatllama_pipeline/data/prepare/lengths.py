@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatllama_pipeline.data.hashes import text_hash
+from chatllama_pipeline.data.hashes import Hashes, text_hash
+from chatllama_pipeline.data.spill.known import Known
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.plain_text import PlainText, unlimited
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
@@ -89,26 +90,39 @@ def tokenizer_place(settings: AssistantSettings) -> tuple[str, str]:
 
 
 class TokenCounter:
-    """Counts tokens with the actor's tokenizer, which is loaded once it is needed."""
+    """Counts tokens with the tokenizer at a place (see `tokenizer_place`), which is loaded once it
+    is needed. What is in `known` isn't tokenized again."""
 
-    def __init__(self, settings: AssistantSettings) -> None:
-        self.tokenized = 0
-        self._place = tokenizer_place(settings)
+    def __init__(self, place: tuple[str, str], known: Known) -> None:
+        self._place = place
         self._plain: PlainText | None = None
-        self._counts: dict[int, int] = {}
+        self._known = known
+        self._tokenized: list[Hashes] = []
 
     def counts(self, texts: Iterable[str]) -> dict[str, int]:
-        """Tokens of each text; what was counted before isn't tokenized again."""
-        keys = {text: text_hash(text) for text in texts}
-        new = [text for text, key in keys.items() if key not in self._counts]
+        """Tokens of each text."""
+        distinct = list(dict.fromkeys(texts))
+        keys = np.fromiter(map(text_hash, distinct), np.uint64, len(distinct))
+        found, counts, _ = self._known.find(keys)
+        new = np.flatnonzero(~found)
+        if len(new):
+            made = self._count([distinct[i] for i in new])
+            counts[new] = np.array(made, np.uint64)
+            self._known.put(keys[new], counts[new], np.zeros(len(new), np.uint64))
+            self._tokenized.append(keys[new])
+        return dict(zip(distinct, counts.tolist(), strict=True))
+
+    def _count(self, texts: list[str]) -> list[int]:
         if self._place[0] == SCRATCH:
-            self._counts |= {keys[text]: len(text.encode()) for text in new}
-        elif new:
-            self._plain = self._plain or PlainText(load_tokenizer(*self._place))
-            self.tokenized += len(new)
-            for text, count in zip(new, self._plain.counts(new), strict=True):
-                self._counts[keys[text]] = count
-        return {text: self._counts[key] for text, key in keys.items()}
+            return [len(text.encode()) for text in texts]
+        self._plain = self._plain or PlainText(load_tokenizer(*self._place))
+        return self._plain.counts(texts)
+
+    def taken(self) -> Hashes:
+        """The hashes of the texts that were tokenized since the last call."""
+        none = np.zeros(0, np.uint64)
+        found, self._tokenized = np.concatenate([none, *self._tokenized]), []
+        return none if self._place[0] == SCRATCH else found
 
 
 def load_tokenizer(place: str, gguf_file: str = "") -> Any:

@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,7 +22,6 @@ from chatllama_pipeline.data.checks import (
 )
 from chatllama_pipeline.data.feedback.rows import PAIRS_FILE
 from chatllama_pipeline.data.funnel import FUNNEL_FILE
-from chatllama_pipeline.data.hashes import mixed
 from chatllama_pipeline.data.patterns import redact_table
 from chatllama_pipeline.data.prepare.lengths import (
     TOO_LONG,
@@ -33,7 +30,7 @@ from chatllama_pipeline.data.prepare.lengths import (
     limits_of,
 )
 from chatllama_pipeline.data.prepare.rows import Preparation
-from chatllama_pipeline.data.prepare.selection import quotas, within_first
+from chatllama_pipeline.data.prepare.selection import quotas
 from chatllama_pipeline.data.prepare.thumbs import Thumbs, require_both_kinds, write_thumbs
 from chatllama_pipeline.data.splits import Row, content_hash, is_flipped
 from chatllama_pipeline.data.tables import read_batches, read_rows
@@ -94,7 +91,7 @@ def build_preference_data(
     which nothing is left, and where KTO would find thumbs of one kind.
     """
     pairs = _Pairs(sources, personal, settings, feedback)
-    rows = Preparation(_REPLIES, settings, limits_of(settings))
+    rows = Preparation(_REPLIES, settings, limits_of(settings), output, pairs.count())
     _scan(pairs, rows, settings)
     _choose(rows, settings)
     elsewhere = [read_batches(personal / name) for name in PERSONAL_TABLES]
@@ -129,7 +126,7 @@ def build_preference_data(
         "flipped_labels": flipped.count,
         "redacted": dict(pairs.redacted),
         "cut_prompts": rows.cut_prompts(),
-        "tokenized_texts": rows.counter.tokenized,
+        "tokenized_texts": rows.tokenized(),
         **({"thumbs": thumbs.metrics} if thumbs else {}),
     }
     return Outcome(rows=written, metrics=metrics, checks=checks)
@@ -176,6 +173,11 @@ class _Pairs:
         if feedback is not None:
             self._paths.append(feedback / PAIRS_FILE)
 
+    def count(self) -> int:
+        """How many pairs there are."""
+        counts = [pq.read_metadata(path).num_rows for path in self._paths]
+        return sum([table.num_rows for table in self._own] + counts)
+
     def batches(self) -> Iterator[pa.Table]:
         for table in self._own:
             yield self._redact(table)
@@ -203,8 +205,7 @@ def _table_of(name: str, sources: Mapping[str, Path]) -> Path:
 
 
 def _scan(pairs: _Pairs, rows: Preparation, settings: AssistantSettings) -> None:
-    for table in pairs.batches():
-        rows.scan(table)
+    for table in rows.scanned(pairs.batches()):
         trimmed = [pc.utf8_trim_whitespace(table[side]) for side in _REPLIES]
         rows.drop_scanned(pc.equal(*trimmed).to_numpy(), "identical_replies")
         strength = table["strength"].to_numpy()
@@ -221,35 +222,21 @@ def _scan(pairs: _Pairs, rows: Preparation, settings: AssistantSettings) -> None
 
 def _choose(rows: Preparation, settings: AssistantSettings) -> None:
     """Duplicates go, then what the assistant's choices leave out."""
-    rows.drop_duplicates(-rows.column("strength"))
+    rows.drop_duplicates(strongest=True)
     rows.drop_near_duplicates()
     seed = stage_seed(settings.seed, "preference_data")
-    chance = mixed(rows.column("order"), seed)
     choices: dict[str, SourceChoice] = {str(n): c for n, c in settings.data.sources.items()}
     for name, choice in choices.items():
         if choice.max_pairs_per_prompt is not None:
-            here = rows.column("alive") & rows.source_is(name)
-            keys = rows.column("prompt_hash")
-            rows.drop(_beyond(here, keys, choice.max_pairs_per_prompt, chance), "over_per_prompt")
-    available = {name: int((rows.column("alive") & rows.source_is(name)).sum()) for name in choices}
+            rows.drop_beyond(name, choice.max_pairs_per_prompt, seed)
+    available = {name: int(rows.alive_of(name).sum()) for name in choices}
     for name, quota in quotas(available, choices, settings.data.number_of_samples).items():
-        here = rows.column("alive") & rows.source_is(name)
-        rows.drop(_beyond(here, np.zeros_like(chance), quota, chance), "not_sampled")
-
-
-def _beyond(
-    here: npt.NDArray[np.bool_], keys: Any, count: int, chance: Any
-) -> npt.NDArray[np.bool_]:
-    """Of the rows `here` those beyond the first `count` per key, in the order of their chance."""
-    numbers = np.flatnonzero(here)
-    gone = np.zeros(len(here), np.bool_)
-    gone[numbers[~within_first(keys[numbers], count, chance[numbers])]] = True
-    return gone
+        rows.sample(name, quota, seed)
 
 
 def _require_rows(rows: Preparation, settings: AssistantSettings) -> None:
     for name in settings.data.sources:
-        if not (rows.column("alive") & rows.source_is(name)).any():
+        if not rows.alive_of(name).any():
             counted = rows.funnel.sources()[name]
             dropped = counted["dropped"]
             took = ", ".join(f"{reason} {n}" for reason, n in dropped.items())

@@ -1,13 +1,14 @@
 """Rows on their way into a table: what is known of each, and which of them stay.
 
-Rows come in batches, twice: `scan` notes some 80 bytes of each row, `emit` writes those that the
+Rows come in batches, twice: `scanned` notes some 90 bytes of each row, `emit` writes those that the
 drops in between left alive. What is decided follows from the rows' hashes, so the order in which
-they came changes nothing.
+they came changes nothing. A byte a row stays in memory; the rest goes on on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,118 +17,94 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from chatllama_pipeline.data.funnel import Funnel
-from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash
-from chatllama_pipeline.data.near_duplicates import Indices, TextIndex
+from chatllama_pipeline.data.hashes import Hashes, mixed
+from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.ordered import OrderedTable
-from chatllama_pipeline.data.prepare.lengths import TOO_LONG, Limits, TokenCounter, cut_prompts, fit
-from chatllama_pipeline.data.prepare.selection import first_of_each
+from chatllama_pipeline.data.prepare.lengths import TOO_LONG, Limits, cut_prompts, tokenizer_place
+from chatllama_pipeline.data.prepare.notes import Flags, Notes, Reading
+from chatllama_pipeline.data.prepare.selection import lowest, within_first
+from chatllama_pipeline.data.prepare.workers import Desk, Task
+from chatllama_pipeline.data.spill.column import Column, Indices, groups
 from chatllama_pipeline.records import SPLITS
 from chatllama_pipeline.settings import AssistantSettings
 
-Flags = npt.NDArray[np.bool_]
 TRAIN, VALIDATION, TEST = range(3)
-_ROLES = {"system": 1, "user": 2, "assistant": 3}
+_SMALL = {"source": np.int32, "cut": np.int32, "split": np.int8}
 # The user's own rows win over the same rows of others.
 _FIRST_SOURCE = "personal"
 
 
 class Preparation:
-    """The rows of one table; `replies` are the columns of texts beside the prompt."""
+    """The rows of one table; `replies` are the columns of texts beside the prompt.
+
+    About `expected` rows come; what doesn't fit into memory waits in files in `folder`.
+    """
 
     def __init__(
         self,
         replies: tuple[str, ...],
         settings: AssistantSettings,
         limits: Limits,
-        counter: TokenCounter | None = None,
+        folder: Path,
+        expected: int = 0,
     ) -> None:
         self.funnel = Funnel()
-        self.counter = counter or TokenCounter(settings)
         self._replies = replies
-        self._settings = settings
-        self._limits = limits
-        self._texts = TextIndex()
+        self._shares = settings.data.test_share, settings.data.validation_share
+        self._folder = folder
+        self._desk = Desk(Reading(replies, limits, tokenizer_place(settings)), folder, expected)
+        self._texts = TextIndex(folder)
         self._codes: dict[str, int] = {}
-        self._parts: dict[str, list[npt.NDArray[Any]]] = {}
-        self._columns: dict[str, npt.NDArray[Any]] = {}
-        self._held_out: list[Indices] = []
-        self._labels: Indices | None = None
+        self._columns: dict[str, Column] = {}
+        self._alive: list[Flags] = []
+        self._last_sources: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._held_out: list[Hashes] = []
+        self._tokenized = Column(np.uint64, folder)
 
     # What is known of rows
 
-    def scan(self, table: pa.Table, trusted: bool = False) -> None:
-        """Note a batch of rows: prompt, replies, source, and `split` where it stands already.
+    def scanned(self, tables: Iterable[pa.Table], trusted: bool = False) -> Iterator[pa.Table]:
+        """Note rows in batches (prompt, replies, source, and `split` where it stands already), and
+        hand each batch on once it is noted. The lengths of `trusted` rows were held before."""
+        kind: Task = "trusted" if trusted else "rows"
+        with closing(self._desk.read(kind, tables)) as read:
+            for table, notes in read:
+                self._take(notes)
+                yield table
 
-        The lengths of `trusted` rows were held before.
-        """
-        prompts = table["prompt"].combine_chunks()
-        offsets = prompts.offsets.to_numpy().astype(np.int64)
-        offsets -= offsets[0]
-        turns = prompts.flatten()
-        # An empty turn at the end stands for what a prompt hasn't got.
-        roles = [*turns.field("role").to_pylist(), ""]
-        contents = [*turns.field("content").to_pylist(), ""]
-        raw = _hashes(contents)
-        codes = np.array([_ROLES.get(role, 0) for role in roles], np.uint64)
-        prompt = _prompt_hashes(raw[:-1], codes[:-1], offsets)
-        fits, cuts = np.ones(table.num_rows, np.bool_), np.zeros(table.num_rows, np.int64)
-        if not trusted and self._limits != Limits(None, None):
-            fits, cuts = fit(table, self._replies, self._limits, self.counter)
-        first = _first_user_turns(codes, offsets, np.zeros_like(cuts))
-        seen = _first_user_turns(codes, offsets, cuts)
-        lone = np.diff(offsets) == 1
-        replies = {name: table[name].to_pylist() for name in self._replies}
-        reply_hashes = {name: _hashes(texts) for name, texts in replies.items()}
-
-        def whole(i: int) -> str:
-            return "\n\n".join(contents[offsets[i] : offsets[i + 1]])
-
-        def turn(numbers: Indices) -> Callable[[int], str]:
-            return lambda i: contents[numbers[i]]
-
-        noted: dict[str, npt.NDArray[Any]] = {
-            "turn": self._texts.add(raw[first], turn(first), placed=True),
-            "seen": self._texts.add(raw[seen], turn(seen), placed=True),
-            "prompt": self._texts.add(np.where(lone, raw[offsets[:-1]], prompt), whole),
-            "exact": mixed(prompt, *reply_hashes.values()),
-            "prompt_hash": prompt,
-            "source": self._source_codes(table["source"].to_pylist()),
-            "cut": cuts,
-            "split": _split_codes(table),
-        }
-        for name, texts in replies.items():
-            noted[f"near_{name}"] = self._texts.add(reply_hashes[name], texts.__getitem__)
-        sources = np.array([text_hash(name) for name in self._codes], np.uint64)
-        noted["order"] = mixed(noted["exact"], sources[noted["source"]])
-        noted["alive"] = np.ones(table.num_rows, np.bool_)
-        for name, values in noted.items():
-            self._parts.setdefault(name, []).append(values)
-        self._drop_part(~fits, TOO_LONG)
+    def _take(self, notes: Notes) -> None:
+        self._texts.take(notes.texts)
+        self._tokenized.append(notes.tokenized)
+        for name, values in notes.columns.items():
+            self.note(name, values)
+        self._last_sources = self._source_codes(notes.sources)
+        self.note("source", self._last_sources)
+        self._alive.append(np.ones(len(notes.fits), np.bool_))
+        self.drop_scanned(~notes.fits, TOO_LONG)
 
     def note(self, name: str, values: npt.NDArray[Any]) -> None:
         """Keep a further column of the batch that was scanned last."""
-        self._parts.setdefault(name, []).append(values)
+        if name not in self._columns:
+            self._columns[name] = Column(_SMALL.get(name, values.dtype), self._folder)
+        self._columns[name].append(values)
 
     def drop_scanned(self, gone: Flags, reason: str) -> None:
         """Drop rows of the batch that was scanned last."""
-        self._drop_part(gone, reason)
-
-    def hold_out(self, table: pa.Table) -> None:
-        """Prompts that no training row may nearly repeat, though they don't stand in this table:
-        those of `table` whose side is not train."""
-        scanned = Preparation((), self._settings, Limits(None, None), self.counter)
-        scanned._texts = self._texts
-        scanned.scan(table)
-        sides = scanned._sides()
-        for name in ("turn", "seen"):
-            self._held_out.append(scanned.column(name)[sides != TRAIN])
+        alive = self._alive[-1]
+        gone = gone & alive
+        self._count(self._last_sources[gone], reason)
+        alive &= ~gone
 
     def drop_near_repeats_with(self, elsewhere: Iterable[Iterable[pa.Table]]) -> None:
-        """`drop_near_repeats`, after holding out the prompts of tables elsewhere."""
-        for tables in elsewhere:
-            for table in tables:
-                if table.num_rows:
-                    self.hold_out(table)
+        """`drop_near_repeats`, where no training row may nearly repeat a prompt of tables elsewhere
+        whose side is not train either."""
+        tables = (table for tables in elsewhere for table in tables if table.num_rows)
+        with closing(self._desk.read("held_out", tables)) as read:
+            for _, notes in read:
+                self._texts.take(notes.texts)
+                columns = notes.columns
+                out = self._sides_of(columns["split"], columns["place"]) != TRAIN
+                self._held_out += [np.unique(columns[name][out]) for name in ("turn", "seen")]
         self.drop_near_repeats()
 
     def _source_codes(self, names: list[str]) -> npt.NDArray[np.int64]:
@@ -140,117 +117,165 @@ class Preparation:
                 self.funnel.read(name, count)
         return codes
 
-    def _drop_part(self, gone: Flags, reason: str) -> None:
-        alive, sources = self._parts["alive"][-1], self._parts["source"][-1]
-        gone = gone & alive
-        self._count(sources[gone], reason)
-        alive &= ~gone
+    @property
+    def alive(self) -> Flags:
+        """Which rows were not dropped."""
+        if len(self._alive) != 1:
+            none = np.zeros(0, np.bool_)
+            self._alive = [np.concatenate([none, *self._alive])]
+        return self._alive[0]
 
-    def column(self, name: str) -> npt.NDArray[Any]:
+    def column(self, name: str) -> Column:
         """What was noted of all rows."""
-        if name not in self._columns:
-            parts = self._parts.pop(name, [])
-            self._columns[name] = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-            if name == "alive":
-                self._columns[name] = self._columns[name].astype(np.bool_)
-        return self._columns[name]
+        return self._columns.get(name) or Column(np.uint64, self._folder)
 
     # Which rows stay
 
-    def drop(self, gone: Flags, reason: str) -> None:
+    def _drop_at(self, places: Indices, reason: str) -> None:
         """Drop rows that are alive, counted by source."""
-        alive = self.column("alive")
-        gone = gone & alive
-        self._count(self.column("source")[gone], reason)
-        alive &= ~gone
+        self._count(self.column("source").take(places), reason)
+        self.alive[places] = False
 
     def _count(self, codes: npt.NDArray[Any], reason: str) -> None:
+        counts = np.bincount(codes, minlength=len(self._codes))
         for name, code in self._codes.items():
-            self.funnel.drop(name, reason, int((codes == code).sum()))
+            self.funnel.drop(name, reason, int(counts[code]))
 
-    def source_is(self, name: str) -> Flags:
-        """Rows of a source."""
-        found: Flags = self.column("source") == self._codes.get(name, -1)
+    def alive_of(self, name: str) -> Flags:
+        """Which rows of a source were not dropped."""
+        found, code = self.alive.copy(), self._codes.get(name, -1)
+        for here, sources in self.column("source").chunks():
+            found[here] &= sources == code
         return found
 
-    def drop_duplicates(self, *ranks: npt.NDArray[Any]) -> None:
+    def drop_duplicates(self, strongest: bool = False) -> None:
         """Drop all but one of the rows with the same prompt and replies: the user's own, or else
-        the one with the lowest ranks, or else hash."""
-        self._keep_first("exact", self.column("exact"), *ranks)
+        with `strongest` the one of most `strength`, or else the one with the lowest hash."""
+        ranks = ("strength",) if strongest else ()
+        self._keep_first(self.column("exact"), "duplicate", ranks)
 
     def drop_near_duplicates(self) -> None:
         """Drop all but one of the rows whose prompts and replies are nearly the same, each: one
         that is held out, or else the user's own, or else that with the lowest hash."""
-        labels = self._clusters()
-        columns = ["prompt", *(f"near_{name}" for name in self._replies)]
-        keys = mixed(*(labels[self.column(name)].astype(np.uint64) for name in columns))
-        self._keep_first("near", keys)
+        names = ["prompt", *(f"near_{name}" for name in self._replies)]
+        columns = [self.column(name) for name in names]
+        keys = Column(np.uint64, self._folder)
+        for here, prompts in columns[0].chunks():
+            others = (column.read(here.start, here.stop) for column in columns[1:])
+            keys.append(mixed(*map(self._texts.labels, (prompts, *others))))
+        self._keep_first(keys, "near_duplicate")
 
-    def _keep_first(self, what: str, keys: Hashes, *ranks: npt.NDArray[Any]) -> None:
-        alive = np.flatnonzero(self.column("alive"))
-        own = ~self.source_is(_FIRST_SOURCE)[alive]
-        chosen = [rank[alive] for rank in ranks]
-        trains = self._sides()[alive] == TRAIN
-        kept = first_of_each(keys[alive], trains, own, *chosen, self.column("order")[alive])
-        gone = np.zeros(len(keys), np.bool_)
-        gone[alive[~kept]] = True
-        self.drop(gone, "duplicate" if what == "exact" else "near_duplicate")
+    def _keep_first(self, keys: Column, reason: str, highest: tuple[str, ...] = ()) -> None:
+        own = self._codes.get(_FIRST_SOURCE, -1)
+        for places, hashes in groups(keys, self.alive):
+            ranks = [
+                self._sides(places) == TRAIN,
+                self.column("source").take(places) != own,
+                *(-self.column(name).take(places) for name in highest),
+                self.column("order").take(places),
+            ]
+            self._drop_at(places[~within_first(hashes, 1, *ranks)], reason)
+
+    def drop_beyond(self, name: str, most: int, seed: int) -> None:
+        """Drop the rows of a source beyond so many of one prompt; chance says which."""
+        for places, hashes in groups(self.column("prompt_hash"), self.alive_of(name)):
+            chance = mixed(self.column("order").take(places), seed)
+            self._drop_at(places[~within_first(hashes, most, chance)], "over_per_prompt")
+
+    def sample(self, name: str, count: int, seed: int) -> None:
+        """Drop all but so many rows of a source; chance says which."""
+        wanted = self.alive_of(name)
+        if np.count_nonzero(wanted) <= count:
+            return
+
+        def chances() -> Iterator[tuple[Indices, Hashes]]:
+            for here, order in self.column("order").chunks():
+                places = np.flatnonzero(wanted[here])
+                yield places + here.start, mixed(order[places], seed)
+
+        for places in lowest(chances, count):
+            wanted[places] = False
+        self._drop_at(np.flatnonzero(wanted), "not_sampled")
+
+    def drop_contradictions(self, name: str) -> None:
+        """Drop rows of the same prompt and replies that differ in a column of true and false."""
+        for places, hashes in groups(self.column("exact")):
+            flags = self.column(name).take(places).astype(np.bool_)
+            both = np.intersect1d(hashes[flags], hashes[~flags])
+            gone = np.isin(hashes, both) & self.alive[places]
+            self._drop_at(places[gone], "contradiction")
 
     def drop_near_repeats(self) -> None:
         """Drop training rows whose first user turn nearly repeats a held-out one, as it was and as
         it is after a cut; and validation rows that a cut made repeat a test prompt."""
-        labels, sides, alive = self._clusters(), self._sides(), self.column("alive")
-        kept = alive & (sides != TRAIN)
-        outside = [labels[numbers] for numbers in self._held_out]
-        held = [labels[self.column(name)[kept]] for name in ("turn", "seen")] + outside
-        self.drop((sides == TRAIN) & self._names(labels, np.concatenate(held)), "near_repeat")
-        numbers = np.arange(len(labels))
-        test = alive & (sides == TEST)
-        tested = np.concatenate([self.column(name)[test] for name in ("turn", "seen")])
-        self.drop((sides == VALIDATION) & self._names(numbers, tested), "near_repeat")
+        held = np.concatenate([self._turns_of((VALIDATION, TEST)), *self._held_out])
+        self._drop_named(TRAIN, held, self._texts.labels)
+        self._drop_named(VALIDATION, self._turns_of((TEST,)), lambda keys: keys)
+
+    def _drop_named(self, side: int, turns: Hashes, labels: Callable[[Hashes], Hashes]) -> None:
+        for places in self._named(side, turns, labels):
+            self._drop_at(places, "near_repeat")
 
     def leaked(self) -> int:
         """How many rows stand on one side with a prompt that is, nearly, on another."""
-        labels, sides, alive = self._clusters(), self._sides(), self.column("alive")
-        held = [labels[self.column(name)[alive & (sides != TRAIN)]] for name in ("turn", "seen")]
-        return int((alive & (sides == TRAIN) & self._names(labels, np.concatenate(held))).sum())
+        held = self._turns_of((VALIDATION, TEST))
+        return sum(map(len, self._named(TRAIN, held, self._texts.labels)))
 
-    def _names(self, labels: Indices, wanted: Indices) -> Flags:
-        """Rows whose first user turn has one of the labels."""
-        found = np.zeros(len(labels) + 1, np.bool_)
-        found[wanted] = True
-        named: Flags = found[labels[self.column("turn")]] | found[labels[self.column("seen")]]
-        return named
+    def _turns_of(self, sides: tuple[int, ...]) -> Hashes:
+        """The first user turns of the rows alive on these sides, as they were and after a cut."""
+        found = [np.zeros(0, np.uint64)]
+        for here, own in self._every_side():
+            kept = self.alive[here] & np.isin(own, sides)
+            for name in ("turn", "seen"):
+                found.append(np.unique(self.column(name).read(here.start, here.stop)[kept]))
+        return np.unique(np.concatenate(found))
 
-    def _clusters(self) -> Indices:
-        if self._labels is None or len(self._labels) != len(self._texts):
-            self._labels = self._texts.clusters()
-        return self._labels
+    def _named(
+        self, side: int, turns: Hashes, labels: Callable[[Hashes], Hashes]
+    ) -> Iterator[Indices]:
+        """The rows alive on a side whose first user turn has a label that one of `turns` has."""
+        wanted = np.unique(labels(turns))
+        for here, own in self._every_side():
+            places = here.start + np.flatnonzero(self.alive[here] & (own == side))
+            turn, seen = (labels(self.column(name).take(places)) for name in ("turn", "seen"))
+            yield places[_among(turn, wanted) | _among(seen, wanted)]
 
-    def _sides(self) -> npt.NDArray[np.int64]:
+    def _every_side(self) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+        for here, split in self.column("split").chunks():
+            place = self.column("place").read(here.start, here.stop)
+            yield here, self._sides_of(split, place)
+
+    def _sides(self, places: Indices) -> npt.NDArray[np.int64]:
+        columns = (self.column(name).take(places) for name in ("split", "place"))
+        return self._sides_of(*columns)
+
+    def _sides_of(self, given: npt.NDArray[Any], places: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """The side of each row: the one it came with, else that of its first user turn."""
-        given = self.column("split")
-        places = self._texts.places()[self.column("turn")] if len(given) else given.astype(float)
-        test = self._settings.data.test_share
-        own = np.where(
-            places < test,
-            TEST,
-            np.where(places < test + self._settings.data.validation_share, VALIDATION, 0),
-        )
+        test, validation = self._shares
+        own = np.where(places < test, TEST, np.where(places < test + validation, VALIDATION, 0))
         return np.where(given < 0, own, given)
 
     # What is written
 
     def cut_prompts(self) -> int:
         """How many rows alive lose old turns of their prompts."""
-        return int((self.column("alive") & (self.column("cut") > 0)).sum())
+        chunks = self.column("cut").chunks()
+        return sum(int((self.alive[here] & (cuts > 0)).sum()) for here, cuts in chunks)
+
+    def tokenized(self) -> int:
+        """How many distinct texts were tokenized."""
+        return sum(len(np.unique(hashes)) for _, hashes in groups(self._tokenized))
 
     def counts(self) -> dict[str, int]:
         """Rows alive as `split/source`, sorted by name."""
-        alive, sides = self.column("alive"), self._sides()
+        totals = np.zeros(len(SPLITS) * len(self._codes), np.int64)
+        for here, sides in self._every_side():
+            sources = self.column("source").read(here.start, here.stop)
+            numbers = sides + len(SPLITS) * sources.astype(np.int64)
+            totals += np.bincount(numbers[self.alive[here]], minlength=len(totals))
         found = {
-            f"{split}/{name}": int((alive & (sides == side) & self.source_is(name)).sum())
-            for name in self._codes
+            f"{split}/{name}": int(totals[side + len(SPLITS) * code])
+            for name, code in self._codes.items()
             for side, split in enumerate(SPLITS)
         }
         return {name: count for name, count in sorted(found.items()) if count}
@@ -265,46 +290,25 @@ class Preparation:
     ) -> int:
         """Write the rows alive with their splits, in the order of their hashes; `batches` are those
         that were scanned, `change` is done to those that stay. Returns how many there are."""
-        alive, sides, cuts = self.column("alive"), self._sides(), self.column("cut")
-        order, start = self.column("order"), 0
+        start = 0
         with OrderedTable(path, schema, on_group) as ordered:
             for batch in batches:
-                here = slice(start, start + batch.num_rows)
+                places = start + np.flatnonzero(self.alive[start : start + batch.num_rows])
+                kept = batch.take(pa.array(places - start))
                 start += batch.num_rows
-                mask = alive[here]
-                rows = cut_prompts(batch.filter(pa.array(mask)), cuts[here][mask])
-                splits = pa.array(np.array(SPLITS)[sides[here][mask]], pa.string())
+                rows = cut_prompts(kept, self.column("cut").take(places))
+                splits = pa.array(np.array(SPLITS)[self._sides(places)], pa.string())
                 if "split" in rows.column_names:
                     rows = rows.drop_columns(["split"])
-                ordered.add(change(rows.append_column("split", splits)), order[here][mask])
+                order = self.column("order").take(places)
+                ordered.add(change(rows.append_column("split", splits)), order)
         return ordered.rows
 
 
-def _hashes(texts: list[str]) -> Hashes:
-    return np.fromiter(map(text_hash, texts), np.uint64, len(texts))
-
-
-def _prompt_hashes(raw: Hashes, roles: Hashes, offsets: Indices) -> Hashes:
-    """A hash per prompt of its turns' texts, roles and places."""
-    lengths = np.diff(offsets)
-    places = np.arange(len(raw)) - np.repeat(offsets[:-1], lengths)
-    turns = mixed(raw, roles, places.astype(np.uint64))
-    with np.errstate(over="ignore"):
-        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(turns, dtype=np.uint64)])
-        return mixed(sums[offsets[1:]] - sums[offsets[:-1]], lengths.astype(np.uint64))
-
-
-def _first_user_turns(roles: Hashes, offsets: Indices, skipped: Indices) -> Indices:
-    """The index of each prompt's first user turn after those that a cut takes; the last index of
-    all where there is none."""
-    none = len(roles) - 1
-    users = np.append(np.flatnonzero(roles == _ROLES["user"]), none)
-    found = users[np.searchsorted(users[:-1], offsets[:-1] + skipped)]
-    return np.where(found < offsets[1:], found, none)
-
-
-def _split_codes(table: pa.Table) -> npt.NDArray[np.int64]:
-    if "split" not in table.column_names:
-        return np.full(table.num_rows, -1, np.int64)
-    codes = {split: side for side, split in enumerate(SPLITS)}
-    return np.array([codes[split] for split in table["split"].to_pylist()], np.int64)
+def _among(values: Hashes, wanted: Hashes) -> Flags:
+    """Which values stand among some in order."""
+    if not len(wanted):
+        return np.zeros(len(values), np.bool_)
+    at = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
+    found: Flags = wanted[at] == values
+    return found

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from chatllama_pipeline.data.hashes import Hashes
+from chatllama_pipeline.data.spill.column import Indices
 from chatllama_pipeline.settings.data import SourceChoice
 
 Flags = npt.NDArray[np.bool_]
-
-
-def first_of_each(keys: Hashes, *ranks: npt.NDArray[np.generic]) -> Flags:
-    """True for one row per key: the one with the lowest ranks, the first rank deciding first."""
-    return within_first(keys, 1, *ranks)
+# Leading bits by which values are counted, before those on the border alone are sorted.
+_BITS = 16
 
 
 def within_first(keys: Hashes, count: int, *ranks: npt.NDArray[np.generic]) -> Flags:
@@ -28,6 +26,27 @@ def within_first(keys: Hashes, count: int, *ranks: npt.NDArray[np.generic]) -> F
     found = np.zeros(len(keys), np.bool_)
     found[order] = place < count
     return found
+
+
+def lowest(chunks: Callable[[], Iterable[tuple[Indices, Hashes]]], count: int) -> Iterator[Indices]:
+    """The places of the `count` lowest values, of equal ones those that come first.
+
+    `chunks` yields places and values, some at a time, anew at each call.
+    """
+    shift = np.uint64(64 - _BITS)
+    totals = np.zeros(1 << _BITS, np.int64)
+    for _, values in chunks():
+        totals += np.bincount((values >> shift).astype(np.int64), minlength=len(totals))
+    border = int(np.searchsorted(np.cumsum(totals), count))
+    places, on_border = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+    for here, values in chunks():
+        leading = (values >> shift).astype(np.int64)
+        yield here[leading < border]
+        places.append(here[leading == border])
+        on_border.append(values[leading == border])
+    left = count - int(totals[:border].sum())
+    order = np.argsort(np.concatenate(on_border), kind="stable")[:left]
+    yield np.concatenate(places)[order]
 
 
 def quotas(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -50,12 +49,11 @@ def write_thumbs(
         for path in paths:
             yield from read_batches(path)
 
-    rows = Preparation(("completion",), settings, limits_of(settings))
-    for table in every():
-        rows.scan(table)
+    counts = [pq.read_metadata(path).num_rows for path in paths]
+    rows = Preparation(("completion",), settings, limits_of(settings), output, sum(counts))
+    for table in rows.scanned(every()):
         rows.note("label", table["label"].to_numpy())
-    keys, label = rows.column("exact"), rows.column("label").astype(np.bool_)
-    rows.drop(np.isin(keys, np.intersect1d(keys[label], keys[~label])), "contradiction")
+    rows.drop_contradictions("label")
     rows.drop_duplicates()
     pairs = read_batches(output / TABLE_FILE, ["prompt", "source", "split"])
     rows.drop_near_repeats_with([*elsewhere, pairs])
