@@ -175,7 +175,7 @@ class TextIndex:
         self._reader: TextReader | None = None
         self._keys, self._same, self._long = (Column(np.uint64, self._folder) for _ in range(3))
         self._bands = [Column(np.uint64, self._folder) for _ in range(_BANDS)]
-        self._signatures = Column(np.uint32, self._folder, _PERMUTATIONS, 16 << 20)
+        self._signatures = Column(np.uint32, self._folder, _PERMUTATIONS)
         self._clusters: tuple[Hashes, Hashes] | None = None
 
     def add(self, raw: Hashes, text_at: Callable[[int], str]) -> Hashes:

@@ -12,8 +12,14 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.datasets import build_actor_training_data
-from chatllama_pipeline.data.prepare.lengths import TokenCounter, lengths_identity, limits_of
+from chatllama_pipeline.data.prepare.lengths import (
+    TokenCounter,
+    lengths_identity,
+    limits_of,
+    tokenizer_place,
+)
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
+from chatllama_pipeline.data.spill.known import Known
 from chatllama_pipeline.data.splits import split_of
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import Outcome
@@ -56,6 +62,10 @@ def pair(prompt: list[dict[str, str]], chosen: str, rejected: str = "no") -> dic
 def assistant(tokenizer: Path | str, **data: Any) -> AssistantSettings:
     raw = {"data": {"sources": ["shp"], **data}, "actor_config": {"tokenizer_path": str(tokenizer)}}
     return AssistantSettings.model_validate(raw)
+
+
+def counter_of(settings: AssistantSettings) -> TokenCounter:
+    return TokenCounter(tokenizer_place(settings), Known.alone(0, Path()))
 
 
 def build(
@@ -140,10 +150,11 @@ def test_only_texts_whose_bytes_leave_doubt_are_tokenized_and_each_once(
 
 
 def test_what_was_counted_is_not_tokenized_again(tokenizer_folder: Path) -> None:
-    counter = TokenCounter(assistant(tokenizer_folder))
+    counter = counter_of(assistant(tokenizer_folder))
     assert counter.counts([says(3), says(4), says(3)]) == {says(3): 3, says(4): 4}
     assert counter.counts([says(4), says(5)]) == {says(4): 4, says(5): 5}
-    assert counter.tokenized == 3
+    assert len(counter.taken()) == 3
+    assert len(counter.taken()) == 0
 
 
 def test_a_model_from_scratch_counts_bytes_and_only_where_a_limit_is_set(tmp_path: Path) -> None:
@@ -177,8 +188,8 @@ def test_a_gguf_files_own_tokenizer_counts(tiny_gguf: Path, tiny_base_folder: Pa
         {"model": str(tiny_gguf.parent), "gguf_file": "tiny.gguf"},
     ):
         settings = AssistantSettings.model_validate({"actor_config": model})
-        counted = TokenCounter(settings).counts(texts)
-        assert counted == TokenCounter(assistant(tiny_base_folder)).counts(texts)
+        counted = counter_of(settings).counts(texts)
+        assert counted == counter_of(assistant(tiny_base_folder)).counts(texts)
         assert lengths_identity(settings)["tokenizer"] == hash_file(tiny_gguf)
 
 
@@ -212,7 +223,7 @@ def test_truncation_and_padding_in_a_tokenizers_file_are_not_obeyed(
     core.save(str(tmp_path / "tokenizer.json"))
     baked = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert [len(baked.encode(says(count))) for count in (2, 240)] == [64, 64]
-    counter = TokenCounter(assistant(tmp_path, max_length=300))
+    counter = counter_of(assistant(tmp_path, max_length=300))
     assert list(counter.counts([says(2), says(240)]).values()) == [2, 240]
 
 
@@ -223,7 +234,7 @@ def test_control_tokens_that_a_text_spells_count_as_the_text_they_are(
     spelled = len(core.encode("<|end_of_turn|>").ids)
     core.add_special_tokens(["<|end_of_turn|>"])
     core.save(str(tmp_path / "tokenizer.json"))
-    counter = TokenCounter(assistant(tmp_path, max_length=300))
+    counter = counter_of(assistant(tmp_path, max_length=300))
     texts = ["<|end_of_turn|>", f"{says(2)}<|end_of_turn|>"]
     assert list(counter.counts(texts).values()) == [spelled, 2 + spelled]
     assert spelled > 1

@@ -24,8 +24,7 @@ PAIRS = [
 def clusters(texts: list[str]) -> list[int]:
     index = TextIndex()
     raw = np.array([text_hash(text) for text in texts], np.uint64)
-    numbers = index.add(raw, texts.__getitem__)
-    found: list[int] = index.clusters()[numbers].tolist()
+    found: list[int] = index.labels(index.add(raw, texts.__getitem__)).tolist()
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,11 +24,12 @@ def prompt(*contents: str) -> list[dict[str, str]]:
     ]
 
 
-def prepared(*rows: tuple[str, str]) -> Preparation:
+def prepared(folder: Path, *rows: tuple[str, str]) -> Preparation:
     """Rows of a first user turn and the side they came with."""
     listed = [{"prompt": prompt(text), "source": "x", "split": split} for text, split in rows]
-    made = Preparation((), AssistantSettings(), Limits(None, None))
-    made.scan(pa.Table.from_pylist(listed, schema=PROMPT_SCHEMA))
+    made = Preparation((), AssistantSettings(), Limits(None, None), folder)
+    table = pa.Table.from_pylist(listed, schema=PROMPT_SCHEMA)
+    assert list(made.scanned([table])) == [table]
     return made
 
 
@@ -59,8 +61,11 @@ def test_texts_are_evened_out() -> None:
     assert evened("  \uff37hat\tIS\nthis? ") == "what is this?"
 
 
-def test_training_rows_that_nearly_repeat_a_held_out_prompt_are_dropped_and_counted() -> None:
+def test_training_rows_that_nearly_repeat_a_held_out_prompt_are_dropped_and_counted(
+    tmp_path: Path,
+) -> None:
     rows = prepared(
+        tmp_path,
         ("What is rust?", "test"),
         ("what: is RUST!", "train"),
         ("What is moss?", "train"),
@@ -75,7 +80,7 @@ def test_training_rows_that_nearly_repeat_a_held_out_prompt_are_dropped_and_coun
     assert rows.leaked() == 2
     elsewhere = [{"prompt": prompt("held out elsewhere"), "source": "y", "split": "test"}]
     rows.drop_near_repeats_with([[pa.Table.from_pylist(elsewhere, schema=PROMPT_SCHEMA)]])
-    assert rows.column("alive").tolist() == [
+    assert rows.alive.tolist() == [
         *(True, False, True, True, False, False),
         *(True, True, True, True),
     ]

@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,11 +53,9 @@ class Desk:
         texts = slots_for(_TEXTS_PER_ROW * expected)
         counts = slots_for(expected // _ROWS_PER_TOKENIZED)
         self._files = [shared_file(slots, folder) for slots in (texts, counts)]
+        for file in self._files:
+            weakref.finalize(self, os.close, file)
         self._reader = RowReader(reading, *map(Known, self._files))
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", ()):
-            os.close(file)
 
     def read(self, kind: Task, tables: Iterable[pa.Table]) -> Generator[tuple[pa.Table, Notes]]:
         """Each table with its notes, in their order."""

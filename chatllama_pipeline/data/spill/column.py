@@ -6,11 +6,13 @@ opened it, however that ends.
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +31,18 @@ _TAKEN_AT_ONCE = 1 << 16
 class Column:
     """Values of one type, `width` numbers each, in the order in which they were appended.
 
-    Beyond `most_bytes` they stand in a file in `folder`. Where the disk is full an OSError says so.
+    Beyond `most_bytes` (None: `MOST_BYTES`) they stand in a file in `folder`. Where the disk is
+    full an OSError says so.
     """
 
     def __init__(
-        self, dtype: npt.DTypeLike, folder: Path, width: int = 1, most_bytes: int = MOST_BYTES
+        self, dtype: npt.DTypeLike, folder: Path, width: int = 1, most_bytes: int | None = None
     ) -> None:
         self._dtype, self._folder, self._width = np.dtype(dtype), folder, width
-        self._most_bytes = most_bytes
+        self._most_bytes = MOST_BYTES if most_bytes is None else most_bytes
         self._waiting: list[Values] = []
         self._waiting_bytes = 0
-        self._file: IO[bytes] | None = None
+        self._file: int | None = None
         self._written = 0
         self._count = 0
 
@@ -67,7 +70,7 @@ class Column:
         view, done = memoryview(raw), 0
         # A single read gives two gigabytes at most.
         while done < len(raw):
-            done += os.preadv(self._file.fileno(), [view[done:]], start * size + done)
+            done += os.preadv(self._file, [view[done:]], start * size + done)
         return self._shaped(np.frombuffer(raw, self._dtype))
 
     def take(self, places: Indices) -> Values:
@@ -80,7 +83,10 @@ class Column:
         for start in range(0, len(places), _TAKEN_AT_ONCE):
             here = slice(start, start + _TAKEN_AT_ONCE)
             # Mapped anew each time, so that what was read leaves this process's memory.
-            found[here] = self._shaped(np.memmap(self._file, self._dtype, "r"))[places[here]]
+            with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as mapped:
+                values = self._shaped(np.frombuffer(mapped, self._dtype))
+                found[here] = values[places[here]]
+                del values
         return found
 
     def chunks(self) -> Iterator[tuple[slice, Values]]:
@@ -100,11 +106,13 @@ class Column:
 
     def _flush(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+            with tempfile.TemporaryFile(dir=self._folder) as unnamed:
+                self._file = os.dup(unnamed.fileno())
+            weakref.finalize(self, os.close, self._file)
         for values in self._waiting:
             raw = memoryview(values.tobytes())
             while raw:
-                done = os.pwrite(self._file.fileno(), raw, self._written)
+                done = os.pwrite(self._file, raw, self._written)
                 raw, self._written = raw[done:], self._written + done
         self._waiting, self._waiting_bytes = [], 0
 

@@ -1,0 +1,129 @@
+"""Several processes note what one notes; none outlives its run; one that is killed is told of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from chatllama_pipeline.data.prepare import workers
+from chatllama_pipeline.data.prepare.lengths import Limits
+from chatllama_pipeline.data.prepare.notes import Reading
+from chatllama_pipeline.errors import ChildError, DataError, SettingsError
+from chatllama_pipeline.schemas import PAIR_SCHEMA
+from tests.data.small_tables import pair, prefer, settings
+
+REPOSITORY = Path(__file__).parents[2]
+ROWS = [
+    pair(f"question {n % 50}", " ".join(f"word{(n * k) % 97}" for k in range(45)), f"reply {n % 9}")
+    for n in range(120)
+]
+TABLE = pa.Table.from_pylist(ROWS, schema=PAIR_SCHEMA)
+READING = Reading(("chosen", "rejected"), Limits(None, None), ("scratch", ""))
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, however few the rows and cores."""
+    monkeypatch.setattr(workers, "LEAST_ROWS", 10)
+    monkeypatch.setenv(workers.VARIABLE, "2")
+
+
+def test_several_processes_write_the_bytes_that_one_writes(
+    tmp_path: Path, personal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = settings(data={"max_length": 400}, actor_config={"model": "scratch"})
+    started: list[int] = []
+    monkeypatch.setattr("chatllama_pipeline.data.tables._ROWS_PER_BATCH", 30)
+    monkeypatch.setattr(workers, "LEAST_ROWS", 10)
+    begin = workers.Workers.__init__
+
+    def counted(self: workers.Workers, count: int, *given: Any) -> None:
+        started.append(count)
+        begin(self, count, *given)
+
+    monkeypatch.setattr(workers.Workers, "__init__", counted)
+    made = []
+    for count in ("1", "2"):
+        monkeypatch.setenv(workers.VARIABLE, count)
+        _, outcome, output = prefer(tmp_path, personal, [*ROWS, *ROWS[:20]], chosen, count)
+        files = {path.name: path.read_bytes() for path in output.iterdir()}
+        made.append((files, outcome))
+    assert made[0] == made[1]
+    assert started == [2]
+    assert made[0][1].metrics["dropped"]["duplicate"] > 0
+
+
+def test_few_rows_start_no_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(workers.VARIABLE, "2")
+    monkeypatch.delattr(workers, "Workers")
+    [(table, notes)] = workers.Desk(READING, tmp_path, 120).read("rows", [TABLE])
+    assert table is TABLE
+    assert len(notes.columns["exact"]) == 120
+
+
+def test_a_process_that_is_killed_is_told_of_and_the_others_end(
+    several: None, tmp_path: Path
+) -> None:
+    read = workers.Desk(READING, tmp_path, 120).read("rows", [TABLE] * 200)
+    next(read)
+    family = psutil.Process().children()
+    own = [process for process in family if workers.__name__ in process.cmdline()]
+    assert len(own) == 2
+    own[0].send_signal(signal.SIGKILL)
+    with pytest.raises(
+        ChildError, match=rf"pid {own[0].pid}\) was ended by signal 9 .*=1 if memory"
+    ):
+        list(read)
+    assert not any(process.is_running() for process in own)
+
+
+def test_what_a_process_cannot_do_is_raised_here(several: None, tmp_path: Path) -> None:
+    reading = Reading(("chosen",), Limits(4, None), (str(tmp_path), ""))
+    with pytest.raises(DataError, match=r"gives no tokenizer\.json to count them by"):
+        list(workers.Desk(reading, tmp_path, 120).read("rows", [TABLE]))
+
+
+def test_no_process_outlives_one_that_is_killed() -> None:
+    program = """
+import time
+from chatllama_pipeline.data.prepare import workers
+from tests.data.test_workers import READING
+started = workers.Workers(2, READING, [])
+print(*(process.pid for process in started._processes), flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    own = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+    assert len(own) == 2
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until = time.monotonic() + 60
+    while any(process.is_running() for process in own) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(process.is_running() for process in own)
+
+
+@pytest.mark.parametrize("named", ["0", "-1", "two"])
+def test_another_number_of_processes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setenv(workers.VARIABLE, named)
+    with pytest.raises(SettingsError, match=r"CHATLLAMA_DATA_WORKERS is .* set it to a number"):
+        workers.workers_asked()
