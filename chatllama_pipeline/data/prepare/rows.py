@@ -127,7 +127,9 @@ class Preparation:
 
     def column(self, name: str) -> Column:
         """What was noted of all rows."""
-        return self._columns.get(name) or Column(np.uint64, self._folder)
+        if name not in self._columns:
+            return Column(np.uint64, self._folder)
+        return self._columns[name]
 
     # Which rows stay
 
@@ -253,7 +255,7 @@ class Preparation:
         """The side of each row: the one it came with, else that of its first user turn."""
         test, validation = self._shares
         own = np.where(places < test, TEST, np.where(places < test + validation, VALIDATION, 0))
-        return np.where(given < 0, own, given)
+        return np.where(given < 0, own, given).astype(np.int64)
 
     # What is written
 
