@@ -57,7 +57,7 @@ PARTS = ("memory", "speed", "large")
 METHODS_PART = "methods"
 # As many rollouts an iteration as the quickstart's PPO has; its lengths of training stand else.
 _GROUPED = {"trainer_config.update_timesteps": 16, "trainer_config.max_timesteps": 16}
-_SUPERVISED = {"batch_size": 32, "lr": 5e-4, "epochs": 2}
+_SUPERVISED = {"batch_size": 32, "lr": 1e-4, "epochs": 2}
 # Each way to a better actor: what it changes of the quickstart's settings.
 WAYS: dict[str, dict[str, Any]] = {
     "ppo": {},
