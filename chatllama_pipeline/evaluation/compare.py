@@ -107,7 +107,6 @@ def _compare(
     spec: StageSpec, settings: AssistantSettings, judge: Judge | None, progress: Progress
 ) -> Outcome:
     started = time.monotonic()
-
     # 1. Sample both actors on the same prompts; they are gone before a local judge is loaded.
     known = ask_known_questions(spec, settings, progress)
     prompts, warnings, sampled, kl = _answered(spec, settings, progress)
