@@ -6,6 +6,7 @@ from pydantic import Field
 from assets.making import Results, Work, built_asset, materialization, run_store, unused
 from assets.specs import pipeline_asset
 from chatllama_pipeline.data.sources.places import Asked
+from chatllama_pipeline.lineage.declaring.inputs import OWN_FILES
 from chatllama_pipeline.lineage.declaring.ratings import FEEDBACK, LOG, counted_entries
 from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
 from chatllama_pipeline.progress import Progress, listening
@@ -69,7 +70,8 @@ def personal_data(work: Work) -> Outcome:
     """The user's own rows and templates, validated; their files are never written."""
     from chatllama_pipeline.data.own.personal import build_personal_data
 
-    return build_personal_data(work.assistant.folder, work.settings, work.output)
+    found = work.counted[OWN_FILES.name]
+    return build_personal_data(work.assistant.folder, work.settings, work.output, found)
 
 
 @built_asset(FEEDBACK, "sources", ("sqlite", "parquet"))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from chatllama_pipeline.data.feedback.open_webui import created, is_export, model_of, ratings_of
 from chatllama_pipeline.data.feedback.ratings import Rating, rating_of, word_of
+from chatllama_pipeline.data.unchanged import unchanged
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.store.feedback import Entry
 from chatllama_pipeline.store.manifests import utc_now
@@ -90,7 +91,8 @@ def read_feedback(file: Path, assistant: str, models: Sequence[str] = ()) -> Fou
 def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     """Each row with its place: of a JSON list, or of lines of JSON."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with unchanged(file):
+            text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: can't be read ({error}): name a JSON or JSONL file") from error
     if text.lstrip().startswith("["):

@@ -26,6 +26,7 @@ from chatllama_pipeline.data.own.unread import unread_files
 from chatllama_pipeline.data.own.values import text_error
 from chatllama_pipeline.data.patterns import redact_table
 from chatllama_pipeline.data.splits import Row
+from chatllama_pipeline.data.unchanged import changed_file, unchanged
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Outcome
@@ -156,7 +157,8 @@ def _read_templates(folder: Path, errors: Errors) -> dict[str, str] | None:
     if not file.is_file():
         return None
     found = errors.count
-    templates = read_json(file.read_bytes(), TEMPLATES_FILE, errors)
+    with unchanged(file):
+        templates = read_json(file.read_bytes(), TEMPLATES_FILE, errors)
     if errors.count > found:
         return None
     if not isinstance(templates, dict):
@@ -172,12 +174,18 @@ def _read_templates(folder: Path, errors: Errors) -> dict[str, str] | None:
     return templates
 
 
-def build_personal_data(folder: Path, settings: AssistantSettings, output: Path) -> Outcome:
+def build_personal_data(
+    folder: Path,
+    settings: AssistantSettings,
+    output: Path,
+    fingerprint: Mapping[str, str] | None = None,
+) -> Outcome:
     """Validate the user's files; write {actor,reward,rlhf,pairs}.parquet, with personal data
     redacted as `data.redact` says, and templates.json if there is one.
 
-    Raises DataError with up to 20 errors, each with file, row, field, value and cure; nothing is
-    written then.
+    Raises DataError with up to 20 errors, each with file, row, field, value and cure, and
+    ChangedFileError where a file changes meanwhile, or isn't what `fingerprint` (see
+    `personal_fingerprint`) says of it; nothing is written then.
     """
     errors = Errors()
     files = find_files(folder, settings, errors)
@@ -189,6 +197,8 @@ def build_personal_data(folder: Path, settings: AssistantSettings, output: Path)
         if errors.count:
             told = "\n  ".join([*errors.lines(), *unread_files(folder, settings)])
             raise DataError(f"the files of {folder.name} need a correction:\n  {told}")
+        if fingerprint is not None:
+            _require_as_found(folder, settings, fingerprint)
     if templates is not None:
         text = json.dumps(templates, ensure_ascii=False, indent=1, sort_keys=True)
         (output / TEMPLATES_FILE).write_text(text + "\n", encoding="utf-8")
@@ -204,6 +214,15 @@ def build_personal_data(folder: Path, settings: AssistantSettings, output: Path)
         },
         warnings=[*unread_files(folder, settings), *errors.warnings],
     )
+
+
+def _require_as_found(folder: Path, settings: AssistantSettings, found: Mapping[str, str]) -> None:
+    """Raise ChangedFileError for a file that changed, came or went since `found` was."""
+    now = personal_fingerprint(folder, settings)
+    for name in sorted({*found, *now}):
+        if found.get(name) != now.get(name):
+            path = folder / name.split(": ", 1)[-1]
+            raise changed_file(path, "it isn't what the run found at its start")
 
 
 def personal_fingerprint(folder: Path, settings: AssistantSettings) -> dict[str, str]:

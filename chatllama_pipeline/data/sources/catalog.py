@@ -21,7 +21,14 @@ from chatllama_pipeline.data.grammar import rows as grammar
 from chatllama_pipeline.data.hashes import row_hash
 from chatllama_pipeline.data.ordered import OrderedTable
 from chatllama_pipeline.data.sources import hh_rlhf, shp
-from chatllama_pipeline.data.sources.places import Asked, Files, Home, fetch, identify
+from chatllama_pipeline.data.sources.places import (
+    Asked,
+    Files,
+    Home,
+    fetch,
+    identify,
+    require_as_identified,
+)
 from chatllama_pipeline.data.sources.raw import RawRow, read_file
 from chatllama_pipeline.data.splits import Row
 from chatllama_pipeline.records import TABLE_FILE, Outcome
@@ -95,7 +102,7 @@ def build_source(
     """Write all pairs of a source to `output`, dropping and counting defects.
 
     `inputs` are what `source_inputs` told of the files; `scratch` outlives a kill and keeps
-    downloads.
+    downloads. Raises ChangedFileError where the files aren't what was told, or change meanwhile.
     """
     source, asked = SOURCES[name], asked or Asked()
     files: Files | None = None
@@ -109,6 +116,8 @@ def build_source(
     with OrderedTable(output / TABLE_FILE, PAIR_SCHEMA) as ordered:
         for batch in batches:
             table.take(batch, ordered)
+        if source.public and inputs:
+            require_as_identified(source.public.home, asked, inputs)
     table.funnel.write(output)
     metrics: dict[str, Any] = {
         "dropped": table.funnel.dropped(),

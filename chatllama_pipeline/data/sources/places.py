@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chatllama_pipeline.data.sources import hub, local_files, urls
+from chatllama_pipeline.data.unchanged import changed_file
 from chatllama_pipeline.errors import DataError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -119,6 +120,18 @@ def fetch(home: Home, asked: Asked, inputs: Mapping[str, Any], scratch: Path) ->
         )
     root = path if path.is_dir() else path.parent
     return Files(root, paths, location, revision, local_files.licence(root) or home.licence)
+
+
+def require_as_identified(home: Home, asked: Asked, inputs: Mapping[str, Any]) -> None:
+    """Raise ChangedFileError where files on this machine aren't those that `identify` saw: its
+    word is what their rows go by."""
+    if "content" not in inputs or (path := _local_path(home.location(asked))) is None:
+        return
+    if local_files.content(path, home.leave_out) == inputs["content"]:
+        return
+    files = local_files.data_files(path, home.leave_out)
+    last = max(files, key=lambda file: file.stat().st_mtime_ns, default=path)
+    raise changed_file(path, f"it isn't what the run found at its start; last written is {last}")
 
 
 def _local_path(location: str) -> Path | None:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from chatllama_pipeline.data.columns import columns_error
 from chatllama_pipeline.data.sources import json_text
 from chatllama_pipeline.data.sources.json_text import JsonError
+from chatllama_pipeline.data.unchanged import unchanged
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.progress import MEGABYTE, counted, phase
 
@@ -27,8 +28,15 @@ ROWS_PER_BATCH = 2_000
 
 
 def read_file(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iterator[list[RawRow]]:
-    """The rows of a file in batches. A Parquet without a `needed` column is a DataError; of
-    Parquet only `used` columns are read."""
+    """The rows of a file in batches. A Parquet without a `needed` column is a DataError, and so is
+    a file that changes meanwhile; of Parquet only `used` columns are read."""
+    with unchanged(path) as require_unchanged:
+        for batch in _read(path, needed, used):
+            require_unchanged()
+            yield batch
+
+
+def _read(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iterator[list[RawRow]]:
     try:
         if path.name.lower().endswith(".parquet"):
             yield from _parquet(path, needed, used)

@@ -23,6 +23,7 @@ from chatllama_pipeline.data.own.files.excel_rows import excel_rows
 from chatllama_pipeline.data.own.files.json_rows import Numbered, json_rows, jsonl_rows
 from chatllama_pipeline.data.own.files.parquet_rows import parquet_rows
 from chatllama_pipeline.data.own.rows import Reading
+from chatllama_pipeline.data.unchanged import unchanged
 
 _READERS: dict[str, Callable[[BinaryIO, Reading], Numbered]] = {
     "json": json_rows,
@@ -40,6 +41,8 @@ _OTHER_FORMATS = {
     b"\xd0\xcf\x11\xe0": "is an old Excel file; save it as .xlsx or .csv",
 }
 _HEAD = 6
+# Between two looks whether a file is still the same.
+_ROWS_PER_LOOK = 1_000
 # The longer mark first: that of UTF-32 begins like that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -51,7 +54,16 @@ _MARKS = {
 
 def read_file(path: Path, reading: Reading, also: Collection[str] | None = ()) -> Numbered:
     """The rows of a file as plain values, numbered from 1, not yet checked; of Parquet only columns
-    that some format reads, and those that `also` names (None: all)."""
+    that some format reads, and those that `also` names (None: all). Raises ChangedFileError where
+    the file changes meanwhile: what was found wrong with it may be half of a row."""
+    with unchanged(path) as require_unchanged:
+        for count, row in enumerate(_read(path, reading, also)):
+            if count % _ROWS_PER_LOOK == 0:
+                require_unchanged()
+            yield row
+
+
+def _read(path: Path, reading: Reading, also: Collection[str] | None) -> Numbered:
     name, errors = reading.name, reading.errors
     form = format_of(path.name)
     if form is None:
