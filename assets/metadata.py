@@ -49,7 +49,7 @@ def version_metadata(
     if manifest.rows is not None:
         shown["dagster/row_count"] = manifest.rows
     table = version.path / TABLE_FILE
-    if table.is_file():
+    if table.exists():
         shown["dagster/column_schema"] = _table_schema(table)
         shown["sample"] = dg.MetadataValue.json(_sample(table))
     shown |= _metrics(manifest.metrics)
@@ -121,16 +121,16 @@ def _metrics(metrics: Mapping[str, Any]) -> dict[str, RawMetadataValue]:
 
 
 def _table_schema(table: Path) -> dg.TableSchema:
-    import pyarrow.parquet as pq
+    from chatllama_pipeline.table_files import table_schema
 
-    columns = [dg.TableColumn(field.name, str(field.type)) for field in pq.read_schema(table)]
+    columns = [dg.TableColumn(field.name, str(field.type)) for field in table_schema(table)]
     return dg.TableSchema(columns=columns)
 
 
 def _sample(table: Path) -> list[Any]:
-    import pyarrow.parquet as pq
+    from chatllama_pipeline.table_files import record_batches
 
-    rows = next(pq.ParquetFile(table).iter_batches(SAMPLE_ROWS), None)
+    rows = next(record_batches(table, most_rows=SAMPLE_ROWS), None)
     return [_shortened(row) for row in rows.to_pylist()] if rows is not None else []
 
 

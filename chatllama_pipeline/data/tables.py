@@ -13,23 +13,35 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.splits import Messages, Row
-from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import TABLE_FILE, Message, Prompt, Split
-
-_ROWS_PER_BATCH = 4_096
+from chatllama_pipeline.table_files import most_bytes, next_part, record_batches
 
 
 def read_rows(version: Path, name: str = TABLE_FILE) -> list[Row]:
     """All rows of a version's table, as plain values."""
-    rows: list[Row] = pq.read_table(version / name).to_pylist()
-    return rows
+    return [row for batch in record_batches(version / name) for row in batch.to_pylist()]
 
 
 def read_split(version: Path | str, split: Split, name: str = TABLE_FILE) -> list[Row]:
     """The rows of one split, in the table's order, as plain values."""
-    wanted = pc.field("split") == split
-    rows: list[Row] = pq.read_table(Path(version) / name, filters=wanted).to_pylist()
-    return rows
+    return list(SplitRows(version, split, name))
+
+
+class SplitRows:
+    """The rows of one split in the table's order, as plain values, read anew each time; some
+    thousand are in memory at once."""
+
+    def __init__(self, version: Path | str, split: Split, name: str = TABLE_FILE) -> None:
+        self._path, self._split = Path(version) / name, split
+        sides = record_batches(self._path, ["split"])
+        self._count = sum(pc.sum(pc.equal(batch["split"], split)).as_py() or 0 for batch in sides)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Row]:
+        for batch in record_batches(self._path):
+            yield from batch.filter(pc.equal(batch["split"], self._split)).to_pylist()
 
 
 def rows_by_hash(version: Path | str, split: Split) -> list[Row]:
@@ -75,44 +87,47 @@ def plain_text(messages: Messages) -> str:
 
 
 class OriginalFile:
-    """Writes rows as the original ChatLLaMA's JSON list: `user_input` and the named columns."""
+    """Writes rows as the original ChatLLaMA's JSON list: `user_input` and the named columns; as
+    several lists, in a folder of that name, where a table would be several files."""
 
     def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        self._columns = columns
+        self._path, self._columns = path, columns
+        self._most = most_bytes()
+        self._parts = 0
+        self._begin(path)
+
+    def _begin(self, path: Path) -> None:
         self._between = ""
-        self._file = path.open("w", encoding="utf-8")
-        self._file.write("[")
+        self._file = path.open("wb")
+        self._file.write(b"[")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._file.write("\n]\n")
+        self._end()
+
+    def _end(self) -> None:
+        self._file.write(b"\n]\n")
         self._file.close()
 
     def add(self, table: pa.Table) -> None:
+        """Add rows behind the others."""
+        if self._file.tell() >= self._most:
+            self._end()
+            self._parts += 1
+            self._begin(next_part(self._path, self._parts))
         for row in table.select(["prompt", *self._columns]).to_pylist():
             listed = {"user_input": plain_text(row.pop("prompt")), **row}
-            self._file.write(f"{self._between}\n {json.dumps(listed, ensure_ascii=False)}")
+            row_text = json.dumps(listed, ensure_ascii=False)
+            self._file.write(f"{self._between}\n {row_text}".encode())
             self._between = ","
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """A table's rows, some thousand at a time, in its order."""
-    with pq.ParquetFile(path) as file:
-        batches = file.iter_batches(_ROWS_PER_BATCH, columns=columns, use_threads=False)
-        for batch in told_batches(path, batches, file):
-            yield pa.Table.from_batches([batch])
-
-
-def told_batches(
-    path: Path, batches: Iterable[pa.RecordBatch], file: pq.ParquetFile
-) -> Iterator[pa.RecordBatch]:
-    """The batches of a version's table, as a phase: what is done with each counts in."""
-    # <asset>/<assistant>/versions/<version>/<file>
-    asset = path.parts[-5] if path.parts[-3:-2] == ("versions",) else path.parent.name
-    rows = file.metadata.num_rows
-    return counted(f"reads {asset}", batches, rows, "rows", lambda batch: batch.num_rows)
+    for batch in record_batches(path, columns):
+        yield pa.Table.from_batches([batch])
 
 
 def read_first(version: Path, split: Split, count: int) -> list[Row]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from chatllama_pipeline.data import ordered
 from chatllama_pipeline.data.ordered import ROWS_PER_GROUP, OrderedTable
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("text", pa.string())])
@@ -39,6 +40,35 @@ def test_rows_on_disk_and_in_memory_give_the_same_bytes_in_any_order(tmp_path: P
     assert table["n"].to_pylist() == np.argsort(KEYS).tolist()
     assert table["text"][0].as_py() == f"row {np.argmin(KEYS)}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+
+
+def test_a_bucket_too_large_for_memory_is_sorted_in_buckets_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    one_sorted = ordered._sorted
+
+    def sorted_here(table: pa.Table) -> pa.Table:
+        taken.append(table.nbytes)
+        return one_sorted(table)
+
+    monkeypatch.setattr(ordered, "_sorted", sorted_here)
+    tables = []
+    for waiting in (1 << 40, 5_000):
+        with OrderedTable(tmp_path / f"{waiting}.parquet", SCHEMA, None, waiting) as made:
+            # All in the first bucket.
+            for start in range(0, 3_000, 50):
+                keys = KEYS[start : start + 50] >> np.uint64(6)
+                made.add(pa.table({"n": np.arange(start, start + 50), "text": ["row"] * 50}), keys)
+        tables.append((tmp_path / f"{waiting}.parquet").read_bytes())
+    assert tables[0] == tables[1]
+    assert max(taken[1:]) < 5 * 5_000 < taken[0]
+    # Rows that no bit of their keys tells apart stay as they came.
+    with OrderedTable(tmp_path / "c.parquet", SCHEMA, waiting_bytes=500) as alike:
+        for n in range(100):
+            alike.add(pa.table({"n": [n], "text": ["x" * 50]}), np.array([7], np.uint64))
+    assert pq.read_table(tmp_path / "c.parquet")["n"].to_pylist() == list(range(100))
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_no_rows_make_an_empty_table(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_several_processes_write_the_bytes_that_one_writes(
 ) -> None:
     chosen = settings(data={"max_length": 400}, actor_config={"model": "scratch"})
     started: list[int] = []
-    monkeypatch.setattr("chatllama_pipeline.data.tables._ROWS_PER_BATCH", 30)
+    monkeypatch.setattr("chatllama_pipeline.table_files._ROWS_PER_BATCH", 30)
     monkeypatch.setattr(workers, "LEAST_ROWS", 10)
     begin = workers.Workers.__init__
 

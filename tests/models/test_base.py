@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -53,8 +54,19 @@ def data(tmp_path: Path, write_table: Any) -> dict[str, Path]:
     return {"actor_training_data": write_table(tmp_path / "data", rows, ACTOR_SCHEMA)}
 
 
-def test_a_model_from_scratch_is_the_same_bytes_again(make_spec: MakeSpec, data: Any) -> None:
-    specs = [make_spec("actor_base", SCRATCH, data, take) for take in "ab"]
+def test_a_model_from_scratch_is_the_same_bytes_again_and_from_a_table_in_parts(
+    make_spec: MakeSpec, data: Any, tmp_path: Path
+) -> None:
+    rows = pq.read_table(data["actor_training_data"] / "data.parquet")
+    parts = tmp_path / "parts" / "data.parquet"
+    parts.mkdir(parents=True)
+    for number in range(3):
+        pq.write_table(rows.slice(number, 1), parts / f"part-{number:05}.parquet")
+    parted = {"actor_training_data": parts.parent}
+    specs = [
+        make_spec("actor_base", SCRATCH, inputs, take)
+        for take, inputs in (("a", data), ("b", parted))
+    ]
     for spec in specs:
         run(spec, QUIET)
     first, second = (

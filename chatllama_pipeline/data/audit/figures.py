@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.audit.lengths import (
     USUAL_CHARACTERS_PER_TOKEN,
@@ -41,6 +40,7 @@ from chatllama_pipeline.models.chat.plain_text import PlainText, unlimited
 from chatllama_pipeline.records import TABLE_FILE
 from chatllama_pipeline.settings import PERSONAL_KINDS, AssistantSettings
 from chatllama_pipeline.settings.training.base_model import GGUF_SUFFIX
+from chatllama_pipeline.table_files import row_count
 
 AUDITED = (
     "preference_data",
@@ -90,7 +90,7 @@ class Audit:
 
 def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
     """Read the version folders of sources in use and of the four datasets, each table once."""
-    expected = sum(pq.read_metadata(folders[name] / TABLE_FILE).num_rows for name in AUDITED)
+    expected = sum(row_count(folders[name] / TABLE_FILE) for name in AUDITED)
     personal, turns = PersonalData(), TextIndex(expected=expected)
     plain = _open_tokenizer(settings)
     scans = [scan_table(name, folders[name], personal, turns, plain) for name in AUDITED]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from chatllama_pipeline.data.audit.tables import TableScan
 from chatllama_pipeline.data.prepare.lengths import tokenizer_place
@@ -17,6 +16,7 @@ from chatllama_pipeline.models.chat.plain_text import PlainText
 from chatllama_pipeline.settings import SCRATCH, AssistantSettings
 from chatllama_pipeline.settings.training.base_model import GGUF_SUFFIX
 from chatllama_pipeline.store.manifests import hash_file
+from chatllama_pipeline.table_files import rows_at
 
 # Characters per token where nothing can be measured: about what English text has.
 USUAL_CHARACTERS_PER_TOKEN = 4.0
@@ -108,13 +108,10 @@ def tokenizer_fingerprint(settings: AssistantSettings) -> str | None:
 
 def measure_tokens(scan: TableScan, plain: PlainText, limit: int) -> TokenFigures:
     """Tokens of evenly spaced rows of a table."""
-    # Brings pandas, which whoever loads the definitions doesn't wait for.
-    import pyarrow.dataset as ds
-
     sampled = min(scan.rows, SAMPLED_ROWS)
-    places = pa.array(np.linspace(0, scan.rows - 1, sampled).astype(np.int64))
+    places = np.linspace(0, scan.rows - 1, sampled).astype(np.int64)
     columns = list(scan.characters)
-    rows = ds.dataset(scan.path, format="parquet").take(places, columns=columns).to_pylist()
+    rows = rows_at(scan.path, places, columns).to_pylist()
     lengths = {}
     characters = 0
     for part in columns:

@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from chatllama_pipeline.data.tables import told_batches
 from chatllama_pipeline.records import TABLE_FILE
+from chatllama_pipeline.table_files import record_batches
 
 # Quarter octaves of characters + 1: the last bin begins at 2^24.
 BINS_PER_OCTAVE = 4
 _BINS = 24 * BINS_PER_OCTAVE + 1
-_ROWS_PER_BATCH = 4096
 _ROUNDS = 200
 # Wins and losses of every length against an imaginary one, so that rare lengths stay near it.
 _PRIOR = 1.0
@@ -130,17 +128,14 @@ def measure_pairs(version: Path, cut: int) -> PairFigures:
     alike: Counter[str] = Counter()
     longer = 0.0
     columns = ["chosen", "rejected", "split"]
-    path = version / TABLE_FILE
-    with pq.ParquetFile(path) as table:
-        batches = table.iter_batches(_ROWS_PER_BATCH, columns=columns)
-        for batch in told_batches(path, batches, table):
-            chosen, rejected = (batch.column(name).to_pylist() for name in columns[:2])
-            alike.update(map(_likeness, chosen, rejected, repeat(cut)))
-            first, second = (np.array([*map(len, texts)], np.int64) for texts in (chosen, rejected))
-            longer += float((0.5 + 0.5 * np.sign(first - second)).sum())
-            train = pc.equal(batch.column("split"), "train").to_numpy(zero_copy_only=False)
-            training.add(first[train], second[train])
-            held_out.add(first[~train], second[~train])
+    for batch in record_batches(version / TABLE_FILE, columns):
+        chosen, rejected = (batch.column(name).to_pylist() for name in columns[:2])
+        alike.update(map(_likeness, chosen, rejected, repeat(cut)))
+        first, second = (np.array([*map(len, texts)], np.int64) for texts in (chosen, rejected))
+        longer += float((0.5 + 0.5 * np.sign(first - second)).sum())
+        train = pc.equal(batch.column("split"), "train").to_numpy(zero_copy_only=False)
+        training.add(first[train], second[train])
+        held_out.add(first[~train], second[~train])
     pairs = training.pairs + held_out.pairs
     return PairFigures(
         pairs=pairs,

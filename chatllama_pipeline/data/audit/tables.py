@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.hashes import text_hash
 from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.patterns import find, mask, suspects
-from chatllama_pipeline.data.tables import told_batches
 from chatllama_pipeline.models.chat.plain_text import PlainText
 from chatllama_pipeline.records import SPLITS, TABLE_FILE
+from chatllama_pipeline.table_files import record_batches, rows_at, table_schema
 
 REPLY_COLUMNS = ("chosen", "rejected", "completion")
 EXAMPLES_PER_KIND = 4
@@ -93,17 +92,17 @@ def scan_table(
     columns: dict[str, list[Numbers]] = {}
     sources: Counter[str] = Counter()
     marked = 0
-    with pq.ParquetFile(path) as table:
-        for batch in told_batches(path, table.iter_batches(_ROWS_PER_BATCH), table):
-            measured, hashed, texts = _measure(batch, turns)
-            for part, lengths in measured.items():
-                characters.setdefault(part, []).append(lengths)
-            for key, values in hashed.items():
-                columns.setdefault(key, []).append(values)
-            sources.update(batch.column("source").to_pylist())
-            personal.add(texts)
-            marked += _marked_rows(batch, texts, plain) if plain else 0
-        parts = [part for part in ("prompt", *REPLY_COLUMNS) if part in table.schema_arrow.names]
+    for batch in record_batches(path, most_rows=_ROWS_PER_BATCH):
+        measured, hashed, texts = _measure(batch, turns)
+        for part, lengths in measured.items():
+            characters.setdefault(part, []).append(lengths)
+        for key, values in hashed.items():
+            columns.setdefault(key, []).append(values)
+        sources.update(batch.column("source").to_pylist())
+        personal.add(texts)
+        marked += _marked_rows(batch, texts, plain) if plain else 0
+    names = table_schema(path).names
+    parts = [part for part in ("prompt", *REPLY_COLUMNS) if part in names]
     joined = {key: _joined(columns.get(key, [])) for key in _COLUMNS}
     return TableScan(
         name=name,
@@ -189,17 +188,11 @@ def commonest_replies(scan: TableScan, most: int) -> list[tuple[str, int]]:
     """The replies that stand in most rows, as (text, rows), those that stand in one left out."""
     if not len(scan.reply_keys):
         return []
-    # Brings pandas, which whoever loads the definitions doesn't wait for.
-    import pyarrow.dataset as ds
-
     _, firsts, counts = np.unique(scan.reply_keys, return_index=True, return_counts=True)
     order = sorted(range(len(counts)), key=lambda place: (-counts[place], firsts[place]))[:most]
     places = [place for place in order if counts[place] > 1]
     column = next(name for name in REPLY_COLUMNS if name in scan.characters)
-    rows = ds.dataset(scan.path, format="parquet").take(
-        pa.array([int(firsts[place]) for place in places], pa.int64()), columns=[column]
-    )
-    texts: list[Any] = rows.column(column).to_pylist()
+    texts: list[Any] = rows_at(scan.path, firsts[places], [column]).column(column).to_pylist()
     return [(text, int(counts[place])) for text, place in zip(texts, places, strict=True)]
 
 

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.own.errors import Errors
 from chatllama_pipeline.data.own.files.json_rows import read_json
@@ -32,6 +31,7 @@ from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.manifests import hash_file
+from chatllama_pipeline.table_files import TableWriter
 
 __all__ = [
     "TABLES",
@@ -61,13 +61,13 @@ class _Tables:
         self._waiting: dict[str, list[Row]] = {table: [] for table in _SCHEMAS}
         self._characters = 0
         self._paths = {table: output / f"{table}.parquet" for table in _SCHEMAS}
-        self._writers: dict[str, pq.ParquetWriter] = {}
+        self._writers: dict[str, TableWriter] = {}
         for table in TABLES:
             self._open(table)
 
-    def _open(self, table: str) -> pq.ParquetWriter:
+    def _open(self, table: str) -> TableWriter:
         if table not in self._writers:
-            self._writers[table] = pq.ParquetWriter(self._paths[table], _SCHEMAS[table])
+            self._writers[table] = TableWriter(self._paths[table], _SCHEMAS[table])
         return self._writers[table]
 
     def __enter__(self) -> Self:
@@ -82,10 +82,10 @@ class _Tables:
         if kind is None:
             self._flush()
         for writer in self._writers.values():
-            writer.close()
-        if kind is not None:
-            for table in self._writers:
-                self._paths[table].unlink()
+            if kind is None:
+                writer.close()
+            else:
+                writer.discard()
 
     def add(self, table: str, row: Row) -> None:
         self._waiting[table].append(row)
@@ -102,7 +102,7 @@ class _Tables:
             if rows:
                 written = pa.Table.from_pylist(rows, schema=_SCHEMAS[table])
                 written, counts = redact_table(written, self._redact)
-                self._open(table).write_table(written)
+                self._open(table).write(written)
                 if table in TABLES:
                     self.redacted += counts
                 rows.clear()

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.checks import (
     Faults,
@@ -38,6 +37,7 @@ from chatllama_pipeline.records import TABLE_FILE, Outcome
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.section import told_paths
+from chatllama_pipeline.table_files import row_count, table_schema
 
 # Dataset -> its schema, and what the original's file holds beside the prompt.
 _DATASETS: dict[str, tuple[pa.Schema, tuple[str, ...]]] = {
@@ -130,7 +130,7 @@ def said_rows(feedback: Path | None, file: str) -> list[Rows]:
 
 
 def _rows_of(table: Path) -> Rows:
-    return Rows(lambda: read_batches(table), pq.read_metadata(table).num_rows)
+    return Rows(lambda: read_batches(table), row_count(table))
 
 
 def _pairs(preference: Path, settings: AssistantSettings, sides: tuple[str, ...]) -> Rows:
@@ -146,8 +146,8 @@ def _pairs(preference: Path, settings: AssistantSettings, sides: tuple[str, ...]
             if not sides:
                 yield table
 
-    held = (pq.read_schema(path).metadata or {}).get(LENGTHS_KEY)
-    count = pq.read_metadata(path).num_rows * max(1, len(sides))
+    held = (table_schema(path).metadata or {}).get(LENGTHS_KEY)
+    count = row_count(path) * max(1, len(sides))
     return Rows(batches, count, trusted=held == lengths_mark(settings))
 
 

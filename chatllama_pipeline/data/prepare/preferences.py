@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.checks import (
     Faults,
@@ -40,6 +39,7 @@ from chatllama_pipeline.schemas import PAIR_SCHEMA, PREFERENCE_SCHEMA
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.data import SourceChoice
+from chatllama_pipeline.table_files import row_count
 
 # In the table's schema: what its lengths were held by, so that nobody counts tokens again.
 LENGTHS_KEY = b"lengths"
@@ -175,8 +175,8 @@ class _Pairs:
 
     def count(self) -> int:
         """How many pairs there are."""
-        counts = [pq.read_metadata(path).num_rows for path in self._paths]
-        return sum([table.num_rows for table in self._own] + counts)
+        counts = map(row_count, self._paths)
+        return sum([*(table.num_rows for table in self._own), *counts])
 
     def batches(self) -> Iterator[pa.Table]:
         for table in self._own:
@@ -196,7 +196,7 @@ class _Pairs:
 
 def _table_of(name: str, sources: Mapping[str, Path]) -> Path:
     path = sources[name] / TABLE_FILE if name in sources else None
-    if path is None or not path.is_file() or pq.read_metadata(path).num_rows == 0:
+    if path is None or not path.exists() or row_count(path) == 0:
         raise DataError(
             f"data.sources asks for {name}, which holds no rows; materialize {name} with this "
             "assistant, or take it out of data.sources in config.yaml"

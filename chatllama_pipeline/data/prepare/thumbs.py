@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from chatllama_pipeline.data.prepare.lengths import limits_of
 from chatllama_pipeline.data.prepare.rows import Preparation
@@ -16,6 +15,7 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import SPLITS, TABLE_FILE, THUMBS_FILE
 from chatllama_pipeline.schemas import THUMB_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.table_files import row_count
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ def write_thumbs(
     training row nearly repeats a held-out prompt of this table, of the pairs in `output`, or of
     the tables `elsewhere`.
     """
-    paths = [path for folder in folders if (path := folder / THUMBS_FILE).is_file()]
-    if not any(pq.read_metadata(path).num_rows for path in paths):
+    paths = [path for folder in folders if (path := folder / THUMBS_FILE).exists()]
+    expected = sum(map(row_count, paths))
+    if not expected:
         return None
 
     def every() -> Iterator[pa.Table]:
         for path in paths:
             yield from read_batches(path)
 
-    counts = [pq.read_metadata(path).num_rows for path in paths]
-    rows = Preparation(("completion",), settings, limits_of(settings), output, sum(counts))
+    rows = Preparation(("completion",), settings, limits_of(settings), output, expected)
     for table in rows.scanned(every()):
         rows.note("label", table["label"].to_numpy())
     rows.drop_contradictions("label")

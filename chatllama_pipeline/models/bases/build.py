@@ -9,7 +9,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from transformers import (
@@ -56,10 +55,11 @@ from chatllama_pipeline.models.loading import (
 )
 from chatllama_pipeline.models.probe.base import probe_actor, probe_reward
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.progress import Progress, counted
+from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import TABLE_FILE, Outcome, StageSpec
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import SCRATCH, ActorSettings, AssistantSettings, RewardSettings
+from chatllama_pipeline.table_files import record_batches
 
 # CodeGen keeps its heads in as many parts as the machine it was trained on had.
 CODEGEN_HEADS = 4
@@ -123,12 +123,14 @@ def scratch_size(section: ActorSettings | RewardSettings, key: str) -> ScratchSi
 
 def _training_texts(folder: Path) -> Iterator[str]:
     """Prompt turns and completions of the train split, in the table's order."""
-    table = pq.read_table(folder / TABLE_FILE, filters=pc.field("split") == "train")
-    if table.num_rows == 0:
+    found = False
+    for batch in record_batches(folder / TABLE_FILE):
+        for row in batch.filter(pc.equal(batch["split"], "train")).to_pylist():
+            found = True
+            yield from (turn["content"] for turn in row["prompt"])
+            yield row["completion"]
+    if not found:
         raise DataError(f"{folder}: no training rows to train a tokenizer on")
-    for row in counted("reads texts for the tokenizer", table.to_pylist(), table.num_rows, "rows"):
-        yield from (turn["content"] for turn in row["prompt"])
-        yield row["completion"]
 
 
 def _copy_model(

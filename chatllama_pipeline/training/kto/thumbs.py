@@ -60,7 +60,7 @@ def read_thumbs(folder: Path, tokenizer: Any, split: Split, max_length: int, see
     Where the user gave no thumbs, the chosen reply of a pair was found good and the other one not,
     as in the paper.
     """
-    if (folder / THUMBS_FILE).is_file():
+    if (folder / THUMBS_FILE).exists():
         rows, contradicting = read_split(folder, split, THUMBS_FILE), 0
     else:
         rows, contradicting = _of_pairs(read_split(folder, split))
