@@ -85,13 +85,13 @@ class StepBatches:
     def __iter__(self) -> Iterator[MicroBatch]:
         shares = self.shares
         per_epoch = math.ceil(self.rows / shares.batch_size)
-        epoch, order = -1, list[int]()
+        epoch, order = -1, torch.empty(0)
         for step in range(self.first_step, self.steps):
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
                 order = self._order(epoch)
             start = step % per_epoch * shares.batch_size
-            yield from self.of_rank(order[start : start + shares.batch_size])
+            yield from self.of_rank(order[start : start + shares.batch_size].tolist())
 
     def of_rank(self, batch: Sequence[int]) -> list[MicroBatch]:
         """A global batch's micro-batches of this rank."""
@@ -102,12 +102,13 @@ class StepBatches:
         spare = MicroBatch([batch[0]], counts=False)
         return mine + [spare] * (shares.accumulation - len(mine))
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> torch.Tensor:
         shuffle = torch.Generator().manual_seed(self.seed + epoch)
-        order: list[int] = torch.randperm(self.rows, generator=shuffle).tolist()
+        order = torch.randperm(self.rows, generator=shuffle)
         if self.lengths is None:
             return order
-        return bucketed(order, self.lengths, self.shares.batch_size, shuffle)
+        size = self.shares.batch_size
+        return torch.tensor(bucketed(order.tolist(), self.lengths, size, shuffle))
 
 
 def bucketed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class Task:
     the losses of a step have in common: `loss_sum` finds its mean under `OF_STEP`.
     """
 
-    rows: list[Any]
+    rows: Sequence[Any]
     collate: Callable[[list[Any]], dict[str, Any]]
     loss_sum: LossSum
     validate: Validate

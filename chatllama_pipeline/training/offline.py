@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -45,8 +46,8 @@ class Rows(Generic[R]):
     """The rows of both splits that fit, what they are called, and what is told of the others."""
 
     name: str
-    train: list[R]
-    held_out: list[R]
+    train: Sequence[R]
+    held_out: Sequence[R]
     metrics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -64,8 +65,8 @@ class Method(Generic[R]):
     name: str
     read: Callable[[Any, int], Rows[R]]
     length: Callable[[R], int]
-    with_reference: Callable[[Any, list[R], int], list[R]]
-    task: Callable[[list[R], list[R], int], Task]
+    with_reference: Callable[[Any, Sequence[R], int], Sequence[R]]
+    task: Callable[[Sequence[R], Sequence[R], int], Task]
 
 
 def improve(spec: StageSpec, progress: Progress, method: Method[R]) -> Outcome:
@@ -117,7 +118,7 @@ def prepare(
     sft = Path(spec.inputs["actor_sft"])
     known = begin(spec, settings, sft)
     rows = method.read(known.tokenizer, known.before.context)
-    longest = max(method.length(row) for row in rows.train + rows.held_out)
+    longest = max(method.length(row) for row in chain(rows.train, rows.held_out))
     plan = decide(known, {"policy": sft}, longest, len(rows.train))
     progress.say(f"{_told(plan, rows)}; {plan.fits.description}")
     return plan, rows

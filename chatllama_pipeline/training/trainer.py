@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,7 @@ def train(model: Any, task: Task, plan: TrainingPlan, progress: Progress) -> Tra
     started = time.monotonic()
     prepared: Any = objective
     if course.step < steps and not course.stopped_early:
-        lengths = [task.length(row) for row in task.rows] if section.length_bucketing else None
+        lengths = array("i", map(task.length, task.rows)) if section.length_bucketing else None
         cut = (plan.shares, steps, plan.seed, course.step)
         batches = StepBatches(len(task.rows), *cut, lengths)
         trainer = StageTrainer(

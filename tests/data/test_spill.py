@@ -15,6 +15,7 @@ from chatllama_pipeline.data.prepare.selection import lowest
 from chatllama_pipeline.data.spill import column as columns
 from chatllama_pipeline.data.spill.column import Column, groups
 from chatllama_pipeline.data.spill.known import LEAST_SLOTS, Known, shared_file, slots_for
+from chatllama_pipeline.data.spill.rows import SpilledRows
 from tests.data.test_near_duplicates import PAIRS, clusters
 
 DRAW = np.random.default_rng(0)
@@ -137,3 +138,26 @@ def test_a_full_disk_is_an_error_that_a_store_tells_with_its_cure(tmp_path: Path
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert refused.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("most_bytes", [0, 1 << 30])
+def test_rows_on_disk_are_those_that_a_list_would_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int
+) -> None:
+    monkeypatch.setattr(columns, "MOST_BYTES", most_bytes)
+    monkeypatch.setattr("chatllama_pipeline.data.spill.rows._ROWS_AT_ONCE", 7)
+    folder = tmp_path / "not yet"
+    rows: SpilledRows[tuple[str, list[int]]] = SpilledRows(folder)
+    assert (len(rows), list(rows), rows[:3]) == (0, [], [])
+    listed = [(f"row {n}" * (n % 4), list(range(n % 5))) for n in range(50)]
+    for number, row in enumerate(listed):
+        rows.append(row)
+        # What was added last is there, whether it waits or not.
+        assert rows[number] == rows[-1] == row
+    assert list(rows) == list(rows) == listed
+    assert rows[3:40:5] == listed[3:40:5]
+    assert rows[-4:] == listed[-4:]
+    with pytest.raises(IndexError):
+        rows[50]
+    assert list(folder.iterdir()) == []
+    assert (rows._bytes._file is not None) == (most_bytes == 0)

@@ -161,12 +161,14 @@ def test_sft_lowers_the_loss_and_learns_the_end_of_a_reply(
 
 @pytest.mark.parametrize("name", EACH_ACTOR)
 def test_a_saved_sft_model_has_the_validation_loss_it_was_saved_with(
-    name: str, chain_of: Callable[..., Chain]
+    name: str, chain_of: Callable[..., Chain], tmp_path: Path
 ) -> None:
     chain = chain_of(name)
     folder = chain.folder("actor_sft")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows, _ = sft._examples(chain.folder("actor_training_data"), tokenizer, "validation", 64)
+    rows, _ = sft._examples(
+        chain.folder("actor_training_data"), tmp_path, tokenizer, "validation", 64
+    )
     pad_id = tokenizer.pad_token_id
     model = load_actor(folder, torch.float32)
     with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,24 +284,27 @@ def test_a_reward_model_with_other_tokens_leaves_the_critic_to_the_sft_weights(
 
 
 def test_prompts_without_room_for_a_reply_are_dropped_and_counted(
-    spec: Callable[..., StageSpec], prompts_folder: Path, tiny_base_folder: Path
+    prompts_folder: Path, tiny_base_folder: Path, tmp_path: Path
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
+    read = partial(read_prompts, prompts_folder, tmp_path, tokenizer)
     settings = AssistantSettings.model_validate(SETTINGS)
-    lengths = [len(ids) for ids in read_prompts(prompts_folder, tokenizer, 64, settings).ids]
+    lengths = [len(ids) for ids in read(64, settings).ids]
     limit = sorted(lengths)[2]
-    found = read_prompts(prompts_folder, tokenizer, limit, settings)
+    found = read(limit, settings)
     assert len(found.ids) == sum(length <= limit for length in lengths) < 6
     assert found.dropped == 6 - len(found.ids)
     with pytest.raises(DataError, match="none of the 6 train prompts fits in 1 tokens"):
-        read_prompts(prompts_folder, tokenizer, 1, settings)
+        read(1, settings)
 
 
-def test_a_prompt_begins_with_one_bos(prompts_folder: Path, tiny_base_folder: Path) -> None:
+def test_a_prompt_begins_with_one_bos(
+    prompts_folder: Path, tiny_base_folder: Path, tmp_path: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_base_folder)
     tokenizer.add_special_tokens({"bos_token": "<|system|>"})
     found = read_prompts(
-        prompts_folder, tokenizer, 64, AssistantSettings.model_validate(SETTINGS)
+        prompts_folder, tmp_path, tokenizer, 64, AssistantSettings.model_validate(SETTINGS)
     ).ids
     assert [ids.count(tokenizer.bos_token_id) for ids in found] == [1] * 6
     assert all(ids[0] == tokenizer.bos_token_id for ids in found)

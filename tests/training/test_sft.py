@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from chatllama_pipeline.data.spill.rows import SpilledRows
 from chatllama_pipeline.errors import CheckError, DataError
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
@@ -62,6 +63,29 @@ def test_the_loss_counts_completion_tokens_alone(tiny_base_folder: Path) -> None
         for column in range(example.prompt_length, len(example.ids)):
             expected -= float(logp[column - 1, example.ids[column]])
     assert completion_loss_sum(model, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_that_wait_on_disk_train_the_same_weights(
+    make_spec: MakeSpec, inputs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = {**TRAINING, "max_steps": 4, "length_bucketing": True}
+    kept: list[bool] = []
+    take = SpilledRows.__getitem__
+
+    def taken(rows: Any, place: Any) -> Any:
+        kept.append(rows._bytes._file is None)
+        return take(rows, place)
+
+    monkeypatch.setattr(SpilledRows, "__getitem__", taken)
+    specs = [make_spec("actor_sft", {"actor_config": actor}, inputs, name) for name in "ab"]
+    run(specs[0], QUIET)
+    assert all(kept)
+    kept.clear()
+    monkeypatch.setattr("chatllama_pipeline.data.spill.column.MOST_BYTES", 0)
+    run(specs[1], QUIET)
+    assert kept and not any(kept)
+    first, second = map(weights, specs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_training_lowers_the_validation_loss_and_writes_a_model_with_curves(

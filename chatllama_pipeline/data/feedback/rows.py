@@ -133,10 +133,10 @@ class _Talk:
         }
 
 
-def heeded(rows: Sequence[Row], weight: int) -> list[Row]:
-    """Rows in their order, those that came of ratings `weight` times: they are few beside what
-    there was, and they are about the replies that this assistant gives."""
-    return [row for row in rows for _ in range(weight if row["source"] == SOURCE else 1)]
+def heeded(row: Row, weight: int) -> int:
+    """How often a row is learned from, `weight` times if it came of ratings: they are few beside
+    what there was, and they are about the replies that this assistant gives."""
+    return weight if row["source"] == SOURCE else 1
 
 
 def _ordered(rating: Preference) -> tuple[str, str]:

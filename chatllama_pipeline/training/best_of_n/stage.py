@@ -147,9 +147,9 @@ def prepare(
     sft, actor = Path(spec.inputs["actor_sft"]), settings.actor_config
     known = begin(spec, settings, sft)
     room = prompt_room({"actor": known.config}, known.tokenizer, actor)
-    folder = Path(spec.inputs["rlhf_training_data"])
+    folders = Path(spec.inputs["rlhf_training_data"]), Path(spec.run_folder)
     prompts = _Prompts(
-        *(read_prompts(folder, known.tokenizer, room, settings, split) for split in _SPLITS)
+        *(read_prompts(*folders, known.tokenizer, room, settings, split) for split in _SPLITS)
     )
     models = {"policy": sft, "reward": Path(spec.inputs["reward_model"])}
     longest = prompts.longest + actor.max_tokens

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from chatllama_pipeline.data.tables import read_split
+from chatllama_pipeline.data.spill.rows import SpilledRows
+from chatllama_pipeline.data.tables import SplitRows
 from chatllama_pipeline.models.chat.template import Example, conversation
 from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Split
@@ -38,12 +39,13 @@ class DpoPair:
 
 
 def read_pairs(
-    folder: Path, tokenizer: Any, split: Split, max_length: int
-) -> tuple[list[DpoPair], int]:
-    """The split's pairs that fit, and how many don't; a reply is never cut."""
-    kept: list[DpoPair] = []
+    folder: Path, waiting: Path, tokenizer: Any, split: Split, max_length: int
+) -> tuple[Sequence[DpoPair], int]:
+    """The split's pairs that fit, and how many don't; a reply is never cut. What memory doesn't
+    hold goes to files in `waiting`."""
+    kept: SpilledRows[DpoPair] = SpilledRows(waiting)
     encode = partial(conversation, tokenizer)
-    rows = read_split(folder, split)
+    rows = SplitRows(folder, split)
     for row in counted(f"tokenizes {split} pairs", rows, len(rows), "pairs"):
         read = read_pair(encode, row, max_length, with_margin=False)
         pair = DpoPair(read.chosen, read.rejected)
@@ -83,11 +85,16 @@ def all_nats(model: Any, pairs: Sequence[DpoPair], pad_id: int, what: str) -> Pa
     return PairNats(chosen, rejected)
 
 
-def with_reference(model: Any, pairs: list[DpoPair], pad_id: int) -> list[DpoPair]:
-    """The pairs with what `model`, before it learns, says of them.
+def with_reference(
+    waiting: Path, model: Any, pairs: Sequence[DpoPair], pad_id: int
+) -> Sequence[DpoPair]:
+    """The pairs with what `model`, before it learns, says of them; see `read_pairs`.
 
     So the reference need not be kept: it is read once, and its weights are the policy's.
     """
     found = all_nats(model, pairs, pad_id, "reads what the SFT actor says of")
+    said: SpilledRows[DpoPair] = SpilledRows(waiting)
     rows = zip(pairs, found.chosen.tolist(), found.rejected.tolist(), strict=True)
-    return [replace(p, reference_chosen=c, reference_rejected=r) for p, c, r in rows]
+    for pair, chosen, rejected in rows:
+        said.append(replace(pair, reference_chosen=chosen, reference_rejected=rejected))
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,20 +31,20 @@ from chatllama_pipeline.training.reward.equations import win_share
 
 def run(spec: StageSpec, progress: Progress) -> Outcome:
     """Train the actor on the pairs of preference_data: see `offline.improve`."""
-    dpo = AssistantSettings.of_stage(spec).dpo_config
+    dpo, waiting = AssistantSettings.of_stage(spec).dpo_config, Path(spec.run_folder)
     method = Method(
         name="dpo",
-        read=partial(_pairs, Path(spec.inputs["preference_data"])),
+        read=partial(_pairs, Path(spec.inputs["preference_data"]), waiting),
         length=lambda pair: pair.longest,
-        with_reference=with_reference,
+        with_reference=partial(with_reference, waiting),
         task=partial(_task, dpo),
     )
     return improve(spec, progress, method)
 
 
-def _pairs(folder: Path, tokenizer: Any, context: int) -> Rows[DpoPair]:
-    train, too_long = read_pairs(folder, tokenizer, "train", context)
-    held_out, too_long_held_out = read_pairs(folder, tokenizer, "validation", context)
+def _pairs(folder: Path, waiting: Path, tokenizer: Any, context: int) -> Rows[DpoPair]:
+    train, too_long = read_pairs(folder, waiting, tokenizer, "train", context)
+    held_out, too_long_held_out = read_pairs(folder, waiting, tokenizer, "validation", context)
     if not train:
         none = f"none of the {too_long} training pairs fits" if too_long else "there is no pair"
         raise DataError(
@@ -55,7 +56,9 @@ def _pairs(folder: Path, tokenizer: Any, context: int) -> Rows[DpoPair]:
     return Rows("pairs", train, held_out, {"dropped_too_long": too_long}, told)
 
 
-def _task(dpo: DpoSettings, rows: list[DpoPair], held_out: list[DpoPair], pad_id: int) -> Task:
+def _task(
+    dpo: DpoSettings, rows: Sequence[DpoPair], held_out: Sequence[DpoPair], pad_id: int
+) -> Task:
     return Task(
         rows=rows,
         collate=partial(collate_pairs, pad_id=pad_id),
@@ -74,7 +77,7 @@ def dpo_loss_sum(model: Any, batch: dict[str, Any], dpo: DpoSettings) -> torch.T
 
 
 def _validate(
-    held_out: list[DpoPair], pad_id: int, dpo: DpoSettings, model: Any
+    held_out: Sequence[DpoPair], pad_id: int, dpo: DpoSettings, model: Any
 ) -> dict[str, float]:
     """Loss, share of held-out pairs whose chosen reply gained more, and the mean margin."""
     if not held_out:

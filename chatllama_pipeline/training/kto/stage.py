@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,12 @@ def _thumbs(folder: Path, seed: int, tokenizer: Any, context: int) -> Rows[Thumb
     return Rows("replies with a thumb", train.thumbs, held_out.thumbs, metrics, told)
 
 
-def _kinds(thumbs: list[Thumb]) -> tuple[int, int]:
+def _kinds(thumbs: Sequence[Thumb]) -> tuple[int, int]:
     up = sum(thumb.up for thumb in thumbs)
     return up, len(thumbs) - up
 
 
-def _task(kto: KtoSettings, rows: list[Thumb], held_out: list[Thumb], pad_id: int) -> Task:
+def _task(kto: KtoSettings, rows: Sequence[Thumb], held_out: Sequence[Thumb], pad_id: int) -> Task:
     desirable, undesirable = kto.weights(*_kinds(rows))
     weighed = partial(losses, beta=kto.beta, desirable=desirable, undesirable=undesirable)
     return Task(
@@ -102,7 +102,7 @@ def kto_loss_sum(model: Any, batch: dict[str, Any], weighed: Weighed) -> Tensor:
 
 
 def _validate(
-    held_out: list[Thumb], pad_id: int, weighed: Weighed, beta: float, model: Any
+    held_out: Sequence[Thumb], pad_id: int, weighed: Weighed, beta: float, model: Any
 ) -> dict[str, float]:
     """Loss and KL over the held-out replies; and, where both kinds are among them, how much more
     of the implicit reward those have that were found good."""

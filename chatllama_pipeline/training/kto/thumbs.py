@@ -145,7 +145,7 @@ def all_nats(model: Any, thumbs: Sequence[Thumb], pad_id: int, what: str) -> tup
     return own, elsewhere
 
 
-def with_reference(model: Any, thumbs: list[Thumb], pad_id: int) -> list[Thumb]:
+def with_reference(model: Any, thumbs: Sequence[Thumb], pad_id: int) -> list[Thumb]:
     """The thumbs with what `model`, before it learns, says of them; so it need not be kept."""
     found = all_nats(model, thumbs, pad_id, "reads what the SFT actor says of")
     columns = zip(thumbs, *(nats.tolist() for nats in found), strict=True)

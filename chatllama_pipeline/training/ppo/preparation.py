@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.data.tables import as_prompt, read_split, rows_by_hash
+from chatllama_pipeline.data.spill.rows import SpilledRows
+from chatllama_pipeline.data.tables import SplitRows, as_prompt, rows_by_hash
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.bases.preflight import prompt_room
 from chatllama_pipeline.models.chat.template import shortened_prompt
@@ -24,8 +26,8 @@ from chatllama_pipeline.training.ppo.model import same_vocabulary
 class Prompts:
     """The prompts that fit, as messages and as token ids; how many didn't, or lost old turns."""
 
-    messages: list[Prompt]
-    ids: list[list[int]]
+    messages: Sequence[Prompt]
+    ids: Sequence[list[int]]
     dropped: int
     shortened: int
 
@@ -51,7 +53,7 @@ def prepare(
     readers = {"actor": known.config} | {role: load_config(f) for role, f in critic.items()}
     room = prompt_room(readers, known.tokenizer, actor)
     table = Path(spec.inputs["rlhf_training_data"])
-    prompts = read_prompts(table, known.tokenizer, room, settings)
+    prompts = read_prompts(table, Path(spec.run_folder), known.tokenizer, room, settings)
     folders = {
         "policy": sft,
         "reference": sft,
@@ -99,16 +101,18 @@ def held_out_prompts(folder: Path, tokenizer: Any, longest: int, most: int) -> P
 
 def read_prompts(
     folder: Path,
+    waiting: Path,
     tokenizer: Any,
     longest_prompt: int,
     settings: AssistantSettings,
     split: Split = "train",
 ) -> Prompts:
-    """A split's prompts of at most `longest_prompt` tokens; DataError without a training one."""
-    messages: list[Prompt] = []
-    ids: list[list[int]] = []
+    """A split's prompts of at most `longest_prompt` tokens; DataError without a training one. What
+    memory doesn't hold goes to files in `waiting`."""
+    messages: SpilledRows[Prompt] = SpilledRows(waiting)
+    ids: SpilledRows[list[int]] = SpilledRows(waiting)
     shortened = 0
-    rows = read_split(folder, split)
+    rows = SplitRows(folder, split)
     for row in counted("tokenizes prompts", rows, len(rows), "prompts"):
         prompt = as_prompt(row["prompt"])
         prompt_tokens, cut_turns = shortened_prompt(tokenizer, prompt, longest_prompt)

@@ -137,8 +137,8 @@ def _watch(
         progress.say(f"the gate's judge doesn't look on: {_NOTHING_HELD_OUT}")
         return None
     watch = Watch(
-        prompts=held_out.messages,
-        ids=held_out.ids,
+        prompts=list(held_out.messages),
+        ids=list(held_out.ids),
         judge=gate.judge,
         name=gate.name,
         paid=paid,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
 
 import torch
 
 from chatllama_pipeline.data.feedback.rows import heeded
-from chatllama_pipeline.data.tables import as_prompt, read_split
+from chatllama_pipeline.data.spill.rows import SpilledRows
+from chatllama_pipeline.data.tables import SplitRows, as_prompt
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Prompt, Split, StageSpec
@@ -45,9 +47,39 @@ Encode = Callable[[Prompt, str, int], Example]
 class Items:
     """One split, tokenized; `too_long` rows were left out since a reply is never cut."""
 
-    pairs: list[Pair]
-    scored: list[Scored]
+    pairs: Sequence[Pair]
+    scored: Sequence[Scored]
     too_long: int
+
+    @property
+    def rows(self) -> Sequence[Example]:
+        """All of them as `rows_of` orders them, each made when it is asked for."""
+        return _Rows(self.pairs, self.scored)
+
+
+@dataclass(frozen=True)
+class _Rows(Sequence[Example]):
+    pairs: Sequence[Pair]
+    scored: Sequence[Scored]
+
+    def __len__(self) -> int:
+        return 2 * len(self.pairs) + len(self.scored)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Example]: ...
+
+    def __getitem__(self, place: int | slice) -> Example | list[Example]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        number, pairs = range(len(self))[place], len(self.pairs)
+        if number < pairs:
+            return self.pairs[number].chosen
+        if number < 2 * pairs:
+            return self.pairs[number - pairs].rejected
+        return self.scored[number - 2 * pairs].row
 
 
 def read_items(
@@ -59,28 +91,40 @@ def read_items(
     weight: int = 1,
 ) -> Items:
     """One split's pairs and scored replies of at most `limit` tokens, those that came of ratings
-    `weight` times."""
-    too_long = 0
-    pairs: list[Pair] = []
-    rows = heeded(read_split(spec.inputs["preference_data"], split), weight)
+    `weight` times. What memory doesn't hold goes to files in the run folder."""
+    waiting, too_long = Path(spec.run_folder), 0
+    pairs: SpilledRows[Pair] = SpilledRows(waiting)
+    rows = SplitRows(spec.inputs["preference_data"], split)
     for row in counted(f"tokenizes {split} pairs", rows, len(rows), "pairs"):
+        times = heeded(row, weight)
         pair = read_pair(encode, row, limit, with_margin=reward.margin == "strength")
         if max(len(pair.chosen.ids), len(pair.rejected.ids)) > limit:
-            too_long += 1
-        else:
+            too_long += times
+            continue
+        for _ in range(times):
             pairs.append(pair)
-    scored: list[tuple[Example, float, str]] = []
-    rows = heeded(read_split(spec.inputs["reward_training_data"], split), weight)
+    raw: SpilledRows[Scored] = SpilledRows(waiting)
+    rows = SplitRows(spec.inputs["reward_training_data"], split)
     for row in counted(f"tokenizes scored {split} replies", rows, len(rows), "replies"):
-        if row["score"] is not None:
-            example = encode(as_prompt(row["prompt"]), row["completion"], limit)
-            if len(example.ids) > limit:
-                too_long += 1
-            else:
-                scored.append((example, row["score"], row["source"]))
-    shift, scale = shift_and_scale(torch.tensor([score for _, score, _ in scored]))
-    normal = [Scored(row, (score - shift) / scale, source) for row, score, source in scored]
-    return Items(pairs, normal, too_long)
+        if row["score"] is None:
+            continue
+        times = heeded(row, weight)
+        example = encode(as_prompt(row["prompt"]), row["completion"], limit)
+        if len(example.ids) > limit:
+            too_long += times
+            continue
+        for _ in range(times):
+            raw.append(Scored(example, row["score"], row["source"]))
+    return Items(pairs, _normalised(raw, waiting), too_long)
+
+
+def _normalised(raw: SpilledRows[Scored], waiting: Path) -> Sequence[Scored]:
+    """The replies with their scores' mean at 0 and deviation at 1."""
+    shift, scale = shift_and_scale(torch.tensor([each.score for each in raw]))
+    normal: SpilledRows[Scored] = SpilledRows(waiting)
+    for each in raw:
+        normal.append(replace(each, score=(each.score - shift) / scale))
+    return normal
 
 
 def read_pair(encode: Encode, row: dict[str, Any], limit: int, with_margin: bool) -> Pair:
@@ -97,15 +141,17 @@ def read_pair(encode: Encode, row: dict[str, Any], limit: int, with_margin: bool
     return Pair(chosen, rejected, margin, row["source"])
 
 
+def each_row(items: Iterable[Item]) -> Iterator[Example]:
+    """The rows of items as the items come."""
+    for item in items:
+        yield from (item.chosen, item.rejected) if isinstance(item, Pair) else (item.row,)
+
+
 def rows_of(items: Iterable[Item]) -> list[Example]:
     """All chosen replies, then all rejected ones, then the scored ones."""
     listed = list(items)
     pairs = [item for item in listed if isinstance(item, Pair)]
-    return [
-        *(pair.chosen for pair in pairs),
-        *(pair.rejected for pair in pairs),
-        *(item.row for item in listed if isinstance(item, Scored)),
-    ]
+    return list(Items(pairs, [item for item in listed if isinstance(item, Scored)], 0).rows)
 
 
 def _after(shorter: Example, other: Example) -> Example:

@@ -18,7 +18,7 @@ from chatllama_pipeline.training.reward.equations import (
     rank_correlation,
     win_share,
 )
-from chatllama_pipeline.training.reward.items import Items, rows_of
+from chatllama_pipeline.training.reward.items import Items
 
 REPORT_FILE = "reward_report.json"
 ALL = "all"
@@ -108,7 +108,7 @@ def reward_report(model: Any, held_out: Items, pad_id: int, split: str) -> Rewar
     names = sorted({item.source for item in held_out.pairs})
     if not names:
         return RewardReport(split, {}, [], None)
-    rows = rows_of([*held_out.pairs, *held_out.scored])
+    rows = held_out.rows
     found = score_rows(model, rows, pad_id, "reports on")
     tokens = torch.tensor([float(len(row.ids) - row.prompt_length) for row in rows])
     read = {name: _read(held_out, found, tokens, name) for name in [ALL, *names]}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from chatllama_pipeline.data.spill.rows import SpilledRows
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.adapters.lora import add_adapter, trained_share
 from chatllama_pipeline.models.bases.preflight import rows_in_words
@@ -41,7 +43,15 @@ from chatllama_pipeline.training.reward.equations import (
     shift_and_scale,
     win_share,
 )
-from chatllama_pipeline.training.reward.items import Item, Items, Pair, Scored, read_items, rows_of
+from chatllama_pipeline.training.reward.items import (
+    Item,
+    Items,
+    Pair,
+    Scored,
+    each_row,
+    read_items,
+    rows_of,
+)
 from chatllama_pipeline.training.reward.report import RewardReport, reward_report
 from chatllama_pipeline.training.trainer import Training, save_trained, train
 
@@ -66,7 +76,7 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     report = None
     with training.whole():
         if training.finite_loss.passed:
-            _normalise(model, rows_of([*items.pairs, *items.scored]), pad_id)
+            _normalise(model, items.rows, pad_id)
             setattr(model.config, MAX_LENGTH, plan.before.context)
             setattr(model.config, READS_WHOLE, rows.reads_whole)
             report = _publish(model, plan.tokenizer, held_out, training, Path(spec.output))
@@ -99,13 +109,13 @@ class Ratings:
 
     items: Items
     held_out: Items
-    chosen: list[Item]
+    chosen: Sequence[Item]
     in_vain: list[str]
     reads_whole: bool
 
     @property
     def in_words(self) -> str:
-        return rows_in_words(rows_of(self.chosen), self.items.too_long)
+        return rows_in_words(each_row(self.chosen), self.items.too_long)
 
     @property
     def too_long(self) -> int:
@@ -124,7 +134,7 @@ def prepare(
     items = read_items(spec, encode, reward, known.before.context, "train", weight)
     held_out = read_items(spec, encode, reward, known.before.context, "validation")
     chosen, in_vain = _learned_from(items, reward, spec)
-    longest = max(len(row.ids) for row in rows_of(chosen))
+    longest = max(len(row.ids) for row in each_row(chosen))
     plan = decide(known, {"reward": base}, longest, len(chosen))
     rows = Ratings(items, held_out, chosen, in_vain, reads_whole(known.config))
     progress.say(f"{plan.before}; {rows.in_words}")
@@ -170,7 +180,7 @@ def _trained(model: Any, plan: TrainingPlan, rows: Ratings, progress: Progress) 
         collate=partial(collate_items, model, pad_id=pad_id),
         loss_sum=partial(reward_loss_sum, centering_weight=reward.centering),
         validate=partial(_validate, rows.held_out, pad_id),
-        length=lambda item: max(len(row.ids) for row in rows_of([item])),
+        length=lambda item: max(len(row.ids) for row in each_row([item])),
         judged_by=("validation_accuracy", True),
     )
     return train(model, task, plan, progress)
@@ -222,7 +232,7 @@ def collate_items(model: Any, items: list[Item], pad_id: int) -> dict[str, Any]:
 
 def _learned_from(
     items: Items, reward: RewardSettings, spec: StageSpec
-) -> tuple[list[Item], list[str]]:
+) -> tuple[Sequence[Item], list[str]]:
     """The items that the objective asks for, and what it asked for in vain."""
     asked: dict[str, tuple[Sequence[Item], str, str]] = {
         "pairwise": (items.pairs, spec.inputs["preference_data"], "preference pairs"),
@@ -231,7 +241,8 @@ def _learned_from(
     if reward.objective != "both":
         asked = {reward.objective: asked[reward.objective]}
     missing = [f"{what} ({folder})" for found, folder, what in asked.values() if not found]
-    chosen: list[Item] = [item for found, _, _ in asked.values() for item in found]
+    there = [found for found, _, _ in asked.values() if found]
+    chosen = there[0] if len(there) == 1 else _joined(there, Path(spec.run_folder))
     if not chosen:
         raise DataError(
             f"reward_config.objective is {reward.objective} and there are no training rows: no "
@@ -244,16 +255,23 @@ def _learned_from(
     ]
 
 
+def _joined(parts: Sequence[Sequence[Item]], waiting: Path) -> Sequence[Item]:
+    joined: SpilledRows[Item] = SpilledRows(waiting)
+    for item in chain.from_iterable(parts):
+        joined.append(item)
+    return joined
+
+
 def _validate(held_out: Items, pad_id: int, model: Any) -> dict[str, float]:
     """Share of held-out pairs ranked as people did; nothing where there are none."""
     pairs = len(held_out.pairs)
     if pairs == 0:
         return {}
-    found = score_rows(model, rows_of(held_out.pairs), pad_id, "validates on")
+    found = score_rows(model, Items(held_out.pairs, [], 0).rows, pad_id, "validates on")
     return {"validation_accuracy": win_share(found[:pairs], found[pairs:])}
 
 
-def _normalise(model: Any, rows: list[Example], pad_id: int) -> None:
+def _normalise(model: Any, rows: Sequence[Example], pad_id: int) -> None:
     """Put shift and scale of the raw scores on training replies into the model's config."""
     stride = -(-len(rows) // NORMALISATION_REPLIES)
     found = score_rows(model, rows[::stride], pad_id, "normalises on")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from chatllama_pipeline.data.tables import as_prompt, read_split
+from chatllama_pipeline.data.spill.rows import SpilledRows
+from chatllama_pipeline.data.tables import SplitRows, as_prompt
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.adapters.lora import add_adapter, trained_share
 from chatllama_pipeline.models.bases.preflight import require_room, rows_in_words
@@ -78,8 +80,8 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
 class Conversations:
     """The rows of both splits as tokens, and how many are too long."""
 
-    examples: list[Example]
-    held_out: list[Example]
+    examples: Sequence[Example]
+    held_out: Sequence[Example]
     dropped: int
     dropped_held_out: int
 
@@ -95,12 +97,13 @@ def prepare(
     base = Path(spec.inputs["actor_base"])
     known = begin(spec, settings, base)
     require_room(known.config, known.tokenizer, settings.actor_config)
-    read = partial(_examples, Path(spec.inputs["actor_training_data"]), known.tokenizer)
-    examples, dropped = read("train", known.before.context)
-    held_out, dropped_held_out = read("validation", known.before.context)
+    folders = Path(spec.inputs["actor_training_data"]), Path(spec.run_folder)
+    read = partial(_examples, *folders, known.tokenizer, max_length=known.before.context)
+    examples, dropped = read("train")
+    held_out, dropped_held_out = read("validation")
     rows = Conversations(examples, held_out, dropped, dropped_held_out)
     progress.say(f"{known.before}; {rows.in_words}")
-    longest = max(len(example.ids) for example in examples + held_out)
+    longest = max(len(example.ids) for example in chain(examples, held_out))
     plan = decide(known, {"actor": base}, longest, len(examples))
     told = f"{len(examples)} conversations, longest {longest} tokens"
     progress.say(f"{told}; {plan.fits.description}")
@@ -131,7 +134,7 @@ def _left_out(dropped: int, dropped_held_out: int, context: int) -> list[str]:
 
 
 def _packing(
-    model: Any, actor: ActorSettings, examples: list[Example], pad_id: int
+    model: Any, actor: ActorSettings, examples: Sequence[Example], pad_id: int
 ) -> tuple[Callable[[list[Example]], dict[str, Any]] | None, list[str]]:
     """How rows are packed, if they are; else, where it was asked for, why not."""
     if not actor.packing:
@@ -219,12 +222,12 @@ def collate_completions(examples: list[Example], pad_id: int) -> dict[str, Any]:
     }
 
 
-def validate(held_out: list[Example], pad_id: int, model: Any) -> dict[str, float]:
+def validate(held_out: Sequence[Example], pad_id: int, model: Any) -> dict[str, float]:
     total, tokens = 0.0, 0
     lengths = [len(example.ids) for example in held_out]
     counter = phase(f"validates on {len(held_out):,} rows", sum(lengths), "tokens")
     for rows in batches(lengths, shape_of(model), logits=True):
-        batch = collate_completions(held_out[rows], pad_id)
+        batch = collate_completions(list(held_out[rows]), pad_id)
         tokens += batch.pop(WEIGHT)
         on_device = {name: value.to(model.device) for name, value in batch.items()}
         total += float(completion_loss_sum(model, on_device))
@@ -233,11 +236,12 @@ def validate(held_out: list[Example], pad_id: int, model: Any) -> dict[str, floa
 
 
 def _examples(
-    folder: Path, tokenizer: Any, split: Split, max_length: int
-) -> tuple[list[Example], int]:
-    """The split's rows that fit, and how many don't; a completion is never cut."""
-    kept: list[Example] = []
-    rows = read_split(folder, split)
+    folder: Path, waiting: Path, tokenizer: Any, split: Split, max_length: int
+) -> tuple[Sequence[Example], int]:
+    """The split's rows that fit, and how many don't; a completion is never cut. What memory doesn't
+    hold goes to files in `waiting`."""
+    kept: SpilledRows[Example] = SpilledRows(waiting)
+    rows = SplitRows(folder, split)
     for row in counted(f"tokenizes {split} rows", rows, len(rows), "rows"):
         prompt = as_prompt(row["prompt"])
         example = conversation(tokenizer, prompt, row["completion"], max_length)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from chatllama_pipeline.training.terms.asking import Scorer
 TRIED, WITHIN = 16, 0.1
 
 
-def in_bfloat16(scorer: RewardScorer, prompts: list[Prompt], progress: Progress) -> Scorer:
+def in_bfloat16(scorer: RewardScorer, prompts: Sequence[Prompt], progress: Progress) -> Scorer:
     """`scorer` with matrix products in bfloat16, where some replies get the scores of float32.
 
     What is tried are the first `prompts`, answered by themselves: the same in every process, and
@@ -27,7 +29,7 @@ def in_bfloat16(scorer: RewardScorer, prompts: list[Prompt], progress: Progress)
         with torch.autocast(device, torch.bfloat16):
             return scorer(asked, replies)
 
-    asked = prompts[:TRIED]
+    asked = list(prompts[:TRIED])
     replies = [prompt[-1].content for prompt in asked]
     apart = float((rounded(asked, replies) - scorer(asked, replies)).abs().max())
     pays = apart <= WITHIN
