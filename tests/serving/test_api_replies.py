@@ -168,7 +168,7 @@ def test_health_and_metrics_tell_who_speaks_and_how_much(
     status, _, body = served.ask("/health")
     assert (status, body["status"]) == (200, "ok")
     assert body["versions"] == [
-        {"version": released[1].id, "share": 1.0, "engine": PagedEngine.name}
+        {"version": released[1].id, "share": 1.0, "engine": PagedEngine.name, "why": None}
     ]
     served.chat("alpha")
     status, headers, text = served.ask("/metrics")
@@ -183,6 +183,8 @@ def test_health_and_metrics_tell_who_speaks_and_how_much(
     paths = {s.labels["path"] for s in parsed["chatllama_requests"].samples}
     assert "/v1/chat/completions" in paths
     assert parsed["chatllama_reply_seconds"].samples
+    [share] = parsed["chatllama_version_share"].samples
+    assert share.labels == {"version": released[1].id, "engine": PagedEngine.name}
 
 
 # As langchain-openai 1.7.4 sends them, and as Open WebUI 0.12.4 builds them.

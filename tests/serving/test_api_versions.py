@@ -16,9 +16,11 @@ import pytest
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.serving.api import versions as module
+from chatllama_pipeline.serving.engine import opening
 from chatllama_pipeline.serving.engine.jobs import Job, Sampling
 from chatllama_pipeline.serving.engine.opening import written
 from chatllama_pipeline.serving.engine.paged import PagedEngine
+from chatllama_pipeline.serving.engine.waves import WavesEngine
 from chatllama_pipeline.serving.wanted import Wanted
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
@@ -67,6 +69,29 @@ def test_a_new_release_takes_over_under_load_without_a_dropped_request(released:
     assert len(replies[first.id]) == len(replies[second.id]) == 1
     assert replies[first.id] != replies[second.id]
     assert [line.split()[-1] for line in served.said] == [second.id, first.id]
+
+
+def test_why_a_version_is_not_written_by_the_fast_engine_is_told(
+    released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    _, first, second = released
+    monkeypatch.setattr(opening, "PagedEngine", fails)
+    why = "continuous batching failed on it: RuntimeError: no such kernel"
+    slow = f"is written by {WavesEngine.name}: {why}"
+    with serving([Wanted(first, 1.0)]) as served:
+        assert served.said == [f"version {first.id} {slow}"]
+        [told] = served.ask("/health")[2]["versions"]
+        assert (told["engine"], told["why"]) == (WavesEngine.name, why)
+        assert f'engine="{WavesEngine.name}"' in served.ask("/metrics")[2]
+        served.wanted[:] = [Wanted(second, 1.0)]
+        wait_until(lambda: len(served.said) == 3)
+    assert served.said[1:] == [
+        f"{NAME} speaks by version {second.id}",
+        f"version {second.id} {slow}",
+    ]
 
 
 def test_a_connection_outlasts_what_clients_keep_of_it(released: Released) -> None:

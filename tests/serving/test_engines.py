@@ -24,6 +24,7 @@ from transformers import (
 
 from chatllama_pipeline.errors import EngineError
 from chatllama_pipeline.models.families.decoding import decoding
+from chatllama_pipeline.models.families.manner import Manner, set_manner
 from chatllama_pipeline.serving.engine import opening
 from chatllama_pipeline.serving.engine.jobs import Engine, Job, Sampling, Written
 from chatllama_pipeline.serving.engine.opening import open_engine, written
@@ -103,14 +104,22 @@ def alone(model: Any, ids: Sequence[int], most: int = 8) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"),
-    [("mistral", PagedEngine), ("gpt2", PagedEngine), ("mamba", WavesEngine), ("t5", WavesEngine)],
+    ("family", "kind", "why"),
+    [
+        ("mistral", PagedEngine, ""),
+        ("gpt2", PagedEngine, ""),
+        ("mamba", WavesEngine, "continuous batching failed on it: "),
+        ("t5", WavesEngine, "decoder-only models, and T5ForConditionalGeneration is encoder-dec"),
+    ],
 )
-def test_each_family_gets_the_engine_that_writes_as_it_does_alone(family: str, kind: Any) -> None:
+def test_each_family_gets_the_engine_that_writes_as_it_does_alone_or_is_told_why_not(
+    family: str, kind: Any, why: str
+) -> None:
     model = made(MODELS[family])
     engine = open_engine(model, 0, streams=3, context=64)
     try:
         assert isinstance(engine, kind)
+        assert engine.why == why or (why and why in engine.why)
         prompts = [[5, 6, 7], list(range(10, 32)), [9], [40, 41, 42, 43]]
         # More than may be written at once, and not all at the same moment.
         told = together(engine, [job(ids) for ids in prompts], apart=0.02)
@@ -131,6 +140,40 @@ def test_a_model_that_batching_would_read_wrong_is_decoded_in_its_own_manner(
     engine = open_engine(made(gpt2), 0, streams=2, context=64)
     engine.close()
     assert isinstance(engine, WavesEngine)
+    assert engine.why == "continuous batching writes other tokens than the model does alone"
+
+
+def test_a_model_that_batching_trips_over_or_never_ends_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(PagedEngine):
+        def start(self, number: str, job: Job, listen: Any) -> None:
+            listen(Written([], finished=True, error="RuntimeError: no such kernel"))
+
+    class Stuck(PagedEngine):
+        def start(self, number: str, job: Job, listen: Any) -> None:
+            pass
+
+    monkeypatch.setattr(opening, "TRIED_SECONDS", 0.05)
+    for kind, why in (
+        (Failing, "continuous batching failed on it: RuntimeError: no such kernel"),
+        (Stuck, "continuous batching took more than 0.05 s for three short replies"),
+    ):
+        monkeypatch.setattr(opening, "PagedEngine", kind)
+        engine = open_engine(made(gpt2), 0, streams=2, context=64)
+        engine.close()
+        assert isinstance(engine, WavesEngine) and engine.why == why
+
+
+def test_a_model_whose_cache_is_of_no_use_is_told() -> None:
+    model = made(gpt2)
+    set_manner(model.config, Manner(steps="whole"))
+    engine = open_engine(model, 0, streams=2, context=64)
+    engine.close()
+    assert isinstance(engine, WavesEngine)
+    assert engine.why.endswith(
+        "this model decodes from the whole row at every token, since its cache is of no use here"
+    )
 
 
 @pytest.mark.parametrize("kind", ["paged", "waves"])

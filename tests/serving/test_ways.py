@@ -170,7 +170,7 @@ class Kept:
     """An engine that outlives the server that it is lent to."""
 
     def __init__(self, engine: Engine) -> None:
-        self.name, self.longest = engine.name, engine.longest
+        self.name, self.why, self.longest = engine.name, engine.why, engine.longest
         self.start, self.cancel = engine.start, engine.cancel
 
     def close(self) -> None:

@@ -71,13 +71,20 @@ class Service:
     async def health(self, request: Request) -> Response:
         shares = self._versions.shares
         versions = [
-            {"version": one.id, "share": shares[one.id], "engine": one.engine.name}
+            {
+                "version": one.id,
+                "share": shares[one.id],
+                "engine": one.engine.name,
+                "why": one.engine.why or None,
+            }
             for one in self._versions.speakers
         ]
         return JSONResponse({"status": "ok", "model": self._versions.name, "versions": versions})
 
     async def metrics(self, request: Request) -> Response:
-        self._metrics.show_versions(self._versions.shares)
+        shares = self._versions.shares
+        engines = {one.id: one.engine.name for one in self._versions.speakers}
+        self._metrics.show_versions({(one, engines[one]): shares[one] for one in shares})
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     def count(self, path: str, status: int) -> None:

@@ -36,17 +36,20 @@ class Metrics:
             registry=registry,
         )
         self._versions = Gauge(
-            "chatllama_version_share", "The share of a version", ("version",), registry=registry
+            "chatllama_version_share",
+            "The share of a version",
+            ("version", "engine"),
+            registry=registry,
         )
         Gauge(
             "chatllama_in_flight", "Replies that are written or wait", registry=registry
         ).set_function(in_flight)
 
-    def show_versions(self, shares: dict[str, float]) -> None:
-        """Which versions speak, and their shares."""
+    def show_versions(self, shares: dict[tuple[str, str], float]) -> None:
+        """Which versions speak by which engines, and their shares."""
         self._versions.clear()
-        for version, share in shares.items():
-            self._versions.labels(version).set(share)
+        for (version, engine), share in shares.items():
+            self._versions.labels(version, engine).set(share)
 
     def text(self) -> bytes:
         """All counts, as Prometheus reads them."""

@@ -33,6 +33,12 @@ class Speaker:
         self.reading = ThreadPoolExecutor(1, thread_name_prefix="reading")
         self.busy, self.spoken = 0, 0
 
+    @property
+    def slow(self) -> str:
+        """What a person should know of its engine, where it isn't the one that there might be."""
+        engine = self.engine
+        return f"version {self.id} is written by {engine.name}: {engine.why}" if engine.why else ""
+
     def close(self) -> None:
         """End its threads."""
         self.engine.close()
@@ -65,6 +71,7 @@ class Versions:
         """Load what is wanted; raises ChatllamaError."""
         for version, weight in self._wanted():
             self._speakers[version.id] = (Speaker(version, self._streams, self._way), weight)
+        self._say_what_is_slow(self.speakers)
 
     async def follow(self) -> None:
         """Look for what is wanted until this is cancelled."""
@@ -146,6 +153,7 @@ class Versions:
                 self._leaving.add(speaker)
                 self._dismiss(speaker)
         self._say(f"{self.name} speaks by version {', '.join(fresh)}")
+        self._say_what_is_slow([fresh[number][0] for number in fresh if number not in before])
 
     async def _fresh(self, wanted: Sequence[Wanted]) -> dict[str, tuple[Speaker, float]]:
         """The wanted speakers; none where one can't be had yet."""
@@ -176,6 +184,11 @@ class Versions:
             self._leaving.remove(speaker)
             # Its thread may take a step to end: nobody waits for it.
             asyncio.get_running_loop().run_in_executor(None, speaker.close)
+
+    def _say_what_is_slow(self, speakers: Sequence[Speaker]) -> None:
+        for speaker in speakers:
+            if speaker.slow:
+                self._say(speaker.slow)
 
     def _say_once(self, text: str) -> None:
         if text != self._told:

@@ -50,6 +50,10 @@ class Engine(Protocol):
         """What people are told that it is."""
 
     @property
+    def why(self) -> str:
+        """Why it isn't the fast engine that a model gets; "" where it is, or was asked for."""
+
+    @property
     def longest(self) -> int:
         """Most tokens that a prompt and its reply may have together."""
 

@@ -24,7 +24,7 @@ PIECE = 16
 class LlamaEngine:
     """`streams` rows at once of `context` tokens each; the rest wait in llama.cpp."""
 
-    name = "llama.cpp"
+    name, why = "llama.cpp", ""
 
     def __init__(
         self, file: Path, streams: int, context: int, place: tempfile.TemporaryDirectory[str]

@@ -27,24 +27,47 @@ PAUSE_SECONDS = 0.05
 def open_engine(model: Any, pad_id: int, streams: int, context: int) -> Engine:
     """Continuous batching where `model` can be read so, else batches that begin together.
 
-    It is tried: the same greedy tokens must come of both, for prompts of a few lengths.
+    It is tried: the same greedy tokens must come of both, for prompts of a few lengths. The latter
+    say in `why` what stood in the way.
     """
     waves = WavesEngine(model, pad_id, streams, context)
-    if kind_of(model.config) is not Kind.CAUSAL or manner_of(model.config).steps != "cached":
-        return waves
-    jobs = _tries(model, context)
+    manner = manner_of(model.config)
+    if kind_of(model.config) is not Kind.CAUSAL:
+        kind = f"{type(model).__name__} is {kind_of(model.config).value}"
+        waves.why = f"continuous batching is for decoder-only models, and {kind}"
+    elif manner.steps != "cached":
+        waves.why = f"continuous batching decodes token by token, and this model {manner}"
+    else:
+        paged, waves.why = _tried(model, waves, streams, context)
+        if paged is not None:
+            waves.close()
+            return paged
+    return waves
+
+
+def _tried(
+    model: Any, waves: WavesEngine, streams: int, context: int
+) -> tuple[PagedEngine | None, str]:
+    """Continuous batching where it writes what `waves` does; else None, and why not."""
+    jobs, paged = _tries(model, context), None
     try:
         expected = asyncio.run(_replies(waves, jobs))
         paged = PagedEngine(model, streams, context)
-    except Exception:
+        told = asyncio.run(asyncio.wait_for(_replies(paged, jobs), TRIED_SECONDS))
+    except TimeoutError:
+        why = f"continuous batching took more than {TRIED_SECONDS:g} s for three short replies"
+    except Exception as error:
         # Whatever it trips over, it is not for this model.
-        return waves
-    with contextlib.suppress(Exception):
-        if asyncio.run(asyncio.wait_for(_replies(paged, jobs), TRIED_SECONDS)) == expected:
-            waves.close()
-            return paged
-    paged.close()
-    return waves
+        why = f"continuous batching failed on it: {type(error).__name__}: {error}"
+    else:
+        if told == expected:
+            return paged, ""
+        errors = [f": {one.error}" for one in told if one.error]
+        why = "continuous batching writes other tokens than the model does alone"
+        why = f"continuous batching failed on it{errors[0]}" if errors else why
+    if paged is not None:
+        paged.close()
+    return None, why
 
 
 async def written(engine: Engine, job: Job) -> AsyncGenerator[Written]:

@@ -37,7 +37,7 @@ _STOP_SECONDS = 10.0
 class PagedEngine:
     """Up to `streams` rows at once of a decoder-only `model`, each `context` tokens at most."""
 
-    name = "continuous batching (transformers)"
+    name, why = "continuous batching (transformers)", ""
 
     def __init__(self, model: Any, streams: int, context: int) -> None:
         self._model, self._streams = model, streams

@@ -75,6 +75,8 @@ def shards_of(
 class ShardedEngine:
     """Up to `streams` rows at once, written by `processes` ranks in step."""
 
+    why = ""
+
     def __init__(self, shards: Shards, processes: int) -> None:
         """Returns once the model is loaded; EngineError, with what the ranks said, where not."""
         where = {"gpu": "on the GPU", "cpu": "in main memory", "nvme": "in files"}[shards.held]

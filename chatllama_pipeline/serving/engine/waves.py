@@ -37,7 +37,7 @@ class WavesEngine:
         """`device`: where the model takes ids, if its weights don't stand there."""
         self._model, self._pad_id, self._streams = model, pad_id, streams
         self._device = model.device if device is None else device
-        self.longest = context
+        self.longest, self.why = context, ""
         self._changed = threading.Condition()
         self._waiting: list[_Row] = []
         self._cancelled: set[str] = set()
