@@ -24,7 +24,7 @@ def test_each_passing_fault_is_asked_again(
 ) -> None:
     openai_server.behaviour.script.extend([fault, "ok"])
     # Of calls that are answered, too.
-    client = make_client(timeout=2)
+    client = make_client(timeout=3 if fault == "stalled" else 60)
     (answer,) = client.answer([ask("a")])
     assert isinstance(answer, LlmReply)
     assert [seen.outcome for seen in openai_server.seen] == [fault, "ok"]
