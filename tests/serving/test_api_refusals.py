@@ -74,6 +74,27 @@ def test_what_is_not_supported_is_told_and_not_ignored(
     assert (error["code"], error["param"]) == ("unsupported_parameter", key)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("n", 2),
+        ("n", True),
+        ("best_of", 3),
+        # A number of them here: none but the chosen token's own, which isn't told either.
+        ("logprobs", 0),
+        ("echo", True),
+        ("suffix", "the end"),
+        ("logit_bias", {"5": 10}),
+        ("presence_penalty", 0.5),
+        ("tools", [{}]),
+    ],
+)
+def test_nor_are_they_where_a_text_is_completed(served: Served, key: str, value: Any) -> None:
+    answer = served.ask("/v1/completions", {"model": NAME, "prompt": "alpha", key: value})
+    error = refused(answer, 400, f"{key}: ")
+    assert (error["code"], error["param"]) == ("unsupported_parameter", key)
+
+
 def test_what_asks_for_nothing_is_taken(served: Served) -> None:
     nothing = {
         "n": 1,
@@ -110,6 +131,15 @@ def test_what_asks_for_nothing_is_taken(served: Served) -> None:
         ({"generation_config": "{"}, "generation_config: must be a GenerationConfig as JSON"),
         ({"generation_config": {"num_beams": 4}}, "generation_config.num_beams: has no effect"),
         ({"generation_config": {"max_new_tokens": 0}}, "max_tokens: "),
+        ({"generation_config": '{"do_sample": true, "temperature": NaN}'}, "temperature: "),
+        ({"generation_config": '{"do_sample": true, "top_p": Infinity}'}, "top_p: "),
+        ({"temperature": "NaN"}, "temperature: "),
+        ({"seed": 2**64}, "seed: "),
+        ({"messages": None}, "messages: "),
+        ({"messages": [None]}, "messages"),
+        ({"stop": [None]}, "stop"),
+        ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options"),
+        ({"model": ["tiny"]}, "model: "),
         ({"messages": []}, "the last message must be the user's"),
         ({"messages": "alpha"}, "messages: "),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role: 'wizard'"),
@@ -140,6 +170,7 @@ def test_malformed_requests_are_told_what_is_wrong(
     ("body", "told"),
     [
         (b'{"model": "tiny", "temperature": NaN, "messages": []}', "NaN is no number"),
+        (b'{"model": "tiny", "top_p": -Infinity, "messages": []}', "-Infinity is no number"),
         (b'{"model": "tiny", ', "the body is not JSON"),
         (b"[1]", "must be a JSON object"),
         (b"\xff\xfe", "the body is not JSON"),
