@@ -13,8 +13,9 @@ Weights are random where no release is named: they cost what trained ones cost. 
 clients ask N x `--rounds` greedy replies of `--tokens` tokens, streamed, one after another each.
 Beside it, in turns with it: transformers' `generate` on a batch of N prompts, and the server's
 engine without a server. Every figure is the median of `--turns` turns. Tokens per second of the
-process's own CPU time stand beside those of the clock: on a busy machine they alone compare. Memory
-is the server's: main memory, and behind a + that of the GPU.
+process's own CPU time stand beside those of the clock: on a busy machine they alone compare.
+`share` is the server's of the engine's by CPU time, turn by turn: its median, the lowest and the
+highest. Memory is the server's: main memory, and behind a + that of the GPU.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ def main() -> None:
             with serving(Path(place), store, options) as (url, process, seconds):
                 print(f"{device()}; {engine.name}; up in {seconds:.1f} s")
                 print("tokens/s by the clock and by CPU time; seconds to the first text; MB")
-                print("streams         server         engine       generate     first    memory")
+                print(
+                    "streams         server         engine       generate             share"
+                    "     first    memory"
+                )
                 for streams in options.streams:
                     measure(url, process, release, engine, streams, options, on_gpu)
         finally:
@@ -168,8 +172,11 @@ def measure(
         alone.time(lambda: asyncio.run(by_engine(engine, ids, tokens, rounds)))
         plain.time(lambda: generated(release, ids, tokens, rounds))
     first = statistics.median(firsts)
+    shares = [one / other for one, other in zip(server.cpu, alone.cpu, strict=True)]
+    share = f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
     print(
-        f"{streams:7}  {server}  {alone}  {plain}  {first:8.3f}  {memory(process):8.0f}{on_gpu}",
+        f"{streams:7}  {server}  {alone}  {plain}  {share}  {first:8.3f}  {memory(process):8.0f}"
+        f"{on_gpu}",
         flush=True,
     )
 

@@ -7,8 +7,8 @@ it, send bodies too long, without an end or of garbage, heads letter by letter, 
 none, and ask for replies without an end. The server is a real one on a release of random weights.
 Printed as a line of JSON: what each kind was told, what went `wrong` (a well-meant request that was
 answered neither 200 nor 429, another answer than its kind deserves), whether the server lives, its
-memory and open files after the first third and at the end, and whether it answers at the end as at
-the beginning.
+memory and open files after the first third and at the end, by how much its memory grew in a minute
+of that time, and whether it answers at the end as at the beginning.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ CHAT = "/v1/chat/completions"
 WORDS = ("How should I cook rice?", "What is tea?", "Name a bird.", "hello")
 # What a client that means well may wait for its answer.
 PATIENCE = 300.0
+LOOK_SECONDS = 0.5
 # Some 2 MB, twice what a body may have.
 ENDLESS_PIECES, PIECE = 2000, b"400\r\n" + b"x" * 1024 + b"\r\n"
 
@@ -114,6 +115,7 @@ async def besieged(
         "wrong_count": len(siege.wrong),
         "alive": process.is_running() and process.status() != psutil.STATUS_ZOMBIE,
         "memory_mb": [round(statistics.median(part)) for part in _ends(siege.memory[third:])],
+        "memory_mb_a_minute": round(_slope(siege.memory[third:]) * 60 / LOOK_SECONDS, 2),
         "open_files": [round(statistics.median(part)) for part in _ends(siege.files[third:])],
         "in_flight_at_the_end": settled,
         "answers_as_before": await siege.reply() == before,
@@ -124,6 +126,11 @@ def _ends(values: list[float]) -> tuple[list[float], list[float]]:
     """The first and the last quarter."""
     quarter = max(1, len(values) // 4)
     return values[:quarter], values[-quarter:]
+
+
+def _slope(values: list[float]) -> float:
+    """By how much values grow from one to the next, by the line of least squares."""
+    return statistics.linear_regression(range(len(values)), values).slope
 
 
 @dataclass
@@ -286,11 +293,11 @@ class Siege:
             writer.transport.abort()
 
     async def watch(self, process: psutil.Process) -> None:
-        """Look at the server's memory and open files twice a second."""
+        """Look at the server's memory and open files again and again."""
         while True:
             self.memory.append(memory(process))
             self.files.append(float(process.num_fds()))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
