@@ -39,6 +39,15 @@ class SplitRows:
     def __len__(self) -> int:
         return self._count
 
+    def of_source(self, source: str) -> int:
+        """How many of them came of that source."""
+        both = record_batches(self._path, ["split", "source"])
+        mine = (
+            pc.and_(pc.equal(batch["split"], self._split), pc.equal(batch["source"], source))
+            for batch in both
+        )
+        return sum(pc.sum(each).as_py() or 0 for each in mine)
+
     def __iter__(self) -> Iterator[Row]:
         for batch in record_batches(self._path):
             yield from batch.filter(pc.equal(batch["split"], self._split)).to_pylist()

@@ -48,7 +48,7 @@ _DECLARED = [
     ),
     Asset(
         FEEDBACK,
-        code_version="1",
+        code_version="2",
         # What a judge that knows the grammar alone would refuse is left out.
         settings=(
             *keys("data", "redact validation_share test_share"),
@@ -82,7 +82,7 @@ _DECLARED = [
     _synthetic("synthetic_completions", "synthetic_completions", *_OF_CONVERSATIONS),
     Asset(
         "actor_training_data",
-        code_version="5",
+        code_version="6",
         upstream=("preference_data", "synthetic_conversations", "personal_data", FEEDBACK),
         unused=unused.unheard,
         settings=("data.actor_replies", *SPLIT, "checks.few_rows"),
@@ -154,7 +154,7 @@ _DECLARED = [
     ),
     Asset(
         "reward_model",
-        code_version="6",
+        code_version="7",
         upstream=("reward_base", "reward_training_data", "preference_data"),
         settings=(
             "seed",
@@ -167,10 +167,11 @@ _DECLARED = [
     ),
     Asset(
         "actor_sft",
-        code_version="4",
+        code_version="5",
         upstream=("actor_base", "actor_training_data"),
         settings=(
             "seed",
+            "feedback.weight",
             *keys("actor_config", OPTIMIZER + " froze_embeddings packing max_sequence_length"),
         ),
         # Refused before it trains where PPO would have no room for a prompt.

@@ -139,9 +139,9 @@ class FeedbackSettings(Section):
         default=0.5, description="of the ratings: from one visit, at most, where there are several"
     )
     weight: Positive = Field(
-        default=5,
-        description="how many times the reward model reads a pair or scored reply that a rating "
-        "became, where it reads others once",
+        default=15,
+        description="how many times reward model and SFT read a row that a rating became, where "
+        "they read others once; less often where such rows would become more than the others",
     )
     test_share: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.2,

@@ -33,6 +33,9 @@ from chatllama_pipeline.settings.deepspeed_config import ignored
 from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.distributed import rank, require_devices
 
+# Of `max_steps`, what ratings add at most, however many there are.
+MOST_ON_TOP = 1.0
+
 
 @dataclass(frozen=True)
 class Beginning:
@@ -113,8 +116,11 @@ def begin(spec: StageSpec, settings: AssistantSettings, folder: Path) -> Beginni
     return Beginning(spec, settings, training, means, tokenizer, config, before)
 
 
-def decide(known: Beginning, folders: Mapping[str, Path], longest: int, rows: int) -> TrainingPlan:
-    """The plan for `rows` training rows of at most `longest` tokens, on the models in `folders`.
+def decide(
+    known: Beginning, folders: Mapping[str, Path], longest: int, rows: int, rated: int = 0
+) -> TrainingPlan:
+    """The plan for `rows` training rows of at most `longest` tokens, on the models in `folders`;
+    `rated` of the rows came of ratings.
 
     Raises CheckError where memory would not do.
     """
@@ -130,18 +136,23 @@ def decide(known: Beginning, folders: Mapping[str, Path], longest: int, rows: in
         folders=folders,
         longest=longest,
         shares=shares,
-        steps=_steps(settings.training(training), rows),
+        steps=_steps(settings.training(training), rows, rated),
         memory=memory,
         fits=fits,
         warnings=ignored(means.deepspeed, *told) if means.deepspeed else [],
     )
 
 
-def _steps(section: TrainedSection, rows: int) -> int:
+def _steps(section: TrainedSection, rows: int, rated: int = 0) -> int:
+    """Optimizer steps; `max_steps` are those without the `rated` rows, which come on top as they do
+    in epochs: else as much of all other rows would be unlearned as is learned of ratings."""
     if isinstance(section, PpoSettings):
         return section.iterations
     assert isinstance(section, SupervisedSection)
-    return section.max_steps or section.epochs * math.ceil(rows / section.batch_size)
+    if section.max_steps is None:
+        return section.epochs * math.ceil(rows / section.batch_size)
+    share = min(rated / (rows - rated), MOST_ON_TOP) if rows > rated else 0.0
+    return section.max_steps + round(section.max_steps * share)
 
 
 def _shares(training: str, settings: AssistantSettings, means: Means) -> Shares:

@@ -23,7 +23,9 @@ from tests.data.rated import choice, edit, made, thumb
 from tests.data.small_tables import pair, settings, table
 
 HELD, TOLD = "feedback", 40
-PLAIN = settings(llm={"provider": "none"}, checks={"min_reward_rows": 0})
+PLAIN = settings(
+    data={"actor_replies": "both"}, llm={"provider": "none"}, checks={"min_reward_rows": 0}
+)
 # As many prompts of the source are asked by people, in nearly the same words.
 SOURCE = [pair(f"question number {number}") for number in range(TOLD)]
 ASKED = [f"Question, number {number}" for number in range(TOLD)]
@@ -70,8 +72,13 @@ def said(joined: dict[str, Path], asset: str) -> list[dict[str, Any]]:
 def test_comparisons_edits_thumbs_and_prompts_join_their_tables(joined: dict[str, Path]) -> None:
     pairs = {(row["chosen"], row["rejected"]) for row in said(joined, "preference_data")}
     assert pairs == {("left", "right"), ("better", "bad")}
+    # Both sides of a source's pairs are asked for, and yet none that people disliked.
     imitated = {row["completion"] for row in said(joined, "actor_training_data")}
-    assert imitated == {"left", "better"}
+    assert imitated == {"left", "better", "good"}
+    assert {row["completion"] for row in read_rows(joined["actor_training_data"])} == {
+        *imitated,
+        *(SOURCE[0][side] for side in ("chosen", "rejected")),
+    }
     assert {row["score"] for row in said(joined, "reward_training_data")} == {5.0}
     assert said(joined, "rlhf_training_data")
 

@@ -12,10 +12,12 @@ from pyarrow import parquet
 from chatllama_pipeline.data import CHECK_NAMES
 from chatllama_pipeline.data.feedback.build import build_feedback
 from chatllama_pipeline.data.feedback.figures import FeedbackFigures, Said
-from chatllama_pipeline.data.feedback.rows import SCHEMAS
+from chatllama_pipeline.data.feedback.rows import SCHEMAS, SOURCE, heeded
 from chatllama_pipeline.data.feedback.words import FEW, most_of_a_visit
 from chatllama_pipeline.data.splits import split_of
+from chatllama_pipeline.data.tables import SplitRows, write_rows
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.feedback import Entry
 from tests.data.rated import choice, edit, made, thumb, turn
@@ -37,7 +39,7 @@ def test_a_thumb_is_a_scored_reply_and_a_thumb(tmp_path: Path) -> None:
     ]
     assert tables["thumbs"][0]["prompt"] == turn("alpha")
     assert [row["prompt"] for row in tables["data"]] == [turn("alpha"), turn("beta")]
-    assert not tables["pairs"] and not tables["actor"]
+    assert not tables["pairs"]
     assert outcome.rows == 2
     for file, schema in SCHEMAS.items():
         assert parquet.read_schema(tmp_path / "a" / file).equals(schema)
@@ -63,6 +65,40 @@ def test_an_edit_is_a_pair_and_a_reply_to_imitate(tmp_path: Path) -> None:
     tables, _ = made(tmp_path / "a", [edit("alpha", "bad", "good")])
     [pair], [reply] = tables["pairs"], tables["actor"]
     assert (pair["chosen"], pair["rejected"], reply["completion"]) == ("good", "bad", "good")
+
+
+def test_what_people_liked_is_imitated_unless_they_liked_another_more(tmp_path: Path) -> None:
+    ratings = [
+        thumb("alpha", "praised", True),
+        thumb("alpha", "blamed", False),
+        choice("beta", "chosen", "rejected", "left"),
+        thumb("beta", "rejected", True),
+        edit("gamma", "edited away", "written"),
+        thumb("gamma", "edited away", True),
+        choice("delta", "one", "other", "tie"),
+        choice("epsilon", "bad", "worse", "neither"),
+        choice("zeta", "better of two", "the other", "left"),
+        thumb("zeta", "better of two", False),
+    ]
+    tables, _ = made(tmp_path / "a", ratings)
+    assert [row["completion"] for row in tables["actor"]] == ["praised", "chosen", "written"]
+
+
+def test_what_came_of_ratings_is_read_often_while_it_is_few(tmp_path: Path) -> None:
+    def often(rated: int, others: int, weight: int) -> set[int]:
+        prompt, sources = turn("alpha"), [SOURCE] * rated + ["grammar"] * others
+        rows = [{"prompt": prompt, "source": each, "split": "train"} for each in sources]
+        # What is held out is no part of it.
+        more = [{**row, "split": "test"} for row in rows[:1]]
+        write_rows(rows + more, PROMPT_SCHEMA, tmp_path)
+        found = [count for _, count in heeded(SplitRows(tmp_path, "train"), weight)]
+        assert found[rated:] == [1] * others
+        return set(found[:rated])
+
+    assert often(10, 1000, 5) == {5}
+    assert often(400, 1000, 5) == {2}
+    assert often(2000, 1000, 5) == often(10, 0, 5) == {1}
+    assert often(0, 10, 5) == set()
 
 
 def test_thumbs_up_and_down_on_one_prompt_are_pairs(tmp_path: Path) -> None:

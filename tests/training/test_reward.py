@@ -117,7 +117,9 @@ def test_what_ratings_became_is_read_as_often_as_is_set(
     sections = {"reward_config": TRAINING, "feedback": {"weight": 3}}
     spec = make_spec("reward_model", sections, inputs)
     settings = AssistantSettings.of_stage(spec)
-    _, rows = prepare(spec, settings, QUIET)
+    plan, rows = prepare(spec, settings, QUIET)
+    # Of 18 rows nobody rated, 9 more are half as many.
+    assert plan.steps == 45
     items = [*rows.items.pairs, *rows.items.scored]
     counts = Counter((type(item).__name__, item.source) for item in items)
     # A reply that nobody scored teaches nothing.
@@ -128,6 +130,29 @@ def test_what_ratings_became_is_read_as_often_as_is_set(
         ("Scored", "feedback"): 6,
     }
     assert {item.source for item in rows.held_out.pairs} == {"test"}
+
+
+def test_thumbs_lie_on_two_sides_of_the_middle_of_what_was_scored(
+    make_spec: MakeSpec, make_inputs: Any
+) -> None:
+    def items(rows: list[dict[str, Any]]) -> list[Scored]:
+        inputs = make_inputs(pairs(), rows)
+        spec = make_spec("reward_model", {"reward_config": TRAINING}, inputs, f"{len(rows)}")
+        _, found = prepare(spec, AssistantSettings.of_stage(spec), QUIET)
+        return list(found.items.scored)
+
+    scored = items(scores())
+    thumbs = [{**scores()[0], "source": "feedback", "score": score} for score in (5.0, 0.0)]
+    both = items([*scores(), *thumbs])
+    # A thumb is no score: the scale of those that were given stays.
+    assert [item for item in both if item.source == "test"] == scored
+    assert {item.midpoint for item in scored} == {None}
+    up, down = (
+        next(i for i in both if i.midpoint is not None and i.score * s > 0) for s in (1, -1)
+    )
+    assert up.midpoint == down.midpoint == pytest.approx(0.0, abs=1e-6)
+    [alone, *_] = items(thumbs[:1])
+    assert alone.midpoint == -2.5 and alone.score == 0.0
 
 
 def test_scores_have_mean_0_and_deviation_1_on_the_training_replies(
@@ -213,13 +238,16 @@ def test_pairs_and_scores_in_one_forward_cost_what_they_cost_apart(tiny_base_fol
     model = load_reward(tiny_base_folder, torch.float32)
     pair = Pair(Example([3, 40, 4, 50, 51, 52, 1], 3), Example([3, 40, 4, 60, 1], 3), margin=0.5)
     scored = Scored(Example([3, 41, 4, 70, 1], 3), score=-1.5)
-    together = collate_items(model, [scored, pair], pad_id=0)
-    assert together.pop("weight") == 2
-    chosen, rejected, reply = score_rows(model, [pair.chosen, pair.rejected, scored.row], 0)
+    thumb = Scored(Example([3, 42, 4, 71, 1], 3), score=-1.0, midpoint=0.25)
+    together = collate_items(model, [scored, pair, thumb], pad_id=0)
+    assert together.pop("weight") == 3
+    rows = [pair.chosen, pair.rejected, scored.row, thumb.row]
+    chosen, rejected, reply, down = score_rows(model, rows, 0)
     expected = (
         -torch.nn.functional.logsigmoid(chosen - rejected - 0.5)
         + 0.01 * (chosen + rejected) ** 2
         + (reply + 1.5) ** 2
+        - torch.nn.functional.logsigmoid(0.25 - down)
     )
     loss = reward_loss_sum(model, together, centering_weight=0.01)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)

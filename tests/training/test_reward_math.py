@@ -12,6 +12,7 @@ from chatllama_pipeline.training.reward.equations import (
     calibration_error,
     centering,
     rank_correlation,
+    score_errors,
     shift_and_scale,
     strength_margin,
     win_share,
@@ -48,6 +49,19 @@ def test_accuracy_is_two_thirds_and_a_tie_counts_half() -> None:
 def test_a_margin_is_the_logarithm_of_the_strength_and_nothing_at_one() -> None:
     assert strength_margin(1.0) == 0.0
     assert strength_margin(2.0) == pytest.approx(0.693147, abs=1e-6)
+
+
+def test_a_thumb_pushes_a_reply_over_the_middle_and_not_to_a_score() -> None:
+    found = torch.tensor([3.0, 0.5, -3.0, 3.0, 0.5], requires_grad=True)
+    score = torch.tensor([1.0, 1.0, 1.0, -1.0, 2.0])
+    middle = torch.tensor([0.5, 0.5, 0.5, 0.5, math.nan])
+    errors = score_errors(found, score, middle)
+    assert errors[1].item() == pytest.approx(math.log(2))
+    assert errors[4].item() == pytest.approx(2.25)
+    [slope] = torch.autograd.grad(errors.sum(), found)
+    # Up where it is up already: hardly at all. Mistaken, however far off: by 1 at most.
+    steep = torch.tensor([-2.5, 0.0, 3.5, 2.5]).sigmoid() * torch.tensor([-1, -1, -1, 1])
+    assert slope.tolist() == pytest.approx([*steep.tolist(), -3.0])
 
 
 def test_shift_and_scale_are_mean_and_deviation() -> None:

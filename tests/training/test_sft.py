@@ -18,7 +18,13 @@ from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import ACTOR_SCHEMA
-from chatllama_pipeline.training.sft.stage import collate_completions, completion_loss_sum, run
+from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.training.sft.stage import (
+    collate_completions,
+    completion_loss_sum,
+    prepare,
+    run,
+)
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)
@@ -136,6 +142,30 @@ def test_a_row_too_long_is_left_out_and_counted(make_spec: MakeSpec, inputs: Any
     assert outcome.rows == 8
     assert outcome.metrics["dropped_too_long"] == 1
     assert "1 training and 0 validation rows are longer than" in outcome.warnings[0]
+
+
+def test_what_ratings_became_is_read_as_often_as_is_set_in_steps_of_its_own(
+    make_spec: MakeSpec, inputs: Any, write_table: Any, tmp_path: Path
+) -> None:
+    rows = [conversation(word, "train") for word in WORDS]
+    rated = {**conversation("india", "train"), "source": "feedback"}
+    too_long = {**rated, "completion": "x" * 99}
+    more = {"feedback": {"weight": 4}}
+    for take, each, steps, read, dropped in (
+        ("none", rows, 12, 8, 0),
+        ("one", [*rows, rated, too_long], 18, 12, 1),
+        # As many as all others are read once, and more add no more than as many steps again.
+        ("many", [*rows, *({**rated, "completion": word} for word in WORDS)], 24, 16, 0),
+        ("more", [*rows, *({**rated, "completion": word} for word in WORDS * 2)], 24, 24, 0),
+    ):
+        table = write_table(tmp_path / take, each, ACTOR_SCHEMA)
+        given = {**inputs, "actor_training_data": table}
+        spec = make_spec("actor_sft", {"actor_config": TRAINING, **more}, given, take)
+        plan, found = prepare(spec, AssistantSettings.of_stage(spec), QUIET)
+        assert (plan.steps, len(found.examples), found.dropped) == (steps, read, dropped), take
+    by_epochs = {"actor_config": {**TRAINING, "max_steps": None, "epochs": 2}, **more}
+    spec = make_spec("actor_sft", by_epochs, given, "epochs")
+    assert prepare(spec, AssistantSettings.of_stage(spec), QUIET)[0].steps == 12
 
 
 def test_rows_that_are_all_too_long_are_an_error(make_spec: MakeSpec, inputs: Any) -> None:

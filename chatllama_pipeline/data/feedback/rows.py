@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from chatllama_pipeline.data.hashes import text_hash
 from chatllama_pipeline.data.near_duplicates import TextIndex, evened, place_of
 from chatllama_pipeline.data.own.rows import THUMB_SCORES, THUMBS
 from chatllama_pipeline.data.splits import Messages, Row
+from chatllama_pipeline.data.tables import SplitRows
 from chatllama_pipeline.records import TABLE_FILE, Split
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import DataSettings
@@ -66,9 +67,9 @@ def _side(first_turn: str, data: DataSettings, test_share: float) -> Split:
 def tables_of(words: Sequence[Placed]) -> dict[str, list[Row]]:
     """File -> rows.
 
-    Every prompt becomes a row of PPO's, a comparison a pair, an edit a pair and a reply to imitate,
-    a thumb a scored reply; neither of two replies is a thumb down for both. Of the thumbs on one
-    prompt those up and those down make pairs, too.
+    Every prompt becomes a row of PPO's, a comparison a pair, an edit a pair, a thumb a scored
+    reply; neither of two replies is a thumb down for both. Of the thumbs on one prompt those up and
+    those down make pairs, too. What people liked is imitated: see `_Talk._liked`.
     """
     talks: dict[str, _Talk] = {}
     for word, split in words:
@@ -116,13 +117,14 @@ class _Talk:
         for chosen, rejected in zip(up, down, strict=False):
             self._prefer(chosen, rejected)
         pair = {"strength": 1.0, "domain": "", **self._shared}
+        liked = self._liked(thumbs)
         return {
             TABLE_FILE: [self._shared],
             PAIRS_FILE: [
                 {**pair, "chosen": chosen, "rejected": rejected}
                 for chosen, rejected in self._pairs.values()
             ],
-            ACTOR_FILE: [{**self._shared, "completion": edited} for edited, _ in self._edited],
+            ACTOR_FILE: [{**self._shared, "completion": text} for text in liked],
             SCORED_FILE: [
                 {**self._shared, "completion": text, "score": THUMB_SCORES[good]}
                 for text, good in thumbs.items()
@@ -132,11 +134,27 @@ class _Talk:
             ],
         }
 
+    def _liked(self, thumbs: Mapping[str, bool]) -> list[str]:
+        """What people wrote, chose or found good, and nobody liked less than another."""
+        written = [edited for edited, _ in self._edited]
+        chosen = [chosen for chosen, _ in self._pairs.values()]
+        up = [text for text, good in thumbs.items() if good]
+        disliked = {rejected for _, rejected in self._pairs.values()}
+        disliked |= {text for text, good in thumbs.items() if not good}
+        return [text for text in dict.fromkeys([*written, *chosen, *up]) if text not in disliked]
 
-def heeded(row: Row, weight: int) -> int:
-    """How often a row is learned from, `weight` times if it came of ratings: they are few beside
-    what there was, and they are about the replies that this assistant gives."""
-    return weight if row["source"] == SOURCE else 1
+
+def heeded(rows: SplitRows, weight: int) -> Iterator[tuple[Row, int]]:
+    """A table's rows, each with how often a training reads it.
+
+    What came of ratings it reads `weight` times, since that is about the replies that this
+    assistant gives, and little. Where it isn't so little it is read less often, so that it doesn't
+    become more than all else.
+    """
+    rated = rows.of_source(SOURCE)
+    often = max(1, min(weight, (len(rows) - rated) // rated)) if rated else 1
+    for row in rows:
+        yield row, often if row["source"] == SOURCE else 1
 
 
 def _ordered(rating: Preference) -> tuple[str, str]:

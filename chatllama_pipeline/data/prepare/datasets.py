@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from chatllama_pipeline.data.checks import (
     Faults,
@@ -21,7 +22,7 @@ from chatllama_pipeline.data.checks import (
     not_empty_check,
     schema_check,
 )
-from chatllama_pipeline.data.feedback.rows import ACTOR_FILE
+from chatllama_pipeline.data.feedback.rows import ACTOR_FILE, SOURCE
 from chatllama_pipeline.data.grammar.rows import read_question
 from chatllama_pipeline.data.prepare.lengths import limits_of
 from chatllama_pipeline.data.prepare.preferences import (
@@ -133,12 +134,16 @@ def _rows_of(table: Path) -> Rows:
     return Rows(lambda: read_batches(table), row_count(table))
 
 
-def _pairs(preference: Path, settings: AssistantSettings, sides: tuple[str, ...]) -> Rows:
-    """The pairs as rows of one reply (of none without `sides`), with their splits."""
+def _pairs(
+    preference: Path, settings: AssistantSettings, sides: tuple[str, ...], but: str = ""
+) -> Rows:
+    """The pairs as rows of one reply (of none without `sides`), with their splits; those of the
+    source `but` left out."""
     path = preference / TABLE_FILE
 
     def batches() -> Iterator[pa.Table]:
         for table in read_batches(path, ["prompt", *sides, "source", "split"]):
+            table = table.filter(pc.not_equal(table["source"], but))
             for side in sides:
                 names = ["completion" if name == side else name for name in table.column_names]
                 others = [other for other in sides if other != side]
@@ -162,11 +167,11 @@ def build_actor_training_data(
     """Write the conversations that the actor imitates, and `actor_training_data.json`.
 
     From pairs come the chosen replies, or both with `data.actor_replies: both`; from `feedback`
-    what people wrote in the place of a reply.
+    what people liked, and of its pairs no more: nobody asks for replies that are disliked.
     """
     sides = ("chosen", "rejected") if settings.data.actor_replies == "both" else ("chosen",)
     sources = [
-        _pairs(preference, settings, sides),
+        _pairs(preference, settings, sides, but=SOURCE),
         _rows_of(synthetic_conversations / TABLE_FILE),
         _rows_of(personal / "actor.parquet"),
         *said_rows(feedback, ACTOR_FILE),

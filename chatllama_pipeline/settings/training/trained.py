@@ -92,7 +92,8 @@ class SupervisedSection(TrainedSection):
     weight_decay: NonNegative = Field(default=0.0, description="AdamW's weight decay")
     epochs: Positive = Field(default=1, description="passes over the training rows")
     max_steps: Positive | None = Field(
-        default=None, description="optimizer steps; wins over epochs"
+        default=None,
+        description="optimizer steps, what ratings add on top; wins over epochs",
     )
     evaluations: Positive = Field(default=8, description="validation passes over the training")
     checkpoint_steps: Positive = Field(

@@ -31,6 +31,18 @@ def centering(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
     return (chosen + rejected) ** 2
 
 
+def score_errors(found: torch.Tensor, score: torch.Tensor, midpoint: torch.Tensor) -> torch.Tensor:
+    """Per reply (found - score)^2, or where `midpoint` isn't NaN the nats of a thumb, each `[S]`.
+
+    A thumb is a choice between the reply and one that is neither good nor bad, by the Bradley-Terry
+    model. A reply that is far enough on its side is pushed no further, and one that a person
+    mistook pulls no harder the farther it is.
+    """
+    middle = midpoint.nan_to_num()
+    thumb = -F.logsigmoid((score - middle).sign() * (found - middle))
+    return torch.where(midpoint.isnan(), (found - score) ** 2, thumb)
+
+
 def win_share(chosen: torch.Tensor, rejected: torch.Tensor) -> float:
     """Share of pairs whose chosen reply has the higher number; a tie counts half. `[P]`, `[P]`."""
     wins = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()

@@ -9,7 +9,8 @@ from typing import Any, overload
 
 import torch
 
-from chatllama_pipeline.data.feedback.rows import heeded
+from chatllama_pipeline.data.feedback.rows import SOURCE, heeded
+from chatllama_pipeline.data.own.rows import THUMB_SCORES
 from chatllama_pipeline.data.spill.rows import SpilledRows
 from chatllama_pipeline.data.tables import SplitRows, as_prompt
 from chatllama_pipeline.models.chat.template import Example
@@ -31,11 +32,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Scored:
-    """A reply with its z-normalised score."""
+    """A reply with its z-normalised score.
+
+    That of a person's thumb is the best or the worst, and `midpoint` lies between them: a thumb
+    says on which side of it the reply is, and not how far. It is None where somebody scored.
+    """
 
     row: Example
     score: float
     source: str = ""
+    midpoint: float | None = None
 
 
 Item = Pair | Scored
@@ -95,35 +101,40 @@ def read_items(
     waiting, too_long = Path(spec.run_folder), 0
     pairs: SpilledRows[Pair] = SpilledRows(waiting)
     rows = SplitRows(spec.inputs["preference_data"], split)
-    for row in counted(f"tokenizes {split} pairs", rows, len(rows), "pairs"):
-        times = heeded(row, weight)
+    often = heeded(rows, weight)
+    for row, count in counted(f"tokenizes {split} pairs", often, len(rows), "pairs"):
         pair = read_pair(encode, row, limit, with_margin=reward.margin == "strength")
         if max(len(pair.chosen.ids), len(pair.rejected.ids)) > limit:
-            too_long += times
+            too_long += 1
             continue
-        for _ in range(times):
+        for _ in range(count):
             pairs.append(pair)
     raw: SpilledRows[Scored] = SpilledRows(waiting)
     rows = SplitRows(spec.inputs["reward_training_data"], split)
-    for row in counted(f"tokenizes scored {split} replies", rows, len(rows), "replies"):
+    often = heeded(rows, weight)
+    for row, count in counted(f"tokenizes scored {split} replies", often, len(rows), "replies"):
         if row["score"] is None:
             continue
-        times = heeded(row, weight)
         example = encode(as_prompt(row["prompt"]), row["completion"], limit)
         if len(example.ids) > limit:
-            too_long += times
+            too_long += 1
             continue
-        for _ in range(times):
+        for _ in range(count):
             raw.append(Scored(example, row["score"], row["source"]))
     return Items(pairs, _normalised(raw, waiting), too_long)
 
 
 def _normalised(raw: SpilledRows[Scored], waiting: Path) -> Sequence[Scored]:
-    """The replies with their scores' mean at 0 and deviation at 1."""
-    shift, scale = shift_and_scale(torch.tensor([each.score for each in raw]))
+    """The replies with their scores on the scale of those that somebody gave, if anybody did: their
+    mean at 0 and their deviation at 1."""
+    given = [each.score for each in raw if each.source != SOURCE]
+    shift, scale = shift_and_scale(torch.tensor(given or [each.score for each in raw]))
+    middle = (sum(THUMB_SCORES.values()) / len(THUMB_SCORES) - shift) / scale
     normal: SpilledRows[Scored] = SpilledRows(waiting)
     for each in raw:
-        normal.append(replace(each, score=(each.score - shift) / scale))
+        score = (each.score - shift) / scale
+        midpoint = middle if each.source == SOURCE else None
+        normal.append(replace(each, score=score, midpoint=midpoint))
     return normal
 
 

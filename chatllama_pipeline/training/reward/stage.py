@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from chatllama_pipeline.data.feedback.rows import SOURCE
 from chatllama_pipeline.data.spill.rows import SpilledRows
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.adapters.lora import add_adapter, trained_share
@@ -40,6 +42,7 @@ from chatllama_pipeline.training.plan import TrainingPlan, begin, decide
 from chatllama_pipeline.training.reward.equations import (
     bradley_terry,
     centering,
+    score_errors,
     shift_and_scale,
     win_share,
 )
@@ -55,7 +58,7 @@ from chatllama_pipeline.training.reward.items import (
 from chatllama_pipeline.training.reward.report import RewardReport, reward_report
 from chatllama_pipeline.training.trainer import Training, save_trained, train
 
-MARGIN, SCORE = "margin", "score"
+MARGIN, SCORE, MIDPOINT = "margin", "score", "midpoint"
 # Mean and deviation of the scores come from an even sample of the training replies of about this
 # size: their standard error is then 2 % of a deviation, and large sets are not read once more.
 NORMALISATION_REPLIES = 2048
@@ -135,7 +138,8 @@ def prepare(
     held_out = read_items(spec, encode, reward, known.before.context, "validation")
     chosen, in_vain = _learned_from(items, reward, spec)
     longest = max(len(row.ids) for row in each_row(chosen))
-    plan = decide(known, {"reward": base}, longest, len(chosen))
+    rated = sum(item.source == SOURCE for item in chosen)
+    plan = decide(known, {"reward": base}, longest, len(chosen), rated)
     rows = Ratings(items, held_out, chosen, in_vain, reads_whole(known.config))
     progress.say(f"{plan.before}; {rows.in_words}")
     progress.say(
@@ -204,18 +208,18 @@ def _left_out(too_long: int, context: int) -> list[str]:
 
 
 def reward_loss_sum(model: Any, batch: dict[str, Any], centering_weight: float) -> torch.Tensor:
-    """Sum over a batch's pairs (Bradley-Terry, centering) and scored replies (squared error).
+    """Sum over a batch's pairs (Bradley-Terry, centering) and scored replies (`score_errors`).
 
     The model's inputs hold P chosen, P rejected, S scored replies, all in one forward;
-    `margin[P]`, `score[S]`.
+    `margin[P]`, `score[S]`, `midpoint[S]` (NaN where a score is no thumb).
     """
-    inputs = {name: value for name, value in batch.items() if name not in (MARGIN, SCORE)}
+    told = (MARGIN, SCORE, MIDPOINT)
+    inputs = {name: value for name, value in batch.items() if name not in told}
     found, pairs = scores(model, inputs), len(batch[MARGIN])
     chosen, rejected, scored = found[:pairs], found[pairs : 2 * pairs], found[2 * pairs :]
     ranking = bradley_terry(chosen, rejected, batch[MARGIN])
     ranking = ranking + centering_weight * centering(chosen, rejected)
-    regression: torch.Tensor = (scored - batch[SCORE]) ** 2
-    return ranking.sum() + regression.sum()
+    return ranking.sum() + score_errors(scored, batch[SCORE], batch[MIDPOINT]).sum()
 
 
 def collate_items(model: Any, items: list[Item], pad_id: int) -> dict[str, Any]:
@@ -226,6 +230,9 @@ def collate_items(model: Any, items: list[Item], pad_id: int) -> dict[str, Any]:
         **score_inputs(model, rows_of([*pairs, *scored]), pad_id),
         MARGIN: torch.tensor([pair.margin for pair in pairs]),
         SCORE: torch.tensor([row.score for row in scored]),
+        MIDPOINT: torch.tensor(
+            [math.nan if row.midpoint is None else row.midpoint for row in scored]
+        ),
         WEIGHT: len(items),
     }
 

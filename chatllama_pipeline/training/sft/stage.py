@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from chatllama_pipeline.data.feedback.rows import SOURCE, heeded
 from chatllama_pipeline.data.spill.rows import SpilledRows
 from chatllama_pipeline.data.tables import SplitRows, as_prompt
 from chatllama_pipeline.errors import DataError
@@ -99,12 +100,12 @@ def prepare(
     require_room(known.config, known.tokenizer, settings.actor_config)
     folders = Path(spec.inputs["actor_training_data"]), Path(spec.run_folder)
     read = partial(_examples, *folders, known.tokenizer, max_length=known.before.context)
-    examples, dropped = read("train")
-    held_out, dropped_held_out = read("validation")
+    examples, dropped, rated = read("train", weight=settings.feedback.weight)
+    held_out, dropped_held_out, _ = read("validation")
     rows = Conversations(examples, held_out, dropped, dropped_held_out)
     progress.say(f"{known.before}; {rows.in_words}")
     longest = max(len(example.ids) for example in chain(examples, held_out))
-    plan = decide(known, {"actor": base}, longest, len(examples))
+    plan = decide(known, {"actor": base}, longest, len(examples), rated)
     told = f"{len(examples)} conversations, longest {longest} tokens"
     progress.say(f"{told}; {plan.fits.description}")
     return plan, rows
@@ -236,17 +237,24 @@ def validate(held_out: Sequence[Example], pad_id: int, model: Any) -> dict[str, 
 
 
 def _examples(
-    folder: Path, waiting: Path, tokenizer: Any, split: Split, max_length: int
-) -> tuple[Sequence[Example], int]:
-    """The split's rows that fit, and how many don't; a completion is never cut. What memory doesn't
-    hold goes to files in `waiting`."""
+    folder: Path, waiting: Path, tokenizer: Any, split: Split, max_length: int, weight: int = 1
+) -> tuple[Sequence[Example], int, int]:
+    """The split's rows that fit, those that came of ratings `weight` times; how many rows don't
+    fit, since a completion is never cut; and how many of the former came of ratings. What memory
+    doesn't hold goes to files in `waiting`."""
     kept: SpilledRows[Example] = SpilledRows(waiting)
+    dropped = rated = 0
     rows = SplitRows(folder, split)
-    for row in counted(f"tokenizes {split} rows", rows, len(rows), "rows"):
+    often = heeded(rows, weight)
+    for row, count in counted(f"tokenizes {split} rows", often, len(rows), "rows"):
         prompt = as_prompt(row["prompt"])
         example = conversation(tokenizer, prompt, row["completion"], max_length)
-        if len(example.ids) <= max_length:
+        if len(example.ids) > max_length:
+            dropped += 1
+            continue
+        for _ in range(count):
             kept.append(example)
+        rated += count if row["source"] == SOURCE else 0
     # A small dataset may have nothing to validate on; nothing to learn from is an error.
     if not kept and split == "train":
         raise DataError(
@@ -254,4 +262,4 @@ def _examples(
             "actor_config.max_sequence_length and the model allow: raise it, take a model that "
             "reads more, or add rows"
         )
-    return kept, len(rows) - len(kept)
+    return kept, dropped, rated
