@@ -17,8 +17,16 @@ from typing import Any
 from chatllama_pipeline.errors import CorruptVersionError, StoreError
 from chatllama_pipeline.progress import MEGABYTE, phase
 
-# Those of which obstore can put under a condition.
-SCHEMES = ("s3", "gs", "az")
+# Those of which obstore can put under a condition, and the variables that say who asks.
+WHO_ASKS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_SERVICE_ACCOUNT, the path of a key's file,",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+# What clouds answer where the bucket itself isn't there.
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+# What they answer whoever may not, where obstore has no error of its own for it.
+NO_RIGHT = ("401 Unauthorized", "403 Forbidden")
 # How long it is tried again where a server doesn't answer.
 PATIENCE: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}
 PART_BYTES = 8 * 2**20
@@ -56,10 +64,10 @@ class Objects:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        scheme = url.partition("://")[0]
-        if scheme not in SCHEMES:
+        self._scheme = url.partition("://")[0]
+        if self._scheme not in WHO_ASKS:
             raise StoreError(
-                f"{url}: a store at a URL stands in a bucket ({', '.join(SCHEMES)}); or name a "
+                f"{url}: a store at a URL stands in a bucket ({', '.join(WHO_ASKS)}); or name a "
                 "local folder"
             )
         try:
@@ -157,14 +165,25 @@ class Objects:
         wanted = list(keys)
         with self._asking("remove objects"):
             for first in range(0, len(wanted), 1000):
-                self._store.delete(wanted[first : first + 1000])
+                some = wanted[first : first + 1000]
+                try:
+                    self._store.delete(some)
+                except FileNotFoundError as error:
+                    # S3 alone says nothing of what isn't there; elsewhere others may stand yet.
+                    self._require_bucket(error)
+                    self._delete_each(some)
+
+    def _delete_each(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                self._store.delete(key)
 
     def _is_ours(self, key: str, data: bytes) -> bool:
         there = self.get(key)
         return there is not None and there.data == data
 
     def _require_bucket(self, error: Exception) -> None:
-        if "NoSuchBucket" in str(error):
+        if any(code in str(error) for code in NO_BUCKET):
             raise StoreError(f"{self.url}: there is no such bucket; make it first") from None
 
     @contextlib.contextmanager
@@ -173,22 +192,30 @@ class Objects:
 
         try:
             yield
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            raise StoreError(
-                f"{self.url}: no right to {what} ({_first_line(error)}); set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY (or those of your cloud) to whom may read, write, list and "
-                "delete there"
-            ) from None
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             raise
         except FileNotFoundError as error:
             self._require_bucket(error)
             raise
         except exceptions.BaseError as error:
+            self._require_bucket(error)
+            if _is_refusal(error):
+                raise StoreError(
+                    f"{self.url}: no right to {what} ({_first_line(error)}); set "
+                    f"{WHO_ASKS[self._scheme]} to whom may read, write, list and delete there"
+                ) from None
             raise StoreError(
                 f"{self.url}: could not {what}: {_first_line(error)}. Nothing half was published; "
                 "run the same again once it answers"
             ) from None
+
+
+def _is_refusal(error: Exception) -> bool:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        return True
+    return any(status in str(error) for status in NO_RIGHT)
 
 
 def _first_line(error: Exception) -> str:
