@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from chatllama_pipeline.launch.jobs import running
+from tests.cluster.losses import Alone
+from tests.cluster.place import Place
 from tests.cluster.ray_nodes import Nodes
 from tests.cluster.slurm import Cluster, absent
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are looked at more often than a cluster of others should be."""
+    monkeypatch.setattr(running, "LOOK_SECONDS", 0.5)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """What one process learns, for all clusters to be held to."""
+    return Alone(tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+# A job that lost its node waits as long as what it was started by is good for.
+AuthInfo=socket={folder}/munge.socket,cred_expire=15
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool_%n
@@ -113,15 +114,29 @@ class Cluster:
         process.wait()
 
     def lose(self, node: str, job: str) -> None:
-        """End a node and all that runs there of a job, as if its machine were gone."""
+        """End a node and all that runs there of a job, as if its machine were gone.
+
+        Nothing of it says another word: the controller finds out by itself.
+        """
+        gone = self._steps(job)
+        for process in gone:
+            process.suspend()
+        below = [child for process in gone for child in process.children(recursive=True)]
+        for process in below:
+            process.suspend()
         self.kill(node)
+        self.wait(lambda: self.said("sinfo", "-h", "-n", node, "-o", "%T").startswith("down"))
+        for process in [*below, *gone]:
+            process.kill()
+
+    def _steps(self, job: str) -> list[psutil.Process]:
+        """The processes by which a node sees to a job."""
+        found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())
-                if line.startswith(f"slurmstepd: [{job}."):
-                    for child in process.children(recursive=True):
-                        child.kill()
-                    process.kill()
+                if " ".join(process.cmdline()).startswith(f"slurmstepd: [{job}."):
+                    found.append(process)
+        return found
 
     def said(self, *command: str) -> str:
         """What one of Slurm's commands prints."""

@@ -12,11 +12,13 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.training.stopping import StopSignals, stopped
 
+COUNTED, WAITS_AFTER = 40, 30
+
 
 def writes(spec: StageSpec, progress: Progress) -> Outcome:
     """Two lines with a pause between, a file, and what it found around it."""
     progress.say("begun")
-    time.sleep(3)
+    time.sleep(1)
     progress.say("done")
     node = os.environ.get("SLURMD_NODENAME") or os.environ.get("NODE", "no node")
     (Path(spec.output) / "made").write_text(node)
@@ -33,22 +35,36 @@ def refuses(spec: StageSpec, progress: Progress) -> Outcome:
 
 
 def counts(spec: StageSpec, progress: Progress) -> Outcome:
-    """A hundred steps of a fifth of a second, which go on where a signal stopped them."""
-    state = Path(spec.run_folder) / "state"
+    """Counts to `COUNTED`, saves each tenth step, and goes on where a signal stopped it.
+
+    In its first life it waits after step `WAITS_AFTER` for what shall befall it: a signal, or the
+    file `go`.
+    """
+    folder = Path(spec.run_folder)
+    state = folder / "state"
     done = int(state.read_text()) if state.exists() else 0
+    first_life = done == 0
     progress.say(f"goes on after step {done}")
     with StopSignals() as signals:
-        while done < 100:
-            time.sleep(0.2)
+        while done < COUNTED:
+            time.sleep(0.05)
+            if signals.received:
+                _save(state, done)
+                raise stopped(signals, f"step {done}", saved=True)
+            if done == WAITS_AFTER and first_life and not (folder / "go").exists():
+                continue
             done += 1
             progress.say(f"step {done}")
             if done % 10 == 0:
-                state.write_text(str(done))
-            if signals.received:
-                state.write_text(str(done))
-                raise stopped(signals, f"step {done}", saved=True)
+                _save(state, done)
     (Path(spec.output) / "made").write_text(str(done))
     return Outcome(rows=done)
+
+
+def _save(state: Path, done: int) -> None:
+    beside = state.with_suffix(".new")
+    beside.write_text(str(done))
+    beside.replace(state)
 
 
 def dies(spec: StageSpec, progress: Progress) -> Outcome:

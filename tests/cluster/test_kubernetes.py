@@ -11,18 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.resume import Trial, make_inputs
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.launch.jobs import running as jobs
 from chatllama_pipeline.launch.kubernetes.wanted import Wanted
-from tests.cluster.losses import assert_same_losses
+from tests.cluster.losses import STAGES, Alone, assert_same_losses
 from tests.cluster.place import Place, when
+from tests.cluster.stages import COUNTED
 from tests.launch.kubernetes.cluster import IMAGE, Cluster
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-STEPS = 20
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +41,6 @@ def kube(pods: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     left = pods.running()
     pods.heal()
     assert left == []
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
 
 
 def wanted(place: Place, nodes: int = 1, **more: object) -> Wanted:
@@ -89,7 +82,7 @@ def test_an_interrupt_has_the_stage_save_and_leaves_no_job(kube: Cluster, place:
     assert saved >= 15
 
     outcome, _ = place.run("counts", wanted(place))
-    assert outcome.rows == 100
+    assert outcome.rows == COUNTED
     assert f"counts: goes on after step {saved}" in place.said
 
 
@@ -98,7 +91,7 @@ def test_a_time_limit_has_the_stage_save_and_another_job_goes_on(
 ) -> None:
     when(lambda: place.heard("step 20"), kube.reach_time_limit)
     outcome, metrics = place.run("counts", wanted(place, time_limit_seconds=3600.0))
-    assert outcome.rows == 100
+    assert outcome.rows == COUNTED
     assert metrics["kubernetes_jobs"] == 2
     assert any("asks for another" in line for line in place.said)
 
@@ -108,7 +101,7 @@ def test_a_node_that_is_drained_has_the_stage_save_and_go_on_elsewhere(
 ) -> None:
     when(lambda: place.heard("step 25"), lambda: kube.drain("n1"))
     outcome, metrics = place.run("counts", wanted(place))
-    assert outcome.rows == 100
+    assert outcome.rows == COUNTED
     assert (metrics["kubernetes_jobs"], metrics["kubernetes_restarts"]) == (1, 1)
     assert metrics["kubernetes_nodes"] == "n2"
     resumed = [line for line in place.said if "goes on after step" in line]
@@ -118,7 +111,7 @@ def test_a_node_that_is_drained_has_the_stage_save_and_go_on_elsewhere(
 def test_a_lost_node_costs_what_was_done_since_the_last_state(kube: Cluster, place: Place) -> None:
     when(lambda: place.heard("step 25"), lambda: kube.lose("n1"))
     outcome, metrics = place.run("counts", wanted(place))
-    assert outcome.rows == 100
+    assert outcome.rows == COUNTED
     assert metrics["kubernetes_restarts"] == 1
     resumed = [line for line in place.said if "goes on after step" in line]
     assert int(resumed[-1].split()[-1]) >= 20
@@ -136,18 +129,17 @@ def test_a_job_that_outlives_its_run_is_found_and_not_started_twice(
         wait_until(lambda: (place.folder / "state").exists())
         first.kill()
     assert kube.running() != []
+    (place.folder / "go").touch()
 
     outcome, metrics = place.run("counts", wanted(place))
-    assert outcome.rows == 100
+    assert outcome.rows == COUNTED
     assert metrics["kubernetes_jobs"] == 1
     assert "takes up job" in place.said[0]
     assert (place.folder / "spec.log").read_text().count("goes on after step") == 1
 
 
-@pytest.mark.parametrize("stage", ["reward_model", "actor_sft", "actor_ppo"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_two_nodes_learn_what_one_process_learns(
-    kube: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stage: str
+    kube: Cluster, tmp_path: Path, alone: Alone, stage: str
 ) -> None:
-    inputs = make_inputs(tmp_path_factory.mktemp("inputs"))
-    asked = wanted(Place(tmp_path), nodes=2)
-    assert_same_losses(Trial(stage, steps=STEPS), inputs, tmp_path, asked)
+    assert_same_losses(alone, stage, tmp_path, wanted(Place(tmp_path), nodes=2))

@@ -12,23 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.resume import Trial, make_inputs
 from chatllama_pipeline.errors import ChildError, DataError, SettingsError
 from chatllama_pipeline.launch.jobs import running as jobs
 from chatllama_pipeline.launch.slurm import commands
 from chatllama_pipeline.launch.slurm.script import Wanted
-from tests.cluster.losses import assert_same_losses
+from tests.cluster.losses import STAGES, Alone, assert_same_losses
 from tests.cluster.place import Place, when
 from tests.cluster.slurm import Cluster
+from tests.cluster.stages import COUNTED
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-STEPS = 20
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
 
 
 def test_a_stage_runs_as_a_job_and_says_what_it_does(slurm: Cluster, place: Place) -> None:
@@ -90,7 +83,7 @@ def test_an_interrupt_has_the_stage_save_and_leaves_no_job(slurm: Cluster, place
     assert saved >= 15
 
     outcome, _ = place.run("counts", Wanted())
-    assert outcome.rows == 100
+    assert outcome.rows == COUNTED
     assert f"counts: goes on after step {saved}" in place.said
 
 
@@ -100,7 +93,7 @@ def test_a_training_that_slurm_stops_goes_on_in_another_job(slurm: Cluster, plac
 
     when(lambda: place.heard("step 20"), stop)
     outcome, metrics = place.run("counts", Wanted())
-    assert outcome.rows == 100
+    assert outcome.rows == COUNTED
     assert metrics["slurm_jobs"] == 2
     assert sum("asks for another" in line for line in place.said) == 1
 
@@ -150,7 +143,7 @@ def test_a_lost_node_costs_what_was_done_since_the_last_state(slurm: Cluster, pl
         for node in ("n1", "n2"):
             if node not in slurm.running:
                 slurm.start_node(node)
-    assert outcome.rows == 100
+    assert outcome.rows == COUNTED
     assert metrics["slurm_restarts"] >= 1
     assert any("goes on after step " in line and "step 0" not in line for line in place.said)
 
@@ -160,9 +153,10 @@ def test_a_controller_that_is_started_again_loses_no_job(slurm: Cluster, place: 
         slurm.kill("slurmctld")
         time.sleep(3)
         slurm.start_controller()
+        (place.folder / "go").touch()
 
     when(lambda: place.heard("step 10"), restart)
-    assert place.run("counts", Wanted())[0].rows == 100
+    assert place.run("counts", Wanted())[0].rows == COUNTED
 
 
 def test_a_node_with_another_version_of_the_project_refuses(
@@ -173,9 +167,8 @@ def test_a_node_with_another_version_of_the_project_refuses(
         place.run("writes", Wanted())
 
 
-@pytest.mark.parametrize("stage", ["reward_model", "actor_sft", "actor_ppo"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_two_nodes_learn_what_one_process_learns(
-    slurm: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stage: str
+    slurm: Cluster, tmp_path: Path, alone: Alone, stage: str
 ) -> None:
-    inputs = make_inputs(tmp_path_factory.mktemp("inputs"))
-    assert_same_losses(Trial(stage, steps=STEPS), inputs, tmp_path, Wanted(nodes=2))
+    assert_same_losses(alone, stage, tmp_path, Wanted(nodes=2))
