@@ -44,6 +44,7 @@ def counts(spec: StageSpec, progress: Progress) -> Outcome:
     state = folder / "state"
     done = int(state.read_text()) if state.exists() else 0
     first_life = done == 0
+    patience = time.monotonic() + 300
     progress.say(f"goes on after step {done}")
     with StopSignals() as signals:
         while done < COUNTED:
@@ -52,6 +53,7 @@ def counts(spec: StageSpec, progress: Progress) -> Outcome:
                 _save(state, done)
                 raise stopped(signals, f"step {done}", saved=True)
             if done == WAITS_AFTER and first_life and not (folder / "go").exists():
+                assert time.monotonic() < patience, "nothing befell it"
                 continue
             done += 1
             progress.say(f"step {done}")

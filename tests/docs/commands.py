@@ -44,9 +44,11 @@ ASSISTANTS = {
 # Programs of others, or of the shell: their options are their makers' to hold.
 OTHERS = {
     "curl",
+    "docker",
     "echo",
     "export",
     "git",
+    "helm",
     "mlflow",
     "openssl",
     "sudo",

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,8 @@ from tests.docs.commands import click_values
 from tests.docs.pages import PAGES as DOCS
 from tests.docs.pages import REPOSITORY
 from tests.pipeline.place import Place
+from tests.ui.postgres import PROGRAMS as POSTGRES
+from tests.ui.postgres import postgres
 from tests.ui.service import free_port, wait_for
 from tests.ui.test_reports import published
 
@@ -177,44 +178,10 @@ def test_what_was_backed_up_and_restored_elsewhere_is_fresh_and_has_its_history(
         assert event.asset_materialization.metadata["version"].value == personal.version
 
 
-POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-
-
 @pytest.fixture
 def database() -> Iterator[str]:
-    """The address of a database in a cluster of the test's own, on a loopback port."""
-    assert POSTGRES is not None
-    # PostgreSQL refuses root, and its own user can't enter root's temporary folders.
-    user = "postgres" if os.geteuid() == 0 else None
-    folder, port = Path(tempfile.mkdtemp(prefix="chatllama_pg_")), free_port()
-    if user:
-        shutil.chown(folder, user)
-
-    def call(program: str, *words: str) -> None:
-        subprocess.run(
-            [str(POSTGRES / program), *words], check=True, user=user, cwd=folder, timeout=120,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    call("initdb", "-D", str(folder / "data"), "-U", "dagster", "-A", "trust", "--no-sync")
-    options = f"-p {port} -k {folder} -h 127.0.0.1 -F"
-    call(
-        "pg_ctl",
-        "-D",
-        str(folder / "data"),
-        "-l",
-        str(folder / "log"),
-        "-o",
-        options,
-        "-w",
-        "start",
-    )
-    try:
-        call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "dagster", "dagster")
-        yield f"postgresql+psycopg2://dagster:none@127.0.0.1:{port}/dagster"
-    finally:
-        call("pg_ctl", "-D", str(folder / "data"), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder)
+    with postgres() as address:
+        yield address
 
 
 @pytest.mark.slow
