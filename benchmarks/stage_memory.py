@@ -3,11 +3,16 @@
     python benchmarks/stage_memory.py                    # 24 M weights, whole and with adapters
     python benchmarks/stage_memory.py --shape smollm     # SmolLM2-135M's shape, with adapters
     python benchmarks/stage_memory.py --plain-malloc     # without mimalloc
+    python benchmarks/stage_memory.py --shape smollm --load     # by two processes, at ZeRO 3
 
 Every stage runs as the pipeline runs it, in a process of its own, on random weights; the plan
 counts what the process had when it was made. Rows are all about `--length` tokens, or, as people's
 are, of many lengths up to it. The plan's ratio to the peak says how far it can be trusted: over 1
 it asks for more than is needed, under 1 for less.
+
+With `--load` two processes load PPO's policy, reference, critic and reward model, each of that size
+and stored as bfloat16, until DeepSpeed has its parts of the two that learn: each process the whole
+of all, or its part alone. The most that a process took is told, as a share of the float32 weights.
 """
 
 from __future__ import annotations
@@ -29,10 +34,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from chatllama_pipeline.launch.allocator import PRELOAD
 from chatllama_pipeline.launch.child import child_environment
+from chatllama_pipeline.machine import own_bytes, peak_bytes
 from chatllama_pipeline.models.bases.scratch import train_tokenizer
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
+from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 
 # Hidden size, feed-forward size, layers, heads, heads of keys and values, vocabulary.
 SHAPES = {
@@ -43,6 +52,7 @@ SHAPES = {
 LENGTHS = (-1.0, 0.7)
 # Holes grow with the first steps.
 RAGGED_STEPS = 8
+ROLES = ("policy", "reference", "critic", "reward")
 WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india"]
 USED = {
     "reward_model": ("reward_base", "preference_data", "reward_training_data"),
@@ -201,6 +211,46 @@ def measure(place: Path, options: argparse.Namespace, *, ragged: bool) -> None:
             )
 
 
+def load_in_two(place: Path, shape: str) -> None:
+    """A line for each process and way of loading."""
+    weights = make_inputs(place, shape, 64, 1)
+    base = place / "actor_base"
+    LlamaForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(base)
+    print(f"{weights / 1e6:.0f} M weights, two processes", flush=True)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for how in ("whole", "parts"):
+        subprocess.run(
+            [*launch, __file__, "--loads", str(base), how],
+            env={**child_environment(1), "DS_ACCELERATOR": "cpu"},
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+def load_as_one_of_two(base: Path, how: str) -> None:
+    """In a process of torchrun's: load the models by PPO's own means, and tell the peak."""
+    import deepspeed
+
+    from chatllama_pipeline.models.memory.sizes import model_size
+    from chatllama_pipeline.training.distributed import sharing
+    from chatllama_pipeline.training.ppo.model import ActorCritic
+    from chatllama_pipeline.training.ppo.roles import load_roles
+
+    zero = {"zero_optimization": {"stage": 3}}
+    shared = sharing(Means(processes=2, here=2, deepspeed=DeepSpeedPlan(zero)))
+    before = own_bytes("cpu")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    roles = load_roles(
+        base, base, base, AssistantSettings(), 0, "cpu", False, shared if how == "parts" else None
+    )
+    module = ActorCritic(roles.policy, roles.critic)
+    deepspeed.initialize(model=module, config={"train_micro_batch_size_per_gpu": 1, **zero})
+    weights = 4 * len(ROLES) * model_size(base).weights
+    shares = [(size - before) / weights for size in (peak_bytes("cpu"), own_bytes("cpu"))]
+    told = "took at most {:.2f} of the weights and kept {:.2f}".format(*shares)
+    print(f"{how}: process {os.environ['RANK']} {told}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="small")
@@ -208,8 +258,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--stages", nargs="+", choices=USED, default=list(USED))
     parser.add_argument("--plain-malloc", action="store_true", help="what mimalloc saves")
+    parser.add_argument("--load", action="store_true", help="what loading takes at ZeRO 3")
+    parser.add_argument("--loads", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     quiet_transformers()
+    if options.loads:
+        load_as_one_of_two(Path(options.loads[0]), options.loads[1])
+        return
+    if options.load:
+        with tempfile.TemporaryDirectory() as place:
+            load_in_two(Path(place), options.shape)
+        return
     for ragged in (False, True):
         with tempfile.TemporaryDirectory() as place:
             measure(Path(place), options, ragged=ragged)
