@@ -19,7 +19,7 @@ from chatllama_pipeline.errors import ChatllamaError, SettingsError
 from chatllama_pipeline.models.adapters.lora import trained_state
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.sharding.loading import Sharing
-from chatllama_pipeline.models.sharding.parts import as_type, is_shared, put, whole
+from chatllama_pipeline.models.sharding.parts import as_type, is_in_parts, is_shared, put, whole
 from chatllama_pipeline.training.batches import Shares
 from chatllama_pipeline.training.builds import builds_root, clear_abandoned_builds
 
@@ -164,6 +164,12 @@ def place_trained(model: Any, means: Means) -> None:
     """Put a model that isn't trained any further where, and as what, its training left it."""
     place(model, means.device)
     if means.zero_stage and means.bfloat16:
+        as_type(model, torch.bfloat16)
+
+
+def narrow_what_is_in_parts(model: Any, accelerator: Accelerator) -> None:
+    """Make a model in parts bfloat16 where DeepSpeed trains so: it leaves it as it finds it."""
+    if by_deepspeed(accelerator) and accelerator.mixed_precision == "bf16" and is_in_parts(model):
         as_type(model, torch.bfloat16)
 
 

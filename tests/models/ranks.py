@@ -1,11 +1,12 @@
 """A process of several that load models in parts: `ranks.py FOLDER [--peak]`, under torchrun.
 
 Writes into FOLDER, as RANK.json, the largest difference of each model from the same loaded whole,
-or what loading a large one takes at most, as a share of its weights.
+or what loading a large one takes at most, and PPO's four of its size, as a share of the weights.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import torch
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     MixtralConfig,
     MixtralForCausalLM,
     PreTrainedModel,
@@ -32,9 +34,10 @@ from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.models.sharding.loading import Sharing
 from chatllama_pipeline.models.sharding.parts import in_turn, is_in_parts, whole
-from chatllama_pipeline.settings import LoraSettings
+from chatllama_pipeline.settings import AssistantSettings, LoraSettings
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.distributed import sharing
+from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 
 SIZES: dict[str, Any] = {
     "vocab_size": 301,  # over two processes, with one left
@@ -49,6 +52,7 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 HOW = Means(processes=2, here=2, deepspeed=DeepSpeedPlan({"zero_optimization": {"stage": 3}}))
+ROLES = ("policy", "reference", "critic", "reward")
 Load = Callable[..., Any]
 
 
@@ -56,7 +60,7 @@ def main(folder: Path, peak: bool) -> None:
     quiet_transformers()
     shared = sharing(HOW)
     assert shared is not None
-    found = {"peak": _peak(folder, shared)} if peak else _differences(folder, shared)
+    found = _peaks(folder, shared) if peak else _differences(folder, shared)
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
@@ -80,7 +84,8 @@ def _differences(folder: Path, shared: Sharing) -> dict[str, float]:
     scorer = folder / "scorer"
     head = load_reward(folder / "tied", torch.float32)
     found["scoring, stored head"] = _difference(_saved(head, scorer), load_reward, shared)
-    return {**found, "adapter": _adapted(folder / "tied", shared)}
+    found["adapter"] = _adapted(folder / "tied", shared)
+    return found | _of_ppo(folder / "tied", scorer, shared)
 
 
 def _t5() -> T5Config:
@@ -135,22 +140,55 @@ def _adapted(folder: Path, shared: Sharing) -> float:
     return float((said[0] - said[1]).abs().max())
 
 
+def _of_ppo(sft: Path, scorer: Path, shared: Sharing) -> dict[str, float]:
+    """The same of the outputs of PPO's roles."""
+    expected, found = _roles(sft, scorer, None), _roles(sft, scorer, shared)
+    apart = {}
+    for role in ROLES:
+        model = getattr(found, role)
+        assert not any(p.numel() for p in model.parameters()), f"{role} is whole"
+        with whole(model.parameters()):
+            said = outputs(model) - outputs(getattr(expected, role))
+        apart[role] = float(said.abs().max())
+    return apart
+
+
+def _roles(sft: Path, scorer: Path, shared: Sharing | None) -> Roles:
+    settings = AssistantSettings()
+    return load_roles(sft, scorer, scorer, settings, 0, "cpu", shared is None, shared)
+
+
 def write_large(folder: Path) -> None:
-    """A model of 250 MB in float32, a quarter of them in one tensor, stored as bfloat16."""
+    """A model of 250 MB in float32, a quarter of them in one tensor, and one that scores.
+
+    Stored as bfloat16.
+    """
     sizes = SIZES | {"vocab_size": 32768, "hidden_size": 512, "intermediate_size": 2048}
     config = LlamaConfig(**sizes | {"num_hidden_layers": 11}, tie_word_embeddings=True)
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder / "large")
+    config.num_labels = 1
+    LlamaForSequenceClassification(config).bfloat16().save_pretrained(folder / "scorer")
 
 
-def _peak(folder: Path, shared: Sharing) -> float:
-    """What loading the model of `write_large` takes at most, as a share of its float32 weights."""
-    path = folder / "large"
-    size = 2 * (path / "model.safetensors").stat().st_size
+def _peaks(folder: Path, shared: Sharing) -> dict[str, float]:
+    """What loading the models of `write_large` takes at most, as a share of float32 weights."""
+    actor, scorer = folder / "large", folder / "scorer"
+    size = 2 * (actor / "model.safetensors").stat().st_size
     _loaded(_tiny(folder), load_actor, shared)  # whatever is imported by the first
     before = own_bytes("cpu")
+    alone = _peak(lambda: _loaded(actor, load_actor, shared)) - before
+    gc.collect()  # what is free now may stay this process's
+    together = _peak(lambda: _roles(actor, scorer, shared)) - before
+    return {"actor": alone / size, "ppo": together / (4 * size)}
+
+
+def _peak(load: Callable[[], object]) -> int:
+    """The most bytes that this process has while it loads."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
-    _loaded(path, load_actor, shared)
-    return (peak_bytes("cpu") - before) / size
+    kept = load()
+    found = peak_bytes("cpu")
+    del kept
+    return found
 
 
 def _tiny(folder: Path) -> Path:

@@ -379,6 +379,26 @@ def test_an_adapter_stands_on_weights_that_processes_share_out(
 
 
 @pytest.mark.parametrize(
+    ("device", "frozen"),
+    [("cpu", {"reference": 1000, "reward": 1000}), ("nvme", {"reference": 4000})],
+)
+def test_models_that_ppo_only_reads_are_shared_out_unless_weights_stand_in_files(
+    folder: Path, device: str, frozen: dict[str, int]
+) -> None:
+    zero = {"stage": 3, "offload_param": {"device": device}}
+    means = Means(processes=4, here=4, deepspeed=DeepSpeedPlan({"zero_optimization": zero}))
+    roles = dict.fromkeys(("policy", "reference", "critic", "reward"), folder)
+    plan = memory_plan("actor_ppo", roles, SETTINGS, means, 10)
+    held = {role: plan.held[f"{role} weights"] for role in roles if f"{role} weights" in plan.held}
+    assert held == {"policy": 1000, "critic": 1000, **frozen}
+    # One model after the other is whole in every process, but the policy and its critic together.
+    both = {"policy weights of others": 3000, "critic weights of others": 3000}
+    assert both.items() <= plan.phases["rollout"].items()
+    assert both.items() <= plan.phases["score pass"].items()
+    assert plan.phases["scoring"]["reward weights of others"] == 3000
+
+
+@pytest.mark.parametrize(
     ("stage", "device", "rest"),
     # At stage 0 DeepSpeed has no part in this, whatever else its file says.
     [(2, "cuda", 4000), (2, "cpu", 12000), (0, "cuda", 12000)],

@@ -13,7 +13,7 @@ from torch import Tensor
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.settings import PpoSettings
 from chatllama_pipeline.settings.training.methods import MethodName
-from chatllama_pipeline.training.ppo.collect import Loop, score_pass
+from chatllama_pipeline.training.ppo.collect import Loop, Written, policy_pass
 from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.parts import PART_COST, alike
@@ -165,10 +165,10 @@ def test_what_models_read_of_short_replies_is_not_padded_to_the_longest(
         Accelerator(), seed=0,
     )  # fmt: skip
     rollout = Rollout(ids[:, prompt:], mask, lengths < longest, torch.zeros(mask.shape))
-    seen = score_pass(loop, *prompts, rollout)
+    said = policy_pass(loop, Written(*prompts, rollout))
     assert sum(read) == needed
     columns = (*prompts, ids[:, prompt:], mask)
     with torch.no_grad():
         whole = module(*columns, settings.temperature, True)
-    for found, expected in ((seen.logp_old, whole.logp), (seen.values_old, whole.values)):
+    for found, expected in ((said.logp, whole.logp), (said.values, whole.values)):
         torch.testing.assert_close(found[mask], expected[mask], rtol=1e-5, atol=1e-5)

@@ -175,6 +175,9 @@ def test_a_method_rolls_out_and_learns_what_one_process_does(
     assert len(samples[0].splitlines()) == len(
         (Path(spec.output) / "samples.jsonl").read_text().splitlines()
     )
+    counts = max(Path(spec.run_folder).glob("state/*/counts.json"))
+    layout = json.loads(counts.read_text())["layout"]
+    assert (layout["processes"], layout["zero_stage"]) == (2, zero_stage or None)
     own, head = (Path(spec.output) / "critic" / file for file in ("config.json", HEAD_FILE))
     assert own.is_file() == (method == "ppo" and trunk == "own")
     assert head.is_file() == (trunk == "shared")

@@ -69,15 +69,19 @@ def reading_phases(
     row = policy.reading(longest, min(reply, longest))
     most = min(ppo.micro_batch_size or share, share)
     rows = rows_at_once(row, most, read_bytes(means.device))
+    trained = gathered["policy"] | gathered.get("critic", {})
     return {
-        "scoring": layers,
-        ROLLOUT: {"caches and logits": replies * policy.writing(prompt, reply)},
-        "score pass": {"logits and layers": rows * row},
+        "scoring": layers | gathered["reward"],
+        ROLLOUT: {"caches and logits": replies * policy.writing(prompt, reply)} | trained,
+        "score pass": {"logits and layers": rows * row} | trained,
     }
 
 
 def _gathered(role: str, folder: Path, means: Means) -> dict[str, int]:
-    """Of a model in parts, what a process has of the others' while it reads by whole weights."""
+    """Of a model in parts, what a process has of the others' while it reads by whole weights.
+
+    PPO reads by its policy and critic, then by the reference, then by the reward model.
+    """
     if means.zero_stage < 3:
         return {}
     weights = model_size(folder).weights

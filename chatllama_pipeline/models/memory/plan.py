@@ -184,10 +184,11 @@ def _held_and_learning(
         trained = _is_trained(role, stage, settings)
         adapted = trained and _has_adapter(role, stage, settings)
         if trained and not adapted:
-            share = _held_of_a_weight(stage, means)
+            share = _held_of_a_weight(means)
             held[f"{role} weights"] = round(size.weights * share.weight)
             held[f"{role} gradients and Adam"] = round(size.weights * share.gradient_and_adam)
-        elif trained and means.zero_stage == 3 and stage != "actor_ppo":
+        elif means.zero_stage == 3 and (trained or (stage == "actor_ppo" and _in_parts(means))):
+            # Each role has its own parts: no base is shared.
             held[f"{role} weights"] = size.weights * FROZEN_BYTES // means.processes
         elif (base := weights_digest(base_folder(folder))) not in shared:
             shared.add(base)
@@ -283,13 +284,18 @@ class Held(NamedTuple):
     gradient_and_adam: float
 
 
-def _held_of_a_weight(stage: str, means: Means) -> Held:
+def _in_parts(means: Means) -> bool:
+    """Whether processes share out what they only read, too."""
+    return means.deepspeed is not None and not means.deepspeed.weights_in_files
+
+
+def _held_of_a_weight(means: Means) -> Held:
     """ZeRO 1 shards Adam's two moments, 2 the gradient too, 3 the weight too.
 
-    Where rows are read by whole weights, `phases` tell of it; PPO has them all the while.
+    Where rows are read by whole weights, `phases` tell of it.
     """
     ranks, level = means.processes, means.zero_stage
-    weight = FROZEN_BYTES / (ranks if level == 3 and stage != "actor_ppo" else 1)
+    weight = FROZEN_BYTES / (ranks if level == 3 else 1)
     gradient = FLOAT_BYTES / (ranks if level >= 2 else 1)
     moments = 2 * FLOAT_BYTES / (ranks if level >= 1 else 1)
     if means.keeps_moments_on_cpu:

@@ -6,9 +6,10 @@ rows, as one process would have made them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +17,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from chatllama_pipeline.models.families.language import response_logits
+from chatllama_pipeline.models.sharding.parts import whole
 from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import Prompt
 from chatllama_pipeline.seeds import stage_seed
@@ -51,7 +53,8 @@ class Task:
 
     `decode` turns B replies' ids into texts; None is the text of one that never came to replying.
     A reply ends at any of `stop_ids` or after `max_new_tokens`. A reward of several `terms` gives a
-    column for each, which the loop brings to one scale and adds up.
+    column for each, which the loop brings to one scale and adds up. `scored_by` is the model that
+    the reward asks, if any.
     """
 
     prompts: Sequence[Prompt]
@@ -62,6 +65,11 @@ class Task:
     pad_id: int
     max_new_tokens: int
     terms: Sequence[Term] = ()
+    scored_by: Any = None
+
+    def paying(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the reward may be asked: the model that it asks is whole in every process."""
+        return whole(() if self.scored_by is None else self.scored_by.parameters())
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,14 @@ class Loop:
     seed: int
 
 
+class Written(NamedTuple):
+    """Replies to B prompts `[B,P]`, left-padded."""
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    rollout: Rollout
+
+
 @dataclass(frozen=True)
 class Seen:
     """What the models said of a rollout before its update, each `[B,T]`."""
@@ -87,6 +103,18 @@ class Seen:
     logp_ref: Tensor
     values_old: Tensor
     entropy: Tensor
+
+
+class Said(NamedTuple):
+    """Of these what those said that learn."""
+
+    logp: Tensor
+    values: Tensor
+    entropy: Tensor
+
+    def beside(self, logp_ref: Tensor) -> Seen:
+        """Together with the reference's word."""
+        return Seen(self.logp, logp_ref, self.values, self.entropy)
 
 
 @dataclass(frozen=True)
@@ -137,18 +165,21 @@ def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
             rollout = _roll_out(loop, ids, mine, iteration)
 
         # 3. Score pass
+        written = Written(prompt_ids[mine], prompt_mask[mine], rollout)
         with watch.phase("score"):
-            seen = score_pass(loop, prompt_ids[mine], prompt_mask[mine], rollout)
+            said = policy_pass(loop, written)
+    with watch.phase("score"):
+        seen = said.beside(reference_pass(loop, written))
 
-        # 4. Rewards
-        with watch.phase("reward"):
-            replies = rollout.reply_ids()
-            read = task.decode(replies)
-            replied = torch.tensor([text is not None for text in read], device=accelerator.device)
-            rollout = rollout._replace(finished=rollout.finished & replied)
-            texts = [text or "" for text in read]
-            given = all_or_none(accelerator, lambda: task.reward(prompts[mine], texts, replies))
-            scores = given.float().to(accelerator.device)
+    # 4. Rewards
+    with watch.phase("reward"), task.paying():
+        replies = rollout.reply_ids()
+        read = task.decode(replies)
+        replied = torch.tensor([text is not None for text in read], device=accelerator.device)
+        rollout = rollout._replace(finished=rollout.finished & replied)
+        texts = [text or "" for text in read]
+        given = all_or_none(accelerator, lambda: task.reward(prompts[mine], texts, replies))
+        scores = given.float().to(accelerator.device)
     with watch.phase("gather"):
         return Collected(
             prompts,
@@ -161,7 +192,7 @@ def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
         )
 
 
-def answers(loop: Loop, prompt_ids: Sequence[list[int]]) -> Answers:
+def attempt(loop: Loop, prompt_ids: Sequence[list[int]]) -> tuple[Written, Said]:
     """The policy's replies to prompts that it doesn't learn from, by one process alone.
 
     It must have whole weights. The chances are the same each time, so that what differs from one
@@ -182,10 +213,17 @@ def answers(loop: Loop, prompt_ids: Sequence[list[int]]) -> Answers:
             generator=generator,
         )
     ids, mask = (columns.to(device) for columns in pad_left(prompt_ids, task.pad_id))
-    seen = score_pass(loop, ids, mask, rollout)
+    written = Written(ids, mask, rollout)
+    return written, policy_pass(loop, written)
+
+
+def answers(loop: Loop, written: Written, said: Said) -> Answers:
+    """An `attempt` beside the reference, which the process that made it must have whole."""
+    rollout, decode = written.rollout, loop.task.decode
+    seen = said.beside(_reference_reads(loop, written))
     kl = torch.where(rollout.action_mask, equations.k1(seen.logp_old, seen.logp_ref), 0.0).sum(1)
     replies = rollout.reply_ids()
-    read = task.decode(replies)
+    read = decode(replies)
     ended = zip(rollout.finished.tolist(), read, strict=True)
     return Answers(
         texts=[text or "" for text in read],
@@ -213,29 +251,59 @@ def _roll_out(loop: Loop, prompt_ids: list[list[int]], share: slice, iteration: 
         )
 
 
+def policy_pass(loop: Loop, written: Written) -> Said:
+    """What actor and critic, which must be whole, say of a rollout."""
+    temperature = loop.settings.temperature
+
+    def read(
+        prompt_ids: Tensor, prompt_mask: Tensor, response: Tensor, action_mask: Tensor
+    ) -> tuple[Tensor, ...]:
+        columns = (prompt_ids, prompt_mask, response, action_mask)
+        # Not by a call, where DeepSpeed's hook has processes wait that read more or fewer parts.
+        scores = loop.models.forward(*columns, temperature, with_entropy=True)
+        assert scores.entropy is not None
+        return scores.logp, scores.values, scores.entropy
+
+    return Said(*_rows_alike(loop, written, read))
+
+
+def reference_pass(loop: Loop, written: Written) -> Tensor:
+    """The reference's log-probabilities of a rollout, `[B,T]`; all processes take part."""
+    with whole(loop.reference.parameters()):
+        return _reference_reads(loop, written)
+
+
+def _reference_reads(loop: Loop, written: Written) -> Tensor:
+    temperature = loop.settings.temperature
+
+    def read(*columns: Tensor) -> tuple[Tensor, ...]:
+        logits = response_logits(loop.reference, *columns, temperature=temperature)
+        return (equations.token_logp(logits, columns[2]),)
+
+    (logp,) = _rows_alike(loop, written, read)
+    return logp
+
+
 @torch.no_grad()
-def score_pass(loop: Loop, prompt_ids: Tensor, prompt_mask: Tensor, rollout: Rollout) -> Seen:
-    """Actor, reference and critic on a rollout, rows of like length at once; 0 behind a part."""
-    response, temperature = rollout.response, loop.settings.temperature
+def _rows_alike(
+    loop: Loop, written: Written, read: Callable[..., tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """What `read` says of a rollout, rows of like length at once; 0 behind a part."""
+    (prompt_ids, prompt_mask, rollout), response = written, written.rollout.response
     most = rows_at_most(loop.models.actor, prompt_ids, response, loop.settings.micro_batch_size)
     parts = alike(prompt_mask, rollout.action_mask, most)
-    seen: list[tuple[Tensor, ...]] = []
+    said: list[tuple[Tensor, ...]] = []
     for rows in counted("reads what was written", parts, len(parts), "parts"):
         prompt = prompt_mask[rows].any(0)
         width = int(rollout.action_mask[rows].sum(1).max())
-        replies = response[rows, :width]
-        columns = (
-            prompt_ids[rows][:, prompt], prompt_mask[rows][:, prompt],
-            replies, rollout.action_mask[rows, :width],
-        )  # fmt: skip
         with loop.accelerator.autocast():
-            scores = loop.models(*columns, temperature, True)
-            logits = response_logits(loop.reference, *columns, temperature=temperature)
-        logp_ref = equations.token_logp(logits, replies)
-        found = (scores.logp, logp_ref, scores.values, scores.entropy)
-        seen.append(tuple(widened(column, response.shape[1], 0) for column in found))
+            found = read(
+                prompt_ids[rows][:, prompt], prompt_mask[rows][:, prompt],
+                response[rows, :width], rollout.action_mask[rows, :width],
+            )  # fmt: skip
+        said.append(tuple(widened(column, response.shape[1], 0) for column in found))
     inverse = torch.cat(parts).argsort()
-    return Seen(*(torch.cat(column)[inverse] for column in zip(*seen, strict=True)))
+    return tuple(torch.cat(column)[inverse] for column in zip(*said, strict=True))
 
 
 def _rollout_of_all(accelerator: Accelerator, mine: Rollout, pad_id: int) -> Rollout:

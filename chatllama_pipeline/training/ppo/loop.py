@@ -14,13 +14,29 @@ import torch
 from accelerate import Accelerator
 
 from chatllama_pipeline.errors import ChatllamaError, DataError, ProviderError
+from chatllama_pipeline.models.sharding.parts import whole
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
-from chatllama_pipeline.training.distributed import agree, by_one, load_whole, whole_weights
+from chatllama_pipeline.training.distributed import (
+    agree,
+    by_one,
+    load_whole,
+    narrow_what_is_in_parts,
+    whole_weights,
+)
 from chatllama_pipeline.training.guards import Collapse, Guard
 from chatllama_pipeline.training.ppo import equations
-from chatllama_pipeline.training.ppo.collect import Collected, Loop, Task, answers, collect
+from chatllama_pipeline.training.ppo.collect import (
+    Collected,
+    Loop,
+    Said,
+    Task,
+    Written,
+    answers,
+    attempt,
+    collect,
+)
 from chatllama_pipeline.training.ppo.equations import KlController
 from chatllama_pipeline.training.ppo.log import SAMPLED_APART, PpoLog, Stopwatch, rollout_figures
 from chatllama_pipeline.training.ppo.methods import METHODS, Judged, Method
@@ -37,7 +53,7 @@ from chatllama_pipeline.training.resume.state import States
 from chatllama_pipeline.training.stopping import StopSignals, stopped
 from chatllama_pipeline.training.terms.weighing import Earned, Scales
 from chatllama_pipeline.training.trackers import Trackers
-from chatllama_pipeline.training.watching.looks import WATCHED, Watched
+from chatllama_pipeline.training.watching.looks import WATCHED, Answers, Look, Watched
 from chatllama_pipeline.training.watching.watch import Watch
 
 ADAM_EPS = 1e-5
@@ -116,10 +132,12 @@ def train(
         load_whole(module, snapshot.weights())
     if states is not None and accelerator.is_main_process:
         bring_back_best(snapshot, states.run_folder)
+    narrow_what_is_in_parts(module, accelerator)
     prepared, optimizer = accelerator.prepare(module, make_optimizer(module, settings))
     prepared.eval()
     # DeepSpeed's bfloat16 holds weights of that type: the reference reads as the policy does.
     reference = reference.to(accelerator.device, next(module.parameters()).dtype).eval()
+    narrow_what_is_in_parts(reference, accelerator)
     loop = Loop(module, prepared, reference, optimizer, task, settings, method, accelerator, seed)
     engine = Engine(accelerator, module, prepared, optimizer, layout)
     if snapshot is not None:
@@ -222,8 +240,8 @@ def _look(
     if not watch.is_due(done, last=_is_over(state, loop.settings)):
         return
     try:
-        with state.stopwatch.phase("watch"), whole_weights(loop.prepared):
-            look = by_one(loop.accelerator, lambda: watch.look(done, answers(loop, watch.ids)))
+        with state.stopwatch.phase("watch"):
+            look = _one_looks(loop, watch, done)
     except (DataError, ProviderError) as error:
         keeper.leave(state, error)
     pay = watch.pay_by(state.scales)
@@ -236,6 +254,18 @@ def _look(
     progress.say(f"{watch.name} looked after iteration {done}: {told}")
     if watched.stopped is not None:
         progress.say(f"training ends: {watched.stopped}")
+
+
+def _one_looks(loop: Loop, watch: Watch, done: int) -> Look:
+    """One process looks for all; what it reads with is whole in all of them, each in its turn."""
+    accelerator, attempts = loop.accelerator, list[tuple[Written, Said]]()
+    told = list[Answers]()
+    with whole_weights(loop.prepared):
+        by_one(accelerator, lambda: attempts.append(attempt(loop, watch.ids)))
+    with whole(loop.reference.parameters()):
+        by_one(accelerator, lambda: told.append(answers(loop, *attempts[0])))
+    with loop.task.paying():
+        return by_one(accelerator, lambda: watch.look(done, told[0]))
 
 
 def _iterate(loop: Loop, state: Training, keeper: Keeper) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.families.language import response_logits, response_states
 from chatllama_pipeline.models.heads import SCORE_SCALE, SCORE_SHIFT, response_values
+from chatllama_pipeline.models.sharding.parts import in_turn
 from chatllama_pipeline.training.ppo.equations import entropy, token_logp
 
 
@@ -50,7 +51,7 @@ def head_on(actor: Any) -> ValueHead:
     """
     token = torch.ones(1, 1, dtype=torch.long, device=actor.device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), in_turn(actor):
             _, states = response_states(
                 actor, token, token == 1, token, token == 1, temperature=1.0
             )

@@ -25,6 +25,7 @@ from chatllama_pipeline.models.adapters.lora import (
 from chatllama_pipeline.models.adapters.targets import head_names
 from chatllama_pipeline.models.heads import draw_head, load_actor, load_reward, scoring_class
 from chatllama_pipeline.models.loading import load_config
+from chatllama_pipeline.models.sharding.loading import Sharing, unless_adapted
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.layout import base_folder, has_adapter, weights_digest
@@ -67,15 +68,17 @@ def load_roles(
     seed: int,
     device: torch.device | str,
     share: bool = True,
+    sharing: Sharing | None = None,
 ) -> Roles:
     """Load the roles from version folders; `critic_start` is one of the first two, if any.
 
     The policy continues the SFT adapter, the reference is that adapter frozen (the plain SFT
     weights where SFT trained none), the reward model keeps the adapter it was trained with. The
     critic continues the adapter of the model it starts from, or is a fresh head on the policy.
-    Without adapters every role has weights of its own; so it has without `share`.
+    Without adapters every role has weights of its own; so it has without `share`. By `sharing` each
+    process loads its part of each.
     """
-    bases = Bases(device, share)
+    bases = Bases(device, share, sharing)
     reference = bases.language("reference", sft)
     if settings.policy_has_adapter:
         policy = bases.language("policy", sft)
@@ -84,7 +87,8 @@ def load_roles(
             add_adapter(policy, lora, "actor_config", sft, stage_seed(seed, "policy adapter"))
         set_trainable(policy)
     else:
-        policy = bases.own("policy", merge_adapter(load_actor(sft, torch.float32)))
+        loaded = load_actor(sft, torch.float32, unless_adapted(sft, sharing))
+        policy = bases.own("policy", merge_adapter(loaded))
     critic = head_on(policy) if settings.has_shared_trunk else None
     if critic_start is not None:
         critic = _critic(bases, critic_start, settings, seed)
@@ -96,7 +100,9 @@ def load_roles(
 
 def _critic(bases: Bases, start: Path, settings: AssistantSettings, seed: int) -> Any:
     if not settings.critic_has_adapter:
-        return bases.own("critic", merge_adapter(load_critic(start, stage_seed(seed, "critic"))))
+        sharing = unless_adapted(start, bases.sharing)
+        loaded = load_critic(start, stage_seed(seed, "critic"), sharing)
+        return bases.own("critic", merge_adapter(loaded))
     critic = bases.scoring("critic", start, stage_seed(seed, "critic"))
     if not has_adapter(start):
         drawn_from = stage_seed(seed, "critic adapter")
@@ -105,11 +111,11 @@ def _critic(bases: Bases, start: Path, settings: AssistantSettings, seed: int) -
     return critic
 
 
-def load_critic(folder: Path | str, seed: int) -> Any:
+def load_critic(folder: Path | str, seed: int, sharing: Sharing | None = None) -> Any:
     """The scoring model in `folder`; a plain language model gets a fresh head drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return load_reward(folder, torch.float32)
+        return load_reward(folder, torch.float32, sharing)
 
 
 @dataclass
@@ -118,6 +124,7 @@ class Bases:
 
     device: torch.device | str
     share: bool = True
+    sharing: Sharing | None = None
     models: dict[str, Any] = field(default_factory=dict)
     users: dict[str, list[str]] = field(default_factory=dict)
 
@@ -131,7 +138,7 @@ class Bases:
         base = base_folder(folder)
         key = weights_digest(base) if self.share else role
         if key not in self.models:
-            self.models[key] = self._frozen(load_actor(base, torch.float32))
+            self.models[key] = self._frozen(load_actor(base, torch.float32, self.sharing))
         self.users.setdefault(key, []).append(role)
         model = shared_copy(self.models[key])
         if has_adapter(folder):
@@ -148,8 +155,10 @@ class Bases:
         if model is None:
             key = f"{key} scoring"
             if key not in self.models:
-                self.models[key] = self._frozen(load_critic(base, seed))
-            model = shared_copy(self.models[key], own=head_names(self.models[key]))
+                self.models[key] = self._frozen(load_critic(base, seed, self.sharing))
+            beneath = self.models[key]
+            # A head of its own for each role, where several stand on it.
+            model = shared_copy(beneath, own=head_names(beneath) if self.share else ())
         self.users.setdefault(key, []).append(role)
         if has_adapter(folder):
             load_adapter(model, folder)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DeepSpeedPlugin
+from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 from safetensors.torch import save_file
+from transformers.integrations import unset_hf_deepspeed_config
 
 from chatllama_pipeline.models.adapters.lora import save_model, trained_state
 from chatllama_pipeline.models.chat.replies import reply_texts
@@ -19,6 +20,7 @@ from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.memory.efficiency import make_efficient
 from chatllama_pipeline.models.memory.plan import MemoryPlan
 from chatllama_pipeline.models.quiet import quiet_transformers
+from chatllama_pipeline.models.sharding.parts import whole
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings, PpoSettings
@@ -28,6 +30,7 @@ from chatllama_pipeline.training.distributed import (
     once_for_all,
     prepare_processes,
     rank,
+    sharing,
 )
 from chatllama_pipeline.training.plan import TrainingPlan
 from chatllama_pipeline.training.ppo.collect import Task
@@ -77,7 +80,7 @@ def _improve(
     accelerator = make_accelerator(plan)
     roles = load_roles(
         plan.folders["policy"], plan.folders["reward"], plan.folders.get("critic"), plan.settings,
-        plan.seed, accelerator.device, share=plan.means.zero_stage < 3,
+        plan.seed, accelerator.device, plan.means.zero_stage < 3, sharing(plan.means),
     )  # fmt: skip
     if any(len(group) > 1 for group in roles.sharing):
         progress.say(roles.in_words)
@@ -86,14 +89,16 @@ def _improve(
         make_efficient(model, ppo, plan.section_name, plan.memory.checkpointing)
     reward = RewardScorer(plan.folders["reward"], model=roles.reward)
     rounds = plan.means.bfloat16
-    scorer = in_bfloat16(reward, prompts.messages, progress) if rounds else reward
+    with whole(roles.reward.parameters()):
+        scorer = in_bfloat16(reward, prompts.messages, progress) if rounds else reward
     stops = end_ids(stop_ids(tokenizer), roles.policy)
     task = _task(prompts, tokenizer, stops, scorer, settings.actor_config)
-    task = paid_by(task, asking, scorer, accelerator)
+    task = replace(paid_by(task, asking, scorer, accelerator), scored_by=roles.reward)
     paid = partial(asking.paid, scorer=scorer)
-    cheats = by_one(
-        accelerator, lambda: try_reward(spec.inputs, settings, tokenizer, paid, progress)
-    )
+    with task.paying():
+        cheats = by_one(
+            accelerator, lambda: try_reward(spec.inputs, settings, tokenizer, paid, progress)
+        )
     watch = _watch(plan, prompts, gate, paid, progress)
     training = _learn(module, roles, task, plan, accelerator, progress, watch)
     if training.guard.passed:
@@ -221,11 +226,18 @@ def make_accelerator(plan: TrainingPlan) -> Accelerator:
     # the gradients by the number of micro-batches too.
     single = replace(shares, batch_size=shares.micro_batch_size * shares.ranks)
     config = deepspeed_settings(means, single, plan.section.max_grad_norm)
-    return Accelerator(
-        cpu=means.device == "cpu" and (torch.cuda.is_available() or shares.ranks > 1),
+    on_cpu = means.device == "cpu" and (torch.cuda.is_available() or shares.ranks > 1)
+    if on_cpu:
+        PartialState(cpu=True)
+    accelerator = Accelerator(
+        # Told of a CPU here too, accelerate would do without DeepSpeed.
+        cpu=on_cpu and not config,
         mixed_precision="bf16" if means.bfloat16 else "no",
         deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=config) if config else None,
     )
+    # By the plugin transformers would share out whatever it loads, though it be wanted whole.
+    unset_hf_deepspeed_config()
+    return accelerator
 
 
 def finite_loss(training: Training, ppo: PpoSettings, has_critic: bool) -> Check:
