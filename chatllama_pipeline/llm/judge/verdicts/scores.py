@@ -54,8 +54,11 @@ _DIGITS = r"(?P<digits>\d{1,4}(?:[.,]\d{1,2})?)(?!\d|[.,]\d|-?[\p{Latin}\p{Cyril
 _SCALE = r"\s*/\s*5(?:[.,]0+)?(?![\d%]|[.,]\d)"
 _UNIT = rf"(?:\s*(?:{words.UNITS}){END})"
 _OR = rf"\s*(?:{words.OR})\s*(?:(?:an?|eine?|une?|un)\s+)?\d"
+_TAKEN_BACK = (
+    rf"[\s.,;:!…–—-]*{EDGE}(?:(?:{words.TAKES_BACK}){END}\s*)+[.,;:!…，、。–—-][^\n]{{0,30}}\d"
+)
 _FIRM = (
-    rf"(?!\s*(?:[/%?]|{words.HEDGES_AFTER})|{_OR}|\s+\d/\d|"
+    rf"(?!\s*(?:[/%?]|{words.HEDGES_AFTER})|{_OR}|{_TAKEN_BACK}|\s+\d/\d|"
     rf"\s*[,;(]?\s*{EDGE}(?:{words.HEDGES}){END})"
 )
 _NUMBER = rf"{_SIGN}{_DIGITS}(?P<scale>{_SCALE})?{_UNIT}?{_FIRM}"
@@ -108,7 +111,9 @@ _GIVEN_AFTER = regex.compile(
 # More are no verdict, whatever they say.
 _MOST_FOUND = 50
 _FINAL = regex.compile(rf"{EDGE}(?:{words.FINAL})", _FLAGS)
-_SEVERAL = regex.compile(rf"\d{_OR}|\d\s*(?:{words.HEDGES_AFTER})|\bhalf\b|\u2044", _FLAGS)
+_SEVERAL = regex.compile(
+    rf"\d{_OR}|\d{_TAKEN_BACK}|\d\s*(?:{words.HEDGES_AFTER})|\bhalf\b|\u2044", _FLAGS
+)
 _HEDGED = regex.compile(rf"{EDGE}(?:{words.HEDGES}){END}|\d\s*\?", _FLAGS)
 _KEYS = tuple(
     first + key

@@ -68,6 +68,12 @@ HEDGES = (
     r"शायद|लगभग|संभवतः|ربما|تقريبا|حوالي"
 )
 HEDGES_AFTER = r"and a half|et demie?|y medi[oa]|⁄|左右|くらい|ぐらい|程度|かもしれ|かな|吧"
+# Behind a score, with a sign behind them and another number after that: the score is taken back.
+TAKES_BACK = (
+    r"no|nope|wait|hmm+|actually|sorry|correction|(?:or )?rather|scratch that|"
+    r"nein|moment|doch|vielmehr|korrektur|non|plutôt|pardon|perdón|mejor dicho|"
+    r"нет|вернее|точнее|不|不对|不對|更正|いや|いいえ|訂正|नहीं|لا|بل"
+)
 # A sentence with one of these tells what others say or want, or what would be if.
 TOLD = (
     r"says?|said|claims?|contains?|includes?|asks?|tells?|told|demands?|orders?|wants?|insists?|"
@@ -134,11 +140,12 @@ GIVES_AFTER = (
 )
 # What else may end a statement.
 CLOSINGS = rf"{GIVES_AFTER}|です|でした|だ|है|हैं|geben|vergeben"
+# German's "null" is not among them: a judge that says no more says JSON's nothing.
 NUMBER_WORDS: dict[str, float] = {
     word: float(value)
     for value, words in enumerate(
         [
-            "zero null zéro cero ноль 零 शून्य صفر",
+            "zero zéro cero ноль 零 शून्य صفر",
             "one eins eine un une uno una один 一 एक واحد",
             "two zwei deux dos два 二 两 दो اثنان",
             "three drei trois tres три 三 तीन ثلاثة",
