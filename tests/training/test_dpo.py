@@ -18,10 +18,15 @@ from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA
-from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.training.dpo.equations import PairNats, losses, margins
+from chatllama_pipeline.settings import AssistantSettings, DpoSettings
+from chatllama_pipeline.training.dpo.equations import (
+    PairNats,
+    imitation_losses,
+    losses,
+    margins,
+)
 from chatllama_pipeline.training.dpo.pairs import DpoPair, all_nats, collate_pairs, pair_nats
-from chatllama_pipeline.training.dpo.stage import run
+from chatllama_pipeline.training.dpo.stage import dpo_loss_sum, run
 from tests.training.kills import assert_same_when_killed
 
 MakeSpec = Callable[..., StageSpec]
@@ -98,6 +103,28 @@ def test_the_gradient_is_that_of_the_paper() -> None:
         assert chosen.grad is not None and rejected.grad is not None
         assert chosen.grad[i].item() == pytest.approx(-0.5 * wrong, rel=1e-12)
         assert rejected.grad[i].item() == pytest.approx(0.5 * wrong, rel=1e-12)
+
+
+def test_imitating_the_chosen_reply_costs_its_nats_a_token() -> None:
+    chosen = torch.tensor([-6.0, -1.0], dtype=torch.float64)
+    assert imitation_losses(chosen, torch.tensor([4, 2])).tolist() == [1.5, 0.5]
+    # A reply behind three tokens of a prompt, its end among its own three.
+    assert DpoPair(Example([3, 40, 4, 50, 51, 1], 3), Example([3, 1], 1)).chosen_tokens == 3
+
+
+def test_rpo_alpha_adds_what_sft_would_lose_by_the_chosen_replies(tiny_base_folder: Path) -> None:
+    model = load_actor(tiny_base_folder, torch.float32)
+    pairs = [
+        DpoPair(Example([3, 40, 41, 4, 50, 51, 1], 4), Example([3, 40, 41, 4, 60, 1], 4), -9.0, -8),
+        DpoPair(Example([3, 4, 1], 2), Example([3, 4, 70, 71, 72, 73, 1], 2), -5.0, -20.0),
+    ]
+    batch = collate_pairs(pairs, pad_id=0)
+    del batch["weight"]
+    plain, added = (
+        dpo_loss_sum(model, batch, DpoSettings(rpo_alpha=alpha)).item() for alpha in (0.0, 0.5)
+    )
+    chosen = pair_nats(model, batch).chosen.tolist()
+    assert added - plain == pytest.approx(0.5 * -(chosen[0] / 3 + chosen[1] / 1), rel=1e-4)
 
 
 def test_a_reply_s_nats_are_of_its_own_tokens_whatever_stands_beside_it(

@@ -47,7 +47,7 @@ IMPROVEMENT = (
     *WATCH,
     *REWARDS,
     *CHEATS,
-    *keys("dpo_config", "beta label_smoothing " + METHOD),
+    *keys("dpo_config", "beta label_smoothing rpo_alpha " + METHOD),
     *keys("kto_config", "beta desirable_weight undesirable_weight " + METHOD),
     *keys("best_of_n_config", "replies_per_prompt prompts temperature " + METHOD),
 )

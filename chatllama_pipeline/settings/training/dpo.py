@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from chatllama_pipeline.settings.section import Positive, PositiveFloat, Rate, Share
+from chatllama_pipeline.settings.section import NonNegative, Positive, PositiveFloat, Rate, Share
 from chatllama_pipeline.settings.training.trained import SupervisedSection
 
 
@@ -21,6 +21,11 @@ class DpoSettings(SupervisedSection):
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         default=0.0, description="share of the pairs that are taken to be labelled the wrong way"
+    )
+    rpo_alpha: NonNegative = Field(
+        default=0.0,
+        description="weight of what SFT would lose by the chosen reply, in nats a token, beside "
+        "DPO's loss: keeps chosen replies likely, and replies ended",
     )
     batch_size: Positive = Field(default=8, description="pairs per step")
     lr: Rate = Field(default=1e-6, description="highest learning rate of AdamW")

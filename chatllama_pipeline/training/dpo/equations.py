@@ -31,3 +31,12 @@ def losses(margin: Tensor, *, label_smoothing: float) -> Tensor:
     """
     right, wrong = F.logsigmoid(margin), F.logsigmoid(-margin)
     return -(1 - label_smoothing) * right - label_smoothing * wrong
+
+
+def imitation_losses(chosen: Tensor, tokens: Tensor) -> Tensor:
+    """What SFT would lose by each chosen reply, in nats a token, `[P]`.
+
+    Of a pair both replies may become unlikely, and a third one that nobody chose likely; with this
+    added, the chosen one doesn't (Pang et al., 2024, iterative reasoning preference optimisation).
+    """
+    return -chosen / tokens

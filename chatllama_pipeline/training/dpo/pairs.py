@@ -22,6 +22,7 @@ from chatllama_pipeline.training.reward.items import read_pair
 from chatllama_pipeline.training.sft.stage import collate_completions
 
 CHOSEN, REJECTED = "reference_chosen", "reference_rejected"
+TOKENS = "chosen_tokens"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class DpoPair:
     @property
     def longest(self) -> int:
         return max(len(self.chosen.ids), len(self.rejected.ids))
+
+    @property
+    def chosen_tokens(self) -> int:
+        """Tokens of the chosen reply, its end among them."""
+        return len(self.chosen.ids) - self.chosen.prompt_length
 
 
 def read_pairs(
@@ -61,6 +67,7 @@ def collate_pairs(pairs: Sequence[DpoPair], pad_id: int) -> dict[str, Any]:
     return batch | {
         CHOSEN: torch.tensor([pair.reference_chosen for pair in pairs]),
         REJECTED: torch.tensor([pair.reference_rejected for pair in pairs]),
+        TOKENS: torch.tensor([pair.chosen_tokens for pair in pairs]),
         WEIGHT: len(pairs),
     }
 

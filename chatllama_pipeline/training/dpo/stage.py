@@ -14,10 +14,16 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings, DpoSettings
 from chatllama_pipeline.training.course import Task
-from chatllama_pipeline.training.dpo.equations import PairNats, losses, margins
+from chatllama_pipeline.training.dpo.equations import (
+    PairNats,
+    imitation_losses,
+    losses,
+    margins,
+)
 from chatllama_pipeline.training.dpo.pairs import (
     CHOSEN,
     REJECTED,
+    TOKENS,
     DpoPair,
     all_nats,
     collate_pairs,
@@ -71,9 +77,17 @@ def _task(
 
 def dpo_loss_sum(model: Any, batch: dict[str, Any], dpo: DpoSettings) -> torch.Tensor:
     """Sum of the losses of a batch of `collate_pairs`."""
-    reference = PairNats(batch[CHOSEN], batch[REJECTED])
-    margin = margins(pair_nats(model, batch), reference, beta=dpo.beta)
-    return losses(margin, label_smoothing=dpo.label_smoothing).sum()
+    said = pair_nats(model, batch)
+    margin = margins(said, PairNats(batch[CHOSEN], batch[REJECTED]), beta=dpo.beta)
+    return _losses(margin, said, batch[TOKENS], dpo).sum()
+
+
+def _losses(
+    margin: torch.Tensor, said: PairNats, tokens: torch.Tensor, dpo: DpoSettings
+) -> torch.Tensor:
+    """DPO's loss of each pair, and what imitating the chosen reply adds, `[P]`."""
+    found = losses(margin, label_smoothing=dpo.label_smoothing)
+    return found + dpo.rpo_alpha * imitation_losses(said.chosen, tokens)
 
 
 def _validate(
@@ -88,7 +102,8 @@ def _validate(
     )
     said = all_nats(model, held_out, pad_id, "validates on")
     margin = margins(said, reference, beta=dpo.beta)
-    found = losses(margin, label_smoothing=dpo.label_smoothing)
+    tokens = torch.tensor([pair.chosen_tokens for pair in held_out])
+    found = _losses(margin, said, tokens, dpo)
     return {
         "validation_loss": float(found.mean()),
         "validation_accuracy": win_share(margin, torch.zeros_like(margin)),
