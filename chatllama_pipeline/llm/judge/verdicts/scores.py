@@ -54,9 +54,8 @@ _DIGITS = r"(?P<digits>\d{1,4}(?:[.,]\d{1,2})?)(?!\d|[.,]\d|-?[\p{Latin}\p{Cyril
 _SCALE = r"\s*/\s*5(?:[.,]0+)?(?![\d%]|[.,]\d)"
 _UNIT = rf"(?:\s*(?:{words.UNITS}){END})"
 _OR = rf"\s*(?:{words.OR})\s*(?:(?:an?|eine?|une?|un)\s+)?\d"
-_TAKEN_BACK = (
-    rf"[\s.,;:!…–—-]*{EDGE}(?:(?:{words.TAKES_BACK}){END}\s*)+[.,;:!…，、。–—-][^\n]{{0,30}}\d"
-)
+_STOP = r"[.,;:!\u2026\uff0c\u3001\u3002\u2013\u2014-]"
+_TAKEN_BACK = rf"(?:\s|{_STOP})*{EDGE}(?:(?:{words.TAKES_BACK}){END}\s*)+{_STOP}[^\n]{{0,30}}\d"
 _FIRM = (
     rf"(?!\s*(?:[/%?]|{words.HEDGES_AFTER})|{_OR}|{_TAKEN_BACK}|\s+\d/\d|"
     rf"\s*[,;(]?\s*{EDGE}(?:{words.HEDGES}){END})"
