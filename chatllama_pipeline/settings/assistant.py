@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings.data import DataSettings, FeedbackSettings
 from chatllama_pipeline.settings.evaluation import (
     CheckSettings,
@@ -34,6 +33,9 @@ from chatllama_pipeline.settings.training.reward import RewardSettings
 from chatllama_pipeline.settings.training.rewards import JUDGE, RewardsSettings
 from chatllama_pipeline.settings.training.tracking import TrackingSettings
 from chatllama_pipeline.settings.training.trained import SECTION_OF, TrainedSection
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.records import StageSpec
 
 ROLES: tuple[RoleName, ...] = ("writer", "judge", "evaluation_judge")
 
@@ -64,63 +66,67 @@ class AssistantSettings(Section):
         "best_of_n, which imitates the best of several replies",
     )
     data: DataSettings = Field(
-        default=DataSettings(),
+        default_factory=DataSettings,
         description="public sources and what is taken of them, limits in tokens, shares of "
         "validation and test, own columns, personal data to redact",
     )
     llm: LlmSettings = Field(
-        default=LlmSettings(),
+        default_factory=LlmSettings,
         description="who writes and scores, by which model, at what price, and how many rows",
     )
     actor_config: ActorSettings = Field(
-        default=ActorSettings(), description="the model that talks, and its SFT"
+        default_factory=ActorSettings, description="the model that talks, and its SFT"
     )
     reward_config: RewardSettings = Field(
-        default=RewardSettings(), description="the model that scores, and its training"
+        default_factory=RewardSettings, description="the model that scores, and its training"
     )
     critic_config: CriticSettings = Field(
-        default=CriticSettings(),
+        default_factory=CriticSettings,
         description="where PPO's values come from; all else follows from the other models",
     )
     trainer_config: PpoSettings = Field(
-        default=PpoSettings(), description="PPO, and RLOO and GRPO, which are PPO without a critic"
+        default_factory=PpoSettings,
+        description="PPO, and RLOO and GRPO, which are PPO without a critic",
     )
     dpo_config: DpoSettings = Field(
-        default=DpoSettings(), description="DPO, where `improve_by` is dpo"
+        default_factory=DpoSettings, description="DPO, where `improve_by` is dpo"
     )
     kto_config: KtoSettings = Field(
-        default=KtoSettings(), description="KTO, where `improve_by` is kto"
+        default_factory=KtoSettings, description="KTO, where `improve_by` is kto"
     )
     best_of_n_config: BestOfNSettings = Field(
-        default=BestOfNSettings(), description="best of n, where `improve_by` is best_of_n"
+        default_factory=BestOfNSettings, description="best of n, where `improve_by` is best_of_n"
     )
     rewards: RewardsSettings = Field(
-        default=RewardsSettings(),
+        default_factory=RewardsSettings,
         description="what PPO pays for: the reward model, a judge, functions of your own",
     )
     rubric: list[Criterion] = Field(
         default=[], description="what the judge `rubric` gives points for"
     )
     evaluation: EvaluationSettings = Field(
-        default=EvaluationSettings(), description="test prompts, judge, temperature, known answers"
+        default_factory=EvaluationSettings,
+        description="test prompts, judge, temperature, known answers",
     )
     release: ReleaseSettings = Field(
-        default=ReleaseSettings(), description="which stage is released, and what holds it back"
+        default_factory=ReleaseSettings,
+        description="which stage is released, and what holds it back",
     )
     feedback: FeedbackSettings = Field(
-        default=FeedbackSettings(), description="what is learned from people's ratings, and when"
+        default_factory=FeedbackSettings,
+        description="what is learned from people's ratings, and when",
     )
     retrain: RetrainSettings = Field(
-        default=RetrainSettings(), description="when an assistant is made again"
+        default_factory=RetrainSettings, description="when an assistant is made again"
     )
     store: StoreSettings = Field(
-        default=StoreSettings(), description="versions kept, versions pinned"
+        default_factory=StoreSettings, description="versions kept, versions pinned"
     )
     checks: CheckSettings = Field(
-        default=CheckSettings(), description="the number behind each check"
+        default_factory=CheckSettings, description="the number behind each check"
     )
     tracking: TrackingSettings = Field(
-        default=TrackingSettings(), description="trackers of a training's figures"
+        default_factory=TrackingSettings, description="trackers of a training's figures"
     )
 
     @classmethod

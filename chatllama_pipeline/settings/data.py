@@ -93,7 +93,7 @@ class DataSettings(Section):
         default="chosen", description="which replies of a pair the actor imitates"
     )
     columns: OwnColumns = Field(
-        default=OwnColumns(),
+        default_factory=OwnColumns,
         description="own fields by our names, per table: {actor: {prompt: question}}",
     )
     redact: list[PersonalKind] = Field(

@@ -20,7 +20,8 @@ class EvaluationSettings(Section):
         "they are compared by; one where an LLM judges, which is paid by the reply",
     )
     judge: LlmRole = Field(
-        default=LlmRole(), description="as llm.judge if empty; a provider's name alone will do"
+        default_factory=LlmRole,
+        description="as llm.judge if empty; a provider's name alone will do",
     )
     temperature: PositiveFloat = Field(default=1.0, description="of the replies that are compared")
     known_answers: str | None = Field(

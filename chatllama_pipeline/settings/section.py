@@ -56,7 +56,9 @@ ScratchFamily = Literal[
 class Section(BaseModel):
     """A section of `config.yaml`: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), defer_build=True
+    )
 
     if not TYPE_CHECKING:  # else every misspelt setting would pass for one
 

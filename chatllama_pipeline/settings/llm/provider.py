@@ -95,10 +95,11 @@ class LlmSettings(CallSettings):
         "model",
     )
     writer: LlmRole = Field(
-        default=LlmRole(), description="who writes synthetic data, where another than stands at llm"
+        default_factory=LlmRole,
+        description="who writes synthetic data, where another than stands at llm",
     )
     judge: LlmRole = Field(
-        default=LlmRole(), description="who scores replies, where another than stands at llm"
+        default_factory=LlmRole, description="who scores replies, where another than stands at llm"
     )
     max_usd: NonNegative = Field(
         default=1.0, description="US dollars that making one asset may cost, restarts included"

@@ -163,7 +163,7 @@ class CriticSettings(Section):
     )
     peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
     lora: LoraSettings = Field(
-        default=LoraSettings(),
+        default_factory=LoraSettings,
         description="of a critic that continues no adapter of reward model or SFT",
     )
 

@@ -124,7 +124,7 @@ class OwnModelSection(SupervisedSection):
     peft_enable: bool = Field(default=False, description="train a LoRA adapter, not every weight")
     peft_config_path: str = Field(default=PEFT_CONFIG_FILE, description="fills lora")
     lora: LoraSettings = Field(
-        default=LoraSettings(), description="the adapter that peft_enable trains"
+        default_factory=LoraSettings, description="the adapter that peft_enable trains"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=0,
