@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from chatllama_pipeline.home import CHECKOUT
-from chatllama_pipeline.launch.stages import STAGES
+from chatllama_pipeline.launch import STAGES
 from chatllama_pipeline.lineage import assets as declarations
 
 

@@ -1,8 +1,15 @@
 """The preference pairs, and ChatLLaMA's three datasets with their audit."""
 
-from assets.making import Work, built_asset
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from assets.specs import built_asset
 from chatllama_pipeline.lineage.declaring.ratings import FEEDBACK
-from chatllama_pipeline.records import Outcome
+
+if TYPE_CHECKING:
+    from assets.runs.making import Work
+    from chatllama_pipeline.records import Outcome
 
 _TABLE = ("python", "parquet")
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from assets.making import stage_asset
+from assets.specs import stage_asset
 
 _model = partial(stage_asset, group="models", kinds=("pytorch", "huggingface"))
 

@@ -5,12 +5,9 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from assets.making import Results, make, run_stage, run_store, stage_asset
 from assets.partitions import ASSISTANTS
-from assets.specs import pipeline_asset
+from assets.specs import Results, pipeline_asset, stage_asset
 from chatllama_pipeline.lineage.history.freshness import RELEASE, Freshness, release_freshness
-from chatllama_pipeline.lineage.recipes import read_in_use
-from chatllama_pipeline.lineage.verdict import release_verdict
 from chatllama_pipeline.settings.folder import load_assistant
 from resources.compute import Compute
 from resources.notices import Notice, tell
@@ -37,6 +34,10 @@ def release(
     run_options: dg.ResourceParam[RunOptions],
 ) -> Results:
     """The assistant as a plain Hugging Face folder; held back, the one before stays."""
+    from assets.runs.making import make, run_stage, run_store
+    from chatllama_pipeline.lineage.recipes import read_in_use
+    from chatllama_pipeline.lineage.verdict import release_verdict
+
     versions = run_store(context, store, run_options)
     assistant = versions.assistant
     verdict = release_verdict(versions, assistant)

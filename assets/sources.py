@@ -1,19 +1,21 @@
 """Sources: rows any assistant may draw on, and the rows a person brings."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 from pydantic import Field
 
-from assets.making import Results, Work, built_asset, materialization, run_store, unused
-from assets.specs import pipeline_asset
-from chatllama_pipeline.data.sources.places import Asked
+from assets.specs import Results, built_asset, pipeline_asset
 from chatllama_pipeline.lineage.declaring.inputs import OWN_FILES
 from chatllama_pipeline.lineage.declaring.ratings import FEEDBACK, LOG, counted_entries
-from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
-from chatllama_pipeline.progress import Progress, listening
-from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.settings.folder import assistants_using
 from resources.run_options import RunOptions
 from resources.store import StoreResource
+
+if TYPE_CHECKING:
+    from assets.runs.making import Work
+    from chatllama_pipeline.data.sources.places import Asked
+    from chatllama_pipeline.records import Outcome
 
 
 class PublicSource(dg.Config):
@@ -29,7 +31,9 @@ class PublicSource(dg.Config):
         default=False, description="Ask no network, as HF_HUB_OFFLINE=1 does for all."
     )
 
-    def asked(self, forced: bool) -> Asked:
+    def asked(self, forced: bool) -> "Asked":
+        from chatllama_pipeline.data.sources.places import Asked
+
         return Asked(self.source, self.refresh or forced, self.offline)
 
 
@@ -66,7 +70,7 @@ def grammar(
 
 
 @built_asset("personal_data", "sources", ("json", "parquet"))
-def personal_data(work: Work) -> Outcome:
+def personal_data(work: "Work") -> "Outcome":
     """The user's own rows and templates, validated; their files are never written."""
     from chatllama_pipeline.data.own.personal import build_personal_data
 
@@ -75,7 +79,7 @@ def personal_data(work: Work) -> Outcome:
 
 
 @built_asset(FEEDBACK, "sources", ("sqlite", "parquet"))
-def feedback(work: Work) -> Outcome:
+def feedback(work: "Work") -> "Outcome":
     """What people said of the assistant's replies, once enough of them did."""
     from chatllama_pipeline.data.feedback.build import build_feedback
 
@@ -90,7 +94,10 @@ def _source(
     config: PublicSource | None = None,
 ) -> Results:
     """Make a shared source, or stay at what there is where nobody at hand uses it."""
+    from assets.runs.making import materialization, run_store, unused
     from chatllama_pipeline.data.sources.catalog import build_source
+    from chatllama_pipeline.lineage.recipes import ABSENT, source_recipe
+    from chatllama_pipeline.progress import Progress, listening
 
     source = context.asset_key.to_user_string()
     versions = run_store(context, store, run_options)

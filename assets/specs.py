@@ -2,26 +2,34 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets.code_links import code_links
 from assets.partitions import ASSISTANTS
 from chatllama_pipeline.data import CHECK_NAMES as DATA_CHECKS
-from chatllama_pipeline.evaluation.gate import CHECK_NAMES as EVALUATION_CHECKS
-from chatllama_pipeline.launch.stages import STAGES
+from chatllama_pipeline.evaluation import CHECK_NAMES as EVALUATION_CHECKS
+from chatllama_pipeline.launch import STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.training import CHECK_NAMES as TRAINING_CHECKS
+from resources.compute import Compute
 from resources.refusals import refusing
+from resources.run_options import RunOptions
+from resources.store import StoreResource
+
+if TYPE_CHECKING:
+    from assets.runs.making import Work
+    from chatllama_pipeline.records import Outcome
 
 # The source that says what an assistant's folder holds.
 ASSISTANT = "assistant"
 OWNERS = ["team:assistants"]
 # What the queue counts runs by whose stages may need a GPU.
 POOL = "gpu"
+Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 CHECK_NAMES = {**DATA_CHECKS, **TRAINING_CHECKS, **EVALUATION_CHECKS}
 CHECK_TEXTS = {
     "schema": "Every row has the table's columns, of their types, and no null where none may be.",
@@ -90,6 +98,41 @@ def pipeline_asset(
         return asset(refusing(build))
 
     return declared
+
+
+def built_asset(
+    name: str, group: str, kinds: Sequence[str], description: str | None = None
+) -> "Callable[[Callable[[Work], Outcome]], dg.AssetsDefinition]":
+    """Turns the function that builds an asset's versions into the asset."""
+
+    def asset(build: "Callable[[Work], Outcome]") -> dg.AssetsDefinition:
+        @pipeline_asset(name, group, kinds, description or inspect.getdoc(build), built_by=build)
+        def made(
+            context: dg.AssetExecutionContext,
+            compute: Compute,
+            store: StoreResource,
+            run_options: dg.ResourceParam[RunOptions],
+        ) -> Results:
+            from assets.runs.making import make
+
+            yield from make(context, compute, store, run_options, build)
+
+        return made
+
+    return asset
+
+
+def stage_asset(
+    name: str, group: str, kinds: Sequence[str], description: str
+) -> dg.AssetsDefinition:
+    """An asset that the stage of its name builds, in a child process."""
+
+    def build(work: "Work") -> "Outcome":
+        from assets.runs.making import run_stage
+
+        return run_stage(work)
+
+    return built_asset(name, group, kinds, description)(build)
 
 
 def described(name: str, description: str) -> str:

@@ -1,9 +1,16 @@
 """Synthetic data: what a writer writes from the assistant's templates and examples."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
-from assets.making import Work, built_asset
-from chatllama_pipeline.records import Outcome
+from assets.specs import built_asset
+
+if TYPE_CHECKING:
+    from assets.runs.making import Work
+    from chatllama_pipeline.records import Outcome
 
 
 def _written(name: str, description: str) -> dg.AssetsDefinition:

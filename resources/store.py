@@ -2,17 +2,20 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import PrivateAttr
 
 from chatllama_pipeline.settings.folder import load_assistant
-from chatllama_pipeline.store.versions import Store, store_root
-from chatllama_pipeline.store.views import RunStore, alive, begin_run, run_begun
 from resources.refusals import show_tracebacks
 from resources.run_options import RunOptions
 from resources.signs_of_life import sign_of_life, signs_folder
 from resources.time_limit import end_at_the_limit
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.store.versions import Store
+    from chatllama_pipeline.store.views import RunStore
 
 # Dagster's, of a run that makes what failed in another: by steps, or by assets.
 RESUMES = ("dagster/is_resume_retry", "dagster/is_asset_resume_retry")
@@ -36,19 +39,24 @@ class StoreResource(dg.ConfigurableResource[None]):
         """The run's steps are over."""
         self._held.close()
 
-    def open(self) -> Store:
+    def open(self) -> "Store":
+        from chatllama_pipeline.store.versions import Store, store_root
+
         return Store(store_root())
 
     def of_run(
         self,
         context: dg.AssetExecutionContext,
         run_options: RunOptions,
-        begins: Callable[[RunStore], None],
-    ) -> RunStore:
+        begins: "Callable[[RunStore], None]",
+    ) -> "RunStore":
         """The store as this run sees it; the run's first step decides what that is.
 
         `begins` is called once, where this process comes to the run.
         """
+        from chatllama_pipeline.store.versions import store_root
+        from chatllama_pipeline.store.views import alive, run_begun
+
         name = context.partition_key if context.has_partition_key else None
         store = run_begun(store_root(), name, context.run_id)
         store = store or _begin(context, name, run_options)
@@ -62,7 +70,10 @@ class StoreResource(dg.ConfigurableResource[None]):
 
 def _begin(
     context: dg.AssetExecutionContext, name: str | None, run_options: RunOptions
-) -> RunStore:
+) -> "RunStore":
+    from chatllama_pipeline.store.versions import store_root
+    from chatllama_pipeline.store.views import begin_run
+
     return begin_run(
         store_root(),
         context.run_id,
@@ -79,7 +90,7 @@ def continued_run(run: dg.DagsterRun) -> str | None:
     return run.parent_run_id if parts else None
 
 
-def _tell_of(context: dg.AssetExecutionContext, store: RunStore) -> None:
+def _tell_of(context: dg.AssetExecutionContext, store: "RunStore") -> None:
     """What is to be said once of a run, in its log."""
     for warning in store.begun.warnings:
         context.log.warning(warning)

@@ -3,7 +3,6 @@
 import dagster as dg
 
 from assets.partitions import ASSISTANTS, NAME
-from chatllama_pipeline.automation.looking import look
 from chatllama_pipeline.automation.reading import settings_or_why
 from chatllama_pipeline.automation.runs import unfinished_run
 from chatllama_pipeline.automation.ticks import KeyRequests, tick_result
@@ -23,6 +22,8 @@ from chatllama_pipeline.settings.folder import (
 )
 def assistants(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Keys come and go with the folders, so that the UI shows what there is without a reload."""
+    from chatllama_pipeline.automation.looking import look
+
     requests, reasons = changed_keys(context.instance)
     reasons += [why for name in assistant_names() if (why := settings_or_why(name)[1])]
     reasons += [str(unknown_assistant(name)) for name in misnamed_folders()]

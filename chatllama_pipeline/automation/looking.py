@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.assistant import tell
+from assets.runs.standing import tell
 from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.settings.folder import content_hash, load_assistant
 from chatllama_pipeline.store.manifests import CURRENT

@@ -13,7 +13,6 @@ from chatllama_pipeline.automation.runs import PARTITION_TAG
 from chatllama_pipeline.automation.ticks import tick_result
 from chatllama_pipeline.lineage.history.freshness import RELEASE, release_freshness
 from chatllama_pipeline.settings.folder import assistant_names, load_assistant
-from chatllama_pipeline.store.versions import Store, store_root
 from resources.notices import Notice, tell
 from resources.refusals import refusals
 from resources.store import StoreResource
@@ -78,6 +77,8 @@ def freshness_job() -> None:
 )
 def old_releases(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """A run of a second where the check's result changes, and none else."""
+    from chatllama_pipeline.store.versions import Store, store_root
+
     before = json.loads(context.cursor or "{}")
     store, now = Store(store_root()), datetime.now(UTC)
     remembered, old, requests = {}, [], []

@@ -16,8 +16,6 @@ from chatllama_pipeline.errors import ChatllamaError
 from chatllama_pipeline.lineage.declaring.ratings import waiting_ratings
 from chatllama_pipeline.settings import RetrainSettings
 from chatllama_pipeline.settings.folder import assistant_names
-from chatllama_pipeline.store.feedback import FeedbackLog
-from chatllama_pipeline.store.versions import store_root
 
 
 @dg.sensor(
@@ -126,6 +124,9 @@ def new_feedback(context: dg.SensorEvaluationContext) -> dg.SensorResult:
 def _new_ratings(name: str, asked: int) -> tuple[int, int]:
     """How many ratings neither the current version nor the last request knew, and the last one's
     number."""
+    from chatllama_pipeline.store.feedback import FeedbackLog
+    from chatllama_pipeline.store.versions import store_root
+
     held = waiting_ratings(name, store_root()).held
     found = FeedbackLog(store_root(), name).beyond(max(held, asked))
     return found.added, found.last

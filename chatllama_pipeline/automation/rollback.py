@@ -1,21 +1,22 @@
 """Going back to an earlier version, as a job: Dagster is told what becomes current in the store."""
 
 import getpass
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
-from assets.assistant import tell
-from assets.metadata import version_metadata
 from assets.partitions import ASSISTANTS
 from assets.specs import partitions_of
 from chatllama_pipeline.automation.runs import going_run
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.lineage.assets import ASSETS
-from chatllama_pipeline.lineage.history.rollback import Move, go_back, plan_rollback, rollback_lines
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
 from resources.refusals import refusals
 from resources.store import StoreResource
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.lineage.history.rollback import Move
 
 # What Dagster's staleness goes by; it exports no names for these tags.
 DATA_VERSION = "dagster/data_version"
@@ -45,6 +46,10 @@ class Rollback(dg.Config):
 @refusals()
 def roll_back(context: dg.OpExecutionContext, config: Rollback, store: StoreResource) -> None:
     """Make an earlier version current, in the store and in Dagster."""
+    from assets.runs.metadata import version_metadata
+    from assets.runs.standing import tell
+    from chatllama_pipeline.lineage.history.rollback import go_back, plan_rollback, rollback_lines
+
     assistant, versions = load_assistant(context.partition_key), store.open()
     if run := going_run(context.instance, assistant.name, context.run_id):
         raise StoreError(
@@ -81,7 +86,7 @@ def rollback_job() -> None:
     roll_back()
 
 
-def _tags(instance: dg.DagsterInstance, assistant: Assistant, move: Move) -> dict[str, str]:
+def _tags(instance: dg.DagsterInstance, assistant: Assistant, move: "Move") -> dict[str, str]:
     """What the event of a materialization that made this version had said it was made from."""
     manifest = move.version.manifest
     tags = {DATA_VERSION: manifest.version, IS_OURS: "true", CODE_VERSION: manifest.code_version}

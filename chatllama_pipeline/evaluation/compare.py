@@ -14,9 +14,8 @@ import torch
 
 from chatllama_pipeline.data.feedback.figures import FeedbackFigures, Said
 from chatllama_pipeline.data.tables import as_prompt, read_split, rows_by_hash
-from chatllama_pipeline.evaluation import gate
+from chatllama_pipeline.evaluation import REPORT_FILE, gate
 from chatllama_pipeline.evaluation.figures import (
-    REPORT_FILE,
     ActorFigures,
     Comparison,
     Evaluation,

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from chatllama_pipeline.evaluation import EVALUATION_FILE
 from chatllama_pipeline.records import Message, Prompt
 from chatllama_pipeline.settings.known_questions import KnownAnswers
 
-EVALUATION_FILE = "evaluation.json"
-REPORT_FILE = "report.html"
 REPLIES_FILE = "table.jsonl"
 
 

@@ -9,19 +9,6 @@ from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import CheckSettings, ReleaseSettings
 from chatllama_pipeline.statistics import wilson_interval
 
-# Asset -> (check, blocking): what Dagster must know before anything runs.
-CHECK_NAMES: dict[str, list[tuple[str, bool]]] = {
-    "evaluation": [
-        ("release_gate", False),
-        ("reward_accuracy", False),
-        ("kl_per_reply", False),
-        ("reply_length", False),
-        ("known_answers", False),
-        ("over_release", False),
-        ("judge_readable", True),
-    ]
-}
-
 # A bootstrap over a handful of prompts is far too sure of itself: one prompt won gives [1, 1].
 FEWEST_PROMPTS = 20
 # What a candidate meets the release in use on.

@@ -24,6 +24,7 @@ from chatllama_pipeline.errors import (
     SettingsError,
     StoppedError,
 )
+from chatllama_pipeline.launch import STAGES, TRAININGS
 from chatllama_pipeline.launch.child import child_environment, cores_at_hand
 from chatllama_pipeline.launch.hidden import hide_unused
 from chatllama_pipeline.launch.out_of_memory import was_refused
@@ -33,26 +34,6 @@ from chatllama_pipeline.machine import peak_bytes, processes_here
 from chatllama_pipeline.progress import Emit, Progress, listening
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
-
-STAGES: dict[str, str] = {
-    "actor_base": "chatllama_pipeline.models.bases.build:run",
-    "reward_base": "chatllama_pipeline.models.bases.build:run",
-    "reward_model": "chatllama_pipeline.training.reward.stage:run",
-    "actor_sft": "chatllama_pipeline.training.sft.stage:run",
-    "actor_ppo": "chatllama_pipeline.training.ppo.stage:run",
-    "evaluation": "chatllama_pipeline.evaluation.compare:run",
-    "release": "chatllama_pipeline.serving.release:run",
-}
-
-# Other trainings than the stage's own: see `AssistantSettings.trained_as`.
-TRAININGS = {
-    "actor_dpo": "chatllama_pipeline.training.dpo.stage:run",
-    "actor_kto": "chatllama_pipeline.training.kto.stage:run",
-    "actor_best_of_n": "chatllama_pipeline.training.best_of_n.stage:run",
-}
-
-# Stages that would only do the same work twice in two processes.
-ONE_PROCESS = frozenset({"actor_base", "reward_base", "evaluation", "release"})
 
 # Exit codes of what stands in `error_file` too: an error raised on purpose, memory that was refused
 # (whatever asked for it), a training that saved its state after a signal.

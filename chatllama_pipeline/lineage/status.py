@@ -13,7 +13,7 @@ from typing import Any
 from chatllama_pipeline.data.audit import AUDIT_PAGE
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.errors import AbsentError, SettingsError
-from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, REPORT_FILE
+from chatllama_pipeline.evaluation import EVALUATION_FILE, REPORT_FILE
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaring.ratings import told_waiting
 from chatllama_pipeline.lineage.history.changes import recipe_changes

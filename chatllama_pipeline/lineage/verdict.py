@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from chatllama_pipeline.evaluation.figures import EVALUATION_FILE, Verdict
+from chatllama_pipeline.evaluation import EVALUATION_FILE
+from chatllama_pipeline.evaluation.figures import Verdict
 from chatllama_pipeline.lineage.recipes import read_in_use
 from chatllama_pipeline.lineage.trials import missing_of_people
 from chatllama_pipeline.settings.folder import Assistant

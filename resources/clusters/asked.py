@@ -2,12 +2,15 @@
 
 import abc
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.launch.jobs.scheduler import Request, Scheduler
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.launch.jobs.scheduler import Request, Scheduler
 
 
 class Asked(dg.Config, abc.ABC):
@@ -19,11 +22,11 @@ class Asked(dg.Config, abc.ABC):
     )
 
     @abc.abstractmethod
-    def request(self, nodes: int, processes: int, threads: int) -> Request:
+    def request(self, nodes: int, processes: int, threads: int) -> "Request":
         """What a job asks for; raises SettingsError for what no cluster could give."""
 
     @abc.abstractmethod
-    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> Scheduler:
+    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> "Scheduler":
         """Who runs the jobs of run folder `folder`, each with what `request` says."""
 
     def require_possible(self, section: str, nodes: int, processes: int) -> None:

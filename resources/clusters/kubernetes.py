@@ -1,14 +1,16 @@
 """What a run's config asks of a Kubernetes cluster."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.launch.jobs.scheduler import Scheduler
-from chatllama_pipeline.launch.kubernetes.wanted import Wanted, quantity
 from resources.clusters.asked import Asked
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.launch.jobs.scheduler import Scheduler
+    from chatllama_pipeline.launch.kubernetes.wanted import Wanted
 
 
 class Kubernetes(Asked):
@@ -64,7 +66,9 @@ class Kubernetes(Asked):
         default={}, description="More fields of their container: {imagePullPolicy: Always}."
     )
 
-    def request(self, nodes: int, processes: int, threads: int) -> Wanted:
+    def request(self, nodes: int, processes: int, threads: int) -> "Wanted":
+        from chatllama_pipeline.launch.kubernetes.wanted import Wanted
+
         self._require_sizes(nodes, processes)
         self._require_volume()
         return Wanted(
@@ -94,6 +98,8 @@ class Kubernetes(Asked):
         )
 
     def _require_sizes(self, nodes: int, processes: int) -> None:
+        from chatllama_pipeline.launch.kubernetes.wanted import quantity
+
         self.require_possible("kubernetes", nodes, processes)
         for name in ("time_limit_minutes", "retries"):
             if getattr(self, name) < 0:
@@ -122,7 +128,7 @@ class Kubernetes(Asked):
                 "store stands, or a volume of its own (pod.volumes, container.volumeMounts)"
             )
 
-    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> Scheduler:
+    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> "Scheduler":
         from chatllama_pipeline.launch.jobs.stage import job_environment
         from chatllama_pipeline.launch.kubernetes.scheduler import Kubernetes as Scheduling
 

@@ -2,13 +2,16 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.launch.jobs.scheduler import Scheduler
-from chatllama_pipeline.launch.ray.wanted import Wanted, memory_bytes
 from resources.clusters.asked import Asked
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.launch.jobs.scheduler import Scheduler
+    from chatllama_pipeline.launch.ray.wanted import Wanted
 
 
 class Ray(Asked):
@@ -33,7 +36,9 @@ class Ray(Asked):
         default=10, description="How often a job that lost a node starts again on others."
     )
 
-    def request(self, nodes: int, processes: int, threads: int) -> Wanted:
+    def request(self, nodes: int, processes: int, threads: int) -> "Wanted":
+        from chatllama_pipeline.launch.ray.wanted import Wanted, memory_bytes
+
         self.require_possible("ray", nodes, processes)
         if self.address != "auto" and not re.fullmatch(r"[^/]+:\d+", self.address):
             raise SettingsError(
@@ -64,7 +69,7 @@ class Ray(Asked):
             retries=self.retries,
         )
 
-    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> Scheduler:
+    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> "Scheduler":
         from chatllama_pipeline.launch.jobs.stage import job_environment
         from chatllama_pipeline.launch.ray.scheduler import Ray as Scheduling
 

@@ -1,12 +1,15 @@
 """What a run's config asks of a Slurm cluster."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from chatllama_pipeline.launch.jobs.scheduler import Scheduler
-from chatllama_pipeline.launch.slurm.script import Wanted
 from resources.clusters.asked import Asked
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.launch.jobs.scheduler import Scheduler
+    from chatllama_pipeline.launch.slurm.script import Wanted
 
 
 class Slurm(Asked):
@@ -24,7 +27,9 @@ class Slurm(Asked):
         default=[], description='More arguments of sbatch: ["--constraint=a100"].'
     )
 
-    def request(self, nodes: int, processes: int, threads: int) -> Wanted:
+    def request(self, nodes: int, processes: int, threads: int) -> "Wanted":
+        from chatllama_pipeline.launch.slurm.script import Wanted
+
         self.require_possible("slurm", nodes, processes)
         return Wanted(
             nodes=nodes,
@@ -39,7 +44,7 @@ class Slurm(Asked):
             arguments=self.arguments,
         )
 
-    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> Scheduler:
+    def scheduler(self, folder: Path, nodes: int, processes: int, threads: int) -> "Scheduler":
         from chatllama_pipeline.launch.jobs.stage import job_environment
         from chatllama_pipeline.launch.slurm.scheduler import Slurm as Scheduling
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from chatllama_pipeline.evaluation import CHECK_NAMES
 from chatllama_pipeline.evaluation.figures import ActorFigures, Figures, Verdict
-from chatllama_pipeline.evaluation.gate import CHECK_NAMES, checks, decide
+from chatllama_pipeline.evaluation.gate import checks, decide
 from chatllama_pipeline.settings import CheckSettings, ReleaseSettings
 
 SHORT = ActorFigures(0.85, 1.9, 9.0, 1.0, 0.65, 0.2)

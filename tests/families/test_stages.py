@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.evaluation.figures import Evaluation
-from chatllama_pipeline.launch.stages import STAGES
+from chatllama_pipeline.launch import STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.models.adapters.lora import merge_adapter
 from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids

@@ -8,26 +8,44 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import grimp
+import pytest
 import yaml
 from dagster._core.instance.config import PoolGranularity
 
 from assets.specs import ASSISTANT, CHECK_NAMES, CHECK_TEXTS, OWNERS
 from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.definitions import definitions
-from chatllama_pipeline.launch.stages import STAGES
+from chatllama_pipeline.launch import STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
-HEAVY = [
-    *("torch", "transformers", "datasets", "deepspeed", "accelerate", "peft", "pandas"),
-    *("numpy", "pyarrow", "sqlalchemy", "jinja2", "urllib.request", "croniter"),
-]
-# What builds the assets: imported by the run that builds.
-BUILDERS = ["data.tables", "llm.client.calls", "models.memory.plan", "serving.chat"]
+# What of the engine the definitions need: rooms that declare something, modules, and packages that
+# name it in their `__init__` alone.
+DECLARING = ("automation", "lineage.declaring", "settings")
+NEEDED = {
+    *("definitions", "errors", "gpus", "home"),
+    *("lineage.assets", "lineage.history.freshness", "lineage.neutral"),
+    *("data", "evaluation", "launch", "lineage", "lineage.history", "models", "models.memory"),
+    *("training", *DECLARING),
+}
+# What a run does, or a sensor's tick: imported there.
+DOING = ("assets.runs", "chatllama_pipeline.automation.looking", "resources.running")
+LOADING = """
+import json, sys
+import dagster
+before = set(sys.modules)
+import chatllama_pipeline.definitions
+from chatllama_pipeline import settings
+sections = [kind for kind in vars(settings).values() if hasattr(kind, "model_fields")]
+loaded = sorted(set(sys.modules) - before)
+built = [kind.__name__ for kind in sections if kind.__pydantic_complete__]
+print(json.dumps({"loaded": loaded, "sections": len(sections), "built": built}))
+"""
 HOME = REPOSITORY / "dagster_home" / "dagster.yaml"
 BY_RUN = PoolGranularity.RUN
 
@@ -44,14 +62,35 @@ def in_a_new_process(program: str, **variables: str | Path) -> subprocess.Comple
     )
 
 
-def test_loading_the_definitions_imports_nothing_heavy() -> None:
-    never = [*HEAVY, *(f"chatllama_pipeline.{builder}" for builder in BUILDERS)]
-    program = (
-        "import sys, json, chatllama_pipeline.definitions;"
-        f"print(json.dumps([name for name in {never} if name in sys.modules]))"
-    )
-    loaded = in_a_new_process(program)
-    assert json.loads(loaded.stdout) == [], loaded.stderr
+@pytest.fixture(scope="module")
+def loading() -> dict[str, Any]:
+    """What a new process that has Dagster already gets by loading the definitions."""
+    loaded = in_a_new_process(LOADING)
+    assert loaded.returncode == 0, loaded.stderr
+    found: dict[str, Any] = json.loads(loaded.stdout)
+    return found
+
+
+def test_loading_the_definitions_brings_no_package_that_dagster_does_without(
+    loading: dict[str, Any],
+) -> None:
+    packages = {module.split(".")[0] for module in loading["loaded"]} - sys.stdlib_module_names
+    assert packages - {"dagster"} == {"assets", "chatllama_pipeline", "resources"}
+
+
+def test_loading_the_definitions_imports_what_declares_and_nothing_that_does_the_work(
+    loading: dict[str, Any],
+) -> None:
+    engine = "chatllama_pipeline."
+    ours = {name[len(engine) :] for name in loading["loaded"] if name.startswith(engine)}
+    rooms = tuple(f"{room}." for room in DECLARING)
+    assert {name for name in ours - NEEDED if not name.startswith(rooms)} == set()
+    assert [name for name in loading["loaded"] if name.startswith(DOING)] == []
+
+
+def test_loading_the_definitions_builds_no_validator_of_a_section(loading: dict[str, Any]) -> None:
+    assert loading["sections"] > 20
+    assert loading["built"] == []
 
 
 def test_the_engine_has_never_heard_of_dagster() -> None:

@@ -16,7 +16,7 @@ import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from assets.assistant import tell
+from assets.runs.standing import tell
 from assets.specs import CHECK_NAMES
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.lineage.assets import ASSETS

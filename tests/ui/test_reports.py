@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from assets.metadata import version_metadata
+from assets.runs.metadata import version_metadata
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.serving.api.access.place import open_place

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from chatllama_pipeline.errors import CorruptVersionError
 from chatllama_pipeline.settings.folder import Assistant
-from chatllama_pipeline.store.manifests import Recipe, Version
-from chatllama_pipeline.store.versions import Store
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.store.manifests import Recipe, Version
+    from chatllama_pipeline.store.versions import Store
 
 RELEASE = "release"
 

@@ -16,9 +16,6 @@ from chatllama_pipeline.lineage.declaring.incumbent import RELEASE, incumbent
 from chatllama_pipeline.settings import RoleSettings
 from chatllama_pipeline.settings.training.methods import FROM_ROWS
 from chatllama_pipeline.settings.training.rewards import JUDGE
-from chatllama_pipeline.store.approvals import is_approved
-from chatllama_pipeline.store.manifests import hash_file
-from chatllama_pipeline.store.versions import Store
 
 _FILES = (
     *keys("data", "columns.actor columns.reward columns.rlhf"),
@@ -68,17 +65,23 @@ def _told_of(role: RoleSettings) -> dict[str, Any]:
     """All of a judge that can change its word."""
     judge = {key: getattr(role, key) for key in ASKED.split()} | {"omit": list(role.omit)}
     if (folder := Path(role.model)).is_absolute():
+        from chatllama_pipeline.store.manifests import hash_file
+
         files = sorted(file for file in folder.iterdir() if file.is_file())
         judge["model"] = {file.name: hash_file(file) for file in files}
     return {**judge, "rubric": [criterion.model_dump(mode="json") for criterion in role.rubric]}
 
 
 def _approved(given: Given) -> bool:
+    from chatllama_pipeline.store.approvals import is_approved
+
     evaluation = given.upstream["evaluation"]
     return is_approved(given.store_root, given.assistant.name, evaluation)
 
 
 def _release_in_use(given: Given) -> str | None:
+    from chatllama_pipeline.store.versions import Store
+
     stage = given.assistant.settings.release.stage
     return incumbent(given.assistant, Store(given.store_root), given.upstream[stage])
 

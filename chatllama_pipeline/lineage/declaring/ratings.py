@@ -10,13 +10,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.lineage.declaring.asset import Given
 from chatllama_pipeline.settings.folder import Assistant
-from chatllama_pipeline.store.feedback import Entry, FeedbackLog
-from chatllama_pipeline.store.versions import Store
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.store.feedback import Entry
+    from chatllama_pipeline.store.versions import Store
 
 FEEDBACK, LOG = "feedback", "log"
 _OF_NO_TRIAL = ""
@@ -33,6 +35,9 @@ class Waiting(NamedTuple):
 
 def waiting_ratings(assistant: str, store_root: Path) -> Waiting:
     """What came since the current version of `feedback`; all there is where there is none."""
+    from chatllama_pipeline.store.feedback import FeedbackLog
+    from chatllama_pipeline.store.versions import Store
+
     version = Store(store_root).current_version(FEEDBACK, assistant)
     held = int(version.manifest.inputs[LOG]["up_to"]) if version else 0
     beyond = FeedbackLog(store_root, assistant).beyond(held, _OF_NO_TRIAL)
@@ -72,6 +77,8 @@ def counted_entries(counted: Mapping[str, Any], assistant: str, store_root: Path
 
 
 def _entries(assistant: str, store_root: Path, up_to: int) -> list[Entry]:
+    from chatllama_pipeline.store.feedback import FeedbackLog
+
     return FeedbackLog(store_root, assistant).entries(up_to=up_to, trial=_OF_NO_TRIAL)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from chatllama_pipeline.settings.folder import Assistant
-from chatllama_pipeline.store.versions import Store
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.store.versions import Store
 
 RELEASE = "release"
 # Of its own retraining's interval, the longest that a release may have stood.

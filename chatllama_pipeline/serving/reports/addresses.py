@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from chatllama_pipeline.data.audit import AUDIT_PAGE
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.evaluation.figures import REPORT_FILE
+from chatllama_pipeline.evaluation import REPORT_FILE
 
 # Set where a proxy gives the server another name.
 VARIABLE = "CHATLLAMA_REPORTS"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from chatllama_pipeline.evaluation.figures import EVALUATION_FILE
-from chatllama_pipeline.evaluation.gate import CHECK_NAMES
+from chatllama_pipeline.evaluation import CHECK_NAMES, EVALUATION_FILE
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 
 WIN_RATE = 0.8

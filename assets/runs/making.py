@@ -1,8 +1,7 @@
 """How every asset is made: reuse or build, check, publish, and tell Dagster."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.assistant import observe, observed_tags
-from assets.metadata import version_metadata
-from assets.specs import asset_checks, partitions_of, pipeline_asset
+from assets.runs.metadata import version_metadata
+from assets.runs.standing import observe, observed_tags
+from assets.specs import Results, asset_checks, partitions_of
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaring.asset import Asset
@@ -46,8 +45,6 @@ from resources.store import StoreResource, continued_run
 
 EVALUATION = dg.AssetKey("evaluation")
 TRAINED = ("reward_model", "actor_sft", "actor_ppo")
-
-Results = Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]
 
 
 @dataclass(frozen=True)
@@ -90,33 +87,6 @@ class Work:
     def optional(self, asset: str) -> Path | None:
         """The same of one that may not be there."""
         return self.folder(asset) if asset in self.inputs else None
-
-
-def built_asset(
-    name: str, group: str, kinds: Sequence[str], description: str | None = None
-) -> Callable[[Callable[[Work], Outcome]], dg.AssetsDefinition]:
-    """Turns the function that builds an asset's versions into the asset."""
-
-    def asset(build: Callable[[Work], Outcome]) -> dg.AssetsDefinition:
-        @pipeline_asset(name, group, kinds, description or inspect.getdoc(build), built_by=build)
-        def made(
-            context: dg.AssetExecutionContext,
-            compute: Compute,
-            store: StoreResource,
-            run_options: dg.ResourceParam[RunOptions],
-        ) -> Results:
-            yield from make(context, compute, store, run_options, build)
-
-        return made
-
-    return asset
-
-
-def stage_asset(
-    name: str, group: str, kinds: Sequence[str], description: str
-) -> dg.AssetsDefinition:
-    """An asset that the stage of its name builds, in a child process."""
-    return built_asset(name, group, kinds, description)(run_stage)
 
 
 def make(
