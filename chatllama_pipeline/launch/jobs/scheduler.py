@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from chatllama_pipeline.errors import ChildError
 
@@ -54,49 +55,65 @@ class Task:
         return self.spec.parent
 
 
-class Job(Protocol):
-    """What a scheduler says of a job, in its own words where it is text."""
+@dataclass(frozen=True)
+class Job(abc.ABC):
+    """What a scheduler says of a job at one look, in its own words where it is text.
+
+    `reason` is why it waits, or went wrong; `nodes` where it runs, or ran last; `restarts` how
+    often it was started again after it had lost its nodes. Seconds are the cluster's: those in the
+    queue, and those of all of its nodes together.
+    """
+
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    restarts: int = 0
+    queued_seconds: float = 0.0
+    node_seconds: float = 0.0
+
+    # The states of a job that waits, and of one that does nothing more.
+    waiting: ClassVar[str] = "WAITS"
+    over: ClassVar[frozenset[str]]
 
     @property
-    def state(self) -> str: ...
-    @property
-    def reason(self) -> str:
-        """Why it waits."""
+    def waits(self) -> bool:
+        return self.state == self.waiting
 
     @property
-    def nodes(self) -> str:
-        """Where it runs, or ran last."""
+    def would_never_start(self) -> bool:
+        """Whether it waits for what doesn't come by itself."""
+        return False
 
     @property
-    def restarts(self) -> int:
-        """How often it was started again after it had lost its nodes."""
+    def is_over(self) -> bool:
+        return self.state in self.over
 
-    @property
-    def waits(self) -> bool: ...
-    @property
-    def is_over(self) -> bool: ...
     @property
     def may_come_back(self) -> bool:
         """Whether a job that is over may yet be put back into the queue."""
+        return False
 
     @property
     def was_lost(self) -> bool:
         """Whether it is over since a node was lost, and another job may go on in its place."""
+        return False
 
     @property
-    def would_never_start(self) -> bool: ...
+    def went_well(self) -> bool:
+        return self.state == "COMPLETED"
+
     @property
-    def went_well(self) -> bool: ...
+    def was_out_of_memory(self) -> bool:
+        return self.state == "OUT_OF_MEMORY"
+
     @property
-    def was_out_of_memory(self) -> bool: ...
-    @property
+    @abc.abstractmethod
     def how_it_ended(self) -> str:
         """A sentence's end after the job's id, with the cure where there is one."""
 
     @property
-    def queued_seconds(self) -> float: ...
-    @property
-    def node_hours(self) -> float: ...
+    def node_hours(self) -> float:
+        return self.node_seconds / 3600
 
 
 class Scheduler(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
+from chatllama_pipeline.launch.jobs import scheduler
 from chatllama_pipeline.launch.kubernetes import waiting
 from chatllama_pipeline.launch.kubernetes.manifest import CONTAINER
 
@@ -25,47 +26,20 @@ _WHAT_STATES_MEAN = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job at one look; seconds by the clocks of the server and the nodes.
+class Job(scheduler.Job):
+    """A job at one look. `hopeless`: it waits for what doesn't come by itself."""
 
-    `hopeless`: it waits for what doesn't come by itself.
-    """
-
-    state: str
-    reason: str = ""
-    nodes: str = ""
-    restarts: int = 0
-    queued_seconds: float = 0.0
-    node_seconds: float = 0.0
     hopeless: bool = False
 
-    @property
-    def waits(self) -> bool:
-        return self.state == "WAITS"
+    over: ClassVar[frozenset[str]] = ENDED
 
     @property
     def would_never_start(self) -> bool:
         return self.waits and self.hopeless
 
     @property
-    def is_over(self) -> bool:
-        return self.state in ENDED
-
-    @property
-    def may_come_back(self) -> bool:
-        return False  # a job goes on by itself before it says that it has failed
-
-    @property
     def was_lost(self) -> bool:
         return self.state == "NODE_LOST"
-
-    @property
-    def went_well(self) -> bool:
-        return self.state == "COMPLETED"
-
-    @property
-    def was_out_of_memory(self) -> bool:
-        return self.state == "OUT_OF_MEMORY"
 
     @property
     def how_it_ended(self) -> str:
@@ -83,10 +57,6 @@ class Job:
                 "state"
             )
         return f"ended as {self.state}: {self.reason}"
-
-    @property
-    def node_hours(self) -> float:
-        return self.node_seconds / 3600
 
 
 def read_job(

@@ -14,9 +14,10 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.launch.jobs import scheduler
 from chatllama_pipeline.launch.jobs.node_script import (
     PYTHON,
     Meeting,
@@ -37,43 +38,14 @@ MEETING = Meeting("$NODE_RANK", "$MASTER_ADDR", "$MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a job's actor wrote of it, and why it waits."""
+class Job(scheduler.Job):
+    """What a job's actor wrote of it, and why it waits.
 
-    state: str
-    reason: str
-    nodes: str
-    restarts: int
-    queued_seconds: float
-    node_seconds: float
+    The actor starts it again before it says that it is over, as often as it may; one that no node
+    has room for is refused.
+    """
 
-    @property
-    def waits(self) -> bool:
-        return self.state == "WAITS"
-
-    @property
-    def would_never_start(self) -> bool:
-        return False  # such a job is refused
-
-    @property
-    def is_over(self) -> bool:
-        return self.state in ENDED
-
-    @property
-    def may_come_back(self) -> bool:
-        return False  # its actor starts it again before it says that it is over
-
-    @property
-    def was_lost(self) -> bool:
-        return False  # its actor has tried that as often as it may
-
-    @property
-    def went_well(self) -> bool:
-        return self.state == "COMPLETED"
-
-    @property
-    def was_out_of_memory(self) -> bool:
-        return self.state == "OUT_OF_MEMORY"
+    over: ClassVar[frozenset[str]] = ENDED
 
     @property
     def how_it_ended(self) -> str:
@@ -82,10 +54,6 @@ class Job:
             "NODE_LOST": f"lost a node {self.restarts} times ({self.reason}): look at the cluster, "
             "or raise compute.ray.retries; run it again, it continues from its last state",
         }.get(self.state, f"ended as {self.state}: {self.reason}")
-
-    @property
-    def node_hours(self) -> float:
-        return self.node_seconds / 3600
 
 
 class Ray:
@@ -157,7 +125,7 @@ class Ray:
             told = self._told(job)
             return told if told is not None and told.is_over else None
         if told is None:
-            told = Job("WAITS", "", "", 0, 0.0, 0.0)
+            told = Job("WAITS")
         if not told.waits:
             return told
         asked = ", ".join(

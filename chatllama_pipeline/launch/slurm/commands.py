@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.launch.jobs import scheduler
 from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError
 
 # A busy controller answers within a minute or never.
@@ -59,30 +61,17 @@ _WHAT_STATES_MEAN = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the controller says of a job; seconds by its own clock, None where not yet known."""
+class Job(scheduler.Job):
+    """What the controller says of a job."""
 
-    state: str
-    reason: str
-    nodes: str
-    exit_code: str
-    restarts: int
-    count: int
-    submitted: datetime | None
-    started: datetime | None
-    ended: datetime | None
+    exit_code: str = "0:0"
 
-    @property
-    def waits(self) -> bool:
-        return self.state == "PENDING"
+    waiting: ClassVar[str] = "PENDING"
+    over: ClassVar[frozenset[str]] = ENDED
 
     @property
     def would_never_start(self) -> bool:
         return self.waits and self.reason in HOPELESS
-
-    @property
-    def is_over(self) -> bool:
-        return self.state in ENDED
 
     @property
     def may_come_back(self) -> bool:
@@ -93,25 +82,9 @@ class Job:
         return self.state in MAY_COME_BACK
 
     @property
-    def went_well(self) -> bool:
-        return self.state == "COMPLETED"
-
-    @property
-    def was_out_of_memory(self) -> bool:
-        return self.state == "OUT_OF_MEMORY"
-
-    @property
     def how_it_ended(self) -> str:
         told = f"ended as {self.state} ({self.reason}, exit code {self.exit_code})"
         return _WHAT_STATES_MEAN.get(self.state, told)
-
-    @property
-    def queued_seconds(self) -> float:
-        return _between(self.submitted, self.started)
-
-    @property
-    def node_hours(self) -> float:
-        return self.count * _between(self.started, self.ended) / 3600
 
 
 def require_slurm() -> None:
@@ -174,16 +147,18 @@ def cancel(job: str) -> None:
 def parse(line: str) -> Job:
     """Read a line of `scontrol show job --oneliner`."""
     fields = dict(_FIELD.findall(line))
+    submitted, started, ended = (
+        _time(fields.get(f"{event}Time")) for event in ("Submit", "Start", "End")
+    )
+    count = int(fields.get("NumNodes", "1").partition("-")[0])
     return Job(
         state=fields.get("JobState", "UNKNOWN"),
         reason=fields.get("Reason", "None"),
         nodes="" if fields.get("NodeList") in (None, "(null)") else fields["NodeList"],
-        exit_code=fields.get("ExitCode", "0:0"),
         restarts=int(fields.get("Restarts", "0")),
-        count=int(fields.get("NumNodes", "1").partition("-")[0]),
-        submitted=_time(fields.get("SubmitTime")),
-        started=_time(fields.get("StartTime")),
-        ended=_time(fields.get("EndTime")),
+        queued_seconds=_between(submitted, started),
+        node_seconds=count * _between(started, ended),
+        exit_code=fields.get("ExitCode", "0:0"),
     )
 
 
