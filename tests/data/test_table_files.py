@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assets.metadata import _sample, _table_schema
+from assets.runs.metadata import _sample, _table_schema
 from chatllama_pipeline import table_files
 from chatllama_pipeline.data import ordered
 from chatllama_pipeline.data.audit.pairs import measure_pairs
