@@ -93,13 +93,13 @@ def _part(path: Path, number: int) -> Path:
 class TableWriter:
     """Writes rows as the table at `path`; each `write` is a row group, or more where it is large.
 
-    A file of `most_bytes()` is followed by another: the same rows in the same groups give the same
-    bytes.
+    A file of `file_bytes` (None: see `most_bytes`) is followed by another: the same rows in the
+    same groups give the same bytes.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, file_bytes: int | None = None) -> None:
         self._path, self._schema = path, schema
-        self._most = most_bytes()
+        self._most = file_bytes or most_bytes()
         self._parts = 0
         self._open(path)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from chatllama_pipeline.progress import phase
-from chatllama_pipeline.table_files import TableWriter
+from chatllama_pipeline.table_files import TableWriter, most_bytes
 
 ROWS_PER_GROUP = 10_000
 Keys = npt.NDArray[np.uint64]
@@ -50,6 +50,8 @@ class OrderedTable:
         self._on_group = on_group
         self._spill = path.with_name(f".{path.name}.sorting")
         self._buckets = _Buckets(self._spill, waiting_bytes)
+        # A setting that is wrong is told before rows are read.
+        self._file_bytes = most_bytes()
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +80,7 @@ class OrderedTable:
     def _write(self) -> None:
         rest: pa.Table = self._schema.empty_table()
         counter = phase(f"writes {self._path.name}", self.rows, "rows")
-        with TableWriter(self._path, self._schema) as writer:
+        with TableWriter(self._path, self._schema, self._file_bytes) as writer:
             for part in self._buckets.in_order():
                 rest = pa.concat_tables([rest, part.drop_columns([_KEY])])
                 full = rest.num_rows - rest.num_rows % ROWS_PER_GROUP

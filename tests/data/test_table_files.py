@@ -19,6 +19,8 @@ from chatllama_pipeline.data.audit.tables import PersonalData, commonest_replies
 from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.own.personal import build_personal_data
 from chatllama_pipeline.data.prepare.datasets import build_actor_training_data
+from chatllama_pipeline.data.sources.catalog import build_source
+from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.data.tables import SplitRows, read_first, read_rows, read_split
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.records import SPLITS, Outcome
@@ -94,6 +96,19 @@ def test_a_size_that_is_none_is_refused(
     monkeypatch.setenv(table_files.VARIABLE, named)
     with pytest.raises(SettingsError, match=r"CHATLLAMA_DATA_FILE_MB is .* set it to megabytes"):
         TableWriter(tmp_path / "a.parquet", SCHEMA)
+
+
+def test_a_wrong_size_is_told_before_a_row_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, personal: Path
+) -> None:
+    monkeypatch.setenv(table_files.VARIABLE, "0")
+    monkeypatch.delattr("chatllama_pipeline.data.prepare.rows.Preparation.scanned")
+    monkeypatch.delattr("chatllama_pipeline.data.sources.catalog.read_file")
+    with pytest.raises(SettingsError, match="set it to megabytes"):
+        prefer(tmp_path, personal, ROWS, settings())
+    (tmp_path / "rows.jsonl").write_bytes(jsonl([{}]))
+    with pytest.raises(SettingsError, match="set it to megabytes"):
+        build_source("shp", tmp_path, Asked(str(tmp_path / "rows.jsonl")))
 
 
 def make(tmp_path: Path, personal: Path, take: str) -> tuple[Path, Path, list[Outcome]]:

@@ -27,6 +27,7 @@ from chatllama_pipeline.data.prepare.workers import Desk, Task
 from chatllama_pipeline.data.spill.column import Column, Indices, groups
 from chatllama_pipeline.records import SPLITS
 from chatllama_pipeline.settings import AssistantSettings
+from chatllama_pipeline.table_files import most_bytes
 
 TRAIN, VALIDATION, TEST = range(3)
 _SMALL = {"source": np.int32, "cut": np.int32, "split": np.int8}
@@ -48,6 +49,8 @@ class Preparation:
         folder: Path,
         expected: int = 0,
     ) -> None:
+        # Wrong settings are told before rows are read.
+        most_bytes()
         self.funnel = Funnel()
         self._replies = replies
         self._shares = settings.data.test_share, settings.data.validation_share
