@@ -7,6 +7,10 @@ post and its replies recur over many pairs) and 170,000 of hh-rlhf (turns and th
 1,500 rows of harmless-base). They are turned into the sources' tables, `preference_data` and
 ChatLLaMA's three datasets in a process of its own, whose peak memory is told. Compare --scale 0.1
 with --scale 0.2: seconds should double.
+
+What many rows take on other machines is calculated by CPU seconds per row: those of the main
+process pass one after another, those of its workers are shared out over the cores: an upper
+bound (the main process works while its workers do), for cores like those at hand.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ DOMAINS = ("askacademia", "askbaking", "askculinary", "changemyview", "explainli
 # Human turns of 1,495 real prompts, one to nine.
 TURNS = np.array([439, 381, 375, 214, 50, 13, 11, 3, 5]) / 1491
 WORDS = 40_000
+FORECAST_ROWS, FORECAST_CORES = 100_000_000, (2, 4, 16)
 
 
 class Writer:
@@ -142,10 +147,10 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer._tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
 
 
-def busy_seconds() -> float:
-    """CPU seconds of this process and of its children that ended."""
+def busy_seconds() -> np.ndarray:
+    """CPU seconds of this process, and of its children that ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return np.array([one.ru_utime + one.ru_stime for one in used])
 
 
 def run(folder: Path, max_length: int) -> dict[str, Any]:
@@ -196,9 +201,11 @@ def run(folder: Path, max_length: int) -> dict[str, Any]:
     for name, step in steps.items():
         started, busy = time.perf_counter(), busy_seconds()
         outcome = step()
+        main, workers = (busy_seconds() - busy).tolist()
         told[name] = {
             "seconds": time.perf_counter() - started,
-            "cpu": busy_seconds() - busy,
+            "main": main,
+            "workers": workers,
             "rows": outcome.rows,
             "tokenized": outcome.metrics.get("tokenized_texts", 0),
             "dropped": outcome.metrics["dropped"],
@@ -233,15 +240,24 @@ def report(steps: dict[str, Any], size: int) -> None:
     total = sum(step["seconds"] for step in steps.values())
     rows = steps["shp"]["rows"] + steps["hh_rlhf"]["rows"]
     print(
-        f"{'step':<22}{'rows':>9}{'seconds':>9}{'cpu':>8}{'share':>7}{'GiB':>7}{'child':>7}{'tokenized':>11}"
+        f"{'step':<22}{'rows':>9}{'seconds':>9}{'cpu':>8}{'workers':>9}{'share':>7}{'GiB':>7}"
+        f"{'child':>7}{'tokenized':>11}"
     )
     for name, step in steps.items():
         share = step["seconds"] / total
         print(
-            f"{name:<22}{step['rows']:>9}{step['seconds']:>9.1f}{step['cpu']:>8.1f}{share:>7.0%}"
-            f"{step['peak']:>7.2f}{step['child']:>7.2f}{step['tokenized']:>11}"
+            f"{name:<22}{step['rows']:>9}{step['seconds']:>9.1f}{step['main']:>8.1f}"
+            f"{step['workers']:>9.1f}{share:>7.0%}{step['peak']:>7.2f}{step['child']:>7.2f}"
+            f"{step['tokenized']:>11}"
         )
     print(f"\n{rows} pairs ({size / 2**20:.0f} MiB as JSON) in {total:.1f} s: {rows / total:.0f}/s")
+    main, workers = (
+        sum(step[who] for step in steps.values()) / rows for who in ("main", "workers")
+    )
+    print(f"CPU per pair: {main * 1e6:.0f} us, of the workers {workers * 1e6:.0f} us")
+    for cores in FORECAST_CORES:
+        hours = FORECAST_ROWS * (main + workers / cores) / 3600
+        print(f"{FORECAST_ROWS:,} pairs on {cores} such cores: {hours:.1f} hours at most")
     for name, step in steps.items():
         if step["dropped"]:
             print(f"{name} dropped {step['dropped']}")
