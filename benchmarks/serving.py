@@ -231,7 +231,9 @@ def generated(release: Loaded, prompts: Sequence[list[int]], tokens: int, rounds
     return len(prompts) * tokens * rounds
 
 
-def publish(store: Store, release: Path | None, shape: Mapping[str, int]) -> Path:
+def publish(
+    store: Store, release: Path | None, shape: Mapping[str, int] = SHAPES["quickstart"]
+) -> Path:
     """`release` in a store of its own; without one, random weights in that shape."""
 
     def build(bench: Workbench) -> Outcome:
