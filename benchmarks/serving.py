@@ -4,6 +4,7 @@
     python benchmarks/serving.py --release FOLDER    # one that stands in a store
     python benchmarks/serving.py --shape smollm      # one of SmolLM2-135M's shape
     python benchmarks/serving.py --engine gguf       # by another engine
+    python benchmarks/serving.py --whole             # replies that aren't streamed
 
 On a GPU where there is one, in less than a minute:
 
@@ -11,6 +12,7 @@ On a GPU where there is one, in less than a minute:
 
 Weights are random where no release is named: they cost what trained ones cost. At N streams N
 clients ask N x `--rounds` greedy replies of `--tokens` tokens, streamed, one after another each.
+How many pieces a stream has hangs on the clock: on a busy machine `--whole` compares.
 Beside it, in turns with it: transformers' `generate` on a batch of N prompts, and the server's
 engine without a server. Every figure is the median of `--turns` turns. Tokens per second of the
 process's own CPU time stand beside those of the clock: on a busy machine they alone compare.
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=cores_at_hand())
     parser.add_argument("--engine", choices=list(WAYS), default="pytorch")
+    parser.add_argument("--whole", action="store_true")
     parser.add_argument("--memory", type=float, help="GB for weights, with --engine accelerate")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -168,7 +171,7 @@ def measure(
     server, alone, plain = Clock(process), Clock(own, process), Clock(own, process)
     firsts: list[float] = []
     for _ in range(options.turns):
-        server.time(lambda: asyncio.run(asked(url, texts, tokens, rounds, firsts)))
+        server.time(lambda: asyncio.run(asked(url, texts, options, firsts)))
         alone.time(lambda: asyncio.run(by_engine(engine, ids, tokens, rounds)))
         plain.time(lambda: generated(release, ids, tokens, rounds))
     first = statistics.median(firsts)
@@ -182,16 +185,25 @@ def measure(
 
 
 async def asked(
-    url: str, texts: Sequence[str], tokens: int, rounds: int, firsts: list[float]
+    url: str, texts: Sequence[str], options: argparse.Namespace, firsts: list[float]
 ) -> int:
     """Tokens that the server wrote; `firsts` takes the seconds to each reply's first text."""
 
     async def ask_on(client: httpx.AsyncClient, text: str) -> int:
-        return sum([await ask(client, text) for _ in range(rounds)])
+        return sum([await write(client, text) for _ in range(options.rounds)])
+
+    async def ask_whole(client: httpx.AsyncClient, text: str) -> int:
+        began = time.monotonic()
+        body = {"model": NAME, "messages": [{"role": "user", "content": text}], "temperature": 0}
+        more = {"max_tokens": options.tokens}
+        answer = await client.post(f"{url}/chat/completions", json=body | more)
+        firsts.append(time.monotonic() - began)
+        return int(answer.json()["usage"]["completion_tokens"])
 
     async def ask(client: httpx.AsyncClient, text: str) -> int:
         body = {"model": NAME, "messages": [{"role": "user", "content": text}], "temperature": 0}
-        more = {"max_tokens": tokens, "stream": True, "stream_options": {"include_usage": True}}
+        more = {"stream": True, "stream_options": {"include_usage": True}}
+        more |= {"max_tokens": options.tokens}
         began, count, waiting = time.monotonic(), 0, True
         async with client.stream("POST", f"{url}/chat/completions", json=body | more) as answer:
             async for line in answer.aiter_lines():
@@ -202,6 +214,7 @@ async def asked(
                     count = json.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
         return count
 
+    write = ask_whole if options.whole else ask
     async with httpx.AsyncClient(timeout=600) as client:
         return sum(await asyncio.gather(*(ask_on(client, text) for text in texts)))
 
