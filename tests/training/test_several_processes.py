@@ -1,10 +1,12 @@
 """Real trainings in two processes, by DDP and by DeepSpeed, against one process; real kills.
 
-Each runs as a child process of its own, as the launcher starts it.
+Each runs as a child process of its own, as the launcher starts it, but for those of one process
+that others are compared with: this process has imported all that they need.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 from collections.abc import Callable
@@ -25,9 +27,13 @@ from benchmarks.resume import (
     make_inputs,
 )
 from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.launch import STAGES as STAGES_OF
+from chatllama_pipeline.launch import TRAININGS as TRAININGS_OF
 from chatllama_pipeline.launch.stages import STOPPED, stage_error
 from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.ppo.stage import HEAD_FILE
 from tests.waiting import PATIENCE, wait_until
 
@@ -59,6 +65,17 @@ def run(
     return spec, Outcome.read(Path(spec.result))
 
 
+def run_here(trial: Trial, inputs: Path, folder: Path) -> Outcome:
+    """The same in this process, by one process without DeepSpeed."""
+    spec = trial.spec(inputs, folder)
+    training = AssistantSettings.of_stage(spec).trained_as(spec.stage)
+    module, function = {**STAGES_OF, **TRAININGS_OF}[training].split(":")
+    stage: Callable[[StageSpec, Progress], Outcome] = getattr(
+        importlib.import_module(module), function
+    )
+    return stage(spec, Progress(trial.stage, lambda line: None))
+
+
 def curves(outcome: Outcome) -> Curves:
     return {curve.name: [value for _, value in curve.points] for curve in outcome.curves}
 
@@ -71,7 +88,7 @@ def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     def of(training: str) -> Curves:
         if training not in made:
             folder = tmp_path_factory.mktemp(f"{training}_alone")
-            made[training] = curves(run(trial_of(training), inputs, folder)[1])
+            made[training] = curves(run_here(trial_of(training), inputs, folder))
         return made[training]
 
     return of
@@ -88,7 +105,7 @@ def test_two_processes_under_deepspeed_lose_what_one_process_loses(
     # 21 rows by 8 make short last batches; of their micro-batches of 2 the ranks have 2 and 1.
     trial = Trial("actor_sft", 2, zero_stage=3, steps=6)
     spec, outcome = run(trial, inputs, tmp_path / "two")
-    _, alone = run(replace(trial, processes=1, zero_stage=0), inputs, tmp_path / "one")
+    alone = run_here(replace(trial, processes=1, zero_stage=0), inputs, tmp_path / "one")
     losses = curves(outcome)["loss"]
     assert len(losses) == trial.steps
     assert largest_difference(losses, curves(alone)["loss"]) < 1e-3
