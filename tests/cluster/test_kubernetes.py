@@ -17,6 +17,7 @@ from chatllama_pipeline.launch.kubernetes.wanted import Wanted
 from tests.cluster.losses import STAGES, Alone, assert_same_losses
 from tests.cluster.place import Place, when
 from tests.cluster.stages import COUNTED
+from tests.launch.kubernetes.at_hand import found, started
 from tests.launch.kubernetes.cluster import IMAGE, Cluster
 from tests.waiting import wait_until
 
@@ -25,22 +26,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="session")
 def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("kubernetes"))
-    made.start()
-    yield made
-    made.stop()
+    with started(tmp_path_factory.mktemp("kubernetes")) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def kube(pods: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """The cluster, as this process finds it; nothing is left running of the test."""
-    pods.server.write_kubeconfig(tmp_path / "kubeconfig")
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    pods.give_store()
-    yield pods
-    left = pods.running()
-    pods.heal()
-    assert left == []
+    with found(pods, tmp_path, monkeypatch):
+        yield pods
 
 
 def wanted(place: Place, nodes: int = 1, **more: object) -> Wanted:

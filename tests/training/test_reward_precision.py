@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.test_utils.testing import AccelerateTestCase
 
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.progress import Progress
@@ -55,10 +55,10 @@ def test_a_reward_model_that_says_other_things_in_bfloat16_is_asked_in_float32(
 
 @pytest.fixture
 def other_precision() -> Iterator[None]:
-    """accelerate lets a process choose its precision once; this one's others come later."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    """accelerate lets a process choose its precision once, but for what it offers to tests."""
+    AccelerateTestCase().tearDown()
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+    AccelerateTestCase().tearDown()
 
 
 @pytest.mark.usefixtures("other_precision")

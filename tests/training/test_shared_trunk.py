@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, FSMTConfig, FSMTForConditionalGeneration
+from transformers import FSMTConfig, FSMTForConditionalGeneration
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.families.manner import Manner, set_manner
@@ -21,7 +21,6 @@ from chatllama_pipeline.models.heads import load_actor, load_reward, response_va
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.records import Outcome, StageSpec
-from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings, PpoSettings
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.model import ActorCritic, head_on
@@ -29,7 +28,7 @@ from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.ppo.stage import run
 from chatllama_pipeline.training.ppo.update import Experience, minibatch_gradients
 from tests.training.test_ppo_update import random_experience
-from tests.training.tiny_ppo import PROMPTS, QUIET, TRAINER
+from tests.training.tiny_ppo import QUIET, TRAINER
 
 SETTINGS = PpoSettings(
     beta_s=0.1, value_coefficient=0.7, critic_eps_clip=0.3, temperature=0.8, micro_batch_size=4
@@ -134,25 +133,9 @@ def test_an_actor_without_a_layer_that_makes_its_logits_is_refused() -> None:
         head_on(FSMTForConditionalGeneration(config).eval())
 
 
-@pytest.fixture(scope="session")
-def inputs(
-    tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory, write_table: Any
-) -> dict[str, Path]:
-    reward = tmp_path_factory.mktemp("reward")
-    torch.manual_seed(0)
-    load_reward(tiny_base_folder, torch.float32).save_pretrained(reward)
-    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(reward)
-    rows = [
-        {"prompt": [{"role": "user", "content": text}], "source": "test", "split": "train"}
-        for text in PROMPTS
-    ]
-    prompts = write_table(tmp_path_factory.mktemp("prompts"), rows, PROMPT_SCHEMA)
-    return {"actor_sft": tiny_base_folder, "reward_model": reward, "rlhf_training_data": prompts}
-
-
 @pytest.fixture
 def done(
-    make_spec: Callable[..., StageSpec], inputs: dict[str, Path]
+    make_spec: Callable[..., StageSpec], paid_inputs: dict[str, Path]
 ) -> Callable[..., tuple[StageSpec, Outcome]]:
     """The stage, run with a trunk of either kind."""
 
@@ -162,7 +145,7 @@ def done(
             "trainer_config": {**TRAINER, **trainer},
             "critic_config": {"trunk": trunk},
         }
-        spec = make_spec("actor_ppo", settings, inputs, trunk)
+        spec = make_spec("actor_ppo", settings, paid_inputs, trunk)
         return spec, run(spec, QUIET)
 
     return make
