@@ -27,7 +27,7 @@ from tests.llm.openai_server import FAULTS, OpenAiServer
 from tests.waiting import PATIENCE, wait_until
 
 MakeClient = Callable[..., LlmClient]
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 # Dear enough that a few hundred calls cost a dollar: the server charges up to 20 tokens of reply.
 DEAR = {"input": 100.0, "output": 200.0}
 
