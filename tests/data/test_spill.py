@@ -16,7 +16,7 @@ from chatllama_pipeline.data.spill import column as columns
 from chatllama_pipeline.data.spill.column import Column, groups
 from chatllama_pipeline.data.spill.known import LEAST_SLOTS, Known, shared_file, slots_for
 from chatllama_pipeline.data.spill.rows import SpilledRows
-from tests.data.test_near_duplicates import PAIRS, clusters
+from tests.data.prepare.test_near_duplicates import PAIRS, clusters
 
 DRAW = np.random.default_rng(0)
 HASHES = DRAW.integers(1, 2**64, 3000, np.uint64, endpoint=False)

@@ -19,7 +19,7 @@ from chatllama_pipeline.data.sources.catalog import SOURCES, build_source, sourc
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.schemas import PAIR_SCHEMA
 
-REAL_FILES = sorted((Path(__file__).parents[3] / "shared" / "data").glob("hh_rlhf*.jsonl.gz"))
+REAL_FILES = sorted((Path(__file__).parents[4] / "shared" / "data").glob("hh_rlhf*.jsonl.gz"))
 
 # Turns of a prompt -> rows: 439 single questions, the longest of 35 turns.
 REAL_TURNS = {

@@ -24,7 +24,7 @@ from chatllama_pipeline.schemas import ACTOR_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEM
 from chatllama_pipeline.settings.folder import Assistant, load_assistant
 from chatllama_pipeline.settings.known_questions import read_known_questions
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture(scope="module")
