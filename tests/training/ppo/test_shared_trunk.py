@@ -27,7 +27,7 @@ from chatllama_pipeline.training.ppo.model import ActorCritic, head_on
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.ppo.stage import run
 from chatllama_pipeline.training.ppo.update import Experience, minibatch_gradients
-from tests.training.test_ppo_update import random_experience
+from tests.training.ppo.test_ppo_update import random_experience
 from tests.training.tiny_ppo import QUIET, TRAINER
 
 SETTINGS = PpoSettings(
