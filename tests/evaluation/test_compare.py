@@ -20,7 +20,7 @@ from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, PROMPT_SCHEMA
-from tests.models.test_rendering import OPENS_A_THOUGHT
+from tests.models.chat.test_rendering import OPENS_A_THOUGHT
 
 PAYLOAD = ["evaluation.json", "report.html", "table.jsonl"]
 

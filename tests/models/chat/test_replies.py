@@ -8,7 +8,7 @@ import pytest
 
 from chatllama_pipeline.models.chat.replies import reply_of, written_text
 from tests.families import tokenizer_kinds
-from tests.models.test_rendering import OPENS_A_THOUGHT
+from tests.models.chat.test_rendering import OPENS_A_THOUGHT
 
 
 @pytest.fixture
