@@ -38,7 +38,7 @@ from chatllama_pipeline.training.reward import stage as reward
 from chatllama_pipeline.training.sft import stage as sft
 from chatllama_pipeline.training.terms.precision import in_bfloat16
 from tests.serving.served import lively, publish
-from tests.serving.test_ways import assert_as_generate
+from tests.serving.engine.test_ways import assert_as_generate
 
 pytestmark = [
     pytest.mark.gpu,

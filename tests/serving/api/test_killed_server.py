@@ -25,7 +25,7 @@ from chatllama_pipeline.store.versions import Store
 from tests.serving.served import NAME
 from tests.waiting import PATIENCE, wait_until
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 KILLS, RATERS = 20, 4
 
 

@@ -24,7 +24,7 @@ from tests.serving.served import NAME
 from tests.waiting import PATIENCE
 
 Released = tuple[Store, Version, Version]
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture
