@@ -37,8 +37,8 @@ from chatllama_pipeline.training.ppo.rollout import pad_left
 from chatllama_pipeline.training.reward import stage as reward
 from chatllama_pipeline.training.sft import stage as sft
 from chatllama_pipeline.training.terms.precision import in_bfloat16
-from tests.serving.served import lively, publish
 from tests.serving.engine.test_ways import assert_as_generate
+from tests.serving.served import lively, publish
 
 pytestmark = [
     pytest.mark.gpu,

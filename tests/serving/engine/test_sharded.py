@@ -23,8 +23,8 @@ from chatllama_pipeline.serving.engine.ways import Opened, Way, open_release
 from chatllama_pipeline.serving.loaded import load_outline
 from chatllama_pipeline.store.manifests import Version
 from chatllama_pipeline.store.versions import Store
-from tests.serving.served import NAME
 from tests.serving.engine.test_ways import assert_as_generate, job, together
+from tests.serving.served import NAME
 from tests.waiting import PATIENCE, wait_until
 
 Released = tuple[Store, Version, Version]
