@@ -23,9 +23,9 @@ class DpoSettings(SupervisedSection):
         default=0.0, description="share of the pairs that are taken to be labelled the wrong way"
     )
     rpo_alpha: NonNegative = Field(
-        default=0.0,
+        default=1.0,
         description="weight of what SFT would lose by the chosen reply, in nats a token, beside "
-        "DPO's loss: keeps chosen replies likely, and replies ended",
+        "DPO's loss: keeps chosen replies likely, and replies ended; 0: DPO alone",
     )
     batch_size: Positive = Field(default=8, description="pairs per step")
     lr: Rate = Field(default=1e-6, description="highest learning rate of AdamW")

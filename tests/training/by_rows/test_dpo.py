@@ -32,7 +32,10 @@ from tests.training.kills import assert_same_when_killed
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)
 WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
-DPO = {"batch_size": 4, "lr": 3e-3, "max_steps": 12, "evaluations": 3, "checkpoint_steps": 5}
+DPO = {
+    "batch_size": 4, "lr": 3e-3, "max_steps": 12, "evaluations": 3, "checkpoint_steps": 5,
+    "rpo_alpha": 0.0,
+}  # fmt: skip
 SETTINGS = {
     "improve_by": "dpo",
     "actor_config": {"model": "scratch", "max_sequence_length": 64},
