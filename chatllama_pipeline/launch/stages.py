@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +25,7 @@ from chatllama_pipeline.errors import (
     OutOfMemoryError,
     SettingsError,
     StoppedError,
+    StoreError,
 )
 from chatllama_pipeline.launch import STAGES, TRAININGS
 from chatllama_pipeline.launch.child import child_environment, cores_at_hand
@@ -80,6 +83,9 @@ def main(argv: list[str], stages: Mapping[str, str] = STAGES) -> int:
         except ChatllamaError as error:
             return _refuse(result, error)
         except Exception as error:
+            if _found_no_room(error):
+                traceback.print_exc()
+                return _refuse(result, _no_room(spec.stage, error))
             if not was_refused(error):
                 raise
             traceback.print_exc()
@@ -133,6 +139,19 @@ def _refuse(result: Path, error: ChatllamaError) -> int:
     if isinstance(error, StoppedError):
         return STOPPED
     return OUT_OF_MEMORY if isinstance(error, OutOfMemoryError) else REFUSED
+
+
+def _found_no_room(error: Exception) -> bool:
+    # Libraries that write by themselves put the system's words into errors of their own.
+    words = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+    return any(said in str(error) for said in words)
+
+
+def _no_room(stage: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"{stage} found no room on a disk of {socket.gethostname()}: {str(error).splitlines()[0]}. "
+        "Free some and run it again: it goes on from its last state"
+    )
 
 
 def _run(spec: StageSpec, stages: Mapping[str, str], emit: Emit) -> Outcome:

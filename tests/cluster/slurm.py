@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,8 @@ NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=2 RealMemor
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=2 RealMemory=4000
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 PartitionName=closed Nodes=n2 MaxTime=INFINITE State=INACTIVE
+PartitionName=short Nodes=n2 MaxTime=1 State=UP
+PartitionName=theirs Nodes=n2 AllowAccounts=theirs State=UP
 """
 
 
@@ -75,9 +77,8 @@ class Cluster:
         """Bring it up, and wait until both nodes are idle."""
         for name in ("state", *(f"spool_{node}" for node in NODES)):
             (self.folder / name).mkdir()
-        key = self.folder / "munge.key"
-        key.write_bytes(os.urandom(128))
-        key.chmod(0o400)
+        self._key.write_bytes(os.urandom(128))
+        self._key.chmod(0o400)
         controller, first, second = _free_ports(3)
         self.config.write_text(
             CONFIG.format(
@@ -89,23 +90,47 @@ class Cluster:
                 second=second,
             )
         )
-        self._run("munged", *self._munge(key))
+        self._run("munged", *self._munge("munge"))
         self.start_controller()
         for node in NODES:
             self.start_node(node)
         self.wait(lambda: self.said("sinfo", "-h", "-p", "all", "-o", "%T").split() == ["idle"])
 
-    def _munge(self, key: Path) -> list[str]:
+    @property
+    def _key(self) -> Path:
+        return self.folder / "munge.key"
+
+    def _munge(self, name: str) -> list[str]:
         names = ("socket", "pid-file", "log-file", "seed-file")
-        files = [f"--{name}={self.folder}/munge.{name.partition('-')[0]}" for name in names]
+        files = [f"--{each}={self.folder}/{name}.{each.partition('-')[0]}" for each in names]
         # A folder of the tests' own is no place for secrets, which these aren't.
-        return ["--foreground", "--force", f"--key-file={key}", *files]
+        return ["--foreground", "--force", f"--key-file={self._key}", *files]
+
+    @contextlib.contextmanager
+    def clock_apart(self) -> Iterator[Path]:
+        """The configuration of a machine whose clock is twenty minutes ahead."""
+        munged = shutil.which("munged", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert munged is not None
+        self._run("faketime", "-f", "+20m", munged, *self._munge("ahead"), name="ahead")
+        try:
+            self.wait((self.folder / "ahead.socket").exists)
+            config = self.folder / "ahead.conf"
+            config.write_text(self.config.read_text().replace("/munge.socket", "/ahead.socket"))
+            yield config
+        finally:
+            self.kill("ahead")
 
     def start_controller(self) -> None:
         self._run("slurmctld", "-D", "-f", str(self.config))
 
     def start_node(self, node: str) -> None:
         self._run("slurmd", "-D", "-N", node, "-f", str(self.config), name=node)
+
+    def end_controller(self) -> None:
+        """Stop it as an administrator does: it writes down what it knows."""
+        process = self.running.pop("slurmctld")
+        process.terminate()
+        process.wait()
 
     def kill(self, name: str) -> None:
         """SIGKILL a daemon, as a machine that loses its power does."""

@@ -79,7 +79,13 @@ def is_killed(spec: StageSpec, progress: Progress) -> Outcome:
     raise AssertionError
 
 
-TOLD_BY_NAME = (writes, refuses, counts, dies, is_killed)
+def fills_a_disk(spec: StageSpec, progress: Progress) -> Outcome:
+    """Writes more than a disk of the node has room for."""
+    (Path(spec.run_folder) / "disk" / "file").write_bytes(bytes(2**21))
+    raise AssertionError
+
+
+TOLD_BY_NAME = (writes, refuses, counts, dies, is_killed, fills_a_disk)
 STAGES = {function.__name__: f"__main__:{function.__name__}" for function in TOLD_BY_NAME}
 
 if __name__ == "__main__":

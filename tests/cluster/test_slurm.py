@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from chatllama_pipeline.errors import ChildError, DataError, SettingsError
+from chatllama_pipeline.errors import ChildError, DataError, SettingsError, StoreError
 from chatllama_pipeline.launch.jobs import running as jobs
+from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError
 from chatllama_pipeline.launch.slurm import commands
 from chatllama_pipeline.launch.slurm.script import Wanted
 from tests.cluster.losses import STAGES, Alone, assert_same_losses
@@ -52,12 +54,15 @@ def test_a_stage_that_dies_without_a_word_ends_with_its_state_and_its_log(
     ("wanted", "told"),
     [
         (Wanted(partition="none"), "refused the job: .*invalid partition"),
+        (Wanted(partition="closed"), "refused the job: .*partition not available"),
+        (Wanted(partition="short", time_limit="2:00:00"), r"never start \(PartitionTimeLimit\)"),
+        (Wanted(partition="theirs", account="ours"), "never start .*can't_use_this_part"),
         (Wanted(arguments=["--no-such-option"]), "refused the job: .*unrecognized option"),
         (Wanted(time_limit="soon"), "refused the job: .*time"),
         (Wanted(memory="900G"), "refused the job: .*memory"),
         (Wanted(nodes=3, queue_seconds=60), r"would never start \(PartitionNodeLimit\)"),
     ],
-    ids=["partition", "argument", "time", "memory", "nodes"],
+    ids=["partition", "closed", "short", "account", "argument", "time", "memory", "nodes"],
 )
 def test_what_slurm_refuses_is_told_with_its_reason(
     slurm: Cluster, place: Place, wanted: Wanted, told: str
@@ -157,6 +162,53 @@ def test_a_controller_that_is_started_again_loses_no_job(slurm: Cluster, place: 
 
     when(lambda: place.heard("step 10"), restart)
     assert place.run("counts", Wanted())[0].rows == COUNTED
+
+
+def test_a_controller_that_is_away_is_told_and_the_next_run_goes_on(
+    slurm: Cluster, place: Place
+) -> None:
+    slurm.end_controller()
+    try:
+        with pytest.raises(NoAnswerError, match=r"Unable to contact .* Run again when it is"):
+            place.run("writes", Wanted())
+    finally:
+        slurm.start_controller()
+    assert place.run("writes", Wanted())[0].rows == 1
+
+
+@pytest.mark.skipif(shutil.which("faketime") is None, reason="no faketime: apt-get install it")
+def test_a_machine_whose_clock_is_minutes_apart_is_told_so(
+    slurm: Cluster, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with slurm.clock_apart() as config, monkeypatch.context() as there:
+        there.setenv("SLURM_CONF", str(config))
+        with pytest.raises(SettingsError, match=r"doesn't trust this machine. Compare .*clocks"):
+            place.run("writes", Wanted())
+    assert not (place.folder / jobs.JOB_FILE).exists()
+
+
+def test_a_disk_that_is_full_on_a_node_is_told_with_its_name_and_the_cure(
+    slurm: Cluster, place: Place
+) -> None:
+    disk = place.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a disk")
+    try:
+        told = r"no room on a disk of \S+: .*No space left .* Free some and run it again"
+        with pytest.raises(StoreError, match=told):
+            place.run("fills_a_disk", Wanted())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_node_without_the_project_says_so(
+    slurm: Cluster, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatllama_pipeline.launch.jobs.node_script.PYTHON", "/no/python")
+    with pytest.raises(ChildError, match=r"(?s)ended as FAILED .*has no \S*/no/python"):
+        place.run("writes", Wanted())
 
 
 def test_a_node_with_another_version_of_the_project_refuses(

@@ -19,6 +19,8 @@ from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError
 ANSWER_SECONDS = 60.0
 # What Slurm says of a job that its controller has forgotten, some minutes after its end.
 _FORGOTTEN = "Invalid job id"
+# What it says to whom its controller doesn't trust: no word of clocks, nor of keys.
+_UNTRUSTED = ("Zero Bytes were transmitted", "authentication", "credential")
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
 # States after which a job does nothing more. NODE_FAIL and PREEMPTED are among them only where the
 # job isn't put back into the queue.
@@ -49,6 +51,8 @@ HOPELESS = frozenset(
         "QOSNotAllowed",
     }
 )
+# Of accounts and QOSs that a partition doesn't admit it tells by a sentence, in other words.
+_NOT_ADMITTED = ("can't_use_this_partition", "not_permitted_to_use_this_partition")
 _GOES_ON = "run it again, it continues from its last state"
 _WHAT_STATES_MEAN = {
     "TIMEOUT": "reached its time limit: raise compute.slurm.time_limit, or lower checkpoint_steps",
@@ -71,7 +75,8 @@ class Job(scheduler.Job):
 
     @property
     def would_never_start(self) -> bool:
-        return self.waits and self.reason in HOPELESS
+        not_admitted = any(words in self.reason for words in _NOT_ADMITTED)
+        return self.waits and (self.reason in HOPELESS or not_admitted)
 
     @property
     def may_come_back(self) -> bool:
@@ -106,6 +111,11 @@ def submit(arguments: Sequence[str], script: Path, env: Mapping[str, str]) -> st
         said = _said(done)
         if _unreachable(said):
             raise NoAnswerError(f"sbatch: {said}: is slurmctld up? Run again when it is")
+        if any(words in said for words in _UNTRUSTED):
+            raise SettingsError(
+                f"sbatch: {said}: Slurm's controller doesn't trust this machine. Compare their "
+                "clocks (`date`; munge bears five minutes between them) and their munge keys"
+            )
         raise SettingsError(
             f"Slurm refused the job: {said}. Look at compute.slurm (partition, account, "
             "time_limit, memory, gpus), compute.nodes and compute.threads; `sinfo` lists what "
