@@ -42,5 +42,11 @@ def hide_unused(spec: StageSpec) -> None:
         sys.modules[name] = None  # type: ignore[assignment]
 
 
+def reveal(name: str) -> None:
+    """Let this process find a library again that it turned out to have a use for."""
+    if name in sys.modules and sys.modules[name] is None:
+        del sys.modules[name]
+
+
 def _any_set(sections: list[Mapping[str, Any]], keys: tuple[str, ...]) -> bool:
     return any(section.get(key) for section in sections for key in keys)

@@ -61,6 +61,11 @@ class DeepSpeedPlan:
         return _at(self.config, "zero_optimization.offload_optimizer.device") not in (None, "none")
 
     @property
+    def moments_in_files(self) -> bool:
+        """Whether the optimizer's state stands in files on a disk."""
+        return bool(_at(self.config, "zero_optimization.offload_optimizer.device") == "nvme")
+
+    @property
     def weights_in_files(self) -> bool:
         """Whether the sharded weights stand in files on a disk."""
         return bool(_at(self.config, "zero_optimization.offload_param.device") == "nvme")

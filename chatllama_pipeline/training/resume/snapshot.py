@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,42 +19,67 @@ from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.models.adapters.lora import trained_state
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.progress import MEGABYTE, growing, watching
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
+from chatllama_pipeline.training.resume.moments import (
+    Moments,
+    into_plain,
+    into_shards,
+    of_plain,
+    of_shards,
+)
 from chatllama_pipeline.training.resume.state import States
 
 WEIGHTS, OPTIMIZER, COUNTS, BEST = "weights.pt", "optimizer.pt", "counts.json", "best.pt"
-DEEPSPEED = "deepspeed"
+# The folder of what DeepSpeed saves, and its name for the state in it.
+DEEPSPEED, TAG = "deepspeed", "state"
 # Weights and AdamW's two moments, all float32.
 BYTES_PER_WEIGHT = 12
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a training is spread: only in the same layout does it continue exactly."""
+    """How a training is spread: only in the same layout does it continue exactly.
+
+    `in_files`: the optimizer's state stands in files of each process's own.
+    """
 
     processes: int
     zero_stage: int | None
+    in_files: bool = False
 
     @classmethod
     def of(cls, means: Means) -> Layout:
-        return cls(means.processes, means.zero_stage or None)
+        return cls._by(means.processes, means.deepspeed if means.zero_stage else None)
 
     @classmethod
     def prepared_by(cls, accelerator: Accelerator) -> Layout:
         plugin = accelerator.state.deepspeed_plugin
-        return cls(accelerator.num_processes, plugin.zero_stage if plugin else None)
+        plan = DeepSpeedPlan(plugin.deepspeed_config) if plugin else None
+        return cls._by(accelerator.num_processes, plan)
+
+    @classmethod
+    def _by(cls, processes: int, plan: DeepSpeedPlan | None) -> Layout:
+        if plan is None:
+            return cls(processes, None)
+        return cls(processes, plan.stage, plan.moments_in_files)
 
     def __str__(self) -> str:
         by = "" if self.zero_stage is None else f" at ZeRO stage {self.zero_stage}"
-        return f"{self.processes} process{'es' if self.processes > 1 else ''}{by}"
+        files = " with the optimizer's state in files (nvme)" if self.in_files else ""
+        return f"{self.processes} process{'es' if self.processes > 1 else ''}{by}{files}"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state found: its folder, the counts in it, and the layout it was saved in."""
+    """A state found: its folder, the counts in it, and the layout it was saved in.
+
+    `order` has the names of the parameters as a plain optimizer numbers them.
+    """
 
     folder: Path
     counts: dict[str, Any]
     layout: Layout
+    order: Sequence[str] = ()
 
     @classmethod
     def newest(cls, states: States, warn: Callable[[str], None]) -> Snapshot | None:
@@ -63,7 +88,7 @@ class Snapshot:
         if folder is None:
             return None
         told = json.loads((folder / COUNTS).read_text())
-        return cls(folder, told["counts"], Layout(**told["layout"]))
+        return cls(folder, told["counts"], Layout(**told["layout"]), told.get("order", []))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The consolidated weights, whatever the layout; read from the file as they are used."""
@@ -71,23 +96,34 @@ class Snapshot:
         return weights
 
     def continued_in(self, layout: Layout) -> str | None:
-        """What isn't exact about continuing in `layout`; None where everything is."""
+        """What isn't exact about continuing in `layout`; None where everything is.
+
+        Raises StoreError, the state untouched, where it can't be continued so.
+        """
         if layout == self.layout:
             return None
-        lost = "sums are rounded in another order"
-        if not self.has_moments_for(layout):
-            lost = "the optimizer's moments start anew"
+        told = f"the state in {self.folder} was saved by {self.layout}"
+        unnamed = self.layout.zero_stage is None and not self.order
+        if self.layout.in_files or layout.in_files or (unnamed and layout.zero_stage is not None):
+            raise StoreError(f"{told}, and {layout} can't go on from it: {self.cure}")
         return (
-            f"the state was saved by {self.layout} and continues with {layout}, from its "
-            f"consolidated weights: {lost}, so the result will not be exactly that of a run that "
-            "was never stopped"
+            f"{told} and continues with {layout}: sums are rounded in another order, and what is "
+            "drawn while training (dropout) is drawn anew, so the result will not be exactly that "
+            "of a run that was never stopped"
         )
 
-    def has_moments_for(self, layout: Layout) -> bool:
-        """Whether the optimizer's state can be loaded: shards fit their layout alone."""
-        return layout == self.layout or (
-            layout.zero_stage is None and self.layout.zero_stage is None
+    @property
+    def cure(self) -> str:
+        """What to do where another layout can't take it up."""
+        return (
+            f"continue with {self.layout}, or remove {self.folder.parent} to train from the start"
         )
+
+    def moments(self) -> Moments:
+        """The optimizer's, by the names of the parameters."""
+        if self.layout.zero_stage is not None:
+            return of_shards(self.folder / DEEPSPEED / TAG)
+        return of_plain(_load(self.folder / OPTIMIZER, mmap=True), self.order, self.weights())
 
 
 @dataclass(frozen=True)
@@ -127,7 +163,7 @@ class Engine:
         weights = self._trained_weights()
         if self.layout.zero_stage is not None:
             self.prepared.save_checkpoint(
-                str(folder / DEEPSPEED), tag="state", exclude_frozen_parameters=True
+                str(folder / DEEPSPEED), tag=TAG, exclude_frozen_parameters=True
             )
         torch.save(_random_state(), folder / f"random_{self.accelerator.process_index}.pt")
         if self.is_main:
@@ -136,7 +172,7 @@ class Engine:
                 torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
             if self.scheduler is not None:
                 torch.save(self.scheduler.state_dict(), folder / "scheduler.pt")
-            told = {"counts": counts, "layout": vars(self.layout)}
+            told = {"counts": counts, "layout": vars(self.layout), "order": self._order()}
             (folder / COUNTS).write_text(json.dumps(told))
             best = states.run_folder / BEST
             if best.exists():
@@ -144,18 +180,49 @@ class Engine:
         self.accelerator.wait_for_everyone()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Optimizer, schedule, randomness; plain weights were loaded before they were prepared."""
-        folder = snapshot.folder
-        if snapshot.layout.zero_stage is not None and snapshot.layout == self.layout:
+        """Optimizer, schedule, randomness; plain weights were loaded before they were prepared.
+
+        Raises StoreError, the state untouched, where this layout can't take up the moments.
+        """
+        folder, sharded = snapshot.folder, self.layout.zero_stage is not None
+        if sharded and snapshot.layout == self.layout:
             self.prepared.load_checkpoint(
-                str(folder / DEEPSPEED), tag="state", load_module_strict=False
+                str(folder / DEEPSPEED), tag=TAG, load_module_strict=False
             )
-        elif snapshot.has_moments_for(self.layout):
+        elif not sharded and snapshot.layout.zero_stage is None:
             self.optimizer.load_state_dict(_load(folder / OPTIMIZER))
+        else:
+            self._take_up(snapshot)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(_load(folder / "scheduler.pt"))
+            # What another layout has saved of the optimizer holds no rates of this one's groups.
+            for group, rate in zip(
+                self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
+            ):
+                group["lr"] = rate
         if snapshot.layout == self.layout:
             _set_random_state(_load(folder / f"random_{self.accelerator.process_index}.pt"))
+
+    def _take_up(self, snapshot: Snapshot) -> None:
+        """Go on by the moments that another layout has saved."""
+        try:
+            if self.layout.zero_stage is None:
+                into_plain(snapshot.moments(), self.optimizer, self._names())
+            else:
+                into_shards(snapshot.moments(), self.prepared.optimizer, self._names())
+        except StoreError as error:
+            raise StoreError(f"{error}: {snapshot.cure}") from error
+
+    def _order(self) -> list[str]:
+        """The names of the parameters as a plain optimizer numbers them."""
+        if self.layout.zero_stage is not None:
+            return []
+        names, groups = self._names(), self.optimizer.param_groups
+        return [names[id(parameter)] for group in groups for parameter in group["params"]]
+
+    def _names(self) -> dict[int, str]:
+        """Those of the parameters, by identity."""
+        return {id(parameter): name for name, parameter in self.model.named_parameters()}
 
     def save_best(self, run_folder: Path) -> None:
         """Keep the weights of now beside the states; all processes take part."""
