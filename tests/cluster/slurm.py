@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -118,6 +119,8 @@ class Cluster:
             config.write_text(self.config.read_text().replace("/munge.socket", "/ahead.socket"))
             yield config
         finally:
+            # faketime waits for munged, and doesn't take it along.
+            os.killpg(self.running["ahead"].pid, signal.SIGKILL)
             self.kill("ahead")
 
     def start_controller(self) -> None:
