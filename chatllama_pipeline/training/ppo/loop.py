@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from chatllama_pipeline.errors import ChatllamaError, DataError, ProviderError
-from chatllama_pipeline.models.sharding.parts import whole
+from chatllama_pipeline.models.sharding.parts import is_in_parts, whole
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import PpoSettings
@@ -136,8 +136,11 @@ def train(
     prepared, optimizer = accelerator.prepare(module, make_optimizer(module, settings))
     prepared.eval()
     # DeepSpeed's bfloat16 holds weights of that type: the reference reads as the policy does.
-    reference = reference.to(accelerator.device, next(module.parameters()).dtype).eval()
-    narrow_what_is_in_parts(reference, accelerator)
+    reference = reference.to(accelerator.device).eval()
+    if is_in_parts(reference):
+        narrow_what_is_in_parts(reference, accelerator)  # not its buffers, as in the policy
+    else:
+        reference = reference.to(next(module.parameters()).dtype)
     loop = Loop(module, prepared, reference, optimizer, task, settings, method, accelerator, seed)
     engine = Engine(accelerator, module, prepared, optimizer, layout)
     if snapshot is not None:
