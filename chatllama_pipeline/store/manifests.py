@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -188,6 +189,12 @@ def write_beside_others(path: Path, record: dict[str, Any]) -> None:
     own = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     write_atomically(own, record)
     own.replace(path)
+
+
+def remove_version(folder: Path) -> None:
+    """Remove a version's folder: without its manifest it is none, whatever happens next."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def hash_files(what: str, paths: Sequence[Path]) -> list[str]:

@@ -47,6 +47,7 @@ from chatllama_pipeline.store.manifests import (
     library_versions,
     list_payload,
     payload_version,
+    remove_version,
     utc_now,
     write_atomically,
 )
@@ -235,9 +236,7 @@ class Store:
         if self._mirror:
             self._mirror.remove(gone, folders)
         for version in gone:
-            # Without its manifest it is no version any more, whatever happens next.
-            (version.path / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(version.path, ignore_errors=True)
+            remove_version(version.path)
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         self._pool.sweep()

@@ -235,6 +235,11 @@ def manifest_key(asset: str, assistant: str | None, version: str) -> str:
     return f"{VERSIONS}/{assistant or SHARED}/{asset}/{version}.json"
 
 
+def is_of(key: str, assistant: str | None) -> bool:
+    """Whether the manifest of that key is of a version of that owner."""
+    return key.startswith(f"{VERSIONS}/{assistant or SHARED}/")
+
+
 def file_key(file: PayloadFile) -> str:
     return f"{FILES}/{file.sha256}"
 

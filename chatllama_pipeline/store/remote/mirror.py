@@ -36,11 +36,12 @@ from chatllama_pipeline.store.manifests import (
     Manifest,
     PayloadFile,
     Version,
+    remove_version,
     write_atomically,
     write_beside_others,
 )
 from chatllama_pipeline.store.pool import Pool
-from chatllama_pipeline.store.remote.bucket import Bucket, Pointer
+from chatllama_pipeline.store.remote.bucket import Bucket, Pointer, is_of
 from chatllama_pipeline.store.remote.states import (
     STATES,
     TrainingStates,
@@ -180,14 +181,30 @@ class Mirror:
         self.bucket.drop_approval(name)
 
     def _take_listed(self, assistant: str | None) -> None:
-        known = self._seen()
-        for key, tag in self.bucket.tags(assistant):
+        known, listed = self._seen(), dict(self.bucket.tags(assistant))
+        for key, tag in listed.items():
             asset, file = key.split("/")[2:]
             here = self._folder(asset, assistant, Path(file).stem) / MANIFEST
             if known.get(key) != tag or not here.is_file():
                 self.take_manifest(asset, assistant, Path(file).stem)
                 known[key] = tag
-        write_atomically(self.root / SEEN, known)
+        gone = [key for key in known if is_of(key, assistant) and key not in listed]
+        if gone := [key for key in gone if self._drop(key, assistant)]:
+            self._pool.sweep()
+        write_atomically(self.root / SEEN, {key: known[key] for key in known.keys() - set(gone)})
+
+    def _drop(self, key: str, assistant: str | None) -> bool:
+        """Remove a version from this cache that was seen in the bucket; False where it is there."""
+        asset, file = key.split("/")[2:]
+        folder = self._folder(asset, assistant, Path(file).stem)
+        # A list may lag.
+        if self.bucket.manifest(asset, assistant, folder.name) is not None:
+            return False
+        here = self.root / asset / (assistant or SHARED) / CURRENT
+        if here.is_file() and json.loads(here.read_text())["version"] == folder.name:
+            here.unlink()
+        remove_version(folder)
+        return True
 
     def _take_pointer(self, asset: str, assistant: str | None, pointer: Pointer) -> None:
         owned = self.root / asset / (assistant or SHARED)

@@ -192,6 +192,22 @@ def test_what_is_pruned_or_forgotten_is_so_for_all_and_files_go_when_they_are_ol
     assert not is_approved(third.root, NAME, "aa")
 
 
+def test_what_another_machine_removed_goes_from_the_caches_that_had_it(machine: Machine) -> None:
+    one, other = machine("one"), machine("other")
+    made = [
+        one.make(recipe(code_version=str(number)), writes(LARGE + str(number)), {}, force=False)
+        for number in range(3)
+    ]
+    folders = [other.read(ASSET, NAME, each.version.id).path for each in made]
+    assert all(any(folder.iterdir()) for folder in folders)
+    prune(one, ASSET, NAME, keep=1)
+    assert [version.id for version in other.versions(ASSET, NAME)] == [made[2].version.id]
+    assert [folder.exists() for folder in folders] == [False, False, True]
+    remove_owned(one.root, NAME)
+    assert other.versions(ASSET, NAME) == [] and other.standing(ASSET, NAME) is None
+    assert not folders[2].exists()
+
+
 def test_a_file_that_may_be_swept_soon_is_sent_again(
     machine: Machine, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
