@@ -166,7 +166,7 @@ def test_a_saved_sft_model_has_the_validation_loss_it_was_saved_with(
     chain = chain_of(name)
     folder = chain.folder("actor_sft")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows, _ = sft._examples(
+    rows, _, _ = sft._examples(
         chain.folder("actor_training_data"), tmp_path, tokenizer, "validation", 64
     )
     pad_id = tokenizer.pad_token_id
