@@ -197,23 +197,25 @@ def run(folder: Path, max_length: int) -> dict[str, Any]:
             pairs, none, own, settings, out / "reward"
         ),
     }
-    told = {}
-    for name, step in steps.items():
-        started, busy = time.perf_counter(), busy_seconds()
-        outcome = step()
-        main, workers = (busy_seconds() - busy).tolist()
-        told[name] = {
-            "seconds": time.perf_counter() - started,
-            "main": main,
-            "workers": workers,
-            "rows": outcome.rows,
-            "tokenized": outcome.metrics.get("tokenized_texts", 0),
-            "dropped": outcome.metrics["dropped"],
-            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-            # Of the largest child; what it shares with the others is in each one's.
-            "child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
-        }
-    return told
+    return {name: measured(step) for name, step in steps.items()}
+
+
+def measured(step: Callable[[], Any]) -> dict[str, Any]:
+    """Seconds, rows and peak memory of a step."""
+    started, busy = time.perf_counter(), busy_seconds()
+    outcome = step()
+    main, workers = (busy_seconds() - busy).tolist()
+    return {
+        "seconds": time.perf_counter() - started,
+        "main": main,
+        "workers": workers,
+        "rows": outcome.rows,
+        "tokenized": outcome.metrics.get("tokenized_texts", 0),
+        "dropped": outcome.metrics["dropped"],
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        # Of the largest child; what it shares with the others is in each one's.
+        "child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
+    }
 
 
 def main() -> None:
