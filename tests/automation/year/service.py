@@ -24,8 +24,8 @@ from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogCons
 from dagster._daemon.sensor import execute_sensor_iteration
 
 from chatllama_pipeline.store.versions import Store
-from tests.automation.lost_process import another_process
 from tests.automation.made import make_versions, write_assistant
+from tests.automation.runs.lost_process import another_process
 from tests.automation.year.quick import quick_storage
 
 LOCATION = Path(__file__).with_name("location.py")

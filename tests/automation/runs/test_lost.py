@@ -15,7 +15,7 @@ from chatllama_pipeline.automation.lost import lost_runs
 from resources.signs_of_life import runs_without_life, sign_of_life, signs_folder
 from resources.store import StoreResource
 from resources.time_limit import end_at_the_limit
-from tests.automation.lost_process import another_process
+from tests.automation.runs.lost_process import another_process
 from tests.automation.ticks import Ticks, going, write
 
 
@@ -161,7 +161,7 @@ def test_a_sign_held_by_several_steps_ends_with_the_last(tmp_path: Path) -> None
 
 
 def test_the_queue_runs_one_run_of_an_assistant_at_a_time() -> None:
-    home = Path(__file__).parents[2] / "dagster_home" / "dagster.yaml"
+    home = Path(__file__).parents[3] / "dagster_home" / "dagster.yaml"
     with dg.instance_for_test(overrides=yaml.safe_load(home.read_text())) as instance:
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None

@@ -12,7 +12,7 @@ from chatllama_pipeline.automation.lost import lost_runs
 from chatllama_pipeline.automation.stopping import stop_runs
 from chatllama_pipeline.definitions import definitions
 from resources.signs_of_life import process_of, sign_of_life, signs_folder
-from tests.automation.lost_process import another_process
+from tests.automation.runs.lost_process import another_process
 from tests.automation.ticks import Ticks, going
 
 NEVER = 0.0
