@@ -10,7 +10,7 @@ import pytest
 
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from tests.families.kit import ACTORS, PRETRAINED_REWARDS, Family
-from tests.families.tokenizer_kinds import WORDS
+from tests.families.vocabulary.tokenizer_kinds import WORDS
 
 SPLITS = ["train"] * 8 + ["validation"] * 2 + ["test"] * 2
 FAMILIES = {family.name: family for family in (*ACTORS, *PRETRAINED_REWARDS)}

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from tests.families import tokenizer_kinds as kinds
+from tests.families.vocabulary import tokenizer_kinds as kinds
 
 MOST_WEIGHTS = 2 * 10**7
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from tests.families import tokenizer_kinds as kinds
+from tests.families.vocabulary import tokenizer_kinds as kinds
 
 POSITIONS = 96
 

@@ -30,7 +30,7 @@ from chatllama_pipeline.serving.chat import chat_once
 from chatllama_pipeline.store.layout import has_adapter
 from chatllama_pipeline.training.sft import stage as sft
 from tests.families.kit import ACTORS, REWARDS
-from tests.families.tokenizer_kinds import WORDS
+from tests.families.vocabulary.tokenizer_kinds import WORDS
 
 FolderOf = Callable[[str], Path]
 QUIET = Progress("test", lambda line: None)

@@ -21,7 +21,7 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Message, StageSpec, user_prompt
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.training.reward import stage as reward
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 
 QUIET = Progress("test", lambda line: None)
 KINDS = ("qwen3", "smollm", "qwen3_thinking", "llama3", "gemma3")

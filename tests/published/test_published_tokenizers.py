@@ -10,7 +10,7 @@ import pytest
 
 from chatllama_pipeline.models.bases.preflight import preflight
 from chatllama_pipeline.models.loading import load_config
-from tests.families.token_properties import EVERY_PROPERTY
+from tests.families.vocabulary.token_properties import EVERY_PROPERTY
 from tests.published.registry import TOKENIZERS
 
 pytestmark = pytest.mark.published

@@ -12,7 +12,7 @@ from chatllama_pipeline.errors import DataError, StoreError
 from chatllama_pipeline.models.chat.replies import reply_of, written_text
 from chatllama_pipeline.records import Message, Prompt, user_prompt
 from chatllama_pipeline.serving.chat import Assistant, _Streamer, chat, chat_once
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 
 GREETING = (
     "Type a message. /new starts a new conversation, /quit leaves.\n"

@@ -6,7 +6,7 @@ import pytest
 
 from chatllama_pipeline.models.chat.template import CHAT_TEMPLATE
 from chatllama_pipeline.serving.speech import Speech
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 
 KINDS = ["qwen3", "llama", "gemma3", "mistral", "bloom"]
 

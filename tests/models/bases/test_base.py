@@ -25,7 +25,7 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)

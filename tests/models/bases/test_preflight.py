@@ -19,7 +19,7 @@ from chatllama_pipeline.schemas import ACTOR_SCHEMA, PROMPT_SCHEMA
 from chatllama_pipeline.settings import ActorSettings
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.sft import stage as sft
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 from tests.models.chat.test_rendering import OPENS_A_THOUGHT, WITHOUT_SYSTEM
 
 QUIET = Progress("test", lambda line: None)

@@ -22,7 +22,7 @@ from chatllama_pipeline.models.chat.template import (
 )
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.records import Message, user_prompt
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 
 KINDS: dict[str, Callable[[], Any]] = {
     name: getattr(tokenizer_kinds, name)

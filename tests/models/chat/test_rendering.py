@@ -15,7 +15,7 @@ from chatllama_pipeline.models.chat.rendering import (
 )
 from chatllama_pipeline.models.chat.template import conversation, prompt_ids
 from chatllama_pipeline.records import Message, user_prompt
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 
 # Phi-3-mini's first: no word of a system turn.
 WITHOUT_SYSTEM = (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chatllama_pipeline.models.chat.replies import reply_of, written_text
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 from tests.models.chat.test_rendering import OPENS_A_THOUGHT
 
 

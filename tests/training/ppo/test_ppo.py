@@ -36,7 +36,7 @@ from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.preparation import read_prompts
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.ppo.stage import run
-from tests.families import tokenizer_kinds
+from tests.families.vocabulary import tokenizer_kinds
 from tests.training.tiny_ppo import PROMPTS, QUIET, TRAINER
 
 MakeSpec = Callable[..., StageSpec]

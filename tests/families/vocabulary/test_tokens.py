@@ -22,14 +22,14 @@ from chatllama_pipeline.models.chat.template import (
 from chatllama_pipeline.models.families.unembedded import without_unembedded
 from chatllama_pipeline.records import Message, user_prompt
 from chatllama_pipeline.training.sft.stage import collate_completions
-from tests.families import tokenizer_kinds
 from tests.families.kit import ACTORS
-from tests.families.token_properties import (
+from tests.families.vocabulary import tokenizer_kinds
+from tests.families.vocabulary.token_properties import (
     a_reply_ends_in_a_token_that_stops,
     begins_with_one_bos_or_none,
     every_turn_is_read_the_systems_too,
 )
-from tests.families.tokenizer_kinds import GEMMA_EMBEDDINGS, GEMMA_IMAGE
+from tests.families.vocabulary.tokenizer_kinds import GEMMA_EMBEDDINGS, GEMMA_IMAGE
 
 FolderOf = Callable[[str], Path]
 # What each family's prompt of one turn begins with, and what ends its reply.

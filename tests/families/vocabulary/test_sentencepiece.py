@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from chatllama_pipeline.data.prepare.lengths import load_tokenizer
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.progress import Progress
-from tests.families.tokenizer_kinds import CORPUS
+from tests.families.vocabulary.tokenizer_kinds import CORPUS
 
 # Family -> its file's name, how its vocabulary begins, and its tokenizer_config.json.
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
