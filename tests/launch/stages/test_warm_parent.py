@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not forks.CAN_FORK, reason="forks on Linux alone")
 
-COMMAND = [sys.executable, str(Path(__file__).parent / "programs" / "fake_stages.py")]
+COMMAND = [sys.executable, str(Path(__file__).parents[1] / "programs" / "fake_stages.py")]
 ENVIRONMENT = child_environment(2)
 
 

@@ -18,7 +18,7 @@ from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.layout import ADAPTER_CONFIG
 from tests.waiting import PATIENCE
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 MakeSpec = Callable[..., StageSpec]
 
 # The modules of the stages in an order in which each group may import a little more; actor_base is

@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 
 NAME = "mine"
 TRAINED = ("reward_model", "actor_sft", "actor_ppo")
-STAGES = Path(__file__).parent / "programs" / "trainings.py"
+STAGES = Path(__file__).parents[1] / "programs" / "trainings.py"
 
 
 class QuickCompute(Compute):

@@ -25,7 +25,7 @@ from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from resources.compute import Compute
 from tests.waiting import wait_until
 
-FAKE_STAGES = Path(__file__).parent / "programs" / "fake_stages.py"
+FAKE_STAGES = Path(__file__).parents[1] / "programs" / "fake_stages.py"
 
 
 class FakeCompute(Compute):
