@@ -23,7 +23,7 @@ from chatllama_pipeline.launch import STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
 from tests.waiting import PATIENCE
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 # What of the engine the definitions need: rooms that declare something, modules, and packages that
 # name it in their `__init__` alone.
 DECLARING = ("automation", "lineage.declaring", "settings")
