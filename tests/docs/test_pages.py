@@ -14,7 +14,7 @@ from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from chatllama_pipeline.settings import AssistantSettings
 from tests.docs.pages import ALL, PAGES, REPOSITORY
-from tests.store.test_assistants import ORIGINAL_CONFIG
+from tests.settings.test_assistants import ORIGINAL_CONFIG
 
 QUOTED = sorted(set(re.findall(r"`([^`\n]+)`", ALL)))
 # Folders that runs or readers make, and names of models on the hub.

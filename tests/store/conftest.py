@@ -10,7 +10,7 @@ import pytest
 
 from chatllama_pipeline.store.remote import mirror
 from chatllama_pipeline.store.versions import Store, store_root
-from tests.store.s3 import S3, environment, s3_server
+from tests.store.buckets.s3 import S3, environment, s3_server
 
 
 @pytest.fixture(scope="package")

@@ -19,9 +19,9 @@ from chatllama_pipeline.store.copying.ends import Folder
 from chatllama_pipeline.store.owned import owned_folders
 from chatllama_pipeline.store.remote.bucket import Bucket
 from chatllama_pipeline.store.versions import Store, Workbench
+from tests.store.buckets.s3 import S3
 from tests.store.recipes import recipe, writes
-from tests.store.s3 import S3
-from tests.store.test_store import flip_a_byte
+from tests.store.test_versions import flip_a_byte
 
 LARGE = "x" * 10_000
 

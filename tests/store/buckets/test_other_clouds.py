@@ -14,13 +14,13 @@ from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.store.remote import mirror
 from chatllama_pipeline.store.remote.objects import PART_BYTES, Objects
 from chatllama_pipeline.store.versions import Store, store_root
-from tests.store.buckets.test_bucket import (
+from tests.store.buckets.clouds import Cloud, azure, google
+from tests.store.buckets.test_connection import (
     test_an_object_is_made_once_and_replaced_only_by_who_saw_it as holds_to_conditions,
 )
-from tests.store.buckets.test_bucket import (
+from tests.store.buckets.test_connection import (
     test_of_two_that_move_current_at_once_one_wins_and_the_other_is_told as holds_to_current,
 )
-from tests.store.clouds import Cloud, azure, google
 from tests.store.recipes import never, prune, recipe, writes
 
 CLOUDS = {"gs": google, "az": azure}

@@ -18,8 +18,8 @@ from chatllama_pipeline.store.remote.bucket import Bucket
 from chatllama_pipeline.store.remote.objects import Objects
 from chatllama_pipeline.store.versions import Build, Store, Workbench, store_root
 from chatllama_pipeline.training.resume.state import States
+from tests.store.buckets.s3 import S3
 from tests.store.recipes import recipe, writes
-from tests.store.s3 import S3
 from tests.waiting import wait_until
 
 ORIGIN = {"settings": 1}

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.store.remote.objects import Objects
-from tests.store.s3 import S3
+from tests.store.buckets.s3 import S3
 
 
 def checked(url: str) -> Result:

@@ -25,10 +25,10 @@ from chatllama_pipeline.store.remote.bucket import Bucket
 from chatllama_pipeline.store.versions import Store, store_root
 from chatllama_pipeline.store.views import begin_run
 from tests.automation.made import write_assistant
+from tests.store.buckets.s3 import S3
 from tests.store.recipes import never, prune, recipe, writes
-from tests.store.s3 import S3
 from tests.store.test_full_disk import run
-from tests.store.test_store import flip_a_byte
+from tests.store.test_versions import flip_a_byte
 
 Machine = Callable[[str], Store]
 ASSET, NAME = "actor_sft", "mine"

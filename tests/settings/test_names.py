@@ -8,7 +8,7 @@ import pytest
 
 from chatllama_pipeline.errors import UnknownAssistantError
 from chatllama_pipeline.settings.folder import assistant_names, load_assistant, misnamed_folders
-from tests.store.test_assistants import write
+from tests.settings.test_assistants import write
 
 
 def test_an_unknown_assistant_is_answered_with_those_there_are(tmp_path: Path) -> None:

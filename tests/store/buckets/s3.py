@@ -1,6 +1,6 @@
 """A server that speaks S3 on loopback: moto's, with what can go wrong on the way to a bucket.
 
-`python tests/store/s3.py` says its port, then serves one request at a time, so that a put under a
+`python tests/store/buckets/s3.py` says its port, then serves one request at a time, so that a put under a
 condition is one step, until it is killed. `PUT /_faults` sets what goes wrong, as JSON:
 
     drop        every so manieth request's connection is cut: before it is served, or after

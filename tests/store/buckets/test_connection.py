@@ -17,7 +17,7 @@ from chatllama_pipeline.store.manifests import PayloadFile, hash_file
 from chatllama_pipeline.store.remote import objects as objects_module
 from chatllama_pipeline.store.remote.bucket import Bucket, Pointer
 from chatllama_pipeline.store.remote.objects import Objects
-from tests.store.s3 import S3
+from tests.store.buckets.s3 import S3
 
 
 def current(version: str) -> dict[str, object]:
