@@ -2,7 +2,7 @@
 
     python benchmarks/llm.py [--rows 2000] [--latency 400] [--concurrency 32] [--cached 10000]
 
-A server of our own (`tests/llm/openai_server.py`) answers in a process of its own after `latency`
+A server of our own (`tests/llm/loopback/server.py`) answers in a process of its own after `latency`
 milliseconds. The bare `openai` SDK and our client take the same rows in turns, so that what slows
 the machine slows both: on busy machines trust the ratios. The ideal is rows x latency /
 concurrency.
@@ -28,7 +28,7 @@ from chatllama_pipeline.llm.client.requests import LlmReply, LlmRequest
 from chatllama_pipeline.llm.clients import open_client
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings, RoleSettings
-from tests.llm.openai_server import KEY, MODEL
+from tests.llm.loopback.server import KEY, MODEL
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEY_VARIABLE = "CHATLLAMA_BENCHMARK_KEY"
@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ[KEY_VARIABLE] = KEY
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.llm.openai_server", str(options.latency)],
+        [sys.executable, "-m", "tests.llm.loopback.server", str(options.latency)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
@@ -56,7 +56,7 @@ def main() -> None:
         finally:
             server.kill()
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.llm.openai_server", "0"],
+        [sys.executable, "-m", "tests.llm.loopback.server", "0"],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,

@@ -22,8 +22,8 @@ from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.watching.judges import is_reward_term
 from tests.llm.answering import Answering, asked
-from tests.llm.openai_server import KEY, MODEL, OpenAiServer, prompt_text
-from tests.llm.small_talk import reply, words_between
+from tests.llm.loopback.server import KEY, MODEL, OpenAiServer, prompt_text
+from tests.llm.loopback.small_talk import reply, words_between
 
 SILENT = Progress("evaluation", lambda line: None)
 PROMPTS = [user_prompt(f"question {n}?") for n in range(4)]

@@ -12,7 +12,7 @@ from chatllama_pipeline.llm.client.requests import LlmClient
 from chatllama_pipeline.llm.clients import open_client
 from chatllama_pipeline.settings import AssistantSettings
 from tests.llm.desk import Desk
-from tests.llm.openai_server import KEY, MODEL, OpenAiServer
+from tests.llm.loopback.server import KEY, MODEL, OpenAiServer
 
 ROLE = {
     "provider": "openai",

@@ -17,8 +17,8 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Outcome
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
-from tests.llm.openai_server import MODEL, Body, OpenAiServer, prompt_text
-from tests.llm.small_talk import reply
+from tests.llm.loopback.server import MODEL, Body, OpenAiServer, prompt_text
+from tests.llm.loopback.small_talk import reply
 
 Rows = list[dict[str, Any]]
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.errors import DataError
-from tests.llm.openai_server import OpenAiServer
+from tests.llm.loopback.server import OpenAiServer
 
 TEAS = ["amber", "brook", "candle", "dune", "ember", "frost", "glade", "harbor", "island"]
 

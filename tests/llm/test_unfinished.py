@@ -9,9 +9,9 @@ import pytest
 
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure
-from tests.llm.asking import asks, texts
-from tests.llm.openai_replies import told
-from tests.llm.openai_server import OpenAiServer
+from tests.llm.loopback.asking import asks, texts
+from tests.llm.loopback.replies import told
+from tests.llm.loopback.server import OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
 

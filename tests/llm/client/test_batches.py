@@ -13,7 +13,7 @@ from chatllama_pipeline.errors import BudgetError, ProviderError
 from chatllama_pipeline.llm.client.cache import AnswerCache, cache_file
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure, LlmRequest
 from chatllama_pipeline.records import Message
-from tests.llm.openai_server import OpenAiServer
+from tests.llm.loopback.server import OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
 

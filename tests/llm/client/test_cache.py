@@ -17,7 +17,7 @@ from chatllama_pipeline.errors import AbsentError, StoreError
 from chatllama_pipeline.llm.client.cache import AnswerCache, Asked, cache_file
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
-from tests.llm.openai_server import OpenAiServer
+from tests.llm.loopback.server import OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
 

@@ -23,7 +23,7 @@ from chatllama_pipeline.llm.client.money import (
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import Price
-from tests.llm.openai_server import FAULTS, OpenAiServer
+from tests.llm.loopback.server import FAULTS, OpenAiServer
 from tests.waiting import PATIENCE, wait_until
 
 MakeClient = Callable[..., LlmClient]

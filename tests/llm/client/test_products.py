@@ -14,9 +14,9 @@ import yaml
 
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure, LlmRequest
 from chatllama_pipeline.records import Message
-from tests.llm.asking import ask, asks, texts
-from tests.llm.openai_replies import Body, Told, completion, told
-from tests.llm.openai_server import KEY, OpenAiServer
+from tests.llm.loopback.asking import ask, asks, texts
+from tests.llm.loopback.replies import Body, Told, completion, told
+from tests.llm.loopback.server import KEY, OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
 PAGE = Path(__file__).parents[3] / "docs/llms.md"

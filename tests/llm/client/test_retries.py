@@ -12,8 +12,8 @@ from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.client.dispatch import MOST_ATTEMPTS
 from chatllama_pipeline.llm.client.openai_calls import retry_after
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply
-from tests.llm.asking import ask, asks, texts
-from tests.llm.openai_server import FAULTS, Behaviour, OpenAiServer
+from tests.llm.loopback.asking import ask, asks, texts
+from tests.llm.loopback.server import FAULTS, Behaviour, OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
 

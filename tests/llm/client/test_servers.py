@@ -11,9 +11,9 @@ import pytest
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
-from tests.llm.asking import ask, asks, texts
-from tests.llm.openai_replies import JSON, Body, Told, told
-from tests.llm.openai_server import OpenAiServer
+from tests.llm.loopback.asking import ask, asks, texts
+from tests.llm.loopback.replies import JSON, Body, Told, told
+from tests.llm.loopback.server import OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
 SCHEMA = json.dumps({"type": "object", "properties": {"score": {"type": "number"}}})

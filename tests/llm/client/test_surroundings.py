@@ -8,9 +8,9 @@ import pytest
 
 from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.client.requests import LlmClient
-from tests.llm.asking import ask, asks
-from tests.llm.openai_replies import told
-from tests.llm.openai_server import OpenAiServer
+from tests.llm.loopback.asking import ask, asks
+from tests.llm.loopback.replies import told
+from tests.llm.loopback.server import OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
 

@@ -14,8 +14,8 @@ from chatllama_pipeline.errors import BudgetError, ProviderError
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.training.ppo.stage import run
-from tests.llm.openai_server import KEY, MODEL, Body, OpenAiServer, prompt_text
-from tests.llm.small_talk import words_between
+from tests.llm.loopback.server import KEY, MODEL, Body, OpenAiServer, prompt_text
+from tests.llm.loopback.small_talk import words_between
 from tests.training.paid import QUIET, curves, hashes
 
 Make = Callable[..., StageSpec]

@@ -27,7 +27,7 @@ from chatllama_pipeline.training.watching.looks import (
 )
 from chatllama_pipeline.training.watching.report import WatchReport
 from chatllama_pipeline.training.watching.watch import interval
-from tests.llm.openai_server import KEY, MODEL, OpenAiServer
+from tests.llm.loopback.server import KEY, MODEL, OpenAiServer
 from tests.training.paid import QUIET, TRAINER, curves, hashes
 
 Make = Callable[..., StageSpec]

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.llm.openai_server import KEY, MODEL, OpenAiServer
-from tests.llm.small_talk import WORDS, reply
+from tests.llm.loopback.server import KEY, MODEL, OpenAiServer
+from tests.llm.loopback.small_talk import WORDS, reply
 from tests.pipeline.place import REPOSITORY, Place
 from tests.waiting import PATIENCE, wait_until
 

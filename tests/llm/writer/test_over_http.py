@@ -11,8 +11,8 @@ import pytest
 from chatllama_pipeline.data.splits import split_of
 from chatllama_pipeline.errors import DataError, ProviderError
 from tests.llm.desk import Desk, row
-from tests.llm.openai_server import KEY, MODEL, prompt_text
-from tests.llm.small_talk import WORDS
+from tests.llm.loopback.server import KEY, MODEL, prompt_text
+from tests.llm.loopback.small_talk import WORDS
 
 EXAMPLES = [row(f"How is {word} tea made?", f"Boil the {word}.") for word in WORDS[:10]]
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -8,8 +8,8 @@ import pytest
 
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA
 from tests.llm.desk import Desk, answering, check, lines, pair, row, scores
-from tests.llm.openai_server import FAULTS, MODEL, Body, prompt_text
-from tests.llm.small_talk import WORDS, reply, words_between
+from tests.llm.loopback.server import FAULTS, MODEL, Body, prompt_text
+from tests.llm.loopback.small_talk import WORDS, reply, words_between
 
 
 def test_what_no_one_scored_is_scored_and_what_stood_is_kept_and_never_asked(desk: Desk) -> None:

@@ -2,7 +2,7 @@
 
 It writes new texts of random words, as long as they are meant to be good, and a score is a reply's
 length in words by three: so the judge agrees with the writer, and what it does can be counted.
-`python -m tests.llm.small_talk` serves it alone and prints its URL.
+`python -m tests.llm.loopback.small_talk` serves it alone and prints its URL.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import threading
 from typing import Any
 
-from tests.llm.openai_server import OpenAiServer, prompt_text
+from tests.llm.loopback.server import OpenAiServer, prompt_text
 
 WORDS = re.findall(
     r"\w+",

@@ -2,7 +2,7 @@
 
 Chat completions, completions, models, files and batches. It counts what it saw and what it would
 have charged, and answers with `reply`, a function of the request's body. Tests use the fixture
-`openai_server`; `python -m tests.llm.openai_server` runs it alone (benchmarks do).
+`openai_server`; `python -m tests.llm.loopback.server` runs it alone (benchmarks do).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import httptools
 
-from tests.llm.openai_replies import (
+from tests.llm.loopback.replies import (
     FAULTS,
     JSON,
     KEY,

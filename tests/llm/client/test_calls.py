@@ -14,8 +14,8 @@ from chatllama_pipeline.errors import ProviderError
 from chatllama_pipeline.llm.client.cache import cache_file
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
 from chatllama_pipeline.records import Message
-from tests.llm.asking import ask, asks, texts
-from tests.llm.openai_server import KEY, OpenAiServer
+from tests.llm.loopback.asking import ask, asks, texts
+from tests.llm.loopback.server import KEY, OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
 
