@@ -24,8 +24,8 @@ from chatllama_pipeline.training.best_of_n.sampling import Asked, choose
 from chatllama_pipeline.training.best_of_n.stage import run
 from chatllama_pipeline.training.sft.stage import run as run_sft
 from chatllama_pipeline.training.terms.weighing import Term
-from tests.training.kills import assert_same_when_killed, hashes
 from tests.training.paid import BRIEF
+from tests.training.resume.kills import assert_same_when_killed, hashes
 
 Make = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)

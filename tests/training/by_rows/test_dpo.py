@@ -27,7 +27,7 @@ from chatllama_pipeline.training.dpo.equations import (
 )
 from chatllama_pipeline.training.dpo.pairs import DpoPair, all_nats, collate_pairs, pair_nats
 from chatllama_pipeline.training.dpo.stage import dpo_loss_sum, run
-from tests.training.kills import assert_same_when_killed
+from tests.training.resume.kills import assert_same_when_killed
 
 MakeSpec = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)

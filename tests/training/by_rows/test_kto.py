@@ -32,7 +32,7 @@ from chatllama_pipeline.training.kto.thumbs import (
     read_thumbs,
     with_reference,
 )
-from tests.training.kills import assert_same_when_killed
+from tests.training.resume.kills import assert_same_when_killed
 
 Make = Callable[..., StageSpec]
 QUIET = Progress("test", lambda line: None)

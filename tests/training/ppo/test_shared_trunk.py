@@ -27,8 +27,8 @@ from chatllama_pipeline.training.ppo.model import ActorCritic, head_on
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.ppo.stage import run
 from chatllama_pipeline.training.ppo.update import Experience, minibatch_gradients
-from tests.training.ppo.test_ppo_update import random_experience
-from tests.training.tiny_ppo import QUIET, TRAINER
+from tests.training.ppo.test_update import random_experience
+from tests.training.ppo.tiny import QUIET, TRAINER
 
 SETTINGS = PpoSettings(
     beta_s=0.1, value_coefficient=0.7, critic_eps_clip=0.3, temperature=0.8, micro_batch_size=4

@@ -37,7 +37,7 @@ from chatllama_pipeline.training.ppo.preparation import read_prompts
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.ppo.stage import run
 from tests.families.vocabulary import tokenizer_kinds
-from tests.training.tiny_ppo import PROMPTS, QUIET, TRAINER
+from tests.training.ppo.tiny import PROMPTS, QUIET, TRAINER
 
 MakeSpec = Callable[..., StageSpec]
 SETTINGS = {
