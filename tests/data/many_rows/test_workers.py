@@ -21,7 +21,7 @@ from chatllama_pipeline.errors import ChildError, DataError, SettingsError
 from chatllama_pipeline.schemas import PAIR_SCHEMA
 from tests.data.small_tables import pair, prefer, settings
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 ROWS = [
     pair(f"question {n % 50}", " ".join(f"word{(n * k) % 97}" for k in range(45)), f"reply {n % 9}")
     for n in range(120)
@@ -96,7 +96,7 @@ def test_no_process_outlives_one_that_is_killed() -> None:
     program = """
 import time
 from chatllama_pipeline.data.prepare import workers
-from tests.data.test_workers import READING
+from tests.data.many_rows.test_workers import READING
 started = workers.Workers(2, READING, [])
 print(*(process.pid for process in started._processes), flush=True)
 time.sleep(600)
