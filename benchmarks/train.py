@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from benchmarks.ppo_memory import PROMPT, QUIET, REPLY, ROWS, compare_memory
+from benchmarks.memory.ppo import PROMPT, QUIET, REPLY, ROWS, compare_memory
 from chatllama_pipeline.cli.dagster_runs import dagster_command, dagster_environment
 from chatllama_pipeline.models.adapters.lora import add_adapter
 from chatllama_pipeline.models.bases.scratch import train_tokenizer

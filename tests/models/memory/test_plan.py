@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.stage_memory import RAGGED_STEPS, USED, Bench, make_inputs
+from benchmarks.memory.stages import RAGGED_STEPS, USED, Bench, make_inputs
 from chatllama_pipeline import machine
 from chatllama_pipeline.errors import CheckError
 from chatllama_pipeline.machine import container_free_bytes

@@ -1,7 +1,7 @@
 """A server that speaks S3 on loopback: moto's, with what can go wrong on the way to a bucket.
 
-`python tests/store/buckets/s3.py` says its port, then serves one request at a time, so that a put under a
-condition is one step, until it is killed. `PUT /_faults` sets what goes wrong, as JSON:
+`python tests/store/buckets/s3.py` says its port, then serves one request at a time, so that a put
+under a condition is one step, until it is killed. `PUT /_faults` sets what goes wrong, as JSON:
 
     drop        every so manieth request's connection is cut: before it is served, or after
     refuse      requests whose method is in the list are answered 403

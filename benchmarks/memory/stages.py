@@ -1,9 +1,9 @@
 """Does each training stage take the memory that its plan says?
 
-    python benchmarks/stage_memory.py                    # 24 M weights, whole and with adapters
-    python benchmarks/stage_memory.py --shape smollm     # SmolLM2-135M's shape, with adapters
-    python benchmarks/stage_memory.py --plain-malloc     # without mimalloc
-    python benchmarks/stage_memory.py --shape smollm --load     # by two processes, at ZeRO 3
+    python benchmarks/memory/stages.py                    # 24 M weights, whole and with adapters
+    python benchmarks/memory/stages.py --shape smollm     # SmolLM2-135M's shape, with adapters
+    python benchmarks/memory/stages.py --plain-malloc     # without mimalloc
+    python benchmarks/memory/stages.py --shape smollm --load     # by two processes, at ZeRO 3
 
 Every stage runs as the pipeline runs it, in a process of its own, on random weights; the plan
 counts what the process had when it was made. Rows are all about `--length` tokens, or, as people's

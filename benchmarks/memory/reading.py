@@ -1,6 +1,6 @@
 """Memory and seconds in which a training reads its rows, before it takes a step.
 
-    python benchmarks/reading.py [--rows 500000] [--stage actor_sft --stage reward_model]
+    python benchmarks/memory/reading.py [--rows 500000] [--stage actor_sft --stage reward_model]
 
 Conversations of some 60 words, pairs likewise, are read, tokenized and counted by what the stages
 themselves call before they load a model (`prepare`), each in a process of its own. Told are its

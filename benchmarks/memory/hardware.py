@@ -1,4 +1,6 @@
-"""What the memory plan says of the original's hardware table: `python benchmarks/hardware.py`.
+"""What the memory plan says of the original's hardware table.
+
+    python benchmarks/memory/hardware.py
 
 Each row is planned as the stages plan it, from the shapes of the published models (their
 weights are neither needed nor read). Estimates: nothing here was run on that hardware.

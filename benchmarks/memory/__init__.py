@@ -1,0 +1,1 @@
+"""What trainings take of memory, and what the plan says of it."""
