@@ -61,4 +61,4 @@ lock:
 	rm -rf .venv-lock
 
 docs: $(INSTALLED)
-	$(BIN)/python -m assets.docs docs/*.md
+	$(BIN)/python -m assets.docs docs/*.md docs/*/*.md

@@ -94,7 +94,9 @@ def test_what_compose_starts_listens_on_loopback_alone() -> None:
 
 def test_a_home_in_compose_is_the_usual_one_with_its_history_in_postgresql() -> None:
     config = yaml.safe_load((DEPLOY / "compose/dagster.yaml").read_text())
-    [storage] = re.findall(r"```text\n(storage:\n.*?)```", PAGES["docs/production.md"], re.DOTALL)
+    [storage] = re.findall(
+        r"```text\n(storage:\n.*?)```", PAGES["docs/running/production.md"], re.DOTALL
+    )
     assert {"storage": config.pop("storage")} == yaml.safe_load(storage)
     assert config == yaml.safe_load((REPOSITORY / "dagster_home/dagster.yaml").read_text())
 
@@ -126,7 +128,7 @@ def test_the_charts_values_go_with_the_manifests_beside_them() -> None:
     assert deployment["name"] != of_kubernetes("service.yaml")["Service"]["metadata"]["name"]
     click_values(api_cli, ["grpc", *deployment["dagsterApiGrpcArgs"]], whole=True)
     image = f"{deployment['image']['repository']}:{deployment['image']['tag']}"
-    assert f"image: {image}" in PAGES["docs/cluster.md"] and f"-t {image} ." in DOCKERFILE
+    assert f"image: {image}" in PAGES["docs/running/cluster.md"] and f"-t {image} ." in DOCKERFILE
 
 
 def test_what_the_chart_hands_to_kubernetes_is_what_kubernetes_knows() -> None:

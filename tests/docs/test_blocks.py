@@ -108,7 +108,7 @@ def test_an_example_of_a_file_can_be_read(block: Block) -> None:
 
 
 def test_the_known_answers_that_the_docs_show_are_read(tmp_path: Path) -> None:
-    below = section("docs/evaluation.md", "## Known answers")
+    below = section("docs/making/evaluation.md", "## Known answers")
     [shown] = re.findall(r"```json\n(.*?)```", below, re.DOTALL)
     (tmp_path / "known_answers.json").write_text(shown)
     [question] = read_known_questions(tmp_path / "known_answers.json", "known_answers")

@@ -45,7 +45,7 @@ def test_the_generated_parts_are_those_of_the_code() -> None:
         assert filled(text, parts) == text, f"{page}: run `make docs`"
     for name, part in parts.items():
         assert part in ALL, f"no page has the part {name}"
-    assert "preference_data --> reward_model" in PAGES["docs/dagster.md"]
+    assert "preference_data --> reward_model" in PAGES["docs/running/dagster.md"]
     assert "| `actor_config` | `min_tokens` |" in PAGES["docs/coming_from_chatllama.md"]
 
 
@@ -71,7 +71,7 @@ def test_every_link_and_anchor_leads_somewhere(page: str) -> None:
 
 def test_a_link_to_nowhere_is_told() -> None:
     text = "[a](models.md) [b](#the-probe) [c](https://x.y/#z) [d](modells.md) [e](llms.md#judges)"
-    assert dead_links("docs/models.md", text) == ["modells.md", "llms.md#judges"]
+    assert dead_links("docs/making/models.md", text) == ["modells.md", "llms.md#judges"]
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

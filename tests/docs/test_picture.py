@@ -14,7 +14,7 @@ import pytest
 from tests.docs.pages import PAGES, REPOSITORY
 from tests.waiting import PATIENCE
 
-SCRIPT = REPOSITORY / "docs" / "picture.py"
+SCRIPT = REPOSITORY / "docs" / "pictures" / "of_report.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MOST_BYTES = 200_000
 
@@ -27,16 +27,16 @@ def size(picture: Path) -> tuple[int, int]:
 
 
 def test_the_readme_shows_a_small_picture_of_the_report() -> None:
-    assert "](docs/report.png)" in PAGES["README.md"]
-    picture = REPOSITORY / "docs" / "report.png"
+    assert "](docs/pictures/report.png)" in PAGES["README.md"]
+    picture = REPOSITORY / "docs" / "pictures" / "report.png"
     assert size(picture) == (1100, 1080)
     assert picture.stat().st_size < MOST_BYTES
 
 
 @pytest.mark.parametrize("name", ["dagster_launchpad.png", "dagster_asset.png"])
 def test_the_chapter_on_dagster_shows_small_pictures_of_its_page(name: str) -> None:
-    assert f"]({name})" in PAGES["docs/dagster.md"]
-    picture = REPOSITORY / "docs" / name
+    assert f"](../pictures/{name})" in PAGES["docs/running/dagster.md"]
+    picture = REPOSITORY / "docs" / "pictures" / name
     assert size(picture) == (1280, 760)
     assert picture.stat().st_size < MOST_BYTES
 

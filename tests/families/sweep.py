@@ -2,7 +2,7 @@
 
     python -m tests.families.sweep [FAMILY ...]
 
-writes `families.json` beside this file; the table in docs/models.md is made of it.
+writes `families.json` beside this file; the table in docs/making/models.md is made of it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.families.kit import ACTORS, PRETRAINED_REWARDS, REWARDS
 
-PAGE = (Path(__file__).parents[2] / "docs/models.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/making/models.md").read_text()
 
 
 def table() -> list[str]:

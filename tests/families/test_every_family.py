@@ -20,7 +20,7 @@ DEFAULT = {"mamba", "qwen3_5_text", "lfm2", "mixtral", "falcon_h1", "ctrl", "rwk
 EACH = [
     pytest.param(name, marks=[] if name in DEFAULT else [pytest.mark.slow]) for name in families()
 ]
-PAGE = Path(__file__).parents[2] / "docs/models.md"
+PAGE = Path(__file__).parents[2] / "docs/making/models.md"
 
 
 def without_numbers(found: dict[str, str]) -> dict[str, str]:

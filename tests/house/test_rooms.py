@@ -1,4 +1,4 @@
-"""The house as a stranger walks it: rooms of a dozen, names that say something, nothing too long."""
+"""The house as a stranger walks it: rooms of a dozen, telling names, nothing too long."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def test_a_room_says_who_lives_there(room: Path) -> None:
 
 def test_what_is_against_the_rules_is_found() -> None:
     room = [Path("judges", f"part_{number}.py") for number in range(13)]
-    assert crowded([*room, Path("judges/__init__.py"), Path("llm/calls.py")]) == {Path("judges"): 13}
+    assert crowded([*room, Path("judges/__init__.py"), Path("llm/calls.py")]) == {
+        Path("judges"): 13
+    }
     assert repeating([*room, Path("judges/test_judge.py")]) == [Path("judges/test_judge.py")]
     assert long_parts("def talk():\n" + "    pass\n" * 59) == []
     assert long_parts("def talk():\n" + "    pass\n" * 60) == ["talk: 61 lines"]

@@ -74,7 +74,7 @@ def test_what_is_wrong_with_the_file_is_told_with_its_name_and_key(
 
 
 def test_the_file_that_the_docs_show_is_one(written: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "running" / "cluster.md").read_text()
     written.write_text(page.split("```text\n")[1].split("```")[0])
     made = compute_here()
     assert made.slurm.request(made.nodes, made.processes, made.threads).time_limit == "12:00:00"

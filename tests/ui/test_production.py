@@ -1,4 +1,4 @@
-"""The unit files, the proxy, the backup and the database of docs/production.md, tried."""
+"""The unit files, the proxy, the backup and the database of docs/running/production.md, tried."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_unit_starts_a_command_that_there_is_for_its_owner_alone(unit: Path) -
     # Longer than a training takes to save its state.
     assert int(service["TimeoutStopSec"]) > 30
     assert "0.0.0.0" not in unit.read_text()
-    assert f"deploy/{unit.name}" in DOCS["docs/production.md"]
+    assert f"deploy/{unit.name}" in DOCS["docs/running/production.md"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
@@ -138,7 +138,7 @@ def test_behind_the_proxy_a_report_opens_with_the_login_and_nothing_without(
 def test_what_was_backed_up_and_restored_elsewhere_is_fresh_and_has_its_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [command] = re.findall(r"^tar -czf .*$", DOCS["docs/production.md"], re.MULTILINE)
+    [command] = re.findall(r"^tar -czf .*$", DOCS["docs/running/production.md"], re.MULTILINE)
     here, there = tmp_path / "here", tmp_path / "elsewhere" / "deeper"
     there.mkdir(parents=True)
     (here / "assistants" / "mine").mkdir(parents=True)
@@ -191,7 +191,9 @@ def test_a_chain_runs_on_postgresql_and_its_history_stands_there(
 ) -> None:
     place = Place(tmp_path)
     pytest.importorskip("dagster_postgres", reason="the extra `postgres` isn't installed")
-    [config] = re.findall(r"```text\n(storage:\n.*?)```", DOCS["docs/production.md"], re.DOTALL)
+    [config] = re.findall(
+        r"```text\n(storage:\n.*?)```", DOCS["docs/running/production.md"], re.DOTALL
+    )
     environment = {
         **place.environment(),
         "PYTHONPATH": str(REPOSITORY),

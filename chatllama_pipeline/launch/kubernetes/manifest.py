@@ -158,7 +158,7 @@ def _with(
     if said := sorted(fixed & more.keys()):
         raise SettingsError(
             f"compute.kubernetes.{section}.{said[0]} can't be set there: a job says it by itself, "
-            "or by a key of compute.kubernetes (docs/cluster.md)"
+            "or by a key of compute.kubernetes (docs/running/cluster.md)"
         )
     merged = dict(ours)
     for key, value in more.items():

@@ -16,7 +16,7 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.settings import AssistantSettings
 from tests.docs.pages import PAGES
 
-PAGE = PAGES["docs/own_data.md"]
+PAGE = PAGES["docs/making/own_data.md"]
 EXAMPLES = re.findall(
     r"`(datasets/\w+\.\w+)`(?:(?!```).)*?```(json|jsonl|csv|python)\n(.*?)```", PAGE, re.DOTALL
 )

@@ -11,7 +11,7 @@ from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.training.terms.functions import Functions
 
-PAGE = Path(__file__).parents[3] / "docs" / "training.md"
+PAGE = Path(__file__).parents[3] / "docs" / "making" / "training.md"
 
 
 def test_the_docs_rewards_are_taken_and_give_what_is_said(tmp_path: Path) -> None:

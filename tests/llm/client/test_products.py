@@ -19,7 +19,7 @@ from tests.llm.loopback.replies import Body, Told, completion, told
 from tests.llm.loopback.server import KEY, OpenAiServer
 
 MakeClient = Callable[..., LlmClient]
-PAGE = Path(__file__).parents[3] / "docs/llms.md"
+PAGE = Path(__file__).parents[3] / "docs/making/llms.md"
 SCHEMA = json.dumps({"type": "object", "properties": {"score": {"type": "number"}}})
 
 

@@ -1,4 +1,6 @@
-"""`python docs/pictures_of_dagster.py ASSISTANT [URL]`: Dagster's page as docs/dagster.md shows it.
+"""Dagster's page as docs/running/dagster.md shows it.
+
+    python docs/pictures/of_dagster.py ASSISTANT [URL]
 
 Needs the page (`make ui`; http://127.0.0.1:3000 where no URL is given) with an assistant that was
 made, a Chromium, and playwright (`make test` installs it).
@@ -9,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from picture import chromium
+from of_report import chromium
 from playwright.sync_api import Page, sync_playwright
 
 FOLDER = Path(__file__).parent

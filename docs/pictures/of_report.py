@@ -1,4 +1,6 @@
-"""`python docs/picture.py REPORT.html [PICTURE.png]`: the top of a report as README shows it.
+"""The top of a report as README shows it.
+
+    python docs/pictures/of_report.py REPORT.html [PICTURE.png]
 
 Needs a Chromium: `apt-get install chromium`, or any that is called by one of the names below.
 """
