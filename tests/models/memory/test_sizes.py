@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from chatllama_pipeline.models.memory.sizes import ModelSize, model_size, size_of
-from tests.models.memory.test_plan import make_folder
+from tests.models.memory.plans import make_folder
 
 FAMILIES = sorted(
     {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}
