@@ -52,14 +52,14 @@ from chatllama_pipeline.store.manifests import (
     write_atomically,
 )
 from chatllama_pipeline.store.pool import Pool, shared_by
+from chatllama_pipeline.store.remote.address import is_url
 from chatllama_pipeline.store.remote.mirror import cache_root, mirror_of
-from chatllama_pipeline.store.remote.objects import is_url
 
 
 def store_root() -> Path:
     """The store's folder: `CHATLLAMA_STORE`, a URL's cache, else `storage/` at home."""
     text = os.environ.get(ROOT_VARIABLE) or str(home() / "storage")
-    return cache_root(text) if is_url(text) else Path(text).absolute()
+    return cache_root(text) if is_url(text) else Path(text).expanduser().absolute()
 
 
 def make_private(root: Path) -> None:

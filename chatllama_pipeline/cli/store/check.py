@@ -36,8 +36,8 @@ def _findings(place: str | None) -> tuple[str, Iterator[Finding]]:
     """The place that is looked at, and what is found of it."""
     from chatllama_pipeline.store.places.bucket import bucket_findings
     from chatllama_pipeline.store.places.check import folder_findings
+    from chatllama_pipeline.store.remote.address import is_url
     from chatllama_pipeline.store.remote.mirror import mirror_of
-    from chatllama_pipeline.store.remote.objects import is_url
     from chatllama_pipeline.store.versions import make_private, store_root
 
     if place is None:
@@ -49,4 +49,4 @@ def _findings(place: str | None) -> tuple[str, Iterator[Finding]]:
         return str(root), folder_findings(root)
     if is_url(place):
         return place, bucket_findings(place)
-    return place, folder_findings(Path(place).absolute())
+    return place, folder_findings(Path(place).expanduser().absolute())

@@ -23,8 +23,8 @@ from chatllama_pipeline.store.manifests import (
     hash_file,
 )
 from chatllama_pipeline.store.places.start import require_sound
+from chatllama_pipeline.store.remote.address import is_url
 from chatllama_pipeline.store.remote.bucket import Bucket, Pointer
-from chatllama_pipeline.store.remote.objects import is_url
 from chatllama_pipeline.store.versions import Current, make_private
 
 
@@ -184,11 +184,14 @@ class Remote:
 
 def opened(place: str) -> End:
     """The store at a URL or in a folder."""
-    return Remote(place) if is_url(place) else Folder(Path(place).absolute())
+    return Remote(place) if is_url(place) else Folder(Path(place).expanduser().absolute())
 
 
 def require_apart(source: str, target: str) -> None:
     """Raise StoreError where both name one store."""
-    one, other = (p.rstrip("/") if is_url(p) else str(Path(p).resolve()) for p in (source, target))
+    one, other = (
+        p.rstrip("/") if is_url(p) else str(Path(p).expanduser().resolve())
+        for p in (source, target)
+    )
     if one == other:
         raise StoreError(f"{source} and {target} are one store: name another to copy to")

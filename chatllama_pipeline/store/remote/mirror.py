@@ -41,6 +41,7 @@ from chatllama_pipeline.store.manifests import (
     write_beside_others,
 )
 from chatllama_pipeline.store.pool import Pool
+from chatllama_pipeline.store.remote.address import require_address
 from chatllama_pipeline.store.remote.bucket import Bucket, Pointer, is_of
 from chatllama_pipeline.store.remote.states import (
     STATES,
@@ -58,16 +59,19 @@ SMALL_BYTES = 8 * 10**6
 
 
 def cache_root(url: str) -> Path:
-    """The local folder for the store at `url`, in `CHATLLAMA_STORE_CACHE` or the user's cache."""
-    named = os.environ.get(CACHE_VARIABLE)
-    key = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    """The local folder for the store at `url`, in `CHATLLAMA_STORE_CACHE` or the user's cache.
+
+    Raises StoreError for what is no bucket's URL.
+    """
+    named, url = os.environ.get(CACHE_VARIABLE), require_address(url)
+    key = hashlib.sha256(url.encode()).hexdigest()[:16]
     root = Path(named) if named else Path.home() / ".cache" / "chatllama"
     root = root.absolute() / key
     mark = root / MARK
     if not mark.is_file():
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         mark.parent.mkdir(exist_ok=True)
-        write_beside_others(mark, {"url": url.rstrip("/")})
+        write_beside_others(mark, {"url": url})
     return root
 
 

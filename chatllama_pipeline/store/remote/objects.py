@@ -16,17 +16,16 @@ from typing import Any
 
 from chatllama_pipeline.errors import CorruptVersionError, StoreError
 from chatllama_pipeline.progress import MEGABYTE, phase
+from chatllama_pipeline.store.remote.address import WHO_ASKS, require_address
 
-# Those of which obstore can put under a condition, and the variables that say who asks.
-WHO_ASKS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "gs": "GOOGLE_SERVICE_ACCOUNT, the path of a key's file,",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-}
 # What clouds answer where the bucket itself isn't there.
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 # What they answer whoever may not, where obstore has no error of its own for it.
 NO_RIGHT = ("401 Unauthorized", "403 Forbidden")
+# Where a machine of a cloud asks who it is, if nothing else says so.
+ASKS_THE_MACHINE = "169.254.169.254"
+# How a bucket answers that stands in another region.
+OTHER_REGION = ("redirect", "301 Moved Permanently", "AuthorizationHeaderMalformed")
 # How long it is tried again where a server doesn't answer.
 PATIENCE: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=60)}
 PART_BYTES = 8 * 2**20
@@ -54,30 +53,29 @@ class Entry:
     tag: str
 
 
-def is_url(text: str) -> bool:
-    """Whether a place is told as a URL."""
-    return "://" in text
-
-
 class Objects:
     """All objects under `url`; raises StoreError, with the cure, where the bucket refuses."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = require_address(url)
         self._scheme = url.partition("://")[0]
-        if self._scheme not in WHO_ASKS:
-            raise StoreError(
-                f"{url}: a store at a URL stands in a bucket ({', '.join(WHO_ASKS)}); or name a "
-                "local folder"
-            )
         try:
+            from obstore.exceptions import BaseError
             from obstore.store import from_url
         except ImportError:
             raise StoreError(
                 f"{url}: object storage wants obstore; pip install 'chatllama-pipeline[objects]'"
             ) from None
-        with self._asking("open it"):
+        try:
             self._store: Any = from_url(self.url, retry_config=PATIENCE)
+        except (BaseError, ValueError) as error:
+            raise StoreError(
+                f"{self.url} can't be opened: {_first_line(error)}; set {self._who_asks}"
+            ) from None
+
+    @property
+    def _who_asks(self) -> str:
+        return f"{WHO_ASKS[self._scheme]} to whom may read, write, list and delete there"
 
     def get(self, key: str) -> Stored | None:
         """An object; None where there is none."""
@@ -201,8 +199,12 @@ class Objects:
             self._require_bucket(error)
             if _is_refusal(error):
                 raise StoreError(
-                    f"{self.url}: no right to {what} ({_first_line(error)}); set "
-                    f"{WHO_ASKS[self._scheme]} to whom may read, write, list and delete there"
+                    f"{self.url}: no right to {what} ({_first_line(error)}); set {self._who_asks}"
+                ) from None
+            if self._scheme == "s3" and any(words in str(error) for words in OTHER_REGION):
+                raise StoreError(
+                    f"{self.url}: could not {what} ({_first_line(error)}): set AWS_REGION to the "
+                    "region of the bucket"
                 ) from None
             raise StoreError(
                 f"{self.url}: could not {what}: {_first_line(error)}. Nothing half was published; "
@@ -215,7 +217,7 @@ def _is_refusal(error: Exception) -> bool:
 
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
         return True
-    return any(status in str(error) for status in NO_RIGHT)
+    return any(words in str(error) for words in (*NO_RIGHT, ASKS_THE_MACHINE))
 
 
 def _first_line(error: Exception) -> str:
