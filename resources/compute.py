@@ -1,6 +1,7 @@
 """Where the work that needs torch happens: child processes on the cores or GPUs at hand."""
 
 import contextlib
+import math
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pydantic import Field, PrivateAttr
 from chatllama_pipeline.errors import ChildError, SettingsError
 from chatllama_pipeline.gpus import VARIABLE, Gpu, usable_gpus
 from chatllama_pipeline.settings import RoleSettings
+from resources.clusters.asked import Asked
 from resources.clusters.kubernetes import Kubernetes
 from resources.clusters.ray import Ray
 from resources.clusters.slurm import Slurm
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from chatllama_pipeline.records import Outcome, StageSpec
 
 DEVICES = ("auto", "cpu", "cuda")
+LAUNCHERS = ("local", "slurm", "ray", "kubernetes")
 
 
 class Compute(dg.ConfigurableResource[None]):
@@ -75,6 +78,7 @@ class Compute(dg.ConfigurableResource[None]):
         default=True,
         description="Train the reward model and the actor at once where GPUs are there for both.",
     )
+    _was_found: bool = PrivateAttr(default=False)
     _warm: "WarmStart | None" = PrivateAttr(default=None)
     _stopping: threading.Event = PrivateAttr(default_factory=threading.Event)
 
@@ -84,6 +88,7 @@ class Compute(dg.ConfigurableResource[None]):
 
         self._warm = WarmStart() if self.warm_parent else None
         self._stopping.clear()
+        self._was_found = False
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """The run's steps are over."""
@@ -138,7 +143,7 @@ class Compute(dg.ConfigurableResource[None]):
 
         if not 0 <= self.gpu_least_free <= 1:
             raise SettingsError(f"compute.gpu_least_free is {self.gpu_least_free}: use 0 to 1")
-        if self.gpu_wait_seconds < 0:
+        if not self.gpu_wait_seconds >= 0:
             raise SettingsError(
                 f"compute.gpu_wait_seconds is {self.gpu_wait_seconds}: use 0 or more"
             )
@@ -146,11 +151,50 @@ class Compute(dg.ConfigurableResource[None]):
 
     def require_valid(self) -> None:
         """Raises SettingsError where a setting is out of range, before anything is waited for."""
-        for name in ("threads", "processes"):
-            least = 0 if name == "threads" else 1
-            if getattr(self, name) < least:
-                raise SettingsError(f"compute.{name} is {getattr(self, name)}: use {least} or more")
+        for name, least in (("threads", 0), ("processes", 1), ("stop_seconds", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise SettingsError(
+                    f"compute.{name} is {getattr(self, name):g}: use {least} or more"
+                )
         self.rules()
+        self.asked()
+
+    def asked(self) -> "Asked | None":
+        """What is asked of the cluster that runs stages; None where this machine runs them.
+
+        Raises SettingsError for what no cluster could give.
+        """
+        if self.launcher not in LAUNCHERS:
+            raise SettingsError(
+                f"compute.launcher is {self.launcher!r}: use one of {', '.join(LAUNCHERS)}"
+            )
+        if self.launcher == "local":
+            if self.nodes != 1:
+                raise SettingsError(
+                    f"compute.nodes is {self.nodes}, and compute.launcher 'local', which has one "
+                    "node: use launcher 'slurm', 'ray' or 'kubernetes', or nodes 1"
+                )
+            return None
+        asked: Asked = getattr(self, self.launcher)
+        if self.device == "cuda" and not asked.gpus:
+            raise SettingsError(
+                f"compute.device is 'cuda', but compute.{self.launcher}.gpus is 0: say how many "
+                "each node has"
+            )
+        asked.request(self.nodes, self.processes, self.threads)
+        return asked
+
+    def require_cluster(self, folder: Path) -> None:
+        """Raises SettingsError where the cluster would take no job of run folder `folder`.
+
+        Once a run, before anything is built: what comes before a stage may take hours.
+        """
+        asked = None if self._was_found else self.asked()
+        self._was_found = True
+        if asked is not None:
+            scheduler = asked.scheduler(folder, self.nodes, self.processes, self.threads)
+            with contextlib.closing(scheduler):
+                scheduler.require_taken()
 
     @contextlib.contextmanager
     def threads_per_process(self, processes: int) -> Iterator[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from chatllama_pipeline.errors import ChildError, OutOfMemoryError, SettingsError, WarmParentError
+from chatllama_pipeline.errors import ChildError, OutOfMemoryError, WarmParentError
 from chatllama_pipeline.gpus import VARIABLE
 from chatllama_pipeline.launch import ONE_PROCESS
 from chatllama_pipeline.launch.child import ChildRun, child_environment, run_child
@@ -21,12 +21,9 @@ from chatllama_pipeline.launch.jobs.stage import run_as_job
 from chatllama_pipeline.launch.out_of_memory import advice, choice_file, micro_batch, with_half
 from chatllama_pipeline.launch.stages import error_file, stage_error
 from chatllama_pipeline.records import Outcome, StageSpec
-from resources.clusters.asked import Asked
 
 if TYPE_CHECKING:
     from resources.compute import Compute
-
-LAUNCHERS = ("local", "slurm", "ray", "kubernetes")
 
 
 class _MessageReader(dg.PipesTempFileMessageReader):
@@ -80,25 +77,10 @@ def _place(compute: Compute, stage: str, scheduler: Scheduler | None) -> tuple[i
 
 def _scheduler(compute: Compute, stage: str, folder: Path) -> Scheduler | None:
     """Who runs `stage`, whose files stand in `folder`; None where this machine does."""
-    if compute.launcher not in LAUNCHERS:
-        raise SettingsError(
-            f"compute.launcher is {compute.launcher!r}: use one of {', '.join(LAUNCHERS)}"
-        )
-    if compute.launcher == "local":
-        if compute.nodes != 1:
-            raise SettingsError(
-                f"compute.nodes is {compute.nodes}, and compute.launcher 'local', which has one "
-                "node: use launcher 'slurm', 'ray' or 'kubernetes', or nodes 1"
-            )
+    asked = compute.asked()
+    if asked is None:
         require_no_job(folder, compute.launcher)
         return None
-    asked: Asked = getattr(compute, compute.launcher)
-    asked.require_possible(compute.launcher, compute.nodes, compute.processes)
-    if compute.device == "cuda" and not asked.gpus:
-        raise SettingsError(
-            f"compute.device is 'cuda', but compute.{compute.launcher}.gpus is 0: say how many "
-            "each node has"
-        )
     nodes, processes = (1, 1) if stage in ONE_PROCESS else (compute.nodes, compute.processes)
     return asked.scheduler(folder, nodes, processes, compute.threads)
 

@@ -34,7 +34,7 @@ class Asked(dg.Config, abc.ABC):
         for name, value, least in (("nodes", nodes, 1), (f"{section}.gpus", self.gpus, 0)):
             if value < least:
                 raise SettingsError(f"compute.{name} is {value}: use {least} or more")
-        if self.queue_minutes <= 0:
+        if not self.queue_minutes > 0:  # nor is what is no number at all
             raise SettingsError(
                 f"compute.{section}.queue_minutes is {self.queue_minutes:g}: use more than 0"
             )

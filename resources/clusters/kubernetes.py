@@ -1,5 +1,7 @@
 """What a run's config asks of a Kubernetes cluster."""
 
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,13 @@ from resources.clusters.asked import Asked
 if TYPE_CHECKING:
     from chatllama_pipeline.launch.jobs.scheduler import Scheduler
     from chatllama_pipeline.launch.kubernetes.wanted import Wanted
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_IMAGE = re.compile(
+    r"([A-Za-z0-9.-]+(:\d+)?/)?"  # a registry
+    r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
 
 
 class Kubernetes(Asked):
@@ -67,11 +76,13 @@ class Kubernetes(Asked):
     )
 
     def request(self, nodes: int, processes: int, threads: int) -> "Wanted":
+        from chatllama_pipeline.launch.kubernetes.manifest import job_manifest
         from chatllama_pipeline.launch.kubernetes.wanted import Wanted
 
         self._require_sizes(nodes, processes)
+        self._require_names(nodes)
         self._require_volume()
-        return Wanted(
+        wanted = Wanted(
             nodes=nodes,
             processes=processes,
             threads=threads,
@@ -96,13 +107,15 @@ class Kubernetes(Asked):
             pod=self.pod,
             container=self.container,
         )
+        job_manifest(wanted, "tried", Path("task.sh"), {}, 0.0)  # refuses what can't be set there
+        return wanted
 
     def _require_sizes(self, nodes: int, processes: int) -> None:
         from chatllama_pipeline.launch.kubernetes.wanted import quantity
 
         self.require_possible("kubernetes", nodes, processes)
         for name in ("time_limit_minutes", "retries"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(
                     f"compute.kubernetes.{name} is {getattr(self, name):g}: use 0 or more"
                 )
@@ -111,10 +124,23 @@ class Kubernetes(Asked):
                 f"compute.kubernetes.memory is {self.memory!r}: use a size such as 64Gi, or nothing"
             )
 
+    def _require_names(self, nodes: int) -> None:
+        single = ["namespace", "claim", "service_account", "service"]
+        named = [(key, getattr(self, key)) for key in single]
+        named += [("secrets", secret) for secret in self.secrets]
+        for key, name in named:
+            needed = key == "secrets" or (key == "service" and nodes > 1)
+            if (name or needed) and not _NAME.fullmatch(name):
+                raise SettingsError(
+                    f"compute.kubernetes.{key} is {name!r}, which is nothing's name in "
+                    "Kubernetes: use small letters, digits and - between them"
+                )
+
     def _require_volume(self) -> None:
-        if not self.image:
+        if not _IMAGE.fullmatch(self.image):
+            told = f"is {self.image!r}, which is no image's name" if self.image else "is empty"
             raise SettingsError(
-                "compute.kubernetes.image is empty: name the image that was built by "
+                f"compute.kubernetes.image {told}: name the image that was built by "
                 "deploy/Dockerfile, as registry.example.org/chatllama:1"
             )
         if self.claim and not Path(self.mount_path).is_absolute():

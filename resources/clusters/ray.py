@@ -1,5 +1,6 @@
 """What a run's config asks of a Ray cluster."""
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ class Ray(Asked):
         if self.retries < 0:
             raise SettingsError(f"compute.ray.retries is {self.retries}: use 0 or more")
         for name, amount in self.resources.items():
-            if amount <= 0:
+            if not 0 < amount < math.inf:
                 raise SettingsError(f"compute.ray.resources.{name} is {amount}: use more than 0")
             if name in ("CPU", "GPU", "memory"):
                 raise SettingsError(

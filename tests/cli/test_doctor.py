@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -99,3 +100,31 @@ def test_a_home_of_another_version_of_dagster_is_a_fault_with_the_cure(place: Pa
     old.close()
     [fault] = faults(list(findings.dagster_home()))
     assert "dagster instance migrate" in fault
+
+
+@pytest.mark.parametrize(
+    ("compute", "told"),
+    [
+        ("launcher: local", None),
+        ("launcher: slurm\nslurm: {memory: 4 gigs}", "cluster: compute.slurm.memory is '4 gigs'"),
+        ("launcher: slurm", "cluster: compute.launcher is 'slurm', but sbatch"),
+        ("launcher: [slurm]", "cluster: CHATLLAMA_COMPUTE: .*compute.yaml: launcher: Input should"),
+        (None, "cluster: CHATLLAMA_COMPUTE: .*compute.yaml can't be read"),
+    ],
+)
+def test_a_cluster_that_would_take_no_job_is_a_fault(
+    place: Path, monkeypatch: pytest.MonkeyPatch, compute: str | None, told: str | None
+) -> None:
+    if compute is not None:
+        (place / "compute.yaml").write_text(compute)
+    monkeypatch.setenv("CHATLLAMA_COMPUTE", str(place / "compute.yaml"))
+    monkeypatch.setenv("PATH", str(place))
+    found = faults(list(findings.cluster()))
+    assert len(found) == (told is not None)
+    assert told is None or re.match(told, found[0])
+
+
+def test_a_store_at_no_buckets_url_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATLLAMA_STORE", "s3://buck et/folder")
+    [fault] = faults(list(findings.store()))
+    assert "'buck et' is no bucket's name" in fault

@@ -98,6 +98,11 @@ def test_a_file_that_is_not_there_is_told(written: Path) -> None:
         compute_here()
 
 
+def slurm(**changes: object) -> dict[str, object]:
+    """What a run says of a cluster of Slurm."""
+    return {"launcher": "slurm", "slurm": changes}
+
+
 def kubernetes(**changes: object) -> dict[str, object]:
     """What a run says of a cluster of Kubernetes."""
     return {"launcher": "kubernetes", "kubernetes": {"image": "ours:1", **changes}}
@@ -117,6 +122,31 @@ def kubernetes(**changes: object) -> dict[str, object]:
             {"launcher": "slurm", "processes": 4, "slurm": {"gpus": 2}},
             "compute.processes is 4, compute.slurm.gpus 2",
         ),
+        ({"stop_seconds": -1.0}, "compute.stop_seconds is -1: use 0 or more"),
+        ({"stop_seconds": float("nan")}, "compute.stop_seconds is nan: use 0 or more"),
+        ({"gpu_wait_seconds": float("nan")}, "compute.gpu_wait_seconds is nan: use 0 or more"),
+        ({"processes": 0}, "compute.processes is 0: use 1 or more"),
+        ({"threads": -2}, "compute.threads is -2: use 0 or more"),
+        ({"launcher": "Slurm"}, "compute.launcher is 'Slurm': use one of local, slurm"),
+        ({"launcher": ""}, "compute.launcher is '': use one of local, slurm"),
+        (slurm(queue_minutes=float("nan")), "slurm.queue_minutes is nan: use more than 0"),
+        (slurm(memory="4 gigs"), "compute.slurm.memory is '4 gigs': use a size such as 64G"),
+        (slurm(memory="64Gi"), "compute.slurm.memory is '64Gi': use a size such as 64G"),
+        (slurm(time_limit="12h"), "compute.slurm.time_limit is '12h': use HOURS:MINUTES:SECONDS"),
+        (slurm(time_limit="1 day"), "compute.slurm.time_limit is '1 day': use HOURS"),
+        (slurm(time_limit="1d-0"), "compute.slurm.time_limit is '1d-0': use HOURS"),
+        (slurm(partition=" "), "compute.slurm.partition is ' ': use a name as `sinfo`"),
+        (slurm(partition="a100 "), "compute.slurm.partition is 'a100 ': use a name"),
+        (slurm(account="a=b"), "compute.slurm.account is 'a=b': use a name"),
+        (slurm(gpus=-1), "compute.slurm.gpus is -1: use 0 or more"),
+        (slurm(arguments=["--constraint a100"]), "write each with its value as one"),
+        (slurm(arguments=["a100"]), "'a100' is no option of sbatch by itself"),
+        (slurm(arguments=["--array=1-4"]), "'--array=1-4': a job says it by itself: leave it out"),
+        (slurm(arguments=["-o/tmp/log"]), "'-o/tmp/log': a job says it by itself"),
+        (slurm(arguments=["--export=NONE"]), "'--export=NONE': a job says it by itself"),
+        (slurm(arguments=["--mem=4G"]), "'--mem=4G': say it as compute.slurm.memory"),
+        (slurm(arguments=["-N2"]), "'-N2': say it as compute.nodes"),
+        (slurm(arguments=["--time=5"]), "'--time=5': say it as compute.slurm.time_limit"),
         ({"launcher": "slurm", "slurm": {"queue_minutes": 0}}, "queue_minutes is 0: use more"),
         ({"launcher": "ray", "nodes": 0}, "compute.nodes is 0: use 1 or more"),
         ({"launcher": "ray", "device": "cuda"}, "'cuda', but compute.ray.gpus is 0"),
@@ -130,7 +160,33 @@ def kubernetes(**changes: object) -> dict[str, object]:
         ({"launcher": "ray", "ray": {"resources": {"tpu": 0}}}, "resources.tpu is 0.0: use more"),
         ({"launcher": "ray", "ray": {"address": "ray://head:10001"}}, "use the HOST:PORT that"),
         ({"launcher": "ray", "ray": {"address": "head"}}, "compute.ray.address is 'head': use"),
+        (
+            {"launcher": "ray", "ray": {"resources": {"tpu": float("inf")}}},
+            "resources.tpu is inf: use more than 0",
+        ),
+        ({"launcher": "ray", "ray": {"memory": "4 gigs"}}, "compute.ray.memory is '4 gigs': use a"),
+        ({"launcher": "ray", "ray": {"address": "10.0.0.1"}}, "'10.0.0.1': use the HOST:PORT"),
+        ({"launcher": "ray", "ray": {"address": ""}}, "compute.ray.address is '': use the HOST"),
+        ({"launcher": "ray", "ray": {"gpus": -4}}, "compute.ray.gpus is -4: use 0 or more"),
         ({"launcher": "kubernetes"}, "compute.kubernetes.image is empty: name the image"),
+        (kubernetes(image="Ours:1"), "image is 'Ours:1', which is no image's name"),
+        (kubernetes(image="https://registry.test/a:1"), "which is no image's name: name the"),
+        (kubernetes(image="ours: 1"), "image is 'ours: 1', which is no image's name"),
+        (kubernetes(namespace="My Space"), "namespace is 'My Space', which is nothing's name"),
+        (kubernetes(claim="my_claim"), "claim is 'my_claim', which is nothing's name"),
+        ({**kubernetes(service=""), "nodes": 2}, "service is '', which is nothing's name"),
+        (kubernetes(secrets=["keys", ""]), "secrets is '', which is nothing's name"),
+        (kubernetes(time_limit_minutes=float("nan")), "time_limit_minutes is nan: use 0 or more"),
+        (kubernetes(time_limit_minutes=float("inf")), "time_limit_minutes is inf: use 0 or more"),
+        (kubernetes(memory="4 gigs"), "kubernetes.memory is '4 gigs': use a size such as 64Gi"),
+        (
+            kubernetes(claim="a", mount_path="srv"),
+            "compute.kubernetes.mount_path is 'srv': say at which path",
+        ),
+        (
+            kubernetes(claim="a", mount_path="/srv", pod={"restartPolicy": "Always"}),
+            "compute.kubernetes.pod.restartPolicy can't be set there",
+        ),
         (kubernetes(), "compute.kubernetes.claim is empty: name the PersistentVolumeClaim"),
         (kubernetes(claim="a"), "compute.kubernetes.mount_path is '': say at which path"),
         (kubernetes(gpus=-1), "compute.kubernetes.gpus is -1: use 0 or more"),

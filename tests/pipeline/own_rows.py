@@ -26,12 +26,14 @@ def write_rows(store: Store, rows: int, limit: int = 512) -> None:
     (folder / "datasets" / f"{DATA}.json").write_text(json.dumps(table))
 
 
-def make_data(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-    """Materialize the actor's data and what it is made from."""
+def make_data(
+    instance: dg.DagsterInstance, *more: str, **resources: object
+) -> dg.ExecuteInProcessResult:
+    """Materialize the actor's data and what it is made from, and `more`, with other resources."""
     return dg.materialize(
         definitions.assets or [],
-        selection=list(MADE),
+        selection=[*MADE, *more],
         partition_key=NAME,
-        resources=definitions.resources,
+        resources={**(definitions.resources or {}), **resources},
         instance=instance,
     )

@@ -9,7 +9,7 @@ import click
 
 @click.command()
 def doctor() -> None:
-    """Look at installation, machine, store, Dagster's home and every assistant.
+    """Look at installation, machine, store, cluster, Dagster's home and every assistant.
 
     Exit code 1 where something stands in the way of a run, else 0.
     """
@@ -20,6 +20,7 @@ def doctor() -> None:
         findings.installation,
         findings.machine,
         findings.store,
+        findings.cluster,
         findings.dagster_home,
         findings.assistants,
     )

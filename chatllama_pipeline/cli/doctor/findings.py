@@ -1,7 +1,8 @@
-"""What is looked at: installation, machine, store, Dagster's home, every assistant."""
+"""What is looked at: installation, machine, store, cluster, Dagster's home, every assistant."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,11 @@ def store() -> Iterator[Finding]:
     from chatllama_pipeline.store.remote.mirror import mirror_of
     from chatllama_pipeline.store.versions import store_root
 
-    root = store_root()
+    try:
+        root = store_root()
+    except StoreError as error:
+        yield Finding("fault", "store", str(error))
+        return
     place = root if root.exists() else next(path for path in root.parents if path.exists())
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".doctor") as folder:
@@ -88,16 +93,38 @@ def store() -> Iterator[Finding]:
     if root.exists() and root.stat().st_mode & OTHERS:
         told = f"{root}: others on this machine may enter it: chmod 700 {root}, unless they shall"
         yield Finding("warning", "store", told)
-    if mirror := mirror_of(root):
-        try:
+    try:
+        if mirror := mirror_of(root):
             mirror.bucket.pointers(None)
-        except StoreError as error:
-            yield Finding("fault", "store", str(error))
-            return
-        yield Finding("ok", "store", f"{mirror.bucket.url}, by its cache {root}")
+            yield Finding("ok", "store", f"{mirror.bucket.url}, by its cache {root}")
+    except StoreError as error:
+        yield Finding("fault", "store", str(error))
+        return
     free = shutil.disk_usage(place).free
     level: Literal["ok", "warning"] = "ok" if free >= LOW_DISK_BYTES else "warning"
     yield Finding(level, "store", f"{root}, {free / 1e9:.1f} GB free")
+
+
+def cluster() -> Iterator[Finding]:
+    """Whether the cluster of `CHATLLAMA_COMPUTE` would take a job; nothing where none is named."""
+    if not os.environ.get("CHATLLAMA_COMPUTE"):
+        return
+    from chatllama_pipeline.store.versions import store_root
+    from resources.compute_file import compute_here
+
+    try:
+        compute = compute_here()
+        compute.require_valid()
+        root = store_root()
+        place = root if root.exists() else next(path for path in root.parents if path.exists())
+        with tempfile.TemporaryDirectory(dir=place, prefix=".doctor") as folder:
+            compute.require_cluster(Path(folder))
+    except (ChatllamaError, OSError) as error:
+        yield Finding("fault", "cluster", str(error))
+        return
+    if compute.launcher != "local":
+        told = f"{compute.launcher} would take a job of {compute.nodes} node(s)"
+        yield Finding("ok", "cluster", told)
 
 
 def dagster_home() -> Iterator[Finding]:

@@ -137,6 +137,9 @@ class Scheduler(Protocol):
     def require(self) -> None:
         """Raises SettingsError where this machine can't ask it for anything."""
 
+    def require_taken(self) -> None:
+        """Raises SettingsError where no job as asked for would be taken; asks for none."""
+
     def submit(self, task: Task, name: str, stop_seconds: float) -> str:
         """Have `task` run as `name`; returns the job's id. Raises SettingsError if refused."""
 

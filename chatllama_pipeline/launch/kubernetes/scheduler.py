@@ -11,9 +11,10 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from chatllama_pipeline.errors import SettingsError
@@ -40,6 +41,9 @@ HANDED_ON = (
     "CHATLLAMA_STORE",
     "CHATLLAMA_STORE_CACHE",
 )
+# The name of a job that is never made.
+TRIAL = "chatllama-trial"
+_QUOTA_IS_FULL = "exceeded quota"
 _LOOK = "Look at compute.kubernetes, compute.nodes and compute.threads"
 _CURES = {
     403: "Have its role allow what deploy/kubernetes/rights.yaml lists, or ask for what the "
@@ -94,6 +98,15 @@ class Kubernetes:
                 f"{_CURES.get(status, 'See whether `kubectl get jobs` works here')}"
             ) from None
 
+    def require_taken(self) -> None:
+        self.require()
+        try:
+            self._require_taken(job_manifest(self.request, TRIAL, Path(os.devnull), {}, 0.0))
+        except SettingsError as error:
+            # What is full for the moment may have room once the job is asked for.
+            if _QUOTA_IS_FULL not in str(error):
+                raise
+
     def submit(self, task: Task, name: str, stop_seconds: float) -> str:
         for left_over in self._folder.glob("chatllama-*.json"):
             left_over.unlink()
@@ -102,16 +115,9 @@ class Kubernetes:
         names = (*HANDED_ON, *self.request.variables)
         environment = {key: self._env[key] for key in names if key in self._env}
         manifest = job_manifest(self.request, name, script, environment, stop_seconds)
-        try:
-            self._api.create_job(manifest, trial=True)
-            self._require_claim()
-            self._require_service()
+        self._require_taken(manifest)
+        with self._refusals():
             self._api.create_job(manifest)
-        except RefusedError as error:
-            raise SettingsError(
-                f"Kubernetes refused the job in namespace {self._api.namespace!r}: {error}. "
-                f"{_CURES.get(error.status, _LOOK)}"
-            ) from None
         return name
 
     def look_at(self, job: str) -> Job | None:
@@ -151,6 +157,22 @@ class Kubernetes:
         if self._known is not None:
             self._known.close()
             self._known = None
+
+    def _require_taken(self, manifest: Object) -> None:
+        with self._refusals():
+            self._api.create_job(manifest, trial=True)
+        self._require_claim()
+        self._require_service()
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except RefusedError as error:
+            raise SettingsError(
+                f"Kubernetes refused the job in namespace {self._api.namespace!r}: {error}. "
+                f"{_CURES.get(error.status, _LOOK)}"
+            ) from None
 
     def _write_script(self, task: Task, name: str, stop_seconds: float) -> Path:
         script, log = self._folder / "task.sh", task.log

@@ -48,7 +48,7 @@ def connect(address: str) -> None:
 def submit(name: str, plan: Mapping[str, Any]) -> None:
     """Have an actor see a job through; raises Refused where it can't start."""
     if not plan["grows"]:
-        _require_nodes(plan["nodes"], plan["bundle"])
+        fits(plan["nodes"], plan["bundle"])
     options = {
         "name": name,
         "lifetime": "detached",
@@ -92,7 +92,8 @@ def _actor(name: str) -> Any:
         return None
 
 
-def _require_nodes(count: int, bundle: Mapping[str, float]) -> None:
+def fits(count: int, bundle: Mapping[str, float]) -> None:
+    """Raises Refused where the cluster hasn't so many nodes with that much each."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fit = [
         node for node in nodes if all(node.get(key, 0) >= asked for key, asked in bundle.items())
@@ -121,6 +122,7 @@ def _amounts(resources: Mapping[str, float]) -> str:
 
 
 QUESTIONS: dict[str, Callable[..., Any]] = {
+    "fits": fits,
     "submit": submit,
     "look": look,
     "stop": stop,

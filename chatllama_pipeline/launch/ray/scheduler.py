@@ -83,6 +83,11 @@ class Ray:
                 "and gives it no work), and whether both have the same Ray and Python"
             ) from None
 
+    def require_taken(self) -> None:
+        self.require()
+        if not self.request.grows:
+            self._ask_for_nodes("fits", count=self.request.nodes, bundle=self.request.of_each_node)
+
     def submit(self, task: Task, name: str, stop_seconds: float) -> str:
         for left_over in self._folder.glob("chatllama-*.json"):
             left_over.unlink()
@@ -105,14 +110,7 @@ class Ray:
             # What a try left that lost its node must not pass for the next one's.
             "forget": [str(error_file(Path(StageSpec.read(task.spec).result)))],
         }
-        try:
-            self._client.ask("submit", name=name, plan=plan)
-        except SettingsError as error:
-            raise SettingsError(
-                f"Ray refused the job: {error}. Look at compute.nodes, compute.threads and "
-                "compute.ray (gpus, memory, resources), or set compute.ray.grows where the "
-                "cluster adds nodes"
-            ) from None
+        self._ask_for_nodes("submit", name=name, plan=plan)
         return name
 
     def look_at(self, job: str) -> Job | None:
@@ -149,6 +147,16 @@ class Ray:
 
     def close(self) -> None:
         self._client.close()
+
+    def _ask_for_nodes(self, question: str, **about: Any) -> None:
+        try:
+            self._client.ask(question, **about)
+        except SettingsError as error:
+            raise SettingsError(
+                f"Ray refused the job: {error}. Look at compute.nodes, compute.threads and "
+                "compute.ray (gpus, memory, resources), or set compute.ray.grows where the "
+                "cluster adds nodes"
+            ) from None
 
     def _status(self, job: str) -> Path:
         return self._folder / f"{job}.json"

@@ -19,6 +19,8 @@ from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError
 ANSWER_SECONDS = 60.0
 # What Slurm says of a job that its controller has forgotten, some minutes after its end.
 _FORGOTTEN = "Invalid job id"
+# What it says of a request that may be taken at another time.
+_NOT_NOW = ("not available", "busy", "down")
 # What it says to whom its controller doesn't trust: no word of clocks, nor of keys.
 _UNTRUSTED = ("Zero Bytes were transmitted", "authentication", "credential")
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w:/]*)=(\S*)")
@@ -44,13 +46,21 @@ HOPELESS = frozenset(
     {
         "AccountNotAllowed",
         "BadConstraints",
+        "DependencyNeverSatisfied",
         "InvalidAccount",
         "InvalidQOS",
         "PartitionNodeLimit",
         "PartitionTimeLimit",
         "QOSNotAllowed",
+        "QOSTimeLimit",
+        "ReservationDeleted",
     }
 )
+# What a QOS or an account admits of one job, on all of its nodes or each. What it admits of all
+# jobs together, or of a user's, is free again once others have ended.
+_TOO_MUCH_FOR_ONE = re.compile(r"(QOS|Assoc)(Max\w+Per(Job|Node)|Min)\w*")
+# So it says of a job that no node of its partition fits, and for a moment of many another.
+FITS_NOWHERE = "PartitionConfig"
 # Of accounts and QOSs that a partition doesn't admit it tells by a sentence, in other words.
 _NOT_ADMITTED = ("can't_use_this_partition", "not_permitted_to_use_this_partition")
 _GOES_ON = "run it again, it continues from its last state"
@@ -66,9 +76,10 @@ _WHAT_STATES_MEAN = {
 
 @dataclass(frozen=True)
 class Job(scheduler.Job):
-    """What the controller says of a job."""
+    """What the controller says of a job; one that is stuck waits for what doesn't come."""
 
     exit_code: str = "0:0"
+    stuck: bool = False
 
     waiting: ClassVar[str] = "PENDING"
     over: ClassVar[frozenset[str]] = ENDED
@@ -76,7 +87,8 @@ class Job(scheduler.Job):
     @property
     def would_never_start(self) -> bool:
         not_admitted = any(words in self.reason for words in _NOT_ADMITTED)
-        return self.waits and (self.reason in HOPELESS or not_admitted)
+        too_much = _TOO_MUCH_FOR_ONE.fullmatch(self.reason) is not None
+        return self.waits and (self.reason in HOPELESS or not_admitted or too_much or self.stuck)
 
     @property
     def may_come_back(self) -> bool:
@@ -108,21 +120,32 @@ def submit(arguments: Sequence[str], script: Path, env: Mapping[str, str]) -> st
     """Submit a batch script; returns the job's id. Raises SettingsError where it is refused."""
     done = _ask(["sbatch", "--parsable", *arguments, str(script)], env)
     if done.returncode != 0:
-        said = _said(done)
-        if _unreachable(said):
-            raise NoAnswerError(f"sbatch: {said}: is slurmctld up? Run again when it is")
-        if any(words in said for words in _UNTRUSTED):
-            raise SettingsError(
-                f"sbatch: {said}: Slurm's controller doesn't trust this machine. Compare their "
-                "clocks (`date`; munge bears five minutes between them) and their munge keys"
-            )
-        raise SettingsError(
-            f"Slurm refused the job: {said}. Look at compute.slurm (partition, account, "
-            "time_limit, memory, gpus), compute.nodes and compute.threads; `sinfo` lists what "
-            "there is"
-        )
+        raise _refusal(_said(done))
     # With several clusters: ID;CLUSTER.
     return done.stdout.strip().partition(";")[0]
+
+
+def try_out(arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    """Hear whether a job would be taken, without one. Raises SettingsError where it wouldn't."""
+    done = _ask(["sbatch", "--test-only", *arguments, "--wrap=true"], env)
+    said = _said(done)
+    if done.returncode != 0 and not any(words in said for words in _NOT_NOW):
+        raise _refusal(said)
+
+
+def _refusal(said: str) -> SettingsError | NoAnswerError:
+    if _unreachable(said):
+        return NoAnswerError(f"sbatch: {said}: is slurmctld up? Run again when it is")
+    if any(words in said for words in _UNTRUSTED):
+        return SettingsError(
+            f"sbatch: {said}: Slurm's controller doesn't trust this machine. Compare their "
+            "clocks (`date`; munge bears five minutes between them) and their munge keys"
+        )
+    return SettingsError(
+        f"Slurm refused the job: {said}. Look at compute.slurm (partition, account, "
+        "time_limit, memory, gpus), compute.nodes and compute.threads; `sinfo` lists what "
+        "there is"
+    )
 
 
 def look_at(job: str) -> Job | None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from chatllama_pipeline.launch.jobs.scheduler import Task
 from chatllama_pipeline.launch.slurm import commands
 from chatllama_pipeline.launch.slurm.commands import Job
 from chatllama_pipeline.launch.slurm.script import Wanted, sbatch_arguments, write_scripts
+
+# A job that fits on no node so long fits on none.
+STUCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -17,6 +24,7 @@ class Slurm:
 
     request: Wanted
     env: Mapping[str, str]
+    _stuck_since: dict[str, float] = field(default_factory=dict)
     name = "Slurm"
     section = "slurm"
     cure_for_stops = "raise compute.slurm.time_limit, or ask for another partition"
@@ -24,13 +32,23 @@ class Slurm:
     def require(self) -> None:
         commands.require_slurm()
 
+    def require_taken(self) -> None:
+        self.require()
+        arguments = sbatch_arguments(self.request, "chatllama", Path(os.devnull), 0.0)
+        commands.try_out(arguments, self.env)
+
     def submit(self, task: Task, name: str, stop_seconds: float) -> str:
         script = write_scripts(task.folder, task.command, self.request, task.spec)
         arguments = sbatch_arguments(self.request, name, task.log, stop_seconds)
         return commands.submit(arguments, script, self.env)
 
     def look_at(self, job: str) -> Job | None:
-        return commands.look_at(job)
+        told = commands.look_at(job)
+        if told is None or told.reason != commands.FITS_NOWHERE:
+            self._stuck_since.pop(job, None)
+            return told
+        since = self._stuck_since.setdefault(job, time.monotonic())
+        return dataclasses.replace(told, stuck=time.monotonic() - since > STUCK_SECONDS)
 
     def named(self, name: str) -> str | None:
         return commands.named(name)

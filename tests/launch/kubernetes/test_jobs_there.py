@@ -227,8 +227,9 @@ def test_what_can_never_run_is_refused_before_there_is_a_job(
     run: Run, kube: Cluster, changes: dict[str, object], told: str
 ) -> None:
     run.by.request = replace(run.by.request, **changes)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match=told):
-        run("touch result.json")
+    for ask in (run.by.require_taken, lambda: run("touch result.json")):
+        with pytest.raises(SettingsError, match=told):
+            ask()
     assert kube.server.all("jobs") == []
     assert not (run.folder / running.JOB_FILE).exists()
 
@@ -291,6 +292,7 @@ def test_rights_that_tell_more_are_done_without(run: Run, kube: Cluster) -> None
 
 def test_a_full_quota_of_jobs_is_told(run: Run, kube: Cluster) -> None:
     kube.server.quota["count/jobs.batch"] = 0
+    run.by.require_taken()  # there may be room once the job is asked for
     with pytest.raises(
         SettingsError, match=r"exceeded quota.*or ask for what the namespace's quota"
     ):
