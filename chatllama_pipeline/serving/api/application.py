@@ -163,21 +163,24 @@ class Service:
         *,
         usage: bool,
     ) -> AsyncGenerator[str]:
+        """What is sent, each time with a piece of the reply: each sending costs."""
+        said, told, answer = form.begin(), 0, Answer("", 0, "")
         async with contextlib.aclosing(steps):
-            yield form.begin()
-            told, answer = 0, Answer("", 0, "")
             try:
                 async for answer in steps:
                     if len(answer.text) > told:
-                        yield form.piece(answer.text[told:])
+                        said += form.piece(answer.text[told:])
                         told = len(answer.text)
+                        if not answer.reason:
+                            yield said
+                            said = ""
             except Refusal as refusal:
-                yield event(refusal.body)
+                yield said + event(refusal.body)
                 return
-            yield form.end(answer.reason)
-            if usage:
-                yield form.usage(usage_of(prompt, answer.tokens))
-            yield DONE
+        said += form.end(answer.reason)
+        if usage:
+            said += form.usage(usage_of(prompt, answer.tokens))
+        yield said + DONE
 
 
 class _Stream(StreamingResponse):

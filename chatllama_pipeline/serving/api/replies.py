@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import uuid
 from dataclasses import dataclass, field
 from time import time
 from typing import Any
+
+DONE = "data: [DONE]\n\n"
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Form:
 
     def piece(self, text: str) -> str:
         """An event with the text that is new."""
-        return self._event({"delta": {"content": text}} if self.chat else {"text": text})
+        before, behind = self._around_text
+        return f"{before}{_as_json(text)}{behind}"
 
     def end(self, reason: str) -> str:
         """The event that says why a reply ended."""
@@ -46,6 +51,13 @@ class Form:
     def usage(self, usage: dict[str, int]) -> str:
         """The event that counts tokens."""
         return event({**self._head(self._chunk), "choices": [], "usage": usage})
+
+    @functools.cached_property
+    def _around_text(self) -> tuple[str, str]:
+        """An event's text before a piece and behind it: of thousands, only the pieces differ."""
+        empty = self._event({"delta": {"content": ""}} if self.chat else {"text": ""})
+        before, _, behind = empty.rpartition(_as_json(""))
+        return before, behind
 
     @property
     def _chunk(self) -> str:
@@ -75,10 +87,7 @@ def usage_of(prompt: int, completion: int) -> dict[str, int]:
 
 def event(data: dict[str, Any]) -> str:
     """A server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
-
-
-DONE = "data: [DONE]\n\n"
+    return f"data: {_as_json(data)}\n\n"
 
 
 def _choice(said: dict[str, Any], reason: str | None) -> dict[str, Any]:

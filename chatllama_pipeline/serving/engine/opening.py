@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from time import monotonic
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from chatllama_pipeline.serving.engine.waves import WavesEngine
 TRIED_LENGTHS = (3, 11, 6)
 TRIED_TOKENS = 6
 TRIED_SECONDS = 60.0
-# Between two looks at a reply: small models write faster than anyone reads, and each look costs.
-PAUSE_SECONDS = 0.05
+# A reply is looked at once in this time: small models write faster than anyone reads, and each look
+# costs.
+PAUSE_SECONDS = 0.1
 
 
 def open_engine(model: Any, pad_id: int, streams: int, context: int) -> Engine:
@@ -73,32 +75,36 @@ def _tried(
 async def written(engine: Engine, job: Job) -> AsyncGenerator[Written]:
     """What `engine` has written of `job`, first as soon as there is any, last of all its end.
 
-    In between at most every `PAUSE_SECONDS`. Close it (`contextlib.aclosing`): a job that nobody
-    reads any more is cancelled.
+    In between with the first token of each `PAUSE_SECONDS`, which are the same for all replies:
+    those that are written side by side are told in one turn of the event loop. Close it
+    (`contextlib.aclosing`): a job that nobody reads any more is cancelled.
     """
-    number, news, over = uuid.uuid4().hex, asyncio.Event(), asyncio.Event()
-    last = read = Written([], finished=False)
+    number, news = uuid.uuid4().hex, asyncio.Event()
+    last, told_at = Written([], finished=False), -1
 
     def listen(told: Written) -> None:
         nonlocal last
         last = told
-        news.set()
-        if told.finished:
-            over.set()
+        # No timer wakes the reader: each one would interrupt the thread that writes.
+        if told.finished or _pause() > told_at:
+            news.set()
 
     engine.start(number, job, listen)
     try:
+        read = last
         while not read.finished:
             await news.wait()
             news.clear()
-            read = last
+            read, told_at = last, _pause()
             yield read
-            if not last.finished:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), PAUSE_SECONDS)
     finally:
         if not last.finished:
             engine.cancel(number)
+
+
+def _pause() -> int:
+    """The number of the pause that the clock is in."""
+    return int(monotonic() / PAUSE_SECONDS)
 
 
 def _tries(model: Any, context: int) -> list[Job]:

@@ -76,6 +76,25 @@ def test_the_openai_sdk_reads_replies_streams_and_models(
     assert client.models.retrieve(NAME).owned_by == "chatllama"
 
 
+def test_a_stream_s_beginning_and_end_are_sent_with_its_first_and_last_piece(
+    served: Served,
+) -> None:
+    body = {"model": NAME, "messages": [{"role": "user", "content": "alpha bravo"}]}
+    text = json.dumps(body | {"stream": True, "stream_options": {"include_usage": True}})
+    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) as asking:
+        asking.sendall(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode()
+        )
+        told = asking.makefile("rb").read().decode()
+    # Each sending is a part of a body whose length isn't told.
+    parts = re.split(r"\r\n[0-9a-f]+\r\n", told)[1:-1]
+    assert '"role": "assistant"' in parts[0] and '"delta": {"content": ' in parts[0]
+    for mark in ('"finish_reason": "length"', '"choices": []', "data: [DONE]"):
+        assert mark in parts[-1]
+    assert all('"delta": {"content": ' in part for part in parts)
+
+
 def test_a_completion_goes_on_with_a_plain_text(client: openai.OpenAI, released: Released) -> None:
     folder = released[1].path
     tokenizer = load_tokenizer(folder)

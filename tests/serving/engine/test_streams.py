@@ -199,6 +199,30 @@ def test_rows_end_at_their_stops_and_limits_and_sample_by_their_own_seeds(
 
 
 @pytest.mark.parametrize("kind", ["paged", "waves"])
+def test_between_its_first_token_and_its_end_a_reply_is_told_once_in_a_pause(
+    kind: str, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = llama(tiny_base_folder, tmp_path)
+    engine: Engine = PagedEngine(model, 4, 64) if kind == "paged" else WavesEngine(model, 0, 4, 64)
+
+    async def looks(asked: Job) -> list[int]:
+        return [len(step.ids) async for step in written(engine, asked)]
+
+    async def ask() -> list[list[int]]:
+        return await asyncio.gather(*(looks(job([5, 6, number], 12)) for number in range(3)))
+
+    try:
+        monkeypatch.setattr(opening, "PAUSE_SECONDS", 1e12)
+        for found in asyncio.run(ask()):
+            assert len(found) == 2 and found[-1] == 12
+        monkeypatch.setattr(opening, "PAUSE_SECONDS", 1e-9)
+        for found in asyncio.run(ask()):
+            assert len(found) > 2 and found[-1] == 12
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("kind", ["paged", "waves"])
 def test_an_error_ends_the_replies_it_struck_and_the_next_are_written(
     kind: str, tiny_base_folder: Path, tmp_path: Path
 ) -> None:
