@@ -3,8 +3,8 @@
     python -m benchmarks.clients.hostile --seconds 600 --clients 32
 
 Clients ask at random, by a seed: well, whole and streamed; and they leave in mid-reply or before
-it, send bodies too long, without an end or of garbage, heads letter by letter, values that are
-none, and ask for replies without an end. The server is a real one on a release of random weights.
+it, send bodies too long, without an end or of garbage, heads without an end or letter by letter,
+values that are none, and ask for replies without an end. The server is a real one on a release of random weights.
 Printed as a line of JSON: what each kind was told, what went `wrong` (a well-meant request that was
 answered neither 200 nor 429, another answer than its kind deserves), whether the server lives, its
 memory and open files after the first third and at the end, by how much its memory grew in a minute
@@ -42,7 +42,7 @@ WORDS = ("How should I cook rice?", "What is tea?", "Name a bird.", "hello")
 # What a client that means well may wait for its answer.
 PATIENCE = 300.0
 LOOK_SECONDS = 0.5
-# Some 2 MB, twice what a body may have.
+# Some 2 MB, twice what a body may have, and many times a head.
 ENDLESS_PIECES, PIECE = 2000, b"400\r\n" + b"x" * 1024 + b"\r\n"
 
 
@@ -156,12 +156,14 @@ class Siege:
             "malformed": self.malformed,
             "garbage": self.garbage,
             "a head letter by letter": self.slow_head,
+            "a head without an end": self.endless_head,
         }
         deserved = {
             "well": {"200", "429"},
             "well, streamed": {"200", "429"},
             "oversized": {"413", "hung up"},
             "malformed": {"400", "404", "415", "429"},
+            "a head without an end": {"431", "hung up"},
         }
         while time.monotonic() < until:
             kind = chance.choice([*kinds, "well", "well, streamed"])
@@ -208,6 +210,14 @@ class Siege:
             writer.write(_head("transfer-encoding: chunked"))
             for _ in range(ENDLESS_PIECES):
                 writer.write(PIECE)
+                await writer.drain()
+            return _status(await reader.read(100))
+
+    async def endless_head(self, chance: random.Random) -> str:
+        async with self.connection() as (reader, writer):
+            writer.write(_head("content-length: 2")[:-2])
+            for _ in range(ENDLESS_PIECES):
+                writer.write(b"x: " + b"x" * 1024 + b"\r\n")
                 await writer.drain()
             return _status(await reader.read(100))
 

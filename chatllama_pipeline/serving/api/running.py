@@ -8,6 +8,7 @@ from collections.abc import Callable
 import uvicorn
 from starlette.applications import Starlette
 
+from chatllama_pipeline.serving.api.access.connections import BoundedConnection
 from chatllama_pipeline.serving.api.access.place import Limits, Place
 from chatllama_pipeline.serving.api.application import application
 from chatllama_pipeline.serving.api.versions import Versions
@@ -48,6 +49,7 @@ def server_of(app: Starlette, last_seconds: int = LAST_SECONDS) -> uvicorn.Serve
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=BoundedConnection,
             log_level="warning",
             access_log=False,
             server_header=False,
