@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from chatllama_pipeline.data.feedback.open_webui import created, is_export, model_of, ratings_of
 from chatllama_pipeline.data.feedback.ratings import Rating, rating_of, word_of
+from chatllama_pipeline.data.sources import json_text
 from chatllama_pipeline.data.unchanged import unchanged
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.store.feedback import Entry
@@ -32,7 +33,7 @@ def entry_of(raw: dict[str, Any], number: str, at: str) -> Entry:
     own = dict(raw)
     number = word_of(own.pop("id", number), "id")
     visit = own.pop("visit", "")
-    visit = word_of(visit, "visit") if visit else ""
+    visit = "" if visit in (None, "") else word_of(visit, "visit")
     when = own.pop("at", at)
     if not isinstance(when, str) or len(when) > 40:
         raise DataError("at: must be a time as text")
@@ -97,26 +98,28 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{file}: can't be read ({error}): name a JSON or JSONL file") from error
     if text.lstrip().startswith("["):
         try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{file}: is no JSON list: {error}") from None
+            rows = json_text.read(text, unique_keys=True)
+        except json_text.JsonError as error:
+            place = f"row {error.row}: " if error.row else ""
+            raise DataError(f"{file}: {place}is no JSON list: {error.told}") from None
         yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    # A line ends with \n alone: other ends of lines may stand within a text as they are.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"line {number}", _parsed(line)
 
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except ValueError as error:
+        return json_text.read(line, unique_keys=True)
+    except json_text.JsonError as error:
         return error
 
 
 def _object(raw: Any) -> dict[str, Any]:
-    if isinstance(raw, ValueError):
-        raise DataError(f"is no JSON: {raw}")
+    if isinstance(raw, json_text.JsonError):
+        raise DataError(f"is no JSON: {raw.told}")
     if not isinstance(raw, dict):
         raise DataError("must be a JSON object")
     return raw
@@ -129,4 +132,6 @@ def _name_of(raw: Any) -> str:
 
 
 def _word(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "_-" else "-" for letter in name)[:64]
+    """`name` as an id that `word_of` takes, too."""
+    ours = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "-" for c in name)
+    return ours[:64].ljust(16, "-")

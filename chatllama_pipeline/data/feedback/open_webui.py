@@ -25,9 +25,8 @@ def is_export(raw: Any) -> bool:
 
 
 def model_of(raw: Mapping[str, Any]) -> str:
-    """The id of the model that an entry rates."""
-    data = raw.get("data")
-    return str(data.get("model_id") or "") if isinstance(data, dict) else ""
+    """The id of the model that an entry rates; DataError where it can't be told."""
+    return str(_part(raw, "data").get("model_id") or "")
 
 
 def created(raw: Mapping[str, Any]) -> str:
@@ -46,7 +45,7 @@ def ratings_of(raw: Mapping[str, Any], assistant: str) -> Iterator[tuple[str, Ra
 
     None where the chat is gone or nothing was rated. Raises DataError where it is malformed.
     """
-    number, data, meta = raw.get("id"), raw.get("data") or {}, raw.get("meta") or {}
+    number, data, meta = raw.get("id"), _part(raw, "data"), _part(raw, "meta")
     if not isinstance(number, str) or not number:
         raise DataError("id: is missing")
     rating = data.get("rating")
@@ -66,13 +65,20 @@ def ratings_of(raw: Mapping[str, Any], assistant: str) -> Iterator[tuple[str, Ra
     reason = str(data.get("comment") or data.get("reason") or "")[:2000]
     thumb = {"kind": "thumb", "prompt": prompt, "reply": reply, "good": good, "reason": reason}
     yield f"openwebui-{number}", rating_of(thumb)
-    for other in _siblings(messages, rated):
+    for place, other in _siblings(messages, rated):
         shown = _reply(other, assistant)
         if shown is not None and shown["text"] != reply["text"]:
             # It keeps no sides: the rated one is named first.
             sides = {"left": reply, "right": shown, "better": "left" if good else "right"}
-            name = f"openwebui-{number}-{other.get('id', '')}"[:64]
+            name = f"openwebui-{number}-{place}"[:64]
             yield name, rating_of({"kind": "preference", "prompt": prompt, **sides})
+
+
+def _part(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = raw.get(key)
+    if found is not None and not isinstance(found, dict):
+        raise DataError(f"{key}: must be an object")
+    return found or {}
 
 
 def _messages(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -94,19 +100,20 @@ def _prompt(
     place = messages.get(str(rated.get("parentId")))
     while place is not None and len(turns) <= _MOST_TURNS:
         content = place.get("content")
-        if not isinstance(content, str) or not content:
+        text = _THOUGHT.sub("", content) if isinstance(content, str) else ""
+        if not text:
             return []
-        turns.append({"role": str(place.get("role")), "content": _THOUGHT.sub("", content)})
+        turns.append({"role": str(place.get("role")), "content": text})
         place = messages.get(str(place.get("parentId")))
     return turns[::-1]
 
 
 def _siblings(
     messages: Mapping[str, dict[str, Any]], rated: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+) -> list[tuple[str, dict[str, Any]]]:
     return [
-        one
-        for one in messages.values()
+        (name, one)
+        for name, one in messages.items()
         if one is not rated
         and one.get("role") == "assistant"
         and one.get("parentId") == rated.get("parentId")

@@ -12,6 +12,9 @@ from chatllama_pipeline.errors import DataError
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200_000)]
 Reason = Annotated[str, Field(max_length=2_000)]
+# What JSON calls a number may be beyond what is one, and beyond what the log reads again.
+Number = Annotated[float, Field(allow_inf_nan=False)] | int
+Setting = Annotated[str, Field(max_length=64)]
 Better = Literal["left", "right", "tie", "neither"]
 
 
@@ -29,7 +32,7 @@ class Reply(_Part):
 
     text: Text
     version: Annotated[str, Field(max_length=64)] = ""
-    sampling: dict[str, float | int | None] = Field(default_factory=dict, max_length=8)
+    sampling: dict[Setting, Number | None] = Field(default_factory=dict, max_length=8)
 
 
 class _Rating(_Part):

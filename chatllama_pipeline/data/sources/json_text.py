@@ -38,7 +38,7 @@ def read(text: str, unique_keys: bool = False) -> Any:
     With `unique_keys` a key that stands twice in an object is refused: one of its values would be
     lost. Raises JsonError, with the row of a list that is nested too deeply.
     """
-    pairs = _once if unique_keys else None
+    pairs = once if unique_keys else None
     try:
         try:
             return json.loads(text, object_pairs_hook=pairs)
@@ -54,7 +54,8 @@ def read(text: str, unique_keys: bool = False) -> Any:
         raise JsonError("is nested too deeply; write plain values", row=row) from error
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these keys and values; JsonError where a key stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

@@ -22,6 +22,9 @@ from chatllama_pipeline.store.manifests import utc_now
 PATH = "/v1/feedback"
 CONFLICT, BAD_REQUEST, NO_STORAGE = 409, 400, 507
 
+# What tells whose a rating is, and which.
+_OWN = ("id", "visit")
+
 _Done = TypeVar("_Done")
 
 
@@ -48,6 +51,8 @@ class FeedbackService:
         if "trial" in body:
             # Whose reply stood on which side is the server's to say.
             raise Refusal(BAD_REQUEST, "trial: votes are given at /v1/trial", param="trial")
+        # Nobody's words are those that the owner imports: what is sent is always somebody's.
+        body = {key: body[key] for key in body if key not in _OWN or body[key] not in (None, "")}
         if "id" in body and "visit" not in body:
             # Sent again, it would be another visit's.
             raise Refusal(BAD_REQUEST, "visit: an id needs one of yours beside it", param="visit")
@@ -92,7 +97,8 @@ def _checked(read: Callable[[], _Done]) -> _Done:
         return read()
     except DataError as error:
         told = str(error)
-        raise Refusal(BAD_REQUEST, told, param=told.partition(":")[0]) from None
+        where, found, _ = told.partition(": ")
+        raise Refusal(BAD_REQUEST, told, param=where if found else None) from None
 
 
 def _told(**what: Any) -> Response:

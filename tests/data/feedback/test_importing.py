@@ -125,6 +125,8 @@ def test_other_models_and_entries_without_a_chat_are_counted(tmp_path: Path) -> 
     ("row", "told"),
     [
         ("{broken", "line 2: is no JSON"),
+        ('{"a":' * 5000, "line 2: is no JSON: is nested too deeply"),
+        ('{"kind": "thumb", "good": true, "good": false}', "the key good stands twice"),
         ([1], "line 2: must be a JSON object"),
         ({"kind": "star"}, "kind: must be thumb, preference or edit"),
         (THUMB | {"good": "yes"}, "good: input should be a valid boolean"),
@@ -139,10 +141,15 @@ def test_other_models_and_entries_without_a_chat_are_counted(tmp_path: Path) -> 
         (EDIT | {"edited": "bravo"}, "it is the reply unchanged"),
         (THUMB | {"id": "1"}, "id: must be 16 to 64 letters"),
         (THUMB | {"visit": "../../x"}, "visit: must be 16 to 64 letters"),
+        (THUMB | {"visit": 0}, "visit: must be 16 to 64 letters"),
+        (THUMB | {"reply": {"text": "b", "sampling": {"top_p": float("nan")}}}, "finite number"),
+        (THUMB | {"reply": {"text": "b", "sampling": {"\ud800": 1}}}, "as a unicode string"),
         (THUMB | {"reason": "\ud800"}, "unable to parse raw data as a unicode string"),
         (exported(3), "data.rating: 3 is neither 1 nor -1"),
         (exported(1, snapshot={"chat": {"chat": {"history": {"messages": [1]}}}}), "by their ids"),
         (exported(1, id=None), "id: is missing"),
+        (exported(1, meta=["m4"]), "meta: must be an object"),
+        (exported(1, data=["x"]), "data: must be an object"),
         (exported(1, created_at="soon"), "created_at: 'soon' are no seconds since 1970"),
     ],
 )
@@ -154,6 +161,34 @@ def test_a_broken_row_is_named_and_nothing_of_its_file_is_taken(
         read_feedback(file, "tea")
     assert f"{file}: line 2: " in str(caught.value)
     assert told in str(caught.value)
+
+
+def test_a_text_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
+    text = "a\u2028b\x85c\x0bd"
+    row = json.dumps(THUMB | {"reply": {"text": text}}, ensure_ascii=False)
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(f"\ufeff{row}\r\n\r\n{json.dumps(EDIT)}\r\n".encode())
+    first, second = (json.loads(one.content) for one in read_feedback(file, "tea").entries)
+    assert first["reply"]["text"] == text
+    assert second["kind"] == "edit"
+
+
+def test_whatever_an_export_calls_its_rows_they_are_imported_again_once(tmp_path: Path) -> None:
+    rows = [exported(1, id="1"), exported(-1, id="\u00e9/2")]
+    for each in rows:
+        del each["snapshot"]["chat"]["chat"]["history"]["messages"]["m5"]["id"]
+    found = read_feedback(written(tmp_path, rows, "export.json"), "tea")
+    assert len({entry.id for entry in found.entries}) == 4
+    again = written(tmp_path, [as_row(entry) for entry in found.entries], "again.jsonl")
+    assert read_feedback(again, "tea") == found
+
+
+def test_a_turn_that_is_a_thought_alone_is_none_that_can_be_read(tmp_path: Path) -> None:
+    thought = '<details type="reasoning" done="true">\nhm\n</details>\n'
+    row = exported(1)
+    row["snapshot"]["chat"]["chat"]["history"]["messages"]["m2"]["content"] = thought
+    found = read_feedback(written(tmp_path, [row], "export.json"), "tea")
+    assert (found.entries, found.empty) == ([], 1)
 
 
 def test_many_broken_rows_are_counted(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def test_who_gave_ratings_sees_and_takes_back_those_and_no_others(rated: Served)
         (THUMB | {"at": "2020-01-01"}, 400, "at: the server says when"),
         (THUMB | {"id": NUMBER}, 400, "visit: an id needs one of yours beside it"),
         (THUMB | {"visit": "me"}, 400, "visit: must be 16 to 64"),
+        (THUMB | {"\ud800": 1}, 400, "unicode string"),
+        (THUMB | {"reply": {"text": "b", "sampling": {"\ud800": 1}}}, 400, "unicode string"),
         (THUMB | {"reply": {"text": "x" * 300_000}}, 400, "at most 200000 characters"),
         (THUMB | {"reply": {"text": "x" * 1_100_000}}, 413, "longer than the 1000000 bytes"),
     ],
@@ -94,6 +96,25 @@ def test_what_is_no_rating_is_refused(
     before = rated.feedback.entries()
     refused(rated.ask("/v1/feedback", body), status, told)
     assert rated.feedback.entries() == before
+
+
+def test_a_number_beyond_all_numbers_is_refused_and_the_log_stays_readable(rated: Served) -> None:
+    text = json.dumps(THUMB | {"reply": {"text": "b", "sampling": {"temperature": 1}}})
+    refused(
+        rated.ask("/v1/feedback", text.replace(": 1}", ": 1e999}").encode()), 400, "finite number"
+    )
+    assert rated.feedback.entries(trial="") == rated.feedback.entries()
+    twice = text.replace('"good": false', '"good": false, "good": true').encode()
+    refused(rated.ask("/v1/feedback", twice), 400, "the key good stands twice")
+
+
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_what_is_sent_is_always_somebody_s(rated: Served, nobody: str | None) -> None:
+    told = rated.ask("/v1/feedback", THUMB | {"visit": nobody, "id": nobody})[2]
+    assert [one.id for one in rated.feedback.entries(told["visit"])] == [told["id"]]
+    assert rated.feedback.entries("") == []
+    sent = THUMB | {"visit": nobody, "id": NUMBER}
+    refused(rated.ask("/v1/feedback", sent), 400, "visit: an id needs one of yours beside it")
 
 
 def test_a_rating_that_cannot_be_kept_is_told(served: Served, tmp_path: Path) -> None:
