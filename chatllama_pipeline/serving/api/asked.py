@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Self, TypeVar
+import re
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,6 +37,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 # Keys that are about the caller or the bill: nothing of a reply hangs on them.
 ABOUT_THE_CALLER = {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}
+# Keys whose value is a text or a list of them.
+TEXTS = ("stop", "prompt")
+HALVES = re.compile("[\ud800-\udfff]")
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 _Asked = TypeVar("_Asked", bound="Asked")
@@ -45,6 +49,8 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     include_usage: bool = False
+    # Filling that would hide how long a piece is.
+    include_obfuscation: Literal[False] = False
 
 
 class Asked(BaseModel):
@@ -67,6 +73,8 @@ class Asked(BaseModel):
     def _fits_together(self) -> Self:
         if len(self.stops) > MOST_STOPS or not all(self.stops):
             raise ValueError(f"stop: give up to {MOST_STOPS} texts, none of them empty")
+        if HALVES.search("".join(self.stops)):
+            raise ValueError("stop: holds half a character (a lone surrogate)")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: is for streams alone; say stream: true, or leave it")
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
@@ -132,8 +140,12 @@ def _explained(detail: Any, kind: type[Asked]) -> Refusal:
     if detail["type"] == "value_error":
         told = str(detail["ctx"]["error"])
         return Refusal(400, told, param=told.split(":")[0].split(" ")[0])
-    message = detail["msg"][:1].lower() + detail["msg"][1:]
-    return Refusal(400, f"{where}: {message}", param=where)
+    if len(detail["loc"]) > 1 and detail["loc"][0] in TEXTS:
+        # Of a text or a list of them each is tried, and only one of the two complains here.
+        where, message = detail["loc"][0], "must be a text, or a list of texts"
+    else:
+        message = detail["msg"][:1].lower() + detail["msg"][1:]
+    return Refusal(400, f"{where}: {message}".removeprefix(": "), param=where or None)
 
 
 def conversation(messages: list[dict[str, Any]]) -> Prompt:
@@ -177,10 +189,8 @@ def _text(content: Any, where: str) -> str:
 
 def _readable(text: str, where: str) -> str:
     """JSON can spell halves of characters, which are no text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _malformed(where, "holds half a character (a lone surrogate)") from None
+    if HALVES.search(text):
+        raise _malformed(where, "holds half a character (a lone surrogate)")
     return text
 
 

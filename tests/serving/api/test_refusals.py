@@ -107,8 +107,30 @@ def test_what_asks_for_nothing_is_taken(served: Served) -> None:
         "logit_bias": None,
         "user": "u-1",
         "temperature": None,
+        "stop": [],
     }
     assert served.chat("alpha", **nothing)[0] == 200
+    options = {"include_usage": True, "include_obfuscation": False}
+    assert served.chat("alpha", stream=True, stream_options=options)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"model": "\ud800"},
+        {"\ud800": 1},
+        {"messages": [{"role": "\ud800", "content": "alpha"}]},
+        {"messages": [{"role": "user", "content": "alpha", "\ud800": 1}]},
+        {"messages": [{"role": "user", "content": [{"type": "\ud800"}]}]},
+        {"generation_config": {"\ud800": 1}},
+    ],
+)
+def test_half_a_character_is_refused_wherever_it_stands(
+    served: Served, more: dict[str, Any]
+) -> None:
+    status, _, told = served.chat("alpha", **more)
+    assert status in (400, 404)
+    assert set(told["error"]) == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +146,9 @@ def test_what_asks_for_nothing_is_taken(served: Served) -> None:
         ({"max_tokens": 4, "max_completion_tokens": 5}, "differ"),
         ({"stop": ["a"] * 5}, "stop: give up to 4"),
         ({"stop": ""}, "none of them empty"),
+        ({"stop": ["a", ""]}, "none of them empty"),
+        ({"stop": 5}, "stop: must be a text, or a list of texts"),
+        ({"stop": ["\ud800"]}, "stop: holds half a character"),
         ({"stream": "yes"}, "stream: "),
         ({"stream_options": {"include_usage": True}}, "stream_options: is for streams alone"),
         ({"tempreature": 1}, "tempreature: there is no such key; did you mean temperature?"),
@@ -137,7 +162,8 @@ def test_what_asks_for_nothing_is_taken(served: Served) -> None:
         ({"seed": 2**64}, "seed: "),
         ({"messages": None}, "messages: "),
         ({"messages": [None]}, "messages"),
-        ({"stop": [None]}, "stop"),
+        ({"stop": [None]}, "stop: must be a text, or a list of texts"),
+        ({"stream_options": {"include_obfuscation": True}, "stream": True}, "include_obfuscation"),
         ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options"),
         ({"model": ["tiny"]}, "model: "),
         ({"messages": []}, "the last message must be the user's"),
@@ -176,6 +202,8 @@ def test_malformed_requests_are_told_what_is_wrong(
         (b"\xff\xfe", "the body is not JSON"),
         (b"[" * 100_000, "the body is not JSON"),
         (b"", "the body is not JSON"),
+        (b'{"model": "tiny", "seed": %s}' % (b"9" * 5000), "value has 5000 digits"),
+        (b'{"model": "tiny", "seed": 1, "seed": 2}', "the key seed stands twice"),
         (b'{"model": "tiny"}', "messages: field required"),
     ],
 )
@@ -187,13 +215,23 @@ def test_an_empty_prompt_and_several_are_refused(served: Served) -> None:
     refused(served.ask("/v1/completions", {"model": NAME, "prompt": ""}), 400, "prompt is empty")
     several = {"model": NAME, "prompt": ["a", "b"]}
     refused(served.ask("/v1/completions", several), 400, "one prompt to a request")
+    for ids in ([1, 2, 3], [[1, 2, 3]], 5):
+        answer = served.ask("/v1/completions", {"model": NAME, "prompt": ids})
+        assert refused(answer, 400, "prompt: must be a text, or a list of")["param"] == "prompt"
 
 
 def test_other_kinds_of_bodies_addresses_and_methods_are_refused(served: Served) -> None:
     plain = {"content-type": "text/plain"}
     refused(served.ask("/v1/chat/completions", b"{}", plain), 415, "application/json")
     refused(served.ask("/v1/embeddings", {}), 404, "no such address")
-    refused(served.ask("/v1/chat/completions"), 405, "another method")
+    for path, methods in [
+        ("/v1/chat/completions", "POST"),
+        ("/v1/models", "GET, HEAD"),
+        ("/v1/feedback", "DELETE, GET, HEAD, POST"),
+    ]:
+        answer = served.ask(path, None, None, "PUT")
+        refused(answer, 405, f"PUT {path}: the address takes {methods} alone")
+        assert answer[1]["allow"] == methods
 
 
 def test_pages_of_other_origins_may_not_ask_unless_it_is_said(
@@ -205,6 +243,9 @@ def test_pages_of_other_origins_may_not_ask_unless_it_is_said(
     assert "access-control-allow-origin" not in answer[1]
     assert "access-control-allow-origin" not in served.ask("/v1/models", None, page)[1]
     refused(served.ask("/v1/models", None, {"host": "page.example"}), 421, "page.example")
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as one:
+        one.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nhost: page.example\r\n\r\n")
+        assert one.recv(4096).startswith(b"HTTP/1.1 421 ")
     with serving([Wanted(released[1], 1.0)], cors=("http://page.example",)) as open_to_page:
         answer = open_to_page.ask("/v1/chat/completions", None, preflight, "OPTIONS")
         assert answer[0] == 200

@@ -32,10 +32,10 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Refusal | None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        name = host.partition("]")[0].strip("[") if host.startswith("[") else host.split(":")[0]
-        if self._local and not is_loopback(name):
-            return Refusal(421, f"host {host!r}: this server is asked by localhost alone")
+        for host in headers.getlist("host") or [""]:
+            name = host.partition("]")[0].strip("[") if host.startswith("[") else host.split(":")[0]
+            if self._local and not is_loopback(name):
+                return Refusal(421, f"host {host!r}: this server is asked by localhost alone")
         preflight = scope["method"] == "OPTIONS"
         if self._key is None or scope["path"] in OPEN_PATHS or preflight:
             return None

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
+from chatllama_pipeline.data.sources.json_text import JsonError, once
 from chatllama_pipeline.serving.api.access.refusals import Refusal
 
 BODY_SECONDS = 30.0
@@ -28,9 +29,11 @@ async def read_json(request: Request, most_bytes: int) -> dict[str, Any]:
         told = f"the body didn't arrive within {BODY_SECONDS:.0f} s"
         raise Refusal(408, told, headers=_CLOSE) from None
     try:
-        found = json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is not JSON: {error}", code="invalid_json") from None
+        found = json.loads(text, parse_constant=_no_number, object_pairs_hook=once)
+    except (ValueError, RecursionError, JsonError) as error:
+        # What Python advises behind a semicolon is nothing that a client could do.
+        told = f"the body is not JSON: {str(error).partition('; use sys.')[0]}"
+        raise Refusal(400, told, code="invalid_json") from None
     if not isinstance(found, dict):
         raise Refusal(400, "the body must be a JSON object", code="invalid_json")
     return found

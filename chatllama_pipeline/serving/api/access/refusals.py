@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 INVALID = "invalid_request_error"
 
@@ -22,6 +23,8 @@ class Refusal(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        # What was asked may stand in them, and JSON can spell halves of characters.
+        message, param = _sendable(message), param and _sendable(param)
         self.status, self.headers = status, headers or {}
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -54,10 +57,27 @@ async def refused(request: Request, error: Exception) -> Response:
 
 async def not_found(request: Request, error: Exception) -> Response:
     """Starlette's handler where no route fits: 404, and 405 for another method."""
-    status: int = getattr(error, "status_code", 404)
-    what = "there is no such address" if status == 404 else "the address takes another method"
-    message = f"{request.method} {request.url.path}: {what}; try POST /v1/chat/completions"
-    return Refusal(status, message, code="unknown_url").response()
+    if methods := _methods_at(request):
+        allowed = ", ".join(sorted(methods))
+        told, headers = f"the address takes {allowed} alone", {"allow": allowed}
+    else:
+        told, headers = "there is no such address; try POST /v1/chat/completions", None
+    message = f"{request.method} {request.url.path}: {told}"
+    status = 405 if methods else 404
+    return Refusal(status, message, code="unknown_url", headers=headers).response()
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What may be done at the address of a request, by all of its routes; nothing at no address."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return methods
+
+
+def _sendable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 async def failed(request: Request, error: Exception) -> Response:
