@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chatllama_pipeline.cli.names import assistant_name
+from chatllama_pipeline.cli.serving.numbers import Number
 from chatllama_pipeline.cli.serving.releases import asked_release
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ DEFAULT_KINDS = ("q8_0",)
 @click.option("--version", help="This version of the release, in place of the one in use.")
 @click.option(
     "--min-agreement",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="In place of checks.min_gguf_agreement: of the next tokens, the share that must be the "
     "full model's own.",
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chatllama_pipeline.cli.names import assistant_name
+from chatllama_pipeline.cli.serving.numbers import Number
 from chatllama_pipeline.cli.versions.compare import open_trial
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _GB = 10**9
 )
 @click.option(
     "--memory",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="GB",
     help="Main memory for weights with --engine accelerate or offload; the rest stays on disk.",
 )

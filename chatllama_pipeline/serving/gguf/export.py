@@ -79,16 +79,22 @@ def export(
 ) -> list[Exported]:
     """Write the release in `folder` to `target` as `kinds`, with Modelfiles and a model card.
 
-    Raises SettingsError for a family that can't be written, DataError where a file stands already,
-    and CheckError where a file reads a probe's prompt otherwise than the model, or fewer of the
-    next tokens than the share `floor` are the model's own.
+    Raises SettingsError for a family that can't be written, DataError where a file stands already
+    or none can, and CheckError where a file reads a probe's prompt otherwise than the model, or
+    fewer of the next tokens than the share `floor` are the model's own.
     """
     named = [file for kind in kinds for file in _names(name, kind, kinds)]
     for taken in (*named, CARD):
         if (target / taken).exists():
             raise DataError(f"{target / taken} exists already: name another folder, or remove it")
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".export-") as place:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        within = tempfile.TemporaryDirectory(dir=target, prefix=".export-")
+    except OSError as error:
+        raise DataError(
+            f"{target}: can't be written to ({error.strerror}): name another folder"
+        ) from error
+    with within as place:
         made = Path(place)
         rules = (floor, judge, progress)
         found, told = write_files(folder, name, kinds, probes, made, *rules)

@@ -226,3 +226,7 @@ def test_the_command_names_the_ways_there_are(
     assert set(ENGINES) == set(WAYS)
     result = CliRunner().invoke(serve, [NAME, "--memory", "2"])
     assert "--memory goes with --engine accelerate and offload alone" in result.output
+    for number in ("nan", "inf", "0"):
+        result = CliRunner().invoke(serve, [NAME, "--memory", number, "--engine", "offload"])
+        assert result.exit_code == 2
+        assert "Invalid value for '--memory'" in result.output

@@ -217,6 +217,10 @@ def test_an_export_holds_files_modelfiles_and_a_card_that_says_how_they_did(
     assert "0.500 (95 % interval 0.500 to 0.500; rules, 3 prompts)" in card
     with pytest.raises(DataError, match=r"tiny-q8_0.gguf exists already: name another folder"):
         write(released, target, ["q8_0"], 0.5)
+    # Beneath a file, and where nobody makes a folder.
+    for nowhere in (target / "README.md" / "x", Path("/proc/none")):
+        with pytest.raises(DataError, match=f"{nowhere}: can't be written to .*name another"):
+            write(released, nowhere, ["q8_0"], 0.5)
 
 
 def test_what_answers_otherwise_is_not_written(
