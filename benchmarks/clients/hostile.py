@@ -4,7 +4,8 @@
 
 Clients ask at random, by a seed: well, whole and streamed; and they leave in mid-reply or before
 it, send bodies too long, without an end or of garbage, heads without an end or letter by letter,
-values that are none, and ask for replies without an end. The server is a real one on a release of random weights.
+values that are none, and ask for replies without an end. The server is a real one on a release of
+random weights.
 Printed as a line of JSON: what each kind was told, what went `wrong` (a well-meant request that was
 answered neither 200 nor 429, another answer than its kind deserves), whether the server lives, its
 memory and open files after the first third and at the end, by how much its memory grew in a minute
