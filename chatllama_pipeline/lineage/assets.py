@@ -42,7 +42,7 @@ _DECLARED = [
     Asset("grammar", code_version="3"),
     Asset(
         "personal_data",
-        code_version="3",
+        code_version="4",
         settings=keys("data", "redact columns.actor columns.reward columns.rlhf"),
         inputs=(inputs.OWN_FILES, inputs.UNREAD),
     ),

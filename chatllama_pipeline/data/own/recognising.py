@@ -175,7 +175,8 @@ def _winners(shapes: list[Shape]) -> list[Shape]:
 
 def _nearest(table: str, present: Collection[str]) -> Shape | None:
     """The format that lacks least, our own first: half of what it needs is there, or more."""
-    usable = [shape for shape in SHAPES if shape.kind in TABLE_KINDS[table]]
+    lacking = [shape for shape in SHAPES if not set(shape.needs) <= set(present)]
+    usable = [shape for shape in lacking if shape.kind in TABLE_KINDS[table]]
     shares = [len(set(shape.needs) & set(present)) / len(shape.needs) for shape in usable]
     best = max(shares)
     return usable[shares.index(best)] if best >= 0.5 else None

@@ -14,6 +14,7 @@ from chatllama_pipeline.data.own.recognising import Misfit, Recogniser
 from chatllama_pipeline.data.own.shapes import Shape
 from chatllama_pipeline.data.own.transcripts import is_transcript, plain_prompt, plain_reply
 from chatllama_pipeline.data.own.values import (
+    is_imitated,
     looks_like_turns,
     number_in,
     plain_turn,
@@ -145,8 +146,8 @@ class FileRows:
             )
         if self._weightless:
             errors.warn(
-                f"{name}: {self._weightless:,} conversations have weight 0 at every reply; they "
-                "become no row"
+                f"{name}: {self._weightless:,} conversations mark every reply as not to be learned "
+                "(weight 0; train, training or loss false); they become no row"
             )
 
     # From our fields to tables
@@ -178,6 +179,8 @@ class FileRows:
         table = self.reading.table
         if table == "rlhf":
             name = "messages" if shape.kind == "talk" else "prompt"
+            if shape.kind == "talk" and shape.told:
+                row["messages"] = _asked(row["messages"])
             self._hold(shape, row, name, _prompt_error)
             return [("rlhf", {"prompt": _messages(row[name]), "source": PERSONAL})]
         if shape.kind == "pair":
@@ -226,8 +229,7 @@ class FileRows:
         if self.reading.table == "reward":
             ends, extra["score"] = ends[-1:], self._score(shape, row)
         else:
-            weights = [turn.get("weight") for turn in row["messages"]]
-            ends = [number for number in ends if weights[number] != 0]
+            ends = [number for number in ends if is_imitated(row["messages"][number])]
             self._weightless += not ends
         return [
             (
@@ -337,6 +339,12 @@ def _turns(turns: list[Mapping[str, Any]]) -> Messages:
 
 def _messages(prompt: Any) -> Messages:
     return _turns(prompt) if isinstance(prompt, list) else user_messages(prompt)
+
+
+def _asked(turns: Any) -> Any:
+    """A conversation without the reply that it ends on."""
+    last = turns[-1] if isinstance(turns, list) and len(turns) > 1 else None
+    return turns[:-1] if isinstance(last, dict) and last.get("role") == "assistant" else turns
 
 
 def _beginnings(prompt: Messages) -> tuple[Messages, ...]:

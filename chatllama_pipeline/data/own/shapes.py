@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chatllama_pipeline.data.own import conversions
+from chatllama_pipeline.data.own import conversions, exports, templated
 from chatllama_pipeline.data.own.transcripts import is_transcript
 from chatllama_pipeline.data.own.values import thumb_in
 from chatllama_pipeline.data.splits import Row
@@ -68,6 +68,14 @@ def _has_thumb(row: Row) -> bool:
 
 def _is_mapping(name: str) -> Callable[[Row], bool]:
     return lambda row: isinstance(row[name], Mapping)
+
+
+def _are_messages(name: str) -> Callable[[Row], bool]:
+    """Whether a field lists messages of parts."""
+    return lambda row: (
+        isinstance(row[name], list)
+        and all(isinstance(one, Mapping) and "parts" in one for one in row[name])
+    )
 
 
 def _are_transcripts(row: Row) -> bool:
@@ -149,6 +157,45 @@ SHAPES: tuple[Shape, ...] = (
         "instruction + input of each instance -> prompt, its output -> completion",
         names={"prompt": "instruction", "completion": "instances"},
         convert=conversions.seed_task,
+    ),
+    # What chat programs export, and texts by a chat template.
+    Shape(
+        "ChatGPT's export",
+        "talk",
+        ("mapping",),
+        "the branch of mapping that was kept -> conversation; a reply that rests on a picture, a "
+        "file or a tool is not imitated",
+        names={"messages": "mapping"},
+        convert=exports.chatgpt,
+        fits=_is_mapping("mapping"),
+    ),
+    Shape(
+        "Claude's export",
+        "talk",
+        ("chat_messages",),
+        "chat_messages of sender and text -> conversation; a reply that rests on a file or a tool "
+        "is not imitated",
+        names={"messages": "chat_messages"},
+        convert=exports.claude,
+    ),
+    Shape(
+        "Gemini's contents",
+        "talk",
+        ("contents",),
+        "contents of role and parts -> conversation, systemInstruction -> its system turn",
+        names={"messages": "contents"},
+        takes=("systemInstruction",),
+        convert=exports.gemini,
+        fits=_are_messages("contents"),
+    ),
+    Shape(
+        "a chat template's text",
+        "talk",
+        ("text",),
+        "the turns of text, without the template's marks -> conversation",
+        names={"messages": "text"},
+        convert=templated.conversation,
+        fits=templated.is_templated,
     ),
     # Scores and thumbs.
     Shape(

@@ -27,6 +27,7 @@ _LONGEST_TURNS = 4 * 2**20
 # numpy prints its arrays without commas; within a printed text no line break stands raw.
 _WITHOUT_COMMA = re.compile(r"\}\s*\n\s*\{")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LEARNED = ("train", "training", "loss")
 _THUMBS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -127,6 +128,12 @@ def plain_turn(turn: Any) -> Any:
     if isinstance(content, list) and content and all(map(_is_text_part, content)):
         return {**turn, "content": "".join(part["text"] for part in content)}
     return turn
+
+
+def is_imitated(turn: Mapping[str, Any]) -> bool:
+    """Whether a reply is to be learned: OpenAI marks the others with weight 0, Axolotl and
+    ms-swift with `train`, `training` or `loss` false."""
+    return turn.get("weight") != 0 and not any(turn.get(name) is False for name in _LEARNED)
 
 
 def _is_text_part(part: Any) -> bool:

@@ -194,10 +194,13 @@ def test_bad_replies_are_not_imitated(folder: Path) -> None:
     assert "is of KTO's thumbs, good replies and bad ones: they belong into reward_config" in told
 
 
-def test_a_turn_of_weight_0_stands_in_prompts_and_becomes_no_row(folder: Path) -> None:
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"loss": False}])
+def test_a_turn_marked_as_not_to_be_learned_stands_in_prompts_and_becomes_no_row(
+    folder: Path, mark: dict[str, Any]
+) -> None:
     talk = [
         {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello", "weight": 0},
+        {"role": "assistant", "content": "Hello", **mark},
         {"role": "user", "content": "More"},
         {"role": "assistant", "content": "Yes", "weight": 1},
     ]
@@ -206,7 +209,8 @@ def test_a_turn_of_weight_0_stands_in_prompts_and_becomes_no_row(folder: Path) -
     assert row["completion"] == "Yes"
     assert [turn["content"] for turn in row["prompt"]] == ["Hi", "Hello", "More"]
     assert warnings == [
-        f"{ACTOR}.jsonl: 1 conversations have weight 0 at every reply; they become no row"
+        f"{ACTOR}.jsonl: 1 conversations mark every reply as not to be learned (weight 0; train, "
+        "training or loss false); they become no row"
     ]
     put(folder, f"{ACTOR}.jsonl", jsonl([{"messages": [*talk[:1], {**talk[1], "weight": 0.5}]}]))
     assert "turn 2: the weight 0.5 is neither 0 nor 1" in errors_of(folder)
@@ -287,7 +291,7 @@ def test_columns_in_config_name_the_fields_of_a_table(folder: Path) -> None:
             "may be read as Alpaca or Dolly; its fields are instruction, output, response; say in",
         ),
         ({"prompt": SKY, "user_input": SKY}, RLHF, "may be read as user_input or prompt; its"),
-        ({"text": "### Human: Hi ### Assistant: Hello"}, ACTOR, "its fields are text; say in"),
+        ({"text": "Human says hi, assistant hello"}, ACTOR, "its fields are text; say in"),
         (
             {"message_id": "1", "parent_id": None, "text": "Hi", "role": "prompter"},
             ACTOR,
