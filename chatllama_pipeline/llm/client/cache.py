@@ -104,14 +104,19 @@ class Forgotten:
 
 
 class AnswerCache:
-    """The answers of one store. Raises StoreError, naming the file, for what SQLite refuses."""
+    """The answers of one store. Raises StoreError, naming the file, for what SQLite refuses.
+
+    For one thread at a time, whichever that is.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         # Prompts may be private.
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._told():
-            self._db = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
+            self._db = sqlite3.connect(
+                path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
+            )
             self._db.execute("PRAGMA journal_mode = WAL")
             # A power cut may cost the last answers, never the file; a killed process costs none.
             self._db.execute("PRAGMA synchronous = NORMAL")

@@ -54,7 +54,8 @@ class Task:
     `decode` turns B replies' ids into texts; None is the text of one that never came to replying.
     A reply ends at any of `stop_ids` or after `max_new_tokens`. A reward of several `terms` gives a
     column for each, which the loop brings to one scale and adds up. `scored_by` is the model that
-    the reward asks, if any.
+    the reward asks, if any. `begin` hears of prompts and replies before models read them, so that
+    whoever else the reward asks may answer meanwhile.
     """
 
     prompts: Sequence[Prompt]
@@ -66,6 +67,7 @@ class Task:
     max_new_tokens: int
     terms: Sequence[Term] = ()
     scored_by: Any = None
+    begin: Callable[[list[Prompt], list[str]], None] = lambda prompts, replies: None
 
     def paying(self) -> contextlib.AbstractContextManager[None]:
         """Within it the reward may be asked: the model that it asks is whole in every process."""
@@ -163,6 +165,10 @@ def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
         # 2. Rollout
         with watch.phase("rollout"):
             rollout = _roll_out(loop, ids, mine, iteration)
+            replies = rollout.reply_ids()
+            read = task.decode(replies)
+            texts = [text or "" for text in read]
+            task.begin(prompts[mine], texts)
 
         # 3. Score pass
         written = Written(prompt_ids[mine], prompt_mask[mine], rollout)
@@ -173,11 +179,8 @@ def collect(loop: Loop, iteration: int, watch: Stopwatch) -> Collected:
 
     # 4. Rewards
     with watch.phase("reward"), task.paying():
-        replies = rollout.reply_ids()
-        read = task.decode(replies)
         replied = torch.tensor([text is not None for text in read], device=accelerator.device)
         rollout = rollout._replace(finished=rollout.finished & replied)
-        texts = [text or "" for text in read]
         given = all_or_none(accelerator, lambda: task.reward(prompts[mine], texts, replies))
         scores = given.float().to(accelerator.device)
     with watch.phase("gather"):

@@ -178,10 +178,12 @@ def _task(
 def paid_by(task: Task, asking: Asking, scorer: Scorer, accelerator: Accelerator) -> Task:
     """The task with a reward of all terms that are asked for."""
     once = partial(once_for_all, accelerator)
+    alone = accelerator.num_processes == 1
     return replace(
         task,
         reward=lambda asked, replies, _: asking.paid(asked, replies, scorer, once),
         terms=asking.terms,
+        begin=partial(asking.begin, judge=alone) if asking.terms else task.begin,
     )
 
 

@@ -8,6 +8,8 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,18 +49,37 @@ def terms_of(rewards: RewardsSettings) -> tuple[Term, ...]:
 
 @dataclass
 class Asking:
-    """Who is asked, and what a judge's unreadable verdicts said, by reason."""
+    """Who is asked, and what a judge's unreadable verdicts said, by reason.
+
+    `beside` runs what is asked of the judge while models read.
+    """
 
     rewards: RewardsSettings
     functions: Functions | None
     judge: Judge | None
+    beside: Executor
     judge_samples: int = 1
     asked: int = 0
     unread: Counter[str] = field(default_factory=Counter)
+    begun: bool = False
+    judging: Future[list[float]] | None = None
 
     @property
     def terms(self) -> tuple[Term, ...]:
         return terms_of(self.rewards)
+
+    def begin(self, prompts: list[Prompt], replies: list[str], judge: bool) -> None:
+        """Ask the functions, and the `judge` too, of B replies that `paid` is asked about next.
+
+        They answer while models read. Only one process that trains alone may ask the judge so:
+        several ask it together, in step.
+        """
+        if self.functions:
+            self.functions.begin(prompts, replies)
+        if self.judge is not None and judge:
+            rows = list(zip(prompts, replies, strict=True))
+            self.judging = self.beside.submit(copy_context().run, self._judged, rows)
+        self.begun = True
 
     def paid(
         self,
@@ -85,13 +106,15 @@ class Asking:
         The functions work while models are asked. Raises DataError for a value of theirs that is no
         number, ProviderError and BudgetError where a judge gives no answer.
         """
-        if self.functions:
-            self.functions.begin(prompts, replies)
+        if not self.begun:
+            self.begin(prompts, replies, judge=False)
+        judging, self.judging, self.begun = self.judging, None, False
         found: dict[str, Any] = {}
         if REWARD_MODEL in self.rewards.weights:
             found[REWARD_MODEL] = scorer(prompts, replies).double().cpu()
         if self.judge is not None:
-            found[JUDGE] = once(self._judged, list(zip(prompts, replies, strict=True)))
+            rows = list(zip(prompts, replies, strict=True))
+            found[JUDGE] = judging.result() if judging else once(self._judged, rows)
         if self.functions:
             found |= self.functions.finish()
         listed = [torch.as_tensor(found[name]).double() for name in self.rewards.weights]
@@ -157,7 +180,9 @@ def open_rewards(
             template, role = load_templates(templates)["reward"], settings.role("judge")
             judge = stack.enter_context(open_judge(role, template, run_folder, machine))
             samples = settings.llm.judge_samples
-        yield Asking(rewards, functions, judge, samples)
+        # Closed first: whom it asks must be there until it is done.
+        beside = stack.enter_context(ThreadPoolExecutor(1))
+        yield Asking(rewards, functions, judge, beside, samples)
 
 
 def open_of_stage(

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from chatllama_pipeline.errors import BudgetError, ProviderError
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.training.ppo import collect
 from chatllama_pipeline.training.ppo.stage import run
 from tests.llm.loopback.server import KEY, MODEL, Body, OpenAiServer, prompt_text
 from tests.llm.loopback.small_talk import words_between
 from tests.training.paid import QUIET, curves, hashes
+from tests.waiting import PATIENCE
 
 Make = Callable[..., StageSpec]
 
@@ -82,6 +86,28 @@ def test_a_judge_is_asked_once_for_each_reply_and_its_points_are_the_reward(
     run(again, QUIET)
     assert len(server.seen) == len(asked)
     assert hashes(job.output) == hashes(again.output)
+
+
+def test_a_judge_is_asked_while_the_reference_reads(
+    judged: Make, server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def answer(body: Body) -> str:
+        asked.set()
+        return by_letters(body)
+
+    server.behaviour.reply = answer
+    reads, waited = collect.reference_pass, list[bool]()
+
+    def reads_once_the_judge_is_asked(loop: collect.Loop, written: collect.Written) -> Tensor:
+        waited.append(asked.wait(PATIENCE))
+        return reads(loop, written)
+
+    monkeypatch.setattr(collect, "reference_pass", reads_once_the_judge_is_asked)
+    outcome = run(judged(), QUIET)
+    assert waited == [True] * 3
+    assert len(curves(outcome)["raw_reward/judge"]) == 3
 
 
 def test_a_budget_that_ends_amid_ppo_is_told_saved_and_continued(
