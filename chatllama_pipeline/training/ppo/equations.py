@@ -191,6 +191,8 @@ def value_loss(
 
     `tokens`: columns of the whole minibatch, see `token_mean`.
     """
+    # Before their difference: what stands outside of the mask may be no number.
+    values = torch.where(mask, values, returns)
     near = values_old + (values - values_old).clamp(-clip, clip)
     plain, clipped = (values - returns).square(), (near - returns).square()
     loss = 0.5 * token_mean(torch.maximum(plain, clipped), mask, tokens)

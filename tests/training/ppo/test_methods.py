@@ -143,6 +143,20 @@ def test_the_loss_and_its_gradient_are_those_of_the_paper(method: MethodName) ->
             assert gradient[i, t].item() == pytest.approx(expected, abs=1e-8), (i, t)
 
 
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    # What trl 1.16.0's RLOOTrainer and GRPOTrainer._compute_loss give for the same numbers.
+    [("rloo", 0.1299882892384178), ("grpo", 0.03670663227101393)],
+)
+def test_the_loss_is_trls(method: MethodName, expected: float) -> None:
+    scores = [0.5, -1.0, 3.0, 0.2, 0.2, -5.0]
+    by_reply = grpo_advantages(scores)
+    if method == "rloo":
+        by_reply = rloo_advantages(scores, judged(scores).kl.tolist())
+    found = loss_of(method, drawn(0)[0], drawn(1)[0], by_reply)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_rloo_s_first_step_is_reinforce_s() -> None:
     new, mask = drawn(3)
     advantages = [0.9, -1.2, 0.3, 0.4, -0.6, 0.2]
