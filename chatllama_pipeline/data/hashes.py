@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,23 @@ def text_hash(text: str) -> int:
     return int.from_bytes(digest, "little")
 
 
+def text_hashes(texts: Iterable[str]) -> Hashes:
+    """`text_hash` of each text."""
+    return raw_hashes(text.encode("utf-8", "surrogatepass") for text in texts)
+
+
+def raw_hashes(texts: Iterable[bytes | memoryview]) -> Hashes:
+    """`text_hash` of each text, as its bytes in UTF-8."""
+    blake2b = hashlib.blake2b
+    digests = b"".join([blake2b(text, digest_size=8).digest() for text in texts])
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
 def row_hash(*texts: str) -> int:
     """A hash of several texts in their order; the lengths keep their borders apart."""
-    digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        raw = text.encode("utf-8", "surrogatepass")
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
-    return int.from_bytes(digest.digest(), "little")
+    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    whole = b"".join([part for text in raw for part in (len(text).to_bytes(8, "little"), text)])
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little")
 
 
 def mixed(*columns: Hashes | int) -> Hashes:
@@ -36,3 +46,12 @@ def mixed(*columns: Hashes | int) -> Hashes:
             total = (total ^ (total >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             total = total ^ (total >> np.uint64(31))
     return total
+
+
+def among(values: Hashes, wanted: Hashes) -> npt.NDArray[np.bool_]:
+    """Which values stand among some in order."""
+    if not len(wanted):
+        return np.zeros(len(values), np.bool_)
+    at = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
+    found: npt.NDArray[np.bool_] = wanted[at] == values
+    return found

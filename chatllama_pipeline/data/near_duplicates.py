@@ -16,7 +16,6 @@ have a near duplicate alone.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import tempfile
 import unicodedata
 from collections.abc import Callable
@@ -25,11 +24,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash
+from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash, text_hashes
 from chatllama_pipeline.data.spill.column import Column, Indices, groups
 from chatllama_pipeline.data.spill.known import Known
-from chatllama_pipeline.data.words import compared
+from chatllama_pipeline.data.words import compared, spaced
 from chatllama_pipeline.progress import counted
 
 SIMILAR = 0.8
@@ -40,7 +41,6 @@ _BANDS, _ROWS_PER_BAND = 16, 4
 _PERMUTATIONS = _BANDS * _ROWS_PER_BAND
 _SHINGLE_WORDS = 3
 _WORDS_KEPT = 500_000
-_MASK = (1 << 64) - 1
 # Of pairs of keys that belong together, before those of a cluster become one each.
 _MOST_EDGES = 1 << 20
 _SIGNATURES_AT_ONCE = 1 << 16
@@ -52,7 +52,14 @@ _RAISED = str.maketrans({raised: f"^{digit}" for digit, raised in enumerate("⁰
 
 def evened(text: str) -> str:
     """A text with case, Unicode form and white space evened out."""
-    if not text.isascii():
+    if text.isascii():
+        folded = text.lower().replace("\n", " ")
+        # No white space but spaces: what `split` takes most of its time for isn't there.
+        if folded.isprintable():
+            while "  " in folded:
+                folded = folded.replace("  ", " ")
+            return folded.strip()
+    else:
         text = unicodedata.normalize("NFKC", text.translate(_RAISED))
     return " ".join(text.casefold().split())
 
@@ -89,12 +96,9 @@ class TextReader:
     def __init__(self, known: Known) -> None:
         self._known = known
         self._words = _WordHashes()
+        # Of the texts read since they were last taken.
         self._keys: list[int] = []
-        self._same: list[int] = []
-        # Of the longer texts alone: what must be alike, and their words.
-        self._long: list[int] = []
-        self._hard: list[int] = []
-        self._waiting: list[list[int]] = []
+        self._evened: list[str] = []
 
     def read(
         self, raw: Hashes, text_at: Callable[[int], str], placed: bool = False
@@ -112,54 +116,76 @@ class TextReader:
                 key = text_hash(even)
                 fresh[hashed] = key, place_of(even) if placed else UNPLACED
                 if not found[i]:
-                    self._compare(key, even)
+                    self._keys.append(key)
+                    self._evened.append(even)
             keys[i], places[i] = fresh[hashed]
         numbers = np.fromiter((key for key, _ in fresh.values()), np.uint64, len(fresh))
         at = np.fromiter((place for _, place in fresh.values()), np.float64, len(fresh))
         self._known.put(np.fromiter(fresh, np.uint64, len(fresh)), numbers, at.view(np.uint64))
         return keys, places
 
-    def _compare(self, key: int, even: str) -> None:
-        words, same, hard, is_long = compared(even)
-        self._keys.append(key)
-        if not is_long:
-            self._same.append(text_hash(same or ""))
-            return
-        hashes = list(map(self._words.__getitem__, words))
-        must = text_hash(hard) if hard else 0
-        # The sum of a set doesn't depend on its order, and is as good a hash as its members'.
-        whole = sum(set(hashes)) if same is None else text_hash(same)
-        self._same.append((whole + must) & _MASK)
-        self._long.append(key)
-        self._hard.append(must)
-        self._waiting.append(hashes)
-
     def taken(self) -> Texts:
         """What is compared of the texts that were read since the last call."""
-        signatures = self._signed()
-        hard = np.array(self._hard, np.uint64)
-        bands = np.zeros((len(hard), _BANDS), np.uint64)
-        for band in range(_BANDS if len(hard) else 0):
-            rows = signatures[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
-            columns = (rows[:, i].astype(np.uint64) for i in range(_ROWS_PER_BAND))
-            bands[:, band] = mixed(hard, *columns)
-        keys, same, long = (
-            np.array(values, np.uint64) for values in (self._keys, self._same, self._long)
+        keys, lists = np.array(self._keys, np.uint64), list(map(spaced, self._evened))
+        words = pc.ascii_split_whitespace(pa.array(lists, pa.large_string()))
+        counts = words.value_lengths().to_numpy()
+        found = list(map(compared, self._evened, lists, counts.tolist()))
+        is_long = np.array([one.long for one in found], np.bool_)
+        # The words of a long text may count in any order.
+        in_any = np.array([one.same is None for one in found], np.bool_)
+        same = text_hashes([one.same or "" for one in found])
+        must = np.array([text_hash(one.hard) if one.hard else 0 for one in found], np.uint64)
+        lengths = counts[is_long].astype(np.int64)
+        hashes, codes = self._hashed(words.filter(pa.array(is_long)).flatten())
+        sums = _sums_of_distinct(hashes, codes, lengths)
+        same[is_long] = np.where(in_any[is_long], sums, same[is_long]) + must[is_long]
+        signatures = _signed(hashes[codes], lengths)
+        self._keys, self._evened = [], []
+        return Texts(keys, same, keys[is_long], _banded(signatures, must[is_long]), signatures)
+
+    def _hashed(self, words: pa.LargeStringArray) -> tuple[Hashes, Indices]:
+        """The distinct hashes of words, and which of them each word has."""
+        coded = words.dictionary_encode()
+        hashes = map(self._words.__getitem__, coded.dictionary.to_pylist())
+        distinct, places = np.unique(
+            np.fromiter(hashes, np.uint64, len(coded.dictionary)), return_inverse=True
         )
-        for values in (self._keys, self._same, self._long, self._hard, self._waiting):
-            values.clear()
-        return Texts(keys, same, long, bands, signatures)
+        return distinct, places[coded.indices.to_numpy()]
 
-    def _signed(self) -> Signatures:
-        if not self._waiting:
-            return np.zeros((0, _PERMUTATIONS), np.uint32)
-        from rensa import RMinHash
 
-        lengths = np.array([len(words) for words in self._waiting])
-        flat = np.array(list(itertools.chain.from_iterable(self._waiting)), np.uint64)
-        shingles, offsets = _shingles(flat, lengths)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, _PERMUTATIONS, 0)
-        return np.array(matrix.to_rows(), np.uint32)
+def _sums_of_distinct(hashes: Hashes, codes: Indices, lengths: npt.NDArray[np.int64]) -> Hashes:
+    """The sum of the distinct hashes of each text's words: it doesn't depend on their order, and
+    is as good a hash as they are. Every text has words; `codes` are places in `hashes`."""
+    if not len(codes):
+        return np.zeros(0, np.uint64)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    bits = len(hashes).bit_length()
+    pairs = np.sort(owners << bits | codes)
+    pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])]
+    starts = np.searchsorted(pairs, np.arange(len(lengths)) << bits)
+    sums: Hashes = np.add.reduceat(hashes[pairs & (1 << bits) - 1], starts)
+    return sums
+
+
+def _signed(flat: Hashes, lengths: npt.NDArray[np.int64]) -> Signatures:
+    """The MinHashes of texts by the hashes of their words."""
+    if not len(flat):
+        return np.zeros((0, _PERMUTATIONS), np.uint32)
+    from rensa import RMinHash
+
+    shingles, offsets = _shingles(flat, lengths)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, _PERMUTATIONS, 0)
+    return np.array(matrix.to_rows(), np.uint32)
+
+
+def _banded(signatures: Signatures, hard: Hashes) -> Hashes:
+    """A hash per band of each signature, and of what must be alike besides."""
+    bands = np.zeros((len(hard), _BANDS), np.uint64)
+    for band in range(_BANDS if len(hard) else 0):
+        rows = signatures[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
+        columns = (rows[:, i].astype(np.uint64) for i in range(_ROWS_PER_BAND))
+        bands[:, band] = mixed(hard, *columns)
+    return bands
 
 
 class TextIndex:

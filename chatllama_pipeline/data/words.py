@@ -21,10 +21,13 @@ MOST_WORDS_WITH_SIGNS = 100
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]\p{M}*"
 WORD = regex.compile(rf"{_UNSPACED}|[\p{{L}}\p{{N}}\p{{M}}]+")
 _ALONE = regex.compile(_UNSPACED)
-# The same for texts of ASCII, which are most, in a fraction of the time.
-_ASCII_WORD = re.compile(r"[a-z0-9]+")
-# Without one of these an ASCII text holds neither number nor sign.
-_ASCII_ODD = re.compile(r"[^a-z .,;:!?'\"()]|(?:^| )(?:\.[a-z]{2}|![a-z])|['\"][.,;:!?]{1,3}['\"]")
+# The same for texts of ASCII, which are most, in a fraction of the time: what is in no word as a
+# space.
+_ASCII_WORDS = "".join(chr(n) if re.match("[a-z0-9]", chr(n)) else " " for n in range(128))
+# An ASCII text of these alone holds no number, and a sign only where one of the others is found.
+_ASCII_PLAIN = {ord(character): None for character in "abcdefghijklmnopqrstuvwxyz .,;:!?'\"()"}
+_ASCII_SIGN = re.compile(r"(?:^| )(?:\.[a-z]{2}|![a-z])")
+_ASCII_QUOTED = re.compile(r"['\"][.,;:!?]{1,3}['\"]")
 
 _VARIABLE = r"(?<![\p{L}\p{N}\p{M}])\p{L}"
 _SIGN = (
@@ -44,8 +47,9 @@ _SIGN = (
     # A factorial within a term, an index, a call.
     r"|(?<=\p{N})!(?=\s*[\p{Sm}?/*)-])|(?<=[\p{L}\p{N}])[\[({](?=\p{N})"
 )
+# No number or sign begins with a letter or with white space, which are most of a text.
 _TOKEN = regex.compile(
-    rf"(?P<number>\p{{N}}+(?:[.,]\p{{N}}+)+)|(?P<sign>{_SIGN})|(?P<bracket>[()\[\]{{}}])"
+    rf"\s+|(?P<word>(?=\p{{L}})(?:{WORD.pattern}))|(?P<number>\p{{N}}+(?:[.,]\p{{N}}+)+)|(?P<sign>{_SIGN})|(?P<bracket>[()\[\]{{}}])"
     rf"|(?P<word>{WORD.pattern})"
 )
 _OPERATOR = regex.compile(r"[\p{Sm}*/^!\u2212\u2013-]")
@@ -85,34 +89,50 @@ class Compared(NamedTuple):
     must be alike then.
     """
 
-    words: list[str]
     same: str | None
     hard: str
     long: bool
 
 
-def compared(even: str) -> Compared:
-    """What counts of an evened text (see `texts.evened`)."""
-    plain = even.isascii()
-    words = _ASCII_WORD.findall(even) if plain else WORD.findall(even)
-    count, same = len(words), None
+def spaced(even: str) -> str:
+    """The words of an evened text (see `near_duplicates.evened`), one or more spaces between."""
+    if even.isascii():
+        return even.translate(_ASCII_WORDS).strip()
+    return " ".join(WORD.findall(even))
+
+
+def compared(even: str, words_of_it: str, count: int) -> Compared:
+    """What counts of an evened text, by its `count` words as `spaced` gives them."""
+    plain, same = even.isascii(), None
     if not plain and count > FEW_WORDS:
+        words = words_of_it.split()
         alone = sum(map(bool, map(_ALONE.match, words)))
         count -= alone // 2
         # The same characters in any order are no words.
-        same = " ".join(words) if 2 * alone > len(words) else None
+        same = words_of_it if 2 * alone > len(words) else None
     if count > MOST_WORDS_WITH_SIGNS:
-        return Compared(words, same, "", True)
-    odd = not plain or _ASCII_ODD.search(even)
+        return Compared(same, "", True)
+    odd = not plain or _is_odd(even)
     if count > FEW_WORDS:
-        return Compared(words, same, _hard(even) if odd else "", True)
-    return Compared(words, _same(even, words, bool(odd)), "", False)
+        return Compared(same, _hard(even) if odd else "", True)
+    return Compared(_same(even, words_of_it.split(), odd), "", False)
+
+
+def _is_odd(even: str) -> bool:
+    """Whether a text of ASCII may hold a number or a sign."""
+    if even.translate(_ASCII_PLAIN):
+        return True
+    # Whether there can be one is quicker to see than where.
+    if (" ." in even or " !" in even or even[:1] in (".", "!")) and _ASCII_SIGN.search(even):
+        return True
+    return ("'" in even or '"' in even) and _ASCII_QUOTED.search(even) is not None
 
 
 def _tokens(even: str) -> list[tuple[str, str]]:
     """Words, numbers and signs of a text in their order, each with its kind; brackets where there
     are operators, or no letters."""
-    found = [(match.lastgroup or "", match[0]) for match in _TOKEN.finditer(even)]
+    matches = _TOKEN.finditer(even)
+    found = [(match.lastgroup, match[0]) for match in matches if match.lastgroup]
     formal = any(kind == "sign" and _OPERATOR.search(text) for kind, text in found)
     formal = formal or not any(map(str.isalpha, even))
     return [(kind, text) for kind, text in found if formal or kind != "bracket"]
@@ -131,7 +151,7 @@ def _same(even: str, words: list[str], odd: bool) -> str:
     """The words of a text of few, with its numbers and signs; politeness around them left out."""
     asked = _asked(even, words)
     if asked is not even:
-        words = _ASCII_WORD.findall(asked) if asked.isascii() else WORD.findall(asked)
+        words = spaced(asked).split()
     if not words:
         return even
     texts, turns = words, True

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from chatllama_pipeline.data.hashes import mixed, row_hash, text_hash
-from chatllama_pipeline.data.near_duplicates import TextIndex
+from chatllama_pipeline.data.near_duplicates import TextIndex, evened
+from chatllama_pipeline.data.words import WORD, _is_odd, spaced
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = [f"word{one}{other}" for one in LETTERS[:20] for other in LETTERS[:25]]
@@ -36,6 +38,34 @@ def shingles(text: str) -> set[tuple[str, ...]]:
 def similarity(one: str, other: str) -> float:
     a, b = shingles(one), shingles(other)
     return len(a & b) / len(a | b)
+
+
+def some_texts() -> list[str]:
+    """Texts of what counts in one way or another, and of much white space."""
+    draw = random.Random(4)
+    every = [chr(code) for code in range(128)]
+    pieces = [*every, *(list("Ab c.!?,'\"()#3 \n\t  ") * 8), "é", "\u3000", "中", "ก"]
+    ascii_only = pieces[:-4]
+    return [
+        "".join(draw.choices(pieces if n % 3 == 0 else ascii_only, k=draw.randint(0, 14)))
+        for n in range(6_000)
+    ]
+
+
+def test_words_of_ascii_are_those_of_every_script_and_white_space_is_evened_out() -> None:
+    for text in some_texts():
+        even = evened(text)
+        if text.isascii():
+            assert even == " ".join(text.casefold().split())
+        assert spaced(even).split() == WORD.findall(even)
+
+
+def test_numbers_and_signs_are_missed_in_no_text_that_a_single_pattern_finds_them_in() -> None:
+    odd = re.compile(r"[^a-z .,;:!?'\"()]|(?:^| )(?:\.[a-z]{2}|![a-z])|['\"][.,;:!?]{1,3}['\"]")
+    evens = [evened(text) for text in some_texts() if text.isascii()]
+    found = [even for even in evens if odd.search(even)]
+    assert [even for even in evens if _is_odd(even)] == found
+    assert 0 < len(found) < len(evens)
 
 
 def test_minhash_agrees_with_the_exact_similarity_of_texts_and_their_changed_copies() -> None:
