@@ -1,8 +1,9 @@
 """Length limits in tokens, held before anything is trained.
 
 A byte-level or SentencePiece tokenizer makes no more tokens of a text than it has bytes, so most
-rows need no tokenizer: only where the bytes leave doubt is a text tokenized, each distinct one
-once. `TURN_TOKENS` is allowed per turn for what a chat template puts around it.
+rows need no tokenizer: only where the bytes leave doubt are a row's longest texts tokenized, until
+the rest leaves none; each distinct one once. `TURN_TOKENS` is allowed per turn for what a chat
+template puts around it.
 """
 
 from __future__ import annotations
@@ -184,17 +185,55 @@ def fit(
     if not len(doubtful):
         return fits, cuts
     rows = table.select(["prompt", *replies]).take(pa.array(doubtful)).to_pylist()
-    texts = {turn["content"] for row in rows for turn in row["prompt"]}
-    tokens = counter.counts(texts | {row[name] for row in rows for name in replies})
-    for number, row in zip(doubtful.tolist(), rows, strict=True):
-        reply = max((tokens[row[name]] for name in replies), default=0)
-        if limits.reply is not None and reply > limits.reply:
-            fits[number] = False
-        elif limits.total is not None:
-            room = limits.total - (reply + TURN_TOKENS if replies else 0)
-            cut = _cut([tokens[t["content"]] for t in row["prompt"]], row["prompt"], room)
-            fits[number], cuts[number] = cut is not None, cut or 0
+    waiting = [_Doubtful(row["prompt"], [row[name] for name in replies], limits) for row in rows]
+    places = doubtful.tolist()
+    while waiting:
+        tokens = counter.counts(row.longest() for row in waiting)
+        for row in waiting:
+            row.count_longest(tokens)
+        settled = [row.is_settled() for row in waiting]
+        for place, row, done in zip(places, waiting, settled, strict=True):
+            if done:
+                cut = row.cut()
+                fits[place], cuts[place] = cut is not None, cut or 0
+        left = [number for number, done in enumerate(settled) if not done]
+        places, waiting = [places[number] for number in left], [waiting[number] for number in left]
     return fits, cuts
+
+
+class _Doubtful:
+    """A row that has more bytes than tokens are allowed. Its longest texts are counted until the
+    rest fits by its bytes: which they are follows from the row alone."""
+
+    def __init__(self, prompt: list[dict[str, str]], replies: list[str], limits: Limits) -> None:
+        self._prompt, self._limits = prompt, limits
+        self._texts = [*(turn["content"] for turn in prompt), *replies]
+        # Of each text its tokens or, where it isn't counted, its bytes: never fewer.
+        self._most = [len(text.encode()) for text in self._texts]
+        self._left = sorted(range(len(self._texts)), key=self._most.__getitem__)
+
+    def longest(self) -> str:
+        """The longest text that isn't counted."""
+        return self._texts[self._left[-1]]
+
+    def count_longest(self, tokens: dict[str, int]) -> None:
+        place = self._left.pop()
+        self._most[place] = tokens[self._texts[place]]
+
+    def is_settled(self) -> bool:
+        """Whether more counts change nothing: all fits, or there is none left."""
+        return not self._left or self.cut() == 0
+
+    def cut(self) -> int | None:
+        """How many turns go on the left (see `_cut`) by what is known; None: it never fits."""
+        turns = len(self._prompt)
+        reply = max(self._most[turns:], default=0)
+        if self._limits.reply is not None and reply > self._limits.reply:
+            return None
+        if self._limits.total is None:
+            return 0
+        room = self._limits.total - (reply + TURN_TOKENS if self._most[turns:] else 0)
+        return _cut(self._most[:turns], self._prompt, room)
 
 
 def _doubtful(table: pa.Table, replies: tuple[str, ...], limits: Limits) -> Flags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.datasets import build_actor_training_data
 from chatllama_pipeline.data.prepare.lengths import (
+    TURN_TOKENS,
     TokenCounter,
+    fit,
     lengths_identity,
     limits_of,
     tokenizer_place,
@@ -131,7 +134,7 @@ def test_a_cut_prompt_stays_on_the_side_of_its_first_turn_and_leaks_nothing(
     assert outcome.metrics["dropped"]["near_repeat"] == 60 - len(kept)
 
 
-def test_only_texts_whose_bytes_leave_doubt_are_tokenized_and_each_once(
+def test_the_longest_texts_are_tokenized_until_bytes_leave_no_doubt_and_each_once(
     tmp_path: Path, tokenizer_folder: Path
 ) -> None:
     doubtful = talk(30)
@@ -141,12 +144,35 @@ def test_only_texts_whose_bytes_leave_doubt_are_tokenized_and_each_once(
     settings = assistant(tokenizer_folder, max_length=130)
     kept, outcome = build(tmp_path, rows, settings)
     assert len(kept) + sum(outcome.metrics["dropped"].values()) == 11
-    # One post, six replies of four words and six of three.
-    assert outcome.metrics["tokenized_texts"] == 13
+    # The post; beside its tokens the bytes of the replies fit.
+    assert outcome.metrics["tokenized_texts"] == 1
     actor = build_actor_training_data(
         tmp_path / "out", tmp_path / "none", tmp_path / "personal", settings, tmp_path / "actor"
     )
     assert actor.metrics["tokenized_texts"] == 0
+
+
+@pytest.mark.parametrize("limit", range(60, 200, 7))
+def test_rows_fit_as_they_do_where_every_text_is_tokenized(
+    tokenizer_folder: Path, limit: int
+) -> None:
+    draw = random.Random(limit)
+    rows = [
+        pair(talk(*(draw.randint(1, 40) for _ in range(draw.choice([1, 3, 5])))), says(n % 50 + 1))
+        for n in range(60)
+    ]
+    settings = assistant(tokenizer_folder, max_length=limit, max_reply_length=40)
+    table, limits = pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), limits_of(settings)
+    fits, cuts = fit(table, ("chosen", "rejected"), limits, counter_of(settings))
+    every = counter_of(settings).counts(
+        text for r in rows for text in (*(t["content"] for t in r["prompt"]), r["chosen"], "no")
+    )
+    for number, row in enumerate(rows):
+        turns = [every[turn["content"]] + TURN_TOKENS for turn in row["prompt"]]
+        room = limit - every[row["chosen"]] - TURN_TOKENS
+        whole = [first for first in range(0, len(turns), 2) if sum(turns[first:]) <= room]
+        assert fits[number] == (bool(whole) and every[row["chosen"]] <= 40)
+        assert not fits[number] or cuts[number] == whole[0]
 
 
 def test_what_was_counted_is_not_tokenized_again(tokenizer_folder: Path) -> None:
