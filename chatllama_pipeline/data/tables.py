@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 from chatllama_pipeline.data.splits import Messages, Row
 from chatllama_pipeline.records import TABLE_FILE, Message, Prompt, Split
 from chatllama_pipeline.table_files import most_bytes, next_part, record_batches
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def read_rows(version: Path, name: str = TABLE_FILE) -> list[Row]:
@@ -83,6 +86,19 @@ def user_messages(text: str) -> Messages:
     return [{"role": "user", "content": text}]
 
 
+def _plain_texts(prompts: pa.ChunkedArray) -> Iterator[str]:
+    """`plain_text` of each prompt of a column."""
+    column = prompts.combine_chunks()
+    turns = column.flatten()
+    contents = turns.field("content").to_pylist()
+    ends = np.cumsum(column.value_lengths().to_numpy()).tolist()
+    start = 0
+    for number, end in enumerate(ends):
+        # Most are a single turn, of which no role is asked.
+        yield contents[start] if end == start + 1 else plain_text(column[number].as_py())
+        start = end
+
+
 def plain_text(messages: Messages) -> str:
     """A prompt without roles, as the original's files hold it.
 
@@ -126,10 +142,15 @@ class OriginalFile:
             self._end()
             self._parts += 1
             self._begin(next_part(self._path, self._parts))
-        for row in table.select(["prompt", *self._columns]).to_pylist():
-            listed = {"user_input": plain_text(row.pop("prompt")), **row}
-            row_text = json.dumps(listed, ensure_ascii=False)
-            self._file.write(f"{self._between}\n {row_text}".encode())
+        inputs = map(_ENCODE, _plain_texts(table["prompt"]))
+        values = [map(_ENCODE, table[name].to_pylist()) for name in self._columns]
+        names = [f'"{name}": ' for name in ("user_input", *self._columns)]
+        rows = [
+            ", ".join(map(str.__add__, names, row)) for row in zip(inputs, *values, strict=True)
+        ]
+        if rows:
+            listed = ",\n ".join(f"{{{row}}}" for row in rows)
+            self._file.write(f"{self._between}\n {listed}".encode())
             self._between = ","
 
 
