@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -210,9 +209,8 @@ def _scan(pairs: _Pairs, rows: Preparation, settings: AssistantSettings) -> None
         rows.drop_scanned(pc.equal(*trimmed).to_numpy(), "identical_replies")
         strength = table["strength"].to_numpy()
         rows.note("strength", strength)
-        names = np.array(table["source"].to_pylist())
         for name, choice in settings.data.sources.items():
-            of_source = names == name
+            of_source = pc.equal(table["source"], name).to_numpy()
             if choice.domains:
                 wanted = pc.is_in(table["domain"], pa.array(choice.domains)).to_numpy()
                 rows.drop_scanned(of_source & ~wanted, "domain")

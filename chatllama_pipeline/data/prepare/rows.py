@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from chatllama_pipeline.data.funnel import Funnel
-from chatllama_pipeline.data.hashes import Hashes, mixed
+from chatllama_pipeline.data.hashes import Hashes, among, mixed
 from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.ordered import OrderedTable
+from chatllama_pipeline.data.prepare.desk import Desk, Task
 from chatllama_pipeline.data.prepare.lengths import TOO_LONG, Limits, cut_prompts, tokenizer_place
 from chatllama_pipeline.data.prepare.notes import Flags, Notes, Reading
 from chatllama_pipeline.data.prepare.selection import lowest, within_first
-from chatllama_pipeline.data.prepare.workers import Desk, Task
 from chatllama_pipeline.data.spill.column import Column, Indices, groups
 from chatllama_pipeline.records import SPLITS
 from chatllama_pipeline.settings import AssistantSettings
@@ -55,7 +55,7 @@ class Preparation:
         self._replies = replies
         self._shares = settings.data.test_share, settings.data.validation_share
         self._folder = folder
-        self._desk = Desk(Reading(replies, limits, tokenizer_place(settings)), folder, expected)
+        self._desk = Desk(Reading(replies, limits, tokenizer_place(settings), expected), folder)
         self._texts = TextIndex(folder)
         self._codes: dict[str, int] = {}
         self._columns: dict[str, Column] = {}
@@ -80,7 +80,7 @@ class Preparation:
         self._tokenized.append(notes.tokenized)
         for name, values in notes.columns.items():
             self.note(name, values)
-        self._last_sources = self._source_codes(notes.sources)
+        self._last_sources = self._source_codes(notes)
         self.note("source", self._last_sources)
         self._alive.append(np.ones(len(notes.fits), np.bool_))
         self.drop_scanned(~notes.fits, TOO_LONG)
@@ -110,15 +110,13 @@ class Preparation:
                 self._held_out += [np.unique(columns[name][out]) for name in ("turn", "seen")]
         self.drop_near_repeats()
 
-    def _source_codes(self, names: list[str]) -> npt.NDArray[np.int64]:
-        for name in names:
-            if name not in self._codes:
-                self._codes[name] = len(self._codes)
-        codes = np.array([self._codes[name] for name in names], np.int64)
-        for name, code in self._codes.items():
-            if count := int((codes == code).sum()):
-                self.funnel.read(name, count)
-        return codes
+    def _source_codes(self, notes: Notes) -> npt.NDArray[np.int64]:
+        counts = np.bincount(notes.source_of, minlength=len(notes.sources))
+        for name, count in zip(notes.sources, counts.tolist(), strict=True):
+            self._codes.setdefault(name, len(self._codes))
+            self.funnel.read(name, count)
+        codes = np.array([self._codes[name] for name in notes.sources], np.int64)
+        return codes[notes.source_of]
 
     @property
     def alive(self) -> Flags:
@@ -243,7 +241,7 @@ class Preparation:
         for here, own in self._every_side():
             places = here.start + np.flatnonzero(self.alive[here] & (own == side))
             turn, seen = (labels(self.column(name).take(places)) for name in ("turn", "seen"))
-            yield places[_among(turn, wanted) | _among(seen, wanted)]
+            yield places[among(turn, wanted) | among(seen, wanted)]
 
     def _every_side(self) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
         for here, split in self.column("split").chunks():
@@ -302,18 +300,9 @@ class Preparation:
                 kept = batch.take(pa.array(places - start))
                 start += batch.num_rows
                 rows = cut_prompts(kept, self.column("cut").take(places))
-                splits = pa.array(np.array(SPLITS)[self._sides(places)], pa.string())
+                splits = pa.array(SPLITS, pa.string()).take(pa.array(self._sides(places)))
                 if "split" in rows.column_names:
                     rows = rows.drop_columns(["split"])
                 order = self.column("order").take(places)
                 ordered.add(change(rows.append_column("split", splits)), order)
         return ordered.rows
-
-
-def _among(values: Hashes, wanted: Hashes) -> Flags:
-    """Which values stand among some in order."""
-    if not len(wanted):
-        return np.zeros(len(values), np.bool_)
-    at = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
-    found: Flags = wanted[at] == values
-    return found

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from chatllama_pipeline.data.checks import Faults, not_empty_check, schema_check
 from chatllama_pipeline.data.funnel import Funnel
 from chatllama_pipeline.data.grammar import rows as grammar
-from chatllama_pipeline.data.hashes import row_hash
 from chatllama_pipeline.data.ordered import OrderedTable
 from chatllama_pipeline.data.sources import hh_rlhf, shp
+from chatllama_pipeline.data.sources.pairs import Converting, Pairs, pairs_of
 from chatllama_pipeline.data.sources.places import (
     Asked,
     Files,
@@ -29,13 +26,16 @@ from chatllama_pipeline.data.sources.places import (
     identify,
     require_as_identified,
 )
-from chatllama_pipeline.data.sources.raw import RawRow, read_file
+from chatllama_pipeline.data.sources.raw import count_of, read_file
 from chatllama_pipeline.data.splits import Row
+from chatllama_pipeline.data.workers.batches import worked
 from chatllama_pipeline.records import TABLE_FILE, Outcome
 from chatllama_pipeline.schemas import PAIR_SCHEMA
 
 _SUBSETS_TOLD = 50
 _MADE_HERE_ROWS = 2_000
+# Fewer become pairs before processes have started.
+LEAST_ROWS = 60_000
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ def build_source(
     if source.public:
         inputs = inputs if inputs is not None else source_inputs(name, asked, None)
         files = fetch(source.public.home, asked, inputs, scratch or output)
-        batches = _converted(source.public, files)
+        every = _converted(source.public, files)
     else:
-        batches = _made_here(source)
+        every = _made_here(source)
     table = _SourceTable(name)
     with OrderedTable(output / TABLE_FILE, PAIR_SCHEMA) as ordered:
-        for batch in batches:
-            table.take(batch, ordered)
+        for pairs in every:
+            table.take(pairs, ordered)
         if source.public and inputs:
             require_as_identified(source.public.home, asked, inputs)
     table.funnel.write(output)
@@ -149,37 +149,25 @@ class _SourceTable:
         self.mended: Counter[str] = Counter()
         self.faults = Faults()
 
-    def take(self, batch: list[Row | str], ordered: OrderedTable) -> None:
-        self.funnel.read(self.name, len(batch))
-        pairs = [row for row in batch if not isinstance(row, str)]
-        for defect, count in Counter(row for row in batch if isinstance(row, str)).items():
+    def take(self, pairs: Pairs, ordered: OrderedTable) -> None:
+        self.funnel.read(self.name, pairs.read)
+        for defect, count in pairs.defects.items():
             self.funnel.drop(self.name, defect, count)
-        self.mended.update(pair["mended"] for pair in pairs if "mended" in pair)
-        self.domains.update(pair["domain"] for pair in pairs)
-        table = pa.Table.from_pylist(pairs, schema=PAIR_SCHEMA)
-        self.faults.look_at(table)
-        ordered.add(table, np.array([_pair_hash(pair) for pair in pairs], np.uint64))
+        self.mended.update(pairs.mended)
+        self.domains.update(pairs.domains)
+        self.faults.look_at(pairs.table)
+        ordered.add(pairs.table, pairs.keys)
 
 
-def _pair_hash(pair: Row) -> int:
-    turns = [text for turn in pair["prompt"] for text in (turn["role"], turn["content"])]
-    rest = (pair["chosen"], pair["rejected"], pair["domain"], repr(pair["strength"]))
-    return row_hash(*turns, *rest)
-
-
-def _converted(public: Public, files: Files) -> Iterator[list[Row | str]]:
-    for path in files.paths:
-        subset = _subset(path, files.root, public.subsets)
-        for batch in read_file(path, public.needed, public.used):
-            yield [_convert(public, row, subset) for row in batch]
-
-
-def _convert(public: Public, row: RawRow, subset: str) -> Row | str:
-    if isinstance(row, str):
-        return row
-    if any(name not in row for name in public.needed):
-        return "missing_column"
-    return public.convert(row, subset)
+def _converted(public: Public, files: Files) -> Iterator[Pairs]:
+    given = (
+        (batch, _subset(path, files.root, public.subsets))
+        for path in files.paths
+        for batch in read_file(path, public.needed, public.used)
+    )
+    trade = Converting(public.convert, public.needed)
+    done = worked(given, "pairs", trade, lambda one: count_of(one[0]), least_rows=LEAST_ROWS)
+    yield from (pairs for _, pairs in done)
 
 
 def _subset(path: Path, root: Path, subsets: tuple[str, ...]) -> str:
@@ -190,10 +178,10 @@ def _subset(path: Path, root: Path, subsets: tuple[str, ...]) -> str:
     return folders[0] if folders else ""
 
 
-def _made_here(source: Source) -> Iterator[list[Row | str]]:
+def _made_here(source: Source) -> Iterator[Pairs]:
     rows: list[Row | str] = list(source.rows()) if source.rows else []
     for start in range(0, len(rows), _MADE_HERE_ROWS):
-        yield rows[start : start + _MADE_HERE_ROWS]
+        yield pairs_of(rows[start : start + _MADE_HERE_ROWS])
 
 
 def _cure(source: Source, table: _SourceTable) -> str:

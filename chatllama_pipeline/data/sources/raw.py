@@ -1,6 +1,7 @@
 """Rows of data files as they are, a batch at a time: Parquet, JSON lines, JSON lists.
 
-A row that is no row at all comes as the name of its defect; a file that can't be read to its end
+A batch comes as it is quickest to hand to another process, who makes rows of it (`rows_in`). A row
+that is no row at all comes as the name of its defect; a file that can't be read to its end
 is a DataError with its name, since half of a file is no dataset.
 """
 
@@ -11,7 +12,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,11 +25,15 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.progress import MEGABYTE, counted, phase
 
 RawRow = dict[str, Any] | str
+# Whole lines of a file of JSON lines, rows of a Parquet, or rows of a JSON list.
+Batch: TypeAlias = "bytes | pa.RecordBatch | list[RawRow]"
 ROWS_PER_BATCH = 2_000
+_BYTES_PER_BATCH = 1 << 22
+_USUAL_BYTES = 2_000
 
 
-def read_file(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iterator[list[RawRow]]:
-    """The rows of a file in batches. A Parquet without a `needed` column is a DataError, and so is
+def read_file(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iterator[Batch]:
+    """A file in batches. A Parquet without a `needed` column is a DataError, and so is
     a file that changes meanwhile; of Parquet only `used` columns are read."""
     with unchanged(path) as require_unchanged:
         for batch in _read(path, needed, used):
@@ -36,17 +41,32 @@ def read_file(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Ite
             yield batch
 
 
-def _read(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iterator[list[RawRow]]:
+def rows_in(batch: Batch) -> list[RawRow]:
+    """The rows of a batch."""
+    if isinstance(batch, bytes):
+        return list(_json_lines(batch.split(b"\n")))
+    return batch if isinstance(batch, list) else _plain(batch)
+
+
+def count_of(batch: Batch) -> int:
+    """How many rows of usual size a batch is worth."""
+    if isinstance(batch, list):
+        return len(batch)
+    size = len(batch) if isinstance(batch, bytes) else batch.nbytes
+    return int(size) // _USUAL_BYTES
+
+
+def _read(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iterator[Batch]:
     try:
         if path.name.lower().endswith(".parquet"):
             yield from _parquet(path, needed, used)
             return
         with _open(path) as lines:
-            rows = _json_list(lines, path) if _is_list(lines) else _json_lines(lines)
+            batches = _batches(_json_list(lines, path)) if _is_list(lines) else _blocks(lines)
             counter = phase(f"reads {path.name}", path.stat().st_size / MEGABYTE, "MB")
             # Of a compressed file, what was read of it as it stands.
             stored = getattr(lines, "fileobj", lines)
-            for batch in _batches(rows):
+            for batch in batches:
                 yield batch
                 counter.reach(stored.tell() / MEGABYTE)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -103,6 +123,11 @@ def _json_list(lines: BinaryIO, path: Path) -> Iterator[RawRow]:
         yield row if isinstance(row, dict) else "no_object"
 
 
+def _blocks(lines: BinaryIO) -> Iterator[bytes]:
+    while block := lines.read(_BYTES_PER_BATCH):
+        yield block + lines.readline()
+
+
 def _json_lines(lines: Iterable[bytes]) -> Iterator[RawRow]:
     for line in lines:
         if not line.strip():
@@ -117,7 +142,9 @@ def _json_lines(lines: Iterable[bytes]) -> Iterator[RawRow]:
             yield row if isinstance(row, dict) else "no_object"
 
 
-def _parquet(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iterator[list[RawRow]]:
+def _parquet(
+    path: Path, needed: tuple[str, ...], used: tuple[str, ...]
+) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
         have = file.schema_arrow.names
         if told := columns_error(have):
@@ -130,8 +157,7 @@ def _parquet(path: Path, needed: tuple[str, ...], used: tuple[str, ...]) -> Iter
         columns = [name for name in used if name in have]
         batches = file.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False)
         rows = file.metadata.num_rows
-        for batch in counted(f"reads {path.name}", batches, rows, "rows", lambda one: one.num_rows):
-            yield _plain(batch)
+        yield from counted(f"reads {path.name}", batches, rows, "rows", lambda one: one.num_rows)
 
 
 def _plain(batch: pa.RecordBatch) -> list[RawRow]:

@@ -52,7 +52,12 @@ class Known:
     @classmethod
     def alone(cls, count: int, folder: Path) -> Known:
         """A table for about so many hashes that no other process shares."""
-        file = shared_file(slots_for(count), folder)
+        return cls.of_slots(slots_for(count), folder)
+
+    @classmethod
+    def of_slots(cls, slots: int, folder: Path) -> Known:
+        """The same, of so many slots."""
+        file = shared_file(slots, folder)
         try:
             return cls(file)
         finally:

@@ -16,10 +16,12 @@ import pytest
 from chatllama_pipeline.data.feedback.importing import read_feedback
 from chatllama_pipeline.data.own.files import reading
 from chatllama_pipeline.data.own.personal import build_personal_data, personal_fingerprint
-from chatllama_pipeline.data.sources import catalog, raw
+from chatllama_pipeline.data.sources import raw
 from chatllama_pipeline.data.sources.catalog import build_source, source_inputs
+from chatllama_pipeline.data.sources.pairs import Converting
 from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.data.unchanged import ChangedFileError
+from chatllama_pipeline.data.workers import processes
 from chatllama_pipeline.settings import AssistantSettings
 from tests.data.own_files import RLHF
 
@@ -137,9 +139,11 @@ def test_an_own_file_that_changes_while_it_is_read_is_named_and_nothing_is_writt
 def test_a_file_that_grows_as_fast_as_it_is_read_is_not_read_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(raw, "ROWS_PER_BATCH", 5)
+    # What is read becomes pairs before more is read, five rows at a time.
+    monkeypatch.setenv(processes.VARIABLE, "1")
+    monkeypatch.setattr(raw, "_BYTES_PER_BATCH", len(lines(ROWS[:5])) - 1)
     path = write(tmp_path / "rows.jsonl", ROWS)
-    convert, converted = catalog._convert, 0
+    convert, converted = Converting._converted, 0
 
     def grown(*given: Any) -> Any:
         nonlocal converted
@@ -149,7 +153,7 @@ def test_a_file_that_grows_as_fast_as_it_is_read_is_not_read_for_ever(
             file.write(lines(ROWS))
         return convert(*given)
 
-    monkeypatch.setattr(catalog, "_convert", grown)
+    monkeypatch.setattr(Converting, "_converted", grown)
     with pytest.raises(ChangedFileError, match=r"rows\.jsonl changed .* \(it grew"):
         build_source("shp", tmp_path, Asked(str(path)))
     assert converted == 5
