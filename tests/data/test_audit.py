@@ -20,6 +20,7 @@ from chatllama_pipeline.data.audit.build import AUDIT_FILE, build_data_audit
 from chatllama_pipeline.data.audit.figures import AUDITED, measure
 from chatllama_pipeline.data.audit.lengths import lengths_of, tokenizer_fingerprint
 from chatllama_pipeline.data.audit.pairs import Contests, length_only_accuracy, measure_pairs
+from chatllama_pipeline.data.audit.tables import LengthCounts
 from chatllama_pipeline.records import Check, Outcome
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
@@ -321,6 +322,40 @@ def test_the_audit_is_the_same_whatever_the_process_hashes_by(folders: Any) -> N
     here = measure(made, AssistantSettings())
     assert here.tables[1].replies == [("Reply 0", 5), ("Reply 1", 5), ("Reply 2", 5)]
     assert here.tables[0].prompts == 7
+
+
+def test_the_audit_is_the_same_where_memory_holds_few_numbers(
+    folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = ["train", "train", "test", "validation"]
+    rows = [f"{n % 37}, {'what is this' if n % 2 else 'what is that'}?" for n in range(90)]
+    made = folders(
+        preference_data=[pair(t, t * (n % 4), "No", splits[n % 4]) for n, t in enumerate(rows)],
+        actor_training_data=[
+            row(f"{t}!", splits[n % 3], completion=f"Me {n % 6}, a{n % 9}@b.org")
+            for n, t in enumerate(rows)
+        ],
+    )
+    roomy = measure(made, AssistantSettings(), tmp_path)
+    monkeypatch.setattr("chatllama_pipeline.data.spill.column.MOST_BYTES", 0)
+    monkeypatch.setattr("chatllama_pipeline.data.spill.column.VALUES_AT_ONCE", 7)
+    assert measure(made, AssistantSettings(), tmp_path) == roomy
+    assert roomy.overlaps[0].exact and roomy.tables[0].repeated_rows and roomy.matches
+    assert len(roomy.tables[1].replies) == 3
+
+
+def test_percentiles_of_counted_lengths_are_those_of_all() -> None:
+    draw = np.random.default_rng(0)
+    for count in (1, 2, 3, 20, 99, 1_000):
+        values = draw.geometric(1 / 40, count)
+        median, most_of = np.percentile(values, [50, 95])
+        found = lengths_of(values)
+        assert (found.rows, found.longest) == (count, values.max())
+        assert (found.median, found.most_of) == (round(median), round(most_of))
+        counted = LengthCounts()
+        for start in range(0, count, 7):
+            counted.add(values[start : start + 7])
+        assert lengths_of(*counted.counted()) == found
 
 
 def test_files_that_nobody_reads_are_named_on_the_page(

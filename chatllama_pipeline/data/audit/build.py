@@ -108,7 +108,7 @@ def build_data_audit(
     """Write `audit.json` and `report.html`. `folders` maps the sources in use, the four datasets
     and `feedback`, where there is any, to their version folders; `unread` tells of own files that
     nobody reads."""
-    audit = measure(folders, settings)
+    audit = measure(folders, settings, output)
     said = FeedbackFigures.read(folders[SOURCE]) if SOURCE in folders else None
     checks = audit_checks(audit, settings.checks, unread)
     figures = {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from chatllama_pipeline.data.audit.lengths import (
     USUAL_CHARACTERS_PER_TOKEN,
@@ -25,9 +24,9 @@ from chatllama_pipeline.data.audit.tables import (
     Overlap,
     PersonalData,
     TableScan,
-    clusters,
     commonest_replies,
     overlaps,
+    prompts_of,
     repeats,
     scan_table,
 )
@@ -88,14 +87,18 @@ class Audit:
     tokenizer: str | None
 
 
-def measure(folders: Mapping[str, Path], settings: AssistantSettings) -> Audit:
-    """Read the version folders of sources in use and of the four datasets, each table once."""
+def measure(
+    folders: Mapping[str, Path], settings: AssistantSettings, folder: Path | None = None
+) -> Audit:
+    """Read the version folders of sources in use and of the four datasets, each table once. What
+    doesn't fit into memory waits in `folder` (None: where temporary files go)."""
+    folder = folder or Path(tempfile.gettempdir())
     expected = sum(row_count(folders[name] / TABLE_FILE) for name in AUDITED)
-    personal, turns = PersonalData(), TextIndex(expected=expected)
+    personal, turns = PersonalData(), TextIndex(folder, expected)
     plain = _open_tokenizer(settings)
-    scans = [scan_table(name, folders[name], personal, turns, plain) for name in AUDITED]
+    scans = [scan_table(name, folders[name], personal, turns, plain, folder) for name in AUDITED]
     limits = {name: _token_limit(name, settings) for name in AUDITED}
-    tables = [_table_figures(scan, turns, plain, limits[scan.name]) for scan in scans]
+    tables = [_table_figures(scan, turns, plain, limits[scan.name], folder) for scan in scans]
     tokens = tables[0].tokens
     per_token = tokens.characters_per_token if tokens else USUAL_CHARACTERS_PER_TOKEN
     cut = round(limits["preference_data"] * per_token)
@@ -140,20 +143,20 @@ def _read_funnel(version: Path) -> dict[str, dict[str, Any]]:
 
 
 def _table_figures(
-    scan: TableScan, index: TextIndex, plain: PlainText | None, limit: int
+    scan: TableScan, index: TextIndex, plain: PlainText | None, limit: int, folder: Path
 ) -> TableFigures:
-    turns = np.unique(scan.turns)
+    prompts, near_prompts = prompts_of(scan, index, folder)
     shown = commonest_replies(scan, _REPLIES_SHOWN) if scan.name == AUDITED[1] else []
     return TableFigures(
         name=scan.name,
         rows=scan.rows,
         by_split=scan.by_split(),
         by_source=dict(sorted(scan.sources.items())),
-        characters={part: lengths_of(values) for part, values in scan.characters.items()},
+        characters={part: lengths_of(*each.counted()) for part, each in scan.characters.items()},
         tokens=measure_tokens(scan, plain, limit) if plain and scan.rows else None,
         repeated_rows=repeats(scan.row_keys),
-        prompts=len(turns),
-        near_prompts=repeats(clusters(index, turns)),
+        prompts=prompts,
+        near_prompts=near_prompts,
         marked_rows=scan.marked,
         replies=[
             (redact(text[:_REPLY_CHARACTERS], PERSONAL_KINDS), count) for text, count in shown

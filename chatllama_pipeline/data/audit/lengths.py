@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +50,11 @@ class TokenFigures:
     limit: int
 
 
-def lengths_of(values: Numbers) -> Lengths:
-    """Median, 95th percentile, maximum and histogram of lengths."""
+def lengths_of(values: Numbers, counts: Numbers | None = None) -> Lengths:
+    """Median, 95th percentile, maximum and histogram of lengths; with `counts` (1 each where there
+    are none) of so many of each value, in order."""
+    if counts is None:
+        values, counts = np.unique(values, return_counts=True)
     if not len(values):
         return Lengths(0, 0, 0, 0, [])
     shown = np.maximum(values, 1)
@@ -60,10 +64,18 @@ def lengths_of(values: Numbers) -> Lengths:
     first = int(places.min())
     bins = [
         (2 ** ((first + place) / per_octave), 2 ** ((first + place + 1) / per_octave), int(count))
-        for place, count in enumerate(np.bincount(places - first))
+        for place, count in enumerate(np.bincount(places - first, weights=counts))
     ]
-    median, most_of = np.percentile(values, [50, 95])
-    return Lengths(len(values), round(median), round(most_of), int(values.max()), bins)
+    ends = np.cumsum(counts)
+    median, most_of = (_percentile(values, ends, share) for share in (0.5, 0.95))
+    return Lengths(int(ends[-1]), round(median), round(most_of), int(values.max()), bins)
+
+
+def _percentile(values: Numbers, ends: Numbers, share: float) -> float:
+    """As numpy's: between two values by the share that lies between them."""
+    place = share * (int(ends[-1]) - 1)
+    low, high = np.searchsorted(ends, [math.floor(place), math.ceil(place)], side="right")
+    return float(values[low] + (values[high] - values[low]) * (place - math.floor(place)))
 
 
 def _bins_per_octave(shortest: int, longest: int) -> int:

@@ -1,8 +1,13 @@
-"""What the audit reads of a table, in one pass over its batches: memory holds numbers, not rows."""
+"""What the audit reads of a table, in one pass over its batches.
+
+Of rows some numbers stay, in columns that go on on disk; memory grows with the prompts that are
+held out, with the texts that hold personal data, and with those that are nearly the same.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -13,9 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chatllama_pipeline.data.hashes import text_hash
+from chatllama_pipeline.data.hashes import Hashes, among, text_hashes
 from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.patterns import find, mask, suspects
+from chatllama_pipeline.data.spill.column import Column, groups
 from chatllama_pipeline.models.chat.plain_text import PlainText
 from chatllama_pipeline.records import SPLITS, TABLE_FILE
 from chatllama_pipeline.table_files import record_batches, rows_at, table_schema
@@ -34,18 +40,15 @@ class PersonalData:
     matches: Counter[str] = field(default_factory=Counter)
     texts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    _seen: set[int] = field(default_factory=set)
+    _found: set[int] = field(default_factory=set)
 
     def add(self, texts: list[str]) -> None:
-        """Search texts that were not searched before, in whichever table they stood."""
-        fresh = []
-        for text in texts:
-            if (key := hash(text)) not in self._seen:
-                self._seen.add(key)
-                fresh.append(text)
-        array = pa.array(fresh, pa.string())
+        """Search texts; what is found in one counts once, in whichever tables it stands."""
+        array = pa.array(texts, pa.large_string()).unique()
         for text in array.filter(suspects(array)).to_pylist():
-            found = find(text)
+            if (key := hash(text)) in self._found or not (found := find(text)):
+                continue
+            self._found.add(key)
             self.matches.update(kind for kind, _ in found)
             self.texts.update({kind for kind, _ in found})
             for kind, match in found:
@@ -57,20 +60,20 @@ class PersonalData:
 
 @dataclass(frozen=True)
 class TableScan:
-    """One table: per row its characters by part, its split, the number of its first user turn, and
-    hashes of all that it says and of its (first) reply.
+    """One table: how many rows have how many characters, by part; of each row its split, the key
+    of its first user turn, and hashes of all that it says and of its (first) reply.
 
     `marked` rows spell a control token of the actor's tokenizer; None where that isn't at hand.
     """
 
     name: str
     path: Path
-    characters: dict[str, Numbers]
-    splits: Numbers
+    characters: dict[str, LengthCounts]
+    splits: Column
     sources: Counter[str]
-    turns: Numbers
-    row_keys: Numbers
-    reply_keys: Numbers
+    turns: Column
+    row_keys: Column
+    reply_keys: Column
     marked: int | None
 
     @property
@@ -79,38 +82,69 @@ class TableScan:
 
     def by_split(self) -> dict[str, int]:
         """Split -> rows."""
-        return {name: int((self.splits == number).sum()) for number, name in enumerate(SPLITS)}
+        totals = np.zeros(len(SPLITS), np.int64)
+        for _, splits in self.splits.chunks():
+            totals += np.bincount(splits, minlength=len(SPLITS))
+        return dict(zip(SPLITS, totals.tolist(), strict=True))
+
+    def held_out(self) -> Iterator[tuple[Hashes, npt.NDArray[np.bool_]]]:
+        """First user turns, some at a time, and which of them stand on no training row."""
+        for here, splits in self.splits.chunks():
+            yield self.turns.read(here.start, here.stop), splits != SPLITS.index("train")
+
+
+class LengthCounts:
+    """How many values there are of each."""
+
+    def __init__(self) -> None:
+        self._values, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+    def add(self, values: Numbers) -> None:
+        """Count more values."""
+        every = np.concatenate([self._values, values])
+        counts = np.concatenate([self._counts, np.ones(len(values), np.int64)])
+        self._values, places = np.unique(every, return_inverse=True)
+        self._counts = np.bincount(places, weights=counts, minlength=len(self._values)).astype(
+            np.int64
+        )
+
+    def counted(self) -> tuple[Numbers, Numbers]:
+        """The values in order, and how often each is there."""
+        return self._values, self._counts
 
 
 def scan_table(
-    name: str, version: Path, personal: PersonalData, turns: TextIndex, plain: PlainText | None
+    name: str,
+    version: Path,
+    personal: PersonalData,
+    turns: TextIndex,
+    plain: PlainText | None,
+    folder: Path,
 ) -> TableScan:
     """Read a version's table once, batch by batch; `turns` takes the first user turns, `plain`
-    knows the marks of the actor's tokenizer."""
+    knows the marks of the actor's tokenizer. What doesn't fit into memory waits in `folder`."""
     path = version / TABLE_FILE
-    characters: dict[str, list[Numbers]] = {}
-    columns: dict[str, list[Numbers]] = {}
+    names = table_schema(path).names
+    characters = {part: LengthCounts() for part in ("prompt", *REPLY_COLUMNS) if part in names}
+    columns = {key: Column(kind, folder) for key, kind in _COLUMNS.items()}
     sources: Counter[str] = Counter()
     marked = 0
     for batch in record_batches(path, most_rows=_ROWS_PER_BATCH):
         measured, hashed, texts = _measure(batch, turns)
         for part, lengths in measured.items():
-            characters.setdefault(part, []).append(lengths)
+            characters[part].add(lengths)
         for key, values in hashed.items():
-            columns.setdefault(key, []).append(values)
+            columns[key].append(values)
         sources.update(batch.column("source").to_pylist())
         personal.add(texts)
         marked += _marked_rows(batch, texts, plain) if plain else 0
-    names = table_schema(path).names
-    parts = [part for part in ("prompt", *REPLY_COLUMNS) if part in names]
-    joined = {key: _joined(columns.get(key, [])) for key in _COLUMNS}
     return TableScan(
         name=name,
         path=path,
-        characters={part: _joined(characters.get(part, [])) for part in parts},
+        characters=characters,
         sources=sources,
         marked=marked if plain else None,
-        **joined,
+        **columns,
     )
 
 
@@ -125,16 +159,12 @@ def _marked_rows(batch: pa.RecordBatch, texts: list[str], plain: PlainText) -> i
     return int(rows.sum())
 
 
-_COLUMNS = ("splits", "turns", "row_keys", "reply_keys")
-
-
-def _joined(batches: list[Numbers]) -> Numbers:
-    return np.concatenate(batches) if batches else np.zeros(0, np.int64)
+_COLUMNS = {"splits": np.int8, "turns": np.uint64, "row_keys": np.uint64, "reply_keys": np.uint64}
 
 
 def _measure(
     batch: pa.RecordBatch, index: TextIndex
-) -> tuple[dict[str, Numbers], dict[str, Numbers], list[str]]:
+) -> tuple[dict[str, Numbers], dict[str, npt.NDArray[Any]], list[str]]:
     """Characters by part, hashes by name, and the texts of a batch of rows."""
     prompts = batch.column("prompt")
     turns = prompts.flatten()
@@ -149,18 +179,20 @@ def _measure(
     spoken = contents.to_pylist()
     answers = [texts.to_pylist() for texts in replies.values()]
     firsts = _first_user_turns(turns.field("role"), spoken, starts, ends)
-    raw = np.array([text_hash(turn) for turn in firsts], np.uint64)
+    raw = text_hashes(firsts)
     hashed = {
         "splits": _numbers(pc.index_in(batch.column("split"), pa.array(SPLITS))),
-        "turns": index.add(raw, firsts.__getitem__).view(np.int64),
+        "turns": index.add(raw, firsts.__getitem__),
         "row_keys": np.array(
             [
                 hash((*spoken[start:end], *(texts[row] for texts in answers)))
                 for row, (start, end) in enumerate(zip(starts, ends, strict=True))
             ],
             np.int64,
+        ).view(np.uint64),
+        "reply_keys": np.array([hash(text) for text in (answers or [[]])[0]], np.int64).view(
+            np.uint64
         ),
-        "reply_keys": np.array([hash(text) for text in (answers or [[]])[0]], np.int64),
     }
     return characters, hashed, [*spoken, *chain.from_iterable(answers)]
 
@@ -179,21 +211,35 @@ def _numbers(values: pa.Array) -> Numbers:
     return numbers
 
 
-def repeats(keys: Numbers) -> int:
+def repeats(keys: Column) -> int:
     """How many rows repeat an earlier one."""
-    return len(keys) - len(np.unique(keys))
+    return len(keys) - sum(len(np.unique(hashes)) for _, hashes in groups(keys))
+
+
+def prompts_of(scan: TableScan, index: TextIndex, folder: Path) -> tuple[int, int]:
+    """How many distinct first user turns a table has, and how many are nearly the same as another;
+    `index` knows them all."""
+    labels = Column(np.uint64, folder)
+    for _, turns in groups(scan.turns):
+        labels.append(index.labels(np.unique(turns)))
+    return len(labels), repeats(labels)
 
 
 def commonest_replies(scan: TableScan, most: int) -> list[tuple[str, int]]:
     """The replies that stand in most rows, as (text, rows), those that stand in one left out."""
-    if not len(scan.reply_keys):
+    found: list[tuple[int, int]] = []
+    for places, hashes in groups(scan.reply_keys):
+        _, firsts, counts = np.unique(hashes, return_index=True, return_counts=True)
+        order = np.lexsort((places[firsts], -counts))[:most]
+        ranked = zip((-counts[order]).tolist(), places[firsts][order].tolist(), strict=True)
+        found = sorted([*found, *ranked])[:most]
+    found = [(count, place) for count, place in found if count < -1]
+    if not found:
         return []
-    _, firsts, counts = np.unique(scan.reply_keys, return_index=True, return_counts=True)
-    order = sorted(range(len(counts)), key=lambda place: (-counts[place], firsts[place]))[:most]
-    places = [place for place in order if counts[place] > 1]
     column = next(name for name in REPLY_COLUMNS if name in scan.characters)
-    texts: list[Any] = rows_at(scan.path, firsts[places], [column]).column(column).to_pylist()
-    return [(text, int(counts[place])) for text, place in zip(texts, places, strict=True)]
+    rows = rows_at(scan.path, np.array([place for _, place in found]), [column])
+    texts: list[str] = rows.column(column).to_pylist()
+    return [(text, -count) for text, (count, _) in zip(texts, found, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -206,22 +252,22 @@ class Overlap:
     near: int
 
 
-def clusters(index: TextIndex, turns: Numbers) -> Numbers:
-    """For each first user turn, by its key, the number of its cluster."""
-    return index.labels(turns.view(np.uint64)).view(np.int64)
-
-
 def overlaps(scans: list[TableScan], index: TextIndex) -> list[Overlap]:
     """For every table: training rows that repeat a validation or test prompt of any table.
 
     `index` knows all first user turns: `near` counts rows whose prompt is only nearly the same as
     one that is held out.
     """
-    held = [scan.splits != SPLITS.index("train") for scan in scans]
-    turns = _joined([scan.turns[out] for scan, out in zip(scans, held, strict=True)])
+    chunks = [turns[out] for scan in scans for turns, out in scan.held_out()]
+    held = np.unique(np.concatenate([np.zeros(0, np.uint64), *map(np.unique, chunks)]))
+    labels = np.unique(index.labels(held))
     found = []
-    for scan, out in zip(scans, held, strict=True):
-        exact = np.isin(scan.turns[~out], turns)
-        near = np.isin(clusters(index, scan.turns[~out]), clusters(index, turns)) & ~exact
-        found.append(Overlap(scan.name, int((~out).sum()), int(exact.sum()), int(near.sum())))
+    for scan in scans:
+        rows, exact, near = 0, 0, 0
+        for turns, out in scan.held_out():
+            training = turns[~out]
+            same = among(training, held)
+            rows, exact = rows + len(training), exact + int(same.sum())
+            near += int((among(index.labels(training), labels) & ~same).sum())
+        found.append(Overlap(scan.name, rows, exact, near))
     return found
