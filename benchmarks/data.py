@@ -35,7 +35,8 @@ DOMAINS = ("askacademia", "askbaking", "askculinary", "changemyview", "explainli
 # Human turns of 1,495 real prompts, one to nine.
 TURNS = np.array([439, 381, 375, 214, 50, 13, 11, 3, 5]) / 1491
 WORDS = 40_000
-FORECAST_ROWS, FORECAST_CORES = 100_000_000, (2, 4, 16)
+# Of one machine, and of four of 16 cores.
+FORECAST_ROWS, FORECAST_CORES = 100_000_000, (2, 4, 16, 64)
 
 
 class Writer:

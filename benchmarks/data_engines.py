@@ -62,8 +62,8 @@ def make_prompts(path: Path, rows: int) -> None:
 
 
 def ours(source: Path, target: Path) -> None:
-    from chatllama_pipeline.data.prepare.lengths import Limits
     from chatllama_pipeline.data.prepare.rows import Preparation
+    from chatllama_pipeline.data.prepare.tokens import Limits
     from chatllama_pipeline.data.tables import read_batches
     from chatllama_pipeline.settings import AssistantSettings
     from chatllama_pipeline.table_files import row_count, table_schema

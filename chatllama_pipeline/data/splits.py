@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chatllama_pipeline.data.near_duplicates import evened, place_of
 from chatllama_pipeline.records import Split
-from chatllama_pipeline.settings import DataSettings
+
+if TYPE_CHECKING:
+    from chatllama_pipeline.settings import DataSettings
 
 Row = dict[str, Any]
 Messages = list[dict[str, str]]

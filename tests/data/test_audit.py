@@ -330,7 +330,7 @@ def test_the_audit_is_the_same_where_memory_holds_few_numbers(
     splits = ["train", "train", "test", "validation"]
     rows = [f"{n % 37}, {'what is this' if n % 2 else 'what is that'}?" for n in range(90)]
     made = folders(
-        preference_data=[pair(t, t * (n % 4), "No", splits[n % 4]) for n, t in enumerate(rows)],
+        preference_data=[pair(t, t * (1 + n % 2), "No", splits[n % 4]) for n, t in enumerate(rows)],
         actor_training_data=[
             row(f"{t}!", splits[n % 3], completion=f"Me {n % 6}, a{n % 9}@b.org")
             for n, t in enumerate(rows)

@@ -33,7 +33,7 @@ from chatllama_pipeline.data.audit.tables import (
 from chatllama_pipeline.data.funnel import FUNNEL_FILE
 from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.patterns import redact
-from chatllama_pipeline.data.prepare.lengths import load_tokenizer
+from chatllama_pipeline.data.prepare.tokens import load_tokenizer
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.plain_text import PlainText, unlimited
 from chatllama_pipeline.records import TABLE_FILE

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from chatllama_pipeline.data.hashes import Hashes, mixed, raw_hashes, text_hash, text_hashes
 from chatllama_pipeline.data.near_duplicates import TextReader, Texts
-from chatllama_pipeline.data.prepare.lengths import Limits, TokenCounter, fit
+from chatllama_pipeline.data.prepare.tokens import Limits, Place, TokenCounter, fit
 from chatllama_pipeline.data.spill.column import Indices
 from chatllama_pipeline.data.spill.known import Known, slots_for
 from chatllama_pipeline.records import SPLITS
@@ -36,7 +36,7 @@ class Reading:
 
     replies: tuple[str, ...]
     limits: Limits
-    tokenizer: tuple[str, str]
+    tokenizer: Place
     expected: int = 0
 
     @property

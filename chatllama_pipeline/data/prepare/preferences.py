@@ -22,7 +22,6 @@ from chatllama_pipeline.data.feedback.rows import PAIRS_FILE
 from chatllama_pipeline.data.funnel import FUNNEL_FILE
 from chatllama_pipeline.data.patterns import redact_table
 from chatllama_pipeline.data.prepare.lengths import (
-    TOO_LONG,
     lengths_identity,
     limits_in_words,
     limits_of,
@@ -30,6 +29,7 @@ from chatllama_pipeline.data.prepare.lengths import (
 from chatllama_pipeline.data.prepare.rows import Preparation
 from chatllama_pipeline.data.prepare.selection import quotas
 from chatllama_pipeline.data.prepare.thumbs import Thumbs, require_both_kinds, write_thumbs
+from chatllama_pipeline.data.prepare.tokens import TOO_LONG
 from chatllama_pipeline.data.splits import Row, content_hash, is_flipped
 from chatllama_pipeline.data.tables import read_batches, read_rows
 from chatllama_pipeline.errors import DataError

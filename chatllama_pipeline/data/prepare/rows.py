@@ -21,9 +21,10 @@ from chatllama_pipeline.data.hashes import Hashes, among, mixed
 from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.ordered import OrderedTable
 from chatllama_pipeline.data.prepare.desk import Desk, Task
-from chatllama_pipeline.data.prepare.lengths import TOO_LONG, Limits, cut_prompts, tokenizer_place
+from chatllama_pipeline.data.prepare.lengths import counted_by
 from chatllama_pipeline.data.prepare.notes import Flags, Notes, Reading
 from chatllama_pipeline.data.prepare.selection import lowest, within_first
+from chatllama_pipeline.data.prepare.tokens import TOO_LONG, Limits, cut_prompts
 from chatllama_pipeline.data.spill.column import Column, Indices, groups
 from chatllama_pipeline.records import SPLITS
 from chatllama_pipeline.settings import AssistantSettings
@@ -55,7 +56,7 @@ class Preparation:
         self._replies = replies
         self._shares = settings.data.test_share, settings.data.validation_share
         self._folder = folder
-        self._desk = Desk(Reading(replies, limits, tokenizer_place(settings), expected), folder)
+        self._desk = Desk(Reading(replies, limits, counted_by(settings), expected), folder)
         self._texts = TextIndex(folder)
         self._codes: dict[str, int] = {}
         self._columns: dict[str, Column] = {}

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from chatllama_pipeline.data.prepare.desk import Desk
-from chatllama_pipeline.data.prepare.lengths import Limits
 from chatllama_pipeline.data.prepare.notes import Reading
+from chatllama_pipeline.data.prepare.tokens import Limits
 from chatllama_pipeline.data.sources import catalog, raw
 from chatllama_pipeline.data.sources.catalog import build_source
 from chatllama_pipeline.data.sources.places import Asked
@@ -34,7 +34,7 @@ ROWS = [
     for n in range(120)
 ]
 TABLE = pa.Table.from_pylist(ROWS, schema=PAIR_SCHEMA)
-READING = Reading(("chosen", "rejected"), Limits(None, None), ("scratch", ""), 120)
+READING = Reading(("chosen", "rejected"), Limits(None, None), None, 120)
 
 
 @pytest.fixture
@@ -178,6 +178,18 @@ time.sleep(600)
     while any(process.is_running() for process in own) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(process.is_running() for process in own)
+
+
+def test_a_process_waits_for_no_settings_when_it_starts() -> None:
+    program = (
+        "import sys, chatllama_pipeline.data.workers.processes\n"
+        "import chatllama_pipeline.data.prepare.notes, chatllama_pipeline.data.sources.hh_rlhf\n"
+        "print({'chatllama_pipeline.settings', 'pydantic', 'tokenizers'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("named", ["0", "-1", "two"])

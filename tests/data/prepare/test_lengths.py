@@ -13,15 +13,9 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 from chatllama_pipeline.data.own.personal import TABLES
 from chatllama_pipeline.data.prepare.datasets import build_actor_training_data
-from chatllama_pipeline.data.prepare.lengths import (
-    TURN_TOKENS,
-    TokenCounter,
-    fit,
-    lengths_identity,
-    limits_of,
-    tokenizer_place,
-)
+from chatllama_pipeline.data.prepare.lengths import counted_by, lengths_identity, limits_of
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
+from chatllama_pipeline.data.prepare.tokens import TURN_TOKENS, TokenCounter, fit
 from chatllama_pipeline.data.spill.known import Known
 from chatllama_pipeline.data.splits import split_of
 from chatllama_pipeline.errors import DataError
@@ -68,7 +62,7 @@ def assistant(tokenizer: Path | str, **data: Any) -> AssistantSettings:
 
 
 def counter_of(settings: AssistantSettings) -> TokenCounter:
-    return TokenCounter(tokenizer_place(settings), Known.alone(0, Path()))
+    return TokenCounter(counted_by(settings), Known.alone(0, Path()))
 
 
 def build(

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from chatllama_pipeline.data.near_duplicates import evened
-from chatllama_pipeline.data.prepare.lengths import Limits
 from chatllama_pipeline.data.prepare.rows import Preparation
+from chatllama_pipeline.data.prepare.tokens import Limits
 from chatllama_pipeline.data.splits import is_flipped, split_of
 from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings, DataSettings

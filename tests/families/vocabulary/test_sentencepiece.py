@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from chatllama_pipeline.data.prepare.lengths import load_tokenizer
+from chatllama_pipeline.data.prepare.tokens import load_tokenizer
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.progress import Progress
 from tests.families.vocabulary.tokenizer_kinds import CORPUS
