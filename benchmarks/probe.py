@@ -4,7 +4,8 @@
     python benchmarks/probe.py --shapes smollm --dtype float32
 
 CPU seconds on one thread, of random Llamas as `actor_base` publishes them. To load is to read the
-weights into memory in float32, as training does. The medians of `--times` runs, taken in turns.
+weights into memory in float32, as training does. Pairs of both in turns, after one that brings the
+files into memory: their medians, and the median of the pairs' ratios with the least and the most.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--times", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     quiet_transformers()
-    print("             weights     load    probe    ratio   (CPU seconds)")
+    print("             weights     load    probe    ratio   least    most   (CPU seconds)")
     for shape in options.shapes:
         with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
             measure(shape, getattr(torch, options.dtype), options.times, Path(folder))
@@ -61,12 +62,18 @@ def measure(shape: str, dtype: torch.dtype, times: int, folder: Path) -> None:
     build(published, base)
     source = AutoModelForCausalLM.from_pretrained(published, dtype="auto")
     tokenizer = load_tokenizer(base)
-    loads, probes = [], []
-    for _ in range(times):
-        loads.append(cpu_seconds(lambda: read(base, dtype)))
-        probes.append(cpu_seconds(lambda: probe_actor(base, "", "", source, tokenizer)))
-    load, probe = statistics.median(loads), statistics.median(probes)
-    print(f"{shape:6} {weights:13,} {load:8.2f} {probe:8.2f} {probe / load:8.2f}", flush=True)
+    pairs = [
+        (
+            cpu_seconds(lambda: read(base, dtype)),
+            cpu_seconds(lambda: probe_actor(base, "", "", source, tokenizer)),
+        )
+        for _ in range(times + 1)
+    ][1:]
+    load, probe = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratios = [probe / load for load, probe in pairs]
+    ratio = statistics.median(ratios)
+    spread = f"{min(ratios):7.2f} {max(ratios):7.2f}"
+    print(f"{shape:6} {weights:13,} {load:8.2f} {probe:8.2f} {ratio:8.2f} {spread}", flush=True)
 
 
 def make(shape: str, dtype: torch.dtype, folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ def probe_actor(folder: Path, key: str, name: str, source: Any, tokenizer: Any) 
     """
     with _refused(folder, key, name):
         model = load_actor(folder, "auto")
-        _refuse_infinite(model)
+        _refuse_infinite(model, source)
         _refuse_changed(source, model)
         rows = probe_rows(tokenizer, model.config.get_text_config().vocab_size)
         spoken = _tried(model, rows, probe_language)
@@ -65,28 +66,39 @@ def probe_reward(folder: Path, key: str, name: str, source: Any, tokenizer: Any)
         vocabulary = load_config(folder).get_text_config().vocab_size
         rows = probe_rows(tokenizer, vocabulary)
         model = _scoring(folder, source)
-        _refuse_infinite(model)
+        _refuse_infinite(model, source)
         scored = _tried(model, rows, probe_scoring)
     told = f"scores rows as alone (within {scored.apart:.0e})"
     return _recorded(folder, scored.manner, told, f"{key}.model: {name}")
 
 
+def probe_writer(model: Any, tokenizer: Any) -> Manner:
+    """The manner in which a model that no base was made of is right; it stays as it is.
+
+    Raises Failure where there is none.
+    """
+    rows = probe_rows(tokenizer, model.config.get_text_config().vocab_size)
+    return _tried(model, rows, probe_language, _copied_in_float32).manner
+
+
 @contextmanager
 def _refused(folder: Path, key: str, name: str, role: str = "") -> Iterator[None]:
     """Say of which model, and in which `role`, a probe failed."""
-    config = load_config(folder)
-    told = f"{key}.model: {name} ({config.model_type}){role}"
     cure = "name another model, or save it again if its files are damaged"
     try:
         yield
     except Failure as failure:
-        raise SettingsError(f"{told} {failure}; {cure}") from failure
+        raise SettingsError(f"{_named(folder, key, name, role)} {failure}; {cure}") from failure
     except Exception as error:  # a family's own code, or loading it as what it isn't
         reason = next(iter(str(error).strip().splitlines()), "")
         raise SettingsError(
-            f"{told} can't be run on a few ordinary tokens ({type(error).__name__}: {reason}); "
-            f"{cure}"
+            f"{_named(folder, key, name, role)} can't be run on a few ordinary tokens "
+            f"({type(error).__name__}: {reason}); {cure}"
         ) from error
+
+
+def _named(folder: Path, key: str, name: str, role: str) -> str:
+    return f"{key}.model: {name} ({load_config(folder).model_type}){role}"
 
 
 def _scoring(folder: Path, source: Any) -> Any:
@@ -101,25 +113,41 @@ def _scoring(folder: Path, source: Any) -> Any:
     return model
 
 
-def _tried(model: Any, rows: Rows, probe: Callable[[Any, Rows], Found]) -> Found:
+def _in_float32(model: Any) -> Any:
+    return model.float()
+
+
+def _copied_in_float32(model: Any) -> Any:
+    tensors = (*model.parameters(), *model.buffers())
+    given = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return model if given == {torch.float32} else copy.deepcopy(model).float()
+
+
+def _tried(
+    model: Any,
+    rows: Rows,
+    probe: Callable[[Any, Rows], Found],
+    in_float32: Callable[[Any], Any] = _in_float32,
+) -> Found:
     """Probe a part of `model` in float32, and more of it unless that is ordinary.
 
-    Later stages hold every weight in float32. The model is of no use afterwards.
+    Later stages hold every weight in float32. The model is of no use afterwards, but where
+    `in_float32` makes another of it.
     """
     for cut in (narrowed, first_layers):
         with cut(model) as smaller:
             if smaller:
                 try:
-                    found = probe(model.float(), rows)
+                    found = probe(in_float32(model), rows)
                 except Exception:  # a family may not bear to be cut: then more of it is tried
                     continue
                 if found.manner.ordinary:
                     return found
-    return probe(model.float(), rows)
+    return probe(in_float32(model), rows)
 
 
-def _refuse_infinite(model: Any) -> None:
-    broken = not_finite(model)
+def _refuse_infinite(model: Any, source: Any) -> None:
+    broken = not_finite(model, source)
     if broken is not None:
         raise Failure(f"has NaN or infinite numbers in {broken}", "nothing could be computed by it")
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Values compared of each tensor: garbage and mix-ups show in all of them.
-SAMPLED = 256
+# Values compared of each tensor: garbage and mix-ups show in all of them, and each is a page of the
+# file to bring in.
+SAMPLED = 64
 # Buffers are computed anew when a model is loaded.
 CLOSE = 1e-2
 
@@ -23,9 +24,15 @@ def tensors(model: Any) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def not_finite(model: Any) -> str | None:
-    """The name of a parameter with NaN or infinity among its numbers, or of a buffer with NaN."""
-    for name, tensor in model.named_parameters():
+def not_finite(model: Any, source: Any = None) -> str | None:
+    """The name of a parameter with NaN or infinity among its numbers, or of a buffer with NaN.
+
+    What `model` has of `source`, from which it was saved, is looked at there: those numbers are in
+    memory, and reading the file for them once more takes as long as adding them up.
+    """
+    known = {} if source is None else dict(source.named_parameters())
+    for name, loaded in model.named_parameters():
+        tensor = known.get(name, loaded)
         # A sum needs no copy of the tensor; it can also overflow, hence the second look.
         if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
             return str(name)
