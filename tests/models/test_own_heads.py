@@ -12,8 +12,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     Qwen2Config,
     Qwen2ForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
+from chatllama_pipeline.errors import SettingsError
+from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.chat.template import ensure_chat_template
 from chatllama_pipeline.models.heads import RewardScorer, scoring_example
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
@@ -160,3 +164,18 @@ def test_a_head_that_was_put_on_here_reads_up_to_the_end_token(
     tokenizer.chat_template += "{% if not add_generation_prompt %}\n{% endif %}"
     example = scoring_example(config, tokenizer, user_prompt("alpha"), "bravo", 99)
     assert example.ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_an_encoder_decoder_with_a_published_head_is_refused_by_the_heads_name(
+    train: bool, tiny_base_folder: Path, make_spec: Callable[..., StageSpec], tmp_path: Path
+) -> None:
+    config = T5Config(
+        vocab_size=320, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, num_labels=1,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    T5ForSequenceClassification(config).save_pretrained(tmp_path / "source")
+    load_tokenizer(tiny_base_folder).save_pretrained(tmp_path / "source")
+    settings = {"reward_config": {"model": str(tmp_path / "source"), "train": train}}
+    with pytest.raises(SettingsError, match="scores by the head of a T5ForSequenceClassification"):
+        run(make_spec("reward_base", settings, {}), QUIET)

@@ -45,13 +45,13 @@ from chatllama_pipeline.models.families.switches import set_switches
 from chatllama_pipeline.models.families.text_only import text_only
 from chatllama_pipeline.models.families.unembedded import without_unembedded
 from chatllama_pipeline.models.generation import generate_plainly
-from chatllama_pipeline.models.heads import has_score, scoring_class
+from chatllama_pipeline.models.heads import SCORING_SUFFIX, has_score, scoring_class
 from chatllama_pipeline.models.loading import (
     CODE_TRUSTED,
+    as_they_are,
     load_config,
     load_tokenizer,
     loading,
-    without_limits,
 )
 from chatllama_pipeline.models.probe.base import probe_actor, probe_reward
 from chatllama_pipeline.models.quiet import quiet_transformers
@@ -145,7 +145,7 @@ def _copy_model(
     config = gguf_config(gguf) if gguf else load(AutoConfig, found.folder, f"{key}.model")
     set_switches(config)
     _refuse_quantized(config, f"{key}.model", section.model)
-    tokenizer = without_limits(
+    tokenizer = as_they_are(
         load(AutoTokenizer, tokenizers.folder, f"{key}.tokenizer_path", **tokenizers.arguments)
     )
     torch.manual_seed(seed)  # an encoder's checkpoint may lack its pooling layer
@@ -159,10 +159,9 @@ def _copy_model(
     if gguf:
         model = as_plain_model(model, gguf)
     whole, model = model, text_only(model, f"{key}.model", section.model)
-    rows = model.get_input_embeddings().weight.shape[0]
     named = f"{key}.{'model' if section.tokenizer_path is None else 'tokenizer_path'}"
     told = f"the tokenizer of {section.tokenizer_path or section.model}"
-    tokenizer, plain = without_unembedded(tokenizer, rows, named, told)
+    tokenizer, plain = without_unembedded(tokenizer, _words_of(model), named, told)
     ensure_chat_template(tokenizer, model.config)
     set_options(tokenizer, section.template_options, key)
     if isinstance(section, ActorSettings):
@@ -188,6 +187,12 @@ def _copy_model(
         )
     metrics = {"parameters": int(model.num_parameters()), "revision": found.commit}
     return model, tokenizer, {**metrics, **(gguf.metrics if gguf else {})}, warnings
+
+
+def _words_of(model: Any) -> int:
+    """How many ids a model both reads and writes: its decoder may have words of its own."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    return min(int(table.weight.shape[0]) for table in tables if table is not None)
 
 
 def _left_behind(whole: Any, model: Any, homeless: list[str], key: str, name: str) -> Iterator[str]:
@@ -257,6 +262,7 @@ def _class_of(config: Any, folder: Path, section: ActorSettings | RewardSettings
     kind = kind_of(config)
     if isinstance(section, RewardSettings):
         if has_score(config):
+            _refuse_pooling(config, f"{key}.model", section.model)
             return scoring_class(config, folder)
         if not section.train:
             raise SettingsError(
@@ -272,6 +278,19 @@ def _class_of(config: Any, folder: Path, section: ActorSettings | RewardSettings
     if kind is Kind.ENCODER:
         return AutoModel
     return AutoModelForSeq2SeqLM if kind is Kind.ENCODER_DECODER else AutoModelForCausalLM
+
+
+def _refuse_pooling(config: Any, key: str, name: str) -> None:
+    """Refuse the heads that transformers puts on encoder-decoders: BART's, T5's.
+
+    They read the decoder's last state through a layer more.
+    """
+    [head, *_] = config.architectures
+    if kind_of(config) is Kind.ENCODER_DECODER and not head.endswith(SCORING_SUFFIX):
+        raise SettingsError(
+            f"{key}: {name} scores by the head of a {head}, which gives no value for each token: "
+            "name a decoder-only or encoder reward model, or the base model that it was made from"
+        )
 
 
 def _pickle_warnings(folder: Path, key: str, section: ActorSettings | RewardSettings) -> list[str]:

@@ -12,6 +12,9 @@ from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
@@ -203,6 +206,24 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings_is_refused(
     }
     said = r"tokenizer_path: .*wide has 500 ids.* not read word0, word1, word10; save the model"
     with pytest.raises(SettingsError, match=said):
+        run(make_spec("actor_base", settings, {}), QUIET)
+
+
+def test_a_decoder_that_writes_fewer_words_than_its_encoder_reads_is_refused(
+    make_spec: MakeSpec, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    small = {
+        **{"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1},
+        "num_attention_heads": 2,
+    }
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(
+        BertConfig(vocab_size=320, **small), BertConfig(vocab_size=200, **small)
+    )
+    config.decoder_start_token_id = config.pad_token_id = 0
+    EncoderDecoderModel(config).save_pretrained(tmp_path / "source")
+    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(tmp_path / "source")
+    settings = {"actor_config": {"model": str(tmp_path / "source")}}
+    with pytest.raises(SettingsError, match=r"source has 300 ids, .* embeddings for 200: "):
         run(make_spec("actor_base", settings, {}), QUIET)
 
 
