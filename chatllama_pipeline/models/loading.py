@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from chatllama_pipeline.machine import own_bytes
-from chatllama_pipeline.models.chat.plain_text import unlimited
+from chatllama_pipeline.models.chat.plain_text import unaltered
 from chatllama_pipeline.models.families.switches import set_switches
 from chatllama_pipeline.progress import MEGABYTE, watching
 from chatllama_pipeline.store.layout import base_folder
@@ -45,12 +45,17 @@ def loading(folder: Path | str) -> Iterator[None]:
 
 
 def load_tokenizer(folder: Path | str) -> Any:
-    """The tokenizer in `folder`, which neither truncates nor pads by itself."""
-    return without_limits(AutoTokenizer.from_pretrained(str(folder), **code_arguments(folder)))
+    """The tokenizer in `folder`, which reads and writes texts as they are, to the last token."""
+    return as_they_are(AutoTokenizer.from_pretrained(str(folder), **code_arguments(folder)))
 
 
-def without_limits(tokenizer: Any) -> Any:
-    """`tokenizer` without the truncation and padding that its files bring."""
+def as_they_are(tokenizer: Any) -> Any:
+    """`tokenizer` without what its files bring that changes texts.
+
+    That is truncation and padding of what it reads, and spaces taken out of what it writes: a judge
+    would read another text than was sampled.
+    """
+    tokenizer.clean_up_tokenization_spaces = False
     if (core := getattr(tokenizer, "backend_tokenizer", None)) is not None:
-        unlimited(core)
+        unaltered(core)
     return tokenizer

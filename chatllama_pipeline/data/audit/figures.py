@@ -35,7 +35,7 @@ from chatllama_pipeline.data.near_duplicates import TextIndex
 from chatllama_pipeline.data.patterns import redact
 from chatllama_pipeline.data.prepare.tokens import load_tokenizer
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.models.chat.plain_text import PlainText, unlimited
+from chatllama_pipeline.models.chat.plain_text import PlainText, unaltered
 from chatllama_pipeline.records import TABLE_FILE
 from chatllama_pipeline.settings import PERSONAL_KINDS, AssistantSettings
 from chatllama_pipeline.settings.training.base_model import GGUF_SUFFIX
@@ -125,7 +125,7 @@ def _open_tokenizer(settings: AssistantSettings) -> PlainText | None:
         return None
     from tokenizers import Tokenizer
 
-    return PlainText(unlimited(Tokenizer.from_file(str(file))))
+    return PlainText(unaltered(Tokenizer.from_file(str(file))))
 
 
 def _token_limit(table: str, settings: AssistantSettings) -> int:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from chatllama_pipeline.data.hashes import Hashes, text_hashes
 from chatllama_pipeline.data.spill.known import Known
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.models.chat.plain_text import PlainText, unlimited
+from chatllama_pipeline.models.chat.plain_text import PlainText, unaltered
 
 if TYPE_CHECKING:
     from chatllama_pipeline.models.bases.sources import Found
@@ -98,7 +98,7 @@ def load_tokenizer(place: str, gguf_file: str = "") -> Any:
         if found.gguf is not None:
             return _converted(found)
         if (folder / TOKENIZER_FILE).is_file():
-            return unlimited(Tokenizer.from_file(str(folder / TOKENIZER_FILE)))
+            return unaltered(Tokenizer.from_file(str(folder / TOKENIZER_FILE)))
         pair = [folder / name for name in GPT2_FILES]
         if all(file.is_file() for file in pair):
             return ByteLevelBPETokenizer(*map(str, pair))._tokenizer
@@ -117,7 +117,7 @@ def _converted(found: Found) -> Any:
     made = AutoTokenizer.from_pretrained(
         str(found.folder), local_files_only=True, **found.arguments
     )
-    return unlimited(made.backend_tokenizer)
+    return unaltered(made.backend_tokenizer)
 
 
 def _no_tokenizer(place: str, why: str) -> DataError:

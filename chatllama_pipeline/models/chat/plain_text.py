@@ -11,86 +11,35 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from chatllama_pipeline.errors import DataError
+from chatllama_pipeline.models.chat.control_tokens import ControlTokens, Encoded, free_character
+from chatllama_pipeline.models.chat.python_text import PythonText, is_python
 
-# What added tokens look like that aren't flagged as special, and yet steer a model: <think>,
-# <tool_call>, <|fim_prefix|>, [multimodal]. Gemma adds HTML's tags and runs of white space as well.
-_MARK_LIKE = re.compile(r"<[^<>\s]+>|\[/?[A-Za-z_ ]+\]|\u25c1\S+\u25b7")
-_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_HTML = re.compile(
-    r"</?(?:a|b|big|blockquote|body|br|caption|center|code|dd|del|div|dl|dt|em|font|h[1-6]|head|hr"
-    r"|html|i|img|ins|li|ol|p|pre|s|small|span|strong|sub|sup|table|tbody|td|tfoot|th|thead|title"
-    r"|tr|u|ul)/?>"
-)
-# Planes 15 and 16 are for private use: no script, hardly an icon font.
+# How much of its segmenting a model draws at random: a BPE's, and two of a Unigram's.
+_DRAWN = ("dropout", "alpha", "nbest_size")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-_PRIVATE = [range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)]
 
 
-class Encoded(NamedTuple):
-    """Ids, and for each the text of a pair that it belongs to: None for what stands around."""
-
-    ids: list[int]
-    sequence_ids: list[int | None]
-
-
-class PlainText:
+class PlainText(ControlTokens):
     """The control tokens of a `tokenizers.Tokenizer`, and how to encode texts that spell them."""
 
     def __init__(self, core: Any) -> None:
-        added = core.get_added_tokens_decoder()
+        super().__init__(core.get_added_tokens_decoder(), core.normalizer)
         self._core = core
-        self._controls = {
-            number: token
-            for number, token in sorted(added.items())
-            if token.content.strip() and (token.special or _steers(token.content))
-        }
-        marks = [token.content for token in self._controls.values()]
-        self._marks = re.compile(_either(marks)) if marks else None
-        # These are looked for in what the normalizer makes of a text, in lower case for example.
-        normalized = [t.content for t in self._controls.values() if t.normalized]
-        self._normalized: Any = None
-        if normalized and (normalizer := core.normalizer) is not None:
-            self._normalized = re.compile(_either(map(normalizer.normalize_str, normalized)))
-
-    def spells_marks(self, text: str) -> bool:
-        """Whether the tokenizer would read a control token in `text`."""
-        if self._marks is None:
-            return False
-        if self._marks.search(text):
-            return True
-        return self._normalized is not None and bool(
-            self._normalized.search(self._core.normalizer.normalize_str(text))
-        )
-
-    def unused(self, texts: Sequence[str]) -> str:
-        """A character to guard marks with: one that stands in none of `texts`."""
-        return chr(_free(texts, 1))
-
-    def guarded(self, text: str, guard: str, besides: Iterable[tuple[int, int]] = ()) -> str:
-        """`text` with `guard` within every mark but those at `besides`, as (start, end)."""
-        kept = set(besides)
-
-        def guard_one(mark: re.Match[str]) -> str:
-            return mark[0] if mark.span() in kept else f"{mark[0][0]}{guard}{mark[0][1:]}"
-
-        return self._marks.sub(guard_one, text) if self._marks else text
 
     def encode(self, text: str, guard: str = "") -> list[int]:
         """The ids of `text`: of its marks, those without `guard` within are control tokens."""
         # No character of the text may be mistaken for a name.
-        twin = _twin(self, _free([text, guard], len(self._controls)))
+        twin = _twin(self, free_character([text, guard], len(self._controls)))
         if self._marks and guard:
             text = self._marks.sub(lambda mark: twin.names[mark[0]], text).replace(guard, "")
         return twin.encode(text, None, False).ids
 
     def encode_alone(self, first: str, second: str | None = None) -> Encoded:
         """A plain text, or a pair of them, with the tokens that the tokenizer puts around them."""
-        twin = _twin(self, _free([first, second or ""], len(self._controls)))
+        twin = _twin(self, free_character([first, second or ""], len(self._controls)))
         return twin.encode(first, second, True)
 
     def counts(self, texts: Sequence[str]) -> list[int]:
@@ -103,28 +52,29 @@ class PlainText:
             for place, text in enumerate(texts)
         ]
 
-    def controls(self) -> dict[int, Any]:
-        """Id -> `tokenizers.AddedToken` of every control token."""
-        return self._controls
-
 
 @functools.lru_cache(maxsize=16)
-def plain_text_of(tokenizer: Any) -> PlainText | None:
-    """`PlainText` of a transformers tokenizer, which gets no more tokens from here on.
+def plain_text_of(tokenizer: Any) -> PlainText | PythonText | None:
+    """How texts are read by a transformers tokenizer, which gets no more tokens from here on.
 
-    None where it isn't of the `tokenizers` library.
+    None where it reads them by code of its own.
     """
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    return None if core is None else PlainText(core)
+    if (core := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        return PlainText(core)
+    return PythonText(tokenizer) if is_python(tokenizer) else None
 
 
-def unlimited(core: Any) -> Any:
-    """`core`, a `tokenizers.Tokenizer`, without truncation and padding that its file brings.
+def unaltered(core: Any) -> Any:
+    """`core`, a `tokenizers.Tokenizer`, by which a text has its own ids, whole, always the same.
 
-    Whoever saved a tokenizer while it truncated or padded has left that in tokenizer.json.
+    Whoever saved a tokenizer while it truncated, padded, or drew how to segment a text (as some do
+    while a model is pretrained) has left that in tokenizer.json.
     """
     core.no_truncation()
     core.no_padding()
+    for drawn in _DRAWN:
+        if getattr(core.model, drawn, None) is not None:
+            setattr(core.model, drawn, None)
     return core
 
 
@@ -149,7 +99,7 @@ class _Twin:
         return Encoded([self._ids.get(n, n) for n in found.ids], found.sequence_ids)
 
     def _like(self, core: Any) -> Any:
-        from tokenizers import AddedToken, Tokenizer
+        from tokenizers import Tokenizer
 
         twin = Tokenizer(core.model)
         for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
@@ -158,14 +108,22 @@ class _Twin:
         # All at once, as each call builds the search for all of them anew.
         twin.add_tokens(
             [
-                AddedToken(
-                    self.names.get(token.content, token.content),
-                    **{flag: getattr(token, flag) for flag in _FLAGS},
-                )
+                self._named(token, core.normalizer)
                 for _, token in sorted(core.get_added_tokens_decoder().items())
             ]
         )
         return twin
+
+    def _named(self, token: Any, normalizer: Any) -> Any:
+        """An added token under the name that the twin knows it by."""
+        from tokenizers import AddedToken
+
+        name = self.names.get(token.content, token.content)
+        flags = {flag: getattr(token, flag) for flag in _FLAGS}
+        if normalizer is not None and name not in normalizer.normalize_str(name):
+            # BERT's takes private characters out: the name is looked for before that.
+            flags["normalized"] = False
+        return AddedToken(name, **flags)
 
     def _writes(self, text: str, number: int) -> bool:
         """Whether the model itself makes a control token of its spelling, as Unigram's does."""
@@ -206,45 +164,3 @@ def _renamed(core: Any, names: dict[str, str]) -> Any:
     renamed = Tokenizer.from_str(json.dumps(raw))
     renamed.add_tokens([token for _, token in sorted(core.get_added_tokens_decoder().items())])
     return renamed
-
-
-def _steers(token: str) -> bool:
-    return bool(_MARK_LIKE.fullmatch(token)) and not (_HTML.fullmatch(token) or _BYTE.match(token))
-
-
-def _free(texts: Sequence[str], count: int) -> int:
-    """The first of `count` private characters in a row, none of which is in `texts`."""
-    used = {ord(letter) for letter in set("".join(texts)) if ord(letter) >= _PRIVATE[0].start}
-    for plane in _PRIVATE:
-        for first in range(plane.start, plane.stop - count, count):
-            if not used or used.isdisjoint(range(first, first + count)):
-                return first
-    raise DataError(
-        "a text is full of characters for private use (planes 15 and 16) and spells a control "
-        "token: the two could not be told apart; remove either from it"
-    )
-
-
-def _either(words: Iterable[str]) -> str:
-    """A pattern for the longest of `words`; a tree of their letters, as they may be thousands."""
-    tree: dict[str, Any] = {}
-    for word in words:
-        branch = tree
-        for letter in word:
-            branch = branch.setdefault(letter, {})
-        branch[""] = {}
-    return _pattern(tree)
-
-
-def _pattern(tree: dict[str, Any]) -> str:
-    # A run of letters without a fork is one literal: depth stays that of the forks.
-    options = []
-    for letter, branch in tree.items():
-        if letter:
-            literal = letter
-            while len(branch) == 1 and "" not in branch:
-                [(following, branch)] = branch.items()
-                literal += following
-            options.append(re.escape(literal) + ("" if branch == {"": {}} else _pattern(branch)))
-    inner = options[0] if len(options) == 1 else f"(?:{'|'.join(options)})"
-    return f"(?:{inner})?" if "" in tree else inner

@@ -11,7 +11,8 @@ from datetime import date
 from typing import Any, NamedTuple
 
 from chatllama_pipeline.errors import SettingsError
-from chatllama_pipeline.models.chat.plain_text import PlainText, plain_text_of
+from chatllama_pipeline.models.chat.control_tokens import ControlTokens
+from chatllama_pipeline.models.chat.plain_text import plain_text_of
 from chatllama_pipeline.models.chat.rendering import (
     ANSWER,
     QUESTION,
@@ -165,18 +166,27 @@ def question_and_answer(tokenizer: Any, prompt: Prompt, answer: str, max_length:
 def _pair(tokenizer: Any, first: str, second: str) -> tuple[list[int], Sequence[int | None]]:
     """The ids of a pair of texts, and which of them each belongs to."""
     plain = plain_text_of(tokenizer)
-    if plain and (plain.spells_marks(first) or plain.spells_marks(second)):
+    # What is read by Python code alone doesn't say which text a token is of.
+    told = tokenizer.is_fast
+    if plain and (not told or plain.spells_marks(first) or plain.spells_marks(second)):
         return plain.encode_alone(first, second)
     pair = tokenizer(first, second)
     return pair["input_ids"], pair.sequence_ids()
 
 
-def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """The ids of a text without a template, and of what the tokenizer puts around any text."""
+def text_ids(tokenizer: Any, text: str, *, goes_on: bool) -> list[int]:
+    """The ids of a text without a template, and of what the tokenizer puts around any text.
+
+    Where the text `goes_on`, as what a decoder-only model reads does, no end token stands behind
+    it, though some tokenizers were saved so that they end every text.
+    """
     plain = plain_text_of(tokenizer)
     if plain and plain.spells_marks(text):
-        return plain.encode_alone(text).ids
-    ids: list[int] = tokenizer.encode(text)
+        ids = plain.encode_alone(text).ids
+    else:
+        ids = tokenizer.encode(text)
+    while goes_on and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        del ids[-1]
     return ids
 
 
@@ -239,13 +249,13 @@ def _template_ids(tokenizer: Any, turns: Prompt, day: date, *, whole: bool = Fal
     return ids
 
 
-def _guard(plain: PlainText, turns: Iterable[Message]) -> str:
+def _guard(plain: ControlTokens, turns: Iterable[Message]) -> str:
     """What to guard the turns' marks with; "" where they have none."""
     texts = [turn.content for turn in turns]
     return plain.unused(texts) if any(map(plain.spells_marks, texts)) else ""
 
 
-def _guarded(plain: PlainText, turns: Prompt, guard: str) -> Prompt:
+def _guarded(plain: ControlTokens, turns: Prompt, guard: str) -> Prompt:
     """The turns, whose marks the template passes on as text.
 
     A thought that opens an assistant's turn is what the template, too, knows by its marks.

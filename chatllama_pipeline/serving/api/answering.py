@@ -132,7 +132,8 @@ async def _read(speaker: Speaker, asked: AskedChat | AskedText) -> Sequence[int]
         turns = conversation(asked.messages)
         work = partial(prompt_ids, speaker.reader, turns, _NO_LIMIT, date.today())
     else:
-        work = partial(text_ids, speaker.reader, asked.text)
+        goes_on = not speaker.release.model.config.is_encoder_decoder
+        work = partial(text_ids, speaker.reader, asked.text, goes_on=goes_on)
     try:
         return await asyncio.get_running_loop().run_in_executor(speaker.reading, work)
     except TemplateError as error:

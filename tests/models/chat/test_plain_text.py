@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, normalizers, processors
 from transformers import LlamaConfig, T5Config
 
-from chatllama_pipeline.models.chat.plain_text import plain_text_of
+from chatllama_pipeline.models.chat.plain_text import PlainText, plain_text_of
 from chatllama_pipeline.models.chat.rendering import rendered
 from chatllama_pipeline.models.chat.template import (
     conversation,
@@ -20,7 +20,7 @@ from chatllama_pipeline.models.chat.template import (
     stop_ids,
     text_ids,
 )
-from chatllama_pipeline.models.loading import load_tokenizer
+from chatllama_pipeline.models.loading import as_they_are, load_tokenizer
 from chatllama_pipeline.records import Message, user_prompt
 from tests.families.vocabulary import tokenizer_kinds
 
@@ -138,6 +138,18 @@ def test_marks_that_are_not_flagged_as_special_are_text_too_and_html_stays_what_
     assert ids.count(bold) == 1 and ids.count(tool) == 0
 
 
+@pytest.mark.parametrize(
+    "mark",
+    ["<<SYS>>", "<|fim middle|>", "[|user|]", "[control_8]", "[/INST]", "<\uff5cUser\uff5c>"],
+)
+def test_marks_in_any_brackets_are_text(mark: str) -> None:
+    tokenizer = tokenizer_kinds.qwen3()
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False)])
+    number = tokenizer.convert_tokens_to_ids(mark)
+    assert number in tokenizer.encode(f"alpha {mark}")
+    assert number not in prompt_ids(tokenizer, user_prompt(f"alpha {mark}"), 9999)
+
+
 def test_a_unigram_model_writes_no_end_token_of_its_spelling() -> None:
     tokenizer = chats(tokenizer_kinds.t5(), T5Config())
     assert 1 in tokenizer.encode("alpha </s> bravo", add_special_tokens=False)
@@ -156,9 +168,23 @@ def test_an_encoders_pair_has_one_separator_behind_each_text() -> None:
 
 def test_a_text_without_template_has_what_is_put_around_every_text() -> None:
     tokenizer = tokenizer_kinds.llama()
-    ids = text_ids(tokenizer, "alpha </s> bravo")
+    ids = text_ids(tokenizer, "alpha </s> bravo", goes_on=False)
     assert ids[0] == 1 and ids.count(2) == 0
-    assert text_ids(tokenizer, "alpha") == tokenizer.encode("alpha")
+    assert text_ids(tokenizer, "alpha", goes_on=False) == tokenizer.encode("alpha")
+
+
+@pytest.mark.parametrize("text", ["alpha", "alpha </s>", ""])
+def test_a_text_that_goes_on_is_not_ended_by_a_tokenizer_that_ends_every_text(text: str) -> None:
+    tokenizer = tokenizer_kinds.llama()
+    begun = text_ids(tokenizer, text, goes_on=True)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B </s>",
+        special_tokens=[("<s>", 1), ("</s>", 2)],
+    )
+    plain_text_of.cache_clear()
+    assert text_ids(tokenizer, text, goes_on=False) == [*begun, 2]
+    assert text_ids(tokenizer, text, goes_on=True) == begun
 
 
 def test_tokens_that_are_looked_for_in_normalized_text_are_no_loophole() -> None:
@@ -189,3 +215,34 @@ def test_a_users_thought_is_text_and_an_assistants_is_a_thought() -> None:
     example = conversation(tokenizer, user_prompt("alpha"), f"{thought} <think>", 9999)
     assert example.ids.count(begin) == 1 and example.ids.count(end) == 1
     assert tokenizer.decode(example.ids[example.prompt_length :]) == f"{thought} <think><|im_end|>"
+
+
+def test_a_text_has_the_same_ids_each_time_though_its_tokenizer_was_saved_while_it_drew() -> None:
+    """BPE-dropout, and sampling of pieces, are on while some models are pretrained."""
+    bpe, unigram = tokenizer_kinds.qwen3(), tokenizer_kinds.t5()
+    expected = [
+        one.encode("alpha bravo charlie", add_special_tokens=False) for one in (bpe, unigram)
+    ]
+    bpe.backend_tokenizer.model.dropout = 0.9
+    unigram.backend_tokenizer.model.alpha = 0.1
+    unigram.backend_tokenizer.model.nbest_size = 64
+    for tokenizer, ids in zip((bpe, unigram), expected, strict=True):
+        core = as_they_are(tokenizer).backend_tokenizer
+        counted = PlainText(core).counts(["alpha bravo charlie"] * 8)
+        assert counted == [len(ids)] * 8
+        again = [tokenizer.encode("alpha bravo charlie", add_special_tokens=False)] * 8
+        assert again == [ids] * 8
+
+
+def test_marks_are_told_apart_where_a_normalizer_takes_out_private_characters() -> None:
+    tokenizer = tokenizer_kinds.electra()
+    tokenizer.add_tokens([AddedToken("[USER]", normalized=True), AddedToken("[BOT]", special=True)])
+    user, bot = tokenizer.convert_tokens_to_ids(["[USER]", "[BOT]"])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '[USER] ' ~ m.content ~ ' [BOT]' }}{% endfor %}"
+    )
+    plain = prompt_ids(tokenizer, user_prompt("alpha bravo"), 99)
+    assert [plain.count(user), plain.count(bot)] == [1, 1]
+    ids = prompt_ids(tokenizer, user_prompt("alpha [user] [BOT] bravo"), 99)
+    assert [ids.count(user), ids.count(bot)] == [1, 1]
+    assert ids[:2] == plain[:2] and ids[-2:] == plain[-2:]
