@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import re
+import string
 from collections.abc import Mapping
 from datetime import date
 from typing import Any, NamedTuple
@@ -22,7 +22,6 @@ from chatllama_pipeline.records import Message, Prompt
 # The day that templates naming one (Llama 3.2's) are told in training and evaluation: a training
 # that goes on tomorrow reads the same ids. It is the one that Llama 3.2's template falls back to.
 TEMPLATE_DAY = date(2024, 7, 26)
-NAMED_DAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 # What a template is asked with, to see what it does; words that none has of its own.
 RULE, QUESTION, ANSWER = "what is ruled", "what is asked", "what is said"
 # What transformers and we tell a template by ourselves.
@@ -53,11 +52,27 @@ def _applied(tokenizer: Any, turns: Prompt, day: date, whole: bool) -> str:
         [{"role": turn.role, "content": turn.content} for turn in turns],
         tokenize=False,
         add_generation_prompt=not whole,
-        chat_template=NAMED_DAY.sub(
-            lambda call: repr(day.strftime(call[2])), tokenizer.chat_template
-        ),
+        chat_template=_on_a_day(tokenizer.chat_template, day),
     )
     return text
+
+
+def _on_a_day(template: str, day: date) -> str:
+    """`template`, to which it is `day` however it asks."""
+    return f"{_clock(day)}{template}" if "strftime_now" in template else template
+
+
+@functools.lru_cache(maxsize=8)
+def _clock(day: date) -> str:
+    """What a template asks for the day by, as a macro that stands before transformers' own."""
+    codes = [f"%{flag}{letter}" for flag in ("", "-") for letter in string.ascii_letters]
+    said = ", ".join(f"({code!r}, {day.strftime(code)!r})" for code in codes)
+    return (
+        "{% macro strftime_now(format) %}{% set told = namespace(text=format) %}"
+        f"{{% for code, said in [{said}] %}}"
+        "{% set told.text = told.text.replace(code, said) %}{% endfor %}"
+        "{{ told.text }}{% endmacro %}{{ '' }}"
+    )
 
 
 def _without_system(turns: Prompt) -> Prompt:

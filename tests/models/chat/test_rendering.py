@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -167,3 +168,20 @@ def test_behind_a_thought_that_the_prompt_opens_the_reply_begins_where_it_ends(
     thinker.chat_template = OPENS_A_THOUGHT
     assert reply_form(thinker).opened == "<think>\n"
     assert trained(thinker, reply) == f"{text}<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "day",
+    [
+        "{% set form = '%d %b %Y' %}{{ strftime_now(form) }}",
+        "{{ strftime_now(format='%d %b %Y') }}",
+        "{% macro today() %}{{ strftime_now('%d ' ~ '%b %Y') }}{% endmacro %}{{ today() }}",
+        "{% set clock = strftime_now %}{{ clock('%d %b %Y') }}",
+    ],
+)
+def test_a_template_is_told_the_same_day_in_every_training_however_it_asks(
+    thinker: Any, day: str
+) -> None:
+    thinker.chat_template = f"{day}{thinker.chat_template}"
+    assert rendered(thinker, RULED).startswith("26 Jul 2024<|im_start|>")
+    assert rendered(thinker, RULED, date(2031, 2, 3)).startswith("03 Feb 2031<|im_start|>")
