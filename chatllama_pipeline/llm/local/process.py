@@ -31,10 +31,14 @@ from chatllama_pipeline.models.chat.template import (
 )
 from chatllama_pipeline.models.chat.thoughts import spoken
 from chatllama_pipeline.models.families.kinds import Kind, kind_of
+from chatllama_pipeline.models.families.recorded import same
 from chatllama_pipeline.models.families.switches import set_switches
 from chatllama_pipeline.models.generation import end_ids, generate_plainly
-from chatllama_pipeline.models.loading import without_limits
+from chatllama_pipeline.models.loading import as_they_are
 from chatllama_pipeline.models.positions import longest_row
+from chatllama_pipeline.models.probe.base import probe_writer
+from chatllama_pipeline.models.probe.failure import Failure
+from chatllama_pipeline.models.probe.rows import probe_rows
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import Message
 
@@ -90,7 +94,7 @@ class LocalModel:
                 raise ValueError(f"{config.model_type} is an encoder, which writes no text")
             self._seq2seq = kind_of(config) is Kind.ENCODER_DECODER
             kind = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
-            self._tokenizer: Any = without_limits(AutoTokenizer.from_pretrained(name))
+            self._tokenizer: Any = as_they_are(AutoTokenizer.from_pretrained(name))
             # Half precision is slow on CPUs, and some operations lack it there.
             dtype = torch.float32 if device == "cpu" else "auto"
             model = kind.from_pretrained(name, config=config, dtype=dtype)
@@ -106,8 +110,33 @@ class LocalModel:
         stops = stop_ids(self._tokenizer) if self._chats else []
         generate_plainly(self._model, self._tokenizer, stops)
         self._stops = end_ids([], self._model)
+        self._probe(f"{key}.model: {name}")
         # A thought that the prompt begins is part of what the model says.
         self._begun = reply_form(self._tokenizer).opened if self._chats else ""
+
+    def _probe(self, named: str) -> None:
+        """Find out whether the model's cache is of use; rows that it can't pad are read alone."""
+        try:
+            manner = probe_writer(self._model, self._tokenizer)
+        except Failure as failure:
+            raise SettingsError(f"{named} {failure}; name another model") from failure
+        except Exception as error:  # a family's own code may fail in any way
+            raise SettingsError(
+                f"{named} can't be run on a few ordinary tokens ({type(error).__name__}: {error}); "
+                "name another model"
+            ) from error
+        self._cached = manner.steps != "whole"
+        rows = probe_rows(self._tokenizer, self._model.config.get_text_config().vocab_size).prompts
+        together = self._first_logits(rows)
+        alone = torch.cat([self._first_logits([row]) for row in rows])
+        if not all(map(same, together, alone)):
+            self._batch_size = 1
+
+    def _first_logits(self, rows: list[list[int]]) -> torch.Tensor:
+        """The logits `[B,V]` of what is written behind each row first."""
+        told = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
+        logits: torch.Tensor = self._written(rows, **told).logits[0]
+        return logits
 
     def answer(self, asked: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """An answer per request, as JSON data, in the order in which they are ready."""
@@ -137,7 +166,8 @@ class LocalModel:
         request = LlmRequest(messages=messages, **one)
         if self._chats:
             return _Prompt(key, request, prompt_ids(self._tokenizer, list(messages), _NO_LIMIT))
-        return _Prompt(key, request, text_ids(self._tokenizer, completion_prompt(request)))
+        ids = text_ids(self._tokenizer, completion_prompt(request), goes_on=True)
+        return _Prompt(key, request, ids)
 
     def _batch(self, prompts: list[_Prompt]) -> Iterator[dict[str, Any]]:
         try:
@@ -151,37 +181,36 @@ class LocalModel:
             yield from self._batch(prompts[:half])
             yield from self._batch(prompts[half:])
 
-    @torch.inference_mode()
     def _generate(self, prompts: list[_Prompt]) -> list[dict[str, Any]]:
         request = prompts[0].request
-        width = max(len(prompt.ids) for prompt in prompts)
-        pad = self._tokenizer.pad_token_id
-        # An encoder takes padding anywhere; a decoder goes on where its prompt ends, on the right.
-        rows = [
-            prompt.ids + [pad] * (width - len(prompt.ids))
-            if self._seq2seq
-            else [pad] * (width - len(prompt.ids)) + prompt.ids
-            for prompt in prompts
-        ]
-        counts = torch.tensor([len(prompt.ids) for prompt in prompts])
-        places = torch.arange(width)
-        mask = (
-            places < counts[:, None] if self._seq2seq else places >= width - counts[:, None]
-        ).long()
-        sampled: dict[str, Any] = {"do_sample": False}
+        sampled: dict[str, Any] = {}
         if request.temperature > 0:
             sampled = {"do_sample": True, "temperature": request.temperature}
             sampled |= {"top_k": 0, "top_p": 1.0}
         torch.manual_seed(_seed(prompts))
-        generated = self._model.generate(
-            input_ids=torch.tensor(rows).to(self._device),
-            attention_mask=mask.to(self._device),
-            max_new_tokens=request.max_tokens,
-            **sampled,
-        )
+        rows = [prompt.ids for prompt in prompts]
+        generated = self._written(rows, max_new_tokens=request.max_tokens, **sampled)
         # A decoder repeats its prompt; a seq2seq model begins with its start token.
-        new = generated[:, 1 if self._seq2seq else width :].tolist()
+        begun = 1 if self._seq2seq else max(map(len, rows))
+        new = generated[:, begun:].tolist()
         return [self._reply(prompt, ids) for prompt, ids in zip(prompts, new, strict=True)]
+
+    @torch.inference_mode()
+    def _written(self, rows: list[list[int]], **asked: Any) -> Any:
+        """What `generate` makes of rows side by side."""
+        width, pad = max(map(len, rows)), self._tokenizer.pad_token_id
+        counts, places = torch.tensor([len(row) for row in rows])[:, None], torch.arange(width)
+        # An encoder takes padding anywhere; a decoder goes on where its prompt ends, on the right.
+        if self._seq2seq:
+            ids, mask = [row + [pad] * (width - len(row)) for row in rows], places < counts
+        else:
+            ids, mask = [[pad] * (width - len(row)) + row for row in rows], places >= width - counts
+        return self._model.generate(
+            input_ids=torch.tensor(ids).to(self._device),
+            attention_mask=mask.long().to(self._device),
+            use_cache=self._cached,
+            **{"do_sample": False, **asked},
+        )
 
     def _reply(self, prompt: _Prompt, ids: list[int]) -> dict[str, Any]:
         end = next((place for place, token in enumerate(ids) if token in self._stops), None)

@@ -198,3 +198,35 @@ def test_marks_of_thoughts_that_are_special_tokens_are_kept_for_who_reads_the_re
     assert spoken(thoughtful).reply.strip() == "bravo"
     assert not spoken(text("<think> alpha")).finished
     assert text(f"bravo {tokenizer.eos_token}").strip() == "bravo"
+
+
+@pytest.mark.parametrize("family", ["rwkv", "openai-gpt"])
+def test_a_family_that_decodes_in_a_manner_of_its_own_answers_in_a_batch_as_alone(
+    family: str, tmp_path: Path
+) -> None:
+    """RWKV is disturbed by padding before a row, and GPT's cache is of no use."""
+    source = make(family, tmp_path / "source")
+    texts = ["alpha", "alpha bravo charlie delta echo foxtrot", "kilo lima"]
+    requests = [ask(text, temperature=0.0) for text in texts]
+    together = {reply["key"]: reply["text"] for reply in answers_of(source, *requests)}
+    alone = [greedy(source, request) for request in requests]
+    assert [together[str(number)] for number in range(3)] == alone
+
+
+def greedy(folder: Path, request: LlmRequest) -> str:
+    """The likeliest reply by plain forwards on the whole row, one for each token."""
+    import torch
+
+    from chatllama_pipeline.llm.local.process import LocalModel
+
+    local = LocalModel(str(folder), "cpu", batch_size=1, key="llm.writer")
+    prompt = local._prompt({"key": "", **dataclasses.asdict(request)})
+    said: list[int] = []
+    with torch.no_grad():
+        while len(said) < request.max_tokens and not {*said} & {*local._stops}:
+            logits = local._model(
+                input_ids=torch.tensor([prompt.ids + said]), use_cache=False
+            ).logits
+            said.append(int(logits[0, -1].argmax()))
+    text: str = local._reply(prompt, said)["text"]
+    return text
