@@ -18,6 +18,8 @@ POSITIONS = (
     "max_decoder_position_embeddings",
     "max_target_positions",
 )
+# Rotary positions with factors for long rows, and others for short ones.
+LONG, FIRST = "longrope", "original_max_position_embeddings"
 # Tokenizers that know no limit say 10^30; a row that long wouldn't stand in memory.
 UNLIMITED = 10**8
 
@@ -33,6 +35,7 @@ def longest_row(config: Any, tokenizer: Any) -> int | None:
     models = [config, *(half for half in halves if type(half) is not type(config))]
     limits = [getattr(half, name, None) for half in halves for name in POSITIONS]
     limits += [_positions_behind_padding(model) for model in models]
+    limits += [_first_positions(half) for half in halves]
     if kind_of(config) is not Kind.ENCODER_DECODER:
         limits.append(tokenizer.model_max_length)
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNLIMITED]
@@ -41,8 +44,22 @@ def longest_row(config: Any, tokenizer: Any) -> int | None:
 
 def limit_of(limit: int, config: Any) -> str:
     """Whose word a `longest_row` is, as its files spell it."""
+    if limit == _first_positions(config.get_text_config()):
+        return FIRST
     positions = getattr(config.get_text_config(), POSITIONS[0], None)
     return POSITIONS[0] if isinstance(positions, int) and positions >= limit else "model_max_length"
+
+
+def _first_positions(config: Any) -> int | None:
+    """The length beyond which positions mean something else: Phi-3's long ones have factors apart.
+
+    Which factors hold is asked of the longest row in a batch, for all of its tokens: what stands in
+    a cache by then was read by the others, and so was a shorter row alone.
+    """
+    found = getattr(config, "rope_parameters", None) or {}
+    kinds = [kind for kind in (found, *found.values()) if isinstance(kind, dict)]
+    named: list[int] = [kind[FIRST] for kind in kinds if kind.get("rope_type") == LONG]
+    return min(named, default=None)
 
 
 def _positions_behind_padding(config: Any) -> int | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BartConfig,
@@ -25,6 +26,7 @@ from transformers import (
     LongformerConfig,
     MPNetConfig,
     OPTConfig,
+    Phi3Config,
     RobertaConfig,
     RobertaForSequenceClassification,
     RobertaPreLayerNormConfig,
@@ -52,6 +54,15 @@ BEHIND_PADDING = [
     XmodConfig,
 ]
 UNLIMITED = 10**30
+LONG_ROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 24,
+    "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+}  # fmt: skip
+LONG = Phi3Config(
+    **{**SIZE, "num_hidden_layers": 2}, intermediate_size=32, num_key_value_heads=2,
+    max_position_embeddings=96, original_max_position_embeddings=24, rope_parameters=LONG_ROPE,
+    pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
 
 
 class Tokenizer:
@@ -86,6 +97,7 @@ def test_an_encoder_reads_the_longest_row_and_none_that_is_longer(kind: Any) -> 
         (LlamaConfig(max_position_embeddings=-1), UNLIMITED, None),
         (LlamaConfig(max_position_embeddings=0), 64, 64),
         (OPTConfig(max_position_embeddings=96), UNLIMITED, 96),
+        (LONG, UNLIMITED, 24),
         (BloomConfig(), UNLIMITED, None),
         (XLNetConfig(), UNLIMITED, None),
         (T5Config(), UNLIMITED, None),
@@ -104,6 +116,25 @@ def test_the_longest_row_is_what_positions_and_a_sane_tokenizer_allow(
     config: Any, named: int, limit: int | None
 ) -> None:
     assert longest_row(config, Tokenizer(named)) == limit
+
+
+@torch.no_grad()
+def test_within_its_first_positions_a_row_of_phi_3_says_what_it_says_beside_longer_ones() -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LONG).eval()
+    rows = torch.arange(60).view(2, 30) + 3
+
+    def beside(columns: int) -> torch.Tensor:
+        mask = torch.ones(2, columns, dtype=torch.long)
+        mask[0, 10:] = 0
+        said: torch.Tensor = model(rows[:, :columns], attention_mask=mask).logits[0, :10]
+        return said
+
+    alone = model(rows[:1, :10]).logits[0]
+    limit = longest_row(LONG, Tokenizer())
+    assert limit is not None
+    torch.testing.assert_close(beside(limit), alone)
+    assert float((beside(limit + 1) - alone).abs().max()) > 1e-4
 
 
 def test_a_scorer_of_roberta_s_kind_reads_a_conversation_of_any_length(
