@@ -186,8 +186,10 @@ def _probe(tokenizer: Any, section: str) -> Example:
             ) from error
         place = 0
         for turn in turns:
-            place = text.find(turn.content, place)
-            if place < 0:
+            # Some say the system's words last, before the question (Mistral's).
+            found = text.find(turn.content, 0 if turn.role == "system" else place)
+            place = place if turn.role == "system" else found
+            if found < 0:
                 raise SettingsError(
                     f"{section}.model: its chat template leaves out what the {turn.role} says "
                     f"({turn.content!r}, of {probe}): {_CURE}"
@@ -219,8 +221,10 @@ def _other_forms(tokenizer: Any, config: Any, section: str) -> list[str]:
     thought begins each reply; it shows both forms."""
     form = reply_form(tokenizer)
     own = [*user_prompt(QUESTION), Message("assistant", ANSWER)]
-    if kind_of(config) is Kind.ENCODER_DECODER or (form.follows and not form.opened):
+    if kind_of(config) is Kind.ENCODER_DECODER:
         return []
+    if form.follows and not form.opened:
+        return _other_talks(tokenizer, section)
     # Templates that name no generation prompt write the same without it.
     before = rendered(tokenizer, user_prompt(QUESTION))
     trained = f"{before}{trained_form(tokenizer).lead}{ANSWER}"
@@ -233,6 +237,20 @@ def _other_forms(tokenizer: Any, config: Any, section: str) -> list[str]:
     return [
         f"{section}.model: its chat template {told}: a reply is trained as {shown[0]!r}, and the "
         f"template writes {shown[1]!r}{cure}"
+    ]
+
+
+def _other_talks(tokenizer: Any, section: str) -> list[str]:
+    """A warning where a talk is written otherwise once it is answered: a reply was trained behind
+    the one, and the template's whole conversation is the other (Mistral's may lose the system)."""
+    asked = PROBES["several turns behind a system turn"]
+    before = rendered(tokenizer, asked)
+    answered = rendered(tokenizer, [*asked, Message("assistant", ANSWER)], whole=True)
+    if answered.startswith(before):
+        return []
+    return [
+        f"{section}.model: its chat template writes a talk otherwise once it is answered: a reply "
+        f"is trained behind {before!r}, and the template writes {answered!r}"
     ]
 
 

@@ -208,6 +208,28 @@ def test_a_reply_that_the_template_writes_with_an_empty_thought_is_told() -> Non
     assert found.warnings == []
 
 
+# Mistral's, from v0.3 on: the system's words open the last turn, if that is a user's.
+SYSTEM_IN_THE_LAST_TURN = (
+    "{% if messages[0].role == 'system' %}{% set rule = messages[0].content %}"
+    "{% set messages = messages[1:] %}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'user' %}"
+    "{% if loop.last and rule is defined %}{{ '[INST] ' + rule + '\n\n' + m.content + ' [/INST]' }}"
+    "{% else %}{{ '[INST] ' + m.content + ' [/INST]' }}{% endif %}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_system_turn_that_comes_last_and_goes_once_it_is_answered_is_told_with_both_forms(
+    tokenizer: Any, config: Any
+) -> None:
+    tokenizer.chat_template = SYSTEM_IN_THE_LAST_TURN
+    [warning] = preflight(tokenizer, config, "actor_config", 64).warnings
+    assert "writes a talk otherwise once it is answered: a reply is trained behind" in warning
+    trained, written = warning.split(", and the template writes ")
+    assert r"[INST] what is ruled\n\nwhat is asked [/INST]" in trained
+    assert "what is ruled" not in written
+
+
 def test_a_tokenizer_of_more_ids_than_the_model_embeds_stops_it(tokenizer: Any) -> None:
     with pytest.raises(SettingsError, match=r"the tokenizer has 300 ids, the model .* for 200"):
         preflight(tokenizer, LlamaConfig(vocab_size=200), "actor_config", 64)
