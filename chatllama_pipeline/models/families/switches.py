@@ -23,7 +23,9 @@ SWITCHES = {
     "rescale_every": 0,
 }
 
-
+# BigBird's attention over some blocks of a long row alone. At its first short row it goes over to
+# the full one, for good: a score would depend on what was scored before.
+SPARSE, FULL = "block_sparse", "original_full"
 # What computes attention on any machine; of another kernel the publisher's machine had packages.
 EVERYWHERE = (None, "eager", "sdpa")
 
@@ -33,6 +35,8 @@ def set_switches(config: Any) -> Any:
     for part in _parts(config):
         if getattr(part, "_attn_implementation", None) not in EVERYWHERE:
             part._attn_implementation = None
+        if getattr(part, "attention_type", None) == SPARSE:
+            part.attention_type = FULL
         for name, value in SWITCHES.items():
             if hasattr(part, name):
                 setattr(part, name, value)

@@ -10,15 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
+)
 
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.families.manner import MANNER
 from chatllama_pipeline.models.families.switches import SWITCHES
-from chatllama_pipeline.models.heads import load_actor
+from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.models.loading import load_config
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.records import Outcome, StageSpec, user_prompt
 from tests.families.every import make
 
 MakeSpec = Callable[..., StageSpec]
@@ -85,3 +90,22 @@ def test_switches_of_a_published_config_reach_no_forward(
         assert getattr(published, name) and getattr(loaded, name)
     assert loaded.router_jitter_noise == 0.0
     assert not hasattr(published, MANNER)
+
+
+@torch.no_grad()
+def test_a_score_does_not_depend_on_what_was_scored_before(
+    tmp_path: Path, tiny_base_folder: Path
+) -> None:
+    """BigBird's sparse attention ends for good at its first short row."""
+    config = BigBirdConfig(
+        vocab_size=320, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=96, block_size=4, num_random_blocks=1,
+        attention_type="block_sparse", num_labels=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BigBirdForSequenceClassification(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(tmp_path)
+    scorer, asked = RewardScorer(tmp_path), [user_prompt("alpha " * 40)]
+    before = float(scorer(asked, ["bravo"])[0])
+    scorer([user_prompt("kilo")], ["lima"])
+    assert float(scorer(asked, ["bravo"])[0]) == before
