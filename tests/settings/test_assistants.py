@@ -282,6 +282,10 @@ def test_a_config_that_is_a_list_is_refused(tmp_path: Path) -> None:
             "of batch_size 4",
         ),
         (
+            "reward_config: {model: scratch, train: false}",
+            "config.yaml: reward_config: train: false takes a reward model as it is, and model: ",
+        ),
+        (
             "actor_config: {model: scratch, froze_embeddings: true}",
             "config.yaml: actor_config: froze_embeddings: true with model: scratch would freeze",
         ),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from chatllama_pipeline.settings.section import NonNegative, Paths, Positive
+from chatllama_pipeline.settings.section import SCRATCH, NonNegative, Paths, Positive
 from chatllama_pipeline.settings.training.base_model import BaseModelSettings
 from chatllama_pipeline.settings.training.trained import OwnModelSection
 
@@ -33,3 +33,12 @@ class RewardSettings(BaseModelSettings, OwnModelSection):
     max_sequence_length: Positive = Field(default=2048, description="prompt and reply, in tokens")
     batch_size: Positive = Field(default=8, description="pairs (or scored replies) per step")
     centering: NonNegative = Field(default=0.01, description="weight of (chosen + rejected)^2")
+
+    @model_validator(mode="after")
+    def _random_weights_must_learn(self) -> Self:
+        if self.model == SCRATCH and not self.train:
+            raise ValueError(
+                "train: false takes a reward model as it is, and model: scratch is one of random "
+                "weights: set train: true, or name a reward model"
+            )
+        return self
