@@ -138,7 +138,7 @@ _DECLARED = [
     ),
     Asset(
         "actor_base",
-        code_version="4",
+        code_version="5",
         upstream=("actor_training_data",),
         unused=unused.published_actor,
         settings=("seed", *keys("actor_config", BASE + " max_sequence_length")),
@@ -147,7 +147,7 @@ _DECLARED = [
     ),
     Asset(
         "reward_base",
-        code_version="4",
+        code_version="5",
         upstream=("actor_training_data",),
         unused=unused.published_reward,
         settings=("seed", *keys("reward_config", BASE + " train max_sequence_length")),
