@@ -30,8 +30,8 @@ from chatllama_pipeline.models.chat.template import (
 from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.records import Message, user_prompt
-from tests.families.token_properties import control_tokens_that_people_write_are_text
-from tests.families.tokenizer_kinds import CHATML
+from tests.families.vocabulary.token_properties import control_tokens_that_people_write_are_text
+from tests.families.vocabulary.tokenizer_kinds import CHATML
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ<>/|_.,:0123456789"
 PIECES = [*(f"{letter}@@" for letter in LETTERS), *LETTERS]
