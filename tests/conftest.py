@@ -14,9 +14,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,9 @@ import pytest
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import AssistantSettings
+
+if TYPE_CHECKING:
+    from tests.llm.loopback.server import OpenAiServer
 
 TINY_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima"
 
@@ -44,6 +47,14 @@ def pytest_collection_finish() -> None:
 def _own_leases(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What else runs on this machine takes no core away, so that figures are those of before."""
     os.environ["CHATLLAMA_LEASES"] = str(tmp_path_factory.mktemp("leases"))
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[OpenAiServer]:
+    """A server on loopback that speaks the OpenAI API; who uses it resets it."""
+    from tests.llm.loopback.server import OpenAiServer
+
+    yield from OpenAiServer.running()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from dagster._core.events import DagsterEvent, StepMaterializationData
 
 from assets.runs.metadata import version_metadata
 from assets.specs import ASSISTANT, partitions_of
+from assets.tags import CODE_VERSION, DATA_VERSION, INPUT_EVENT, INPUT_VERSION, IS_OURS, NO_EVENT
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.recipes import ABSENT, version_in_use
 from chatllama_pipeline.lineage.status import asked_version, asset_statuses
@@ -16,13 +17,6 @@ from chatllama_pipeline.settings.data import SOURCES
 from chatllama_pipeline.settings.folder import Assistant
 from chatllama_pipeline.store.versions import Store
 
-# What Dagster's staleness goes by; it exports no names for these tags.
-DATA_VERSION = "dagster/data_version"
-IS_OURS = "dagster/data_version_is_user_provided"
-CODE_VERSION = "dagster/code_version"
-INPUT_VERSION = "dagster/input_data_version/"
-INPUT_EVENT = "dagster/input_event_pointer/"
-NO_EVENT = "NULL"
 NEWEST = "newest"
 # The version of what Dagster was told of and the store no longer has.
 GONE = "gone"

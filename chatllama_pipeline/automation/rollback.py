@@ -8,6 +8,7 @@ from pydantic import Field
 
 from assets.partitions import ASSISTANTS
 from assets.specs import partitions_of
+from assets.tags import CODE_VERSION, DATA_VERSION, INPUT_EVENT, INPUT_VERSION, IS_OURS, NO_EVENT
 from chatllama_pipeline.automation.runs import going_run
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.lineage.assets import ASSETS
@@ -18,13 +19,6 @@ from resources.store import StoreResource
 if TYPE_CHECKING:
     from chatllama_pipeline.lineage.history.rollback import Move
 
-# What Dagster's staleness goes by; it exports no names for these tags.
-DATA_VERSION = "dagster/data_version"
-IS_OURS = "dagster/data_version_is_user_provided"
-CODE_VERSION = "dagster/code_version"
-INPUT_VERSION = "dagster/input_data_version/"
-INPUT_EVENT = "dagster/input_event_pointer/"
-NO_EVENT = "NULL"
 # Of an upstream asset's events, the newest so many are looked through for the one that counts.
 EVENTS = 1000
 

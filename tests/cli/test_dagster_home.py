@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sqlite3
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from chatllama_pipeline.cli.dagster_runs import module_command
 from chatllama_pipeline.errors import StoreError
 from resources.dagster_home import open_home
-from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
+from tests.pipeline.place import TINY_CONFIG, Place
 
 VERSION_TABLE = "alembic_version"
 OLD, COMING = "567bc23fd1ac", "ffffffffffff"
@@ -90,13 +89,7 @@ def test_a_run_in_a_home_of_another_dagster_ends_by_that_line(tmp_path: Path) ->
     place = Place(tmp_path)
     place.add_assistant("mine", TINY_CONFIG)
     made_by(Path(place.environment()["DAGSTER_HOME"]), COMING)
-    refused = subprocess.run(
-        [sys.executable, "-m", "chatllama_pipeline", "make", "mine"],
-        cwd=REPOSITORY,
-        env=place.environment(),
-        capture_output=True,
-        text=True,
-    )
+    refused = place.chatllama("make", "mine")
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'dagster_home'} is of")
     assert "Traceback" not in refused.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,6 @@ def test_the_reward_model_is_found_out_as_judge_wherever_it_is_copied(
     assert not is_term(evaluation_inputs["actor_sft"])
     assert not is_term("some/model")
     assert not is_term("big", "openai")
-
-
-@pytest.fixture(scope="module")
-def running_server() -> Iterator[OpenAiServer]:
-    yield from OpenAiServer.running()
 
 
 @pytest.fixture

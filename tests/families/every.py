@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
+from tests.families.kit import save_random
 from tests.families.vocabulary import tokenizer_kinds as kinds
 
 MOST_WEIGHTS = 2 * 10**7
@@ -132,13 +133,4 @@ def make(family: str, folder: Path) -> Path:
         weights = auto.from_config(config).num_parameters()
     if weights > MOST_WEIGHTS:
         raise ValueError(f"{family} has {weights:,} weights: its sizes have other names")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = auto.from_config(config)
-        with torch.no_grad():
-            for weight in model.parameters():
-                if weight.dim() > 1:
-                    weight.normal_(0.0, 0.3)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_random(lambda: auto.from_config(config), tokenizer, folder)

@@ -36,16 +36,21 @@ class Family:
         kind = getattr(transformers, self.model)
         # Embeddings are padded to a multiple of 8, as published ones often are.
         values = {"vocab_size": -(-len(tokenizer) // 8) * 8, **_ids(tokenizer), **self.config}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model: PreTrainedModel = kind(kind.config_class(**values))
-            with torch.no_grad():
-                for weight in model.parameters():
-                    if weight.dim() > 1:
-                        weight.normal_(0.0, 0.3)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return folder
+        return save_random(lambda: kind(kind.config_class(**values)), tokenizer, folder)
+
+
+def save_random(make: Callable[[], PreTrainedModel], tokenizer: Any, folder: Path) -> Path:
+    """The model that `make` makes, with random weights as wide as its choices want them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make()
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() > 1:
+                    weight.normal_(0.0, 0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _ids(tokenizer: Any) -> dict[str, int]:

@@ -27,14 +27,13 @@ from chatllama_pipeline.models.families.language import response_logits
 from chatllama_pipeline.models.families.manner import manner_of
 from chatllama_pipeline.models.heads import load_actor, load_reward, response_values, score_rows
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import LoraSettings
 from chatllama_pipeline.training.ppo.rollout import pad_left
 from tests.families.every import families, make
+from tests.tiny import QUIET
 
 RECORD = Path(__file__).with_name("families.json")
-QUIET = Progress("test", lambda line: None)
 # Another tokenizer's ids, other lengths than the probe's: longer than a window, some leave early.
 LENGTHS, REPLIES, COLUMNS = (3, 17, 9, 1), (6, 2, 6, 4), 6
 WITHIN = 1e-2

@@ -23,14 +23,13 @@ from chatllama_pipeline.models.heads import (
     scoring_example,
 )
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.training.ppo.model import head_on
 from chatllama_pipeline.training.ppo.rollout import pad_left, response_logprobs, sample_replies
 from tests.families.kit import ACTORS, PRETRAINED_REWARDS, REWARDS
+from tests.tiny import QUIET
 
 FolderOf = Callable[[str], Path]
-QUIET = Progress("test", lambda line: None)
 ACTOR_NAMES = [family.name for family in ACTORS]
 REWARD_NAMES = [family.name for family in REWARDS]
 PROMPTS = ["alpha", "bravo charlie delta echo", "foxtrot golf hotel india juliet kilo lima alpha"]

@@ -24,16 +24,15 @@ from chatllama_pipeline.models.chat.template import prompt_ids, stop_ids
 from chatllama_pipeline.models.families.kinds import Kind, kind_of
 from chatllama_pipeline.models.heads import RewardScorer, load_actor, load_reward
 from chatllama_pipeline.models.quiet import quiet_transformers
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec, user_prompt
 from chatllama_pipeline.serving.chat import chat_once
 from chatllama_pipeline.store.layout import has_adapter
 from chatllama_pipeline.training.sft import stage as sft
 from tests.families.kit import ACTORS, REWARDS
 from tests.families.vocabulary.tokenizer_kinds import WORDS
+from tests.tiny import QUIET
 
 FolderOf = Callable[[str], Path]
-QUIET = Progress("test", lambda line: None)
 # By default: the layouts and kinds that differ most from a Llama.
 DEFAULT_ACTORS = {"opt_350m", "galactica", "flan_t5", "bloomz"}
 DEFAULT_REWARDS = {"flan_t5", "deberta_v3"}

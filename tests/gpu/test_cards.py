@@ -39,13 +39,13 @@ from chatllama_pipeline.training.sft import stage as sft
 from chatllama_pipeline.training.terms.precision import in_bfloat16
 from tests.serving.engine.test_ways import assert_as_generate
 from tests.serving.served import lively, publish
+from tests.tiny import WORDS
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
 ]
 
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
 TRAINING = {
     "model": "local",
     "peft_enable": True,

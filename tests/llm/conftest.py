@@ -22,21 +22,16 @@ ROLE = {
 }
 
 
-@pytest.fixture(scope="session")
-def _running_server() -> Iterator[OpenAiServer]:
-    yield from OpenAiServer.running()
-
-
 @pytest.fixture
 def openai_server(
-    _running_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    running_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> OpenAiServer:
     """The server without latency and faults, its key in OPENAI_API_KEY, and an empty store in
     CHATLLAMA_STORE."""
-    _running_server.reset()
+    running_server.reset()
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "store"))
-    return _running_server
+    return running_server
 
 
 @pytest.fixture

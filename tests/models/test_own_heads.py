@@ -21,13 +21,12 @@ from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.chat.template import ensure_chat_template
 from chatllama_pipeline.models.heads import RewardScorer, scoring_example
 from chatllama_pipeline.models.loading import load_config, load_tokenizer
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Message, StageSpec, user_prompt
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.training.reward import stage as reward
 from tests.families.vocabulary import tokenizer_kinds
+from tests.tiny import QUIET
 
-QUIET = Progress("test", lambda line: None)
 KINDS = ("qwen3", "smollm", "qwen3_thinking", "llama3", "gemma3")
 REPLIES = ("bravo", "charlie delta", "  echo\n", "golf <b>hotel</b>", "a < b", "lima")
 

@@ -125,6 +125,17 @@ class Place:
             timeout=timeout,
         )
 
+    def chatllama(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of ours in a process of its own."""
+        return subprocess.run(
+            [sys.executable, "-m", "chatllama_pipeline", *arguments],
+            cwd=REPOSITORY,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+
     def versions(self, name: str) -> dict[str, str]:
         """Asset -> current version, of all assets that have one."""
         found = {}

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 from click.testing import CliRunner
 
 from chatllama_pipeline.cli.main import cli
-from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
-from tests.waiting import PATIENCE
+from tests.pipeline.place import TINY_CONFIG, Place
 
 
 def said(place: Place, *arguments: str) -> str:
@@ -19,18 +16,6 @@ def said(place: Place, *arguments: str) -> str:
     ended = CliRunner(env=place.environment()).invoke(cli, arguments, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     return ended.stdout
-
-
-def command(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "chatllama_pipeline", *arguments],
-        cwd=REPOSITORY,
-        env=place.environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
 
 
 def state_of(report: str, asset: str) -> str:
@@ -67,7 +52,7 @@ def test_status_of_an_assistant_that_was_never_made(place: Place) -> None:
 
 def test_an_unknown_assistant_is_an_error_in_one_line(place: Place) -> None:
     place.add_assistant("mine", "seed: 0")
-    asked = command(place, "status", "main")
+    asked = place.chatllama("status", "main")
     assert asked.returncode == 2
     assert asked.stderr.startswith("error: unknown assistant 'main' (did you mean 'mine'?)")
     assert "Traceback" not in asked.stderr
@@ -75,7 +60,7 @@ def test_an_unknown_assistant_is_an_error_in_one_line(place: Place) -> None:
 
 def test_chat_without_a_release_says_what_to_do(place: Place) -> None:
     place.add_assistant("mine", "seed: 0")
-    asked = command(place, "chat", "mine")
+    asked = place.chatllama("chat", "mine")
     assert asked.returncode == 2
     assert "release of assistant mine was never made" in asked.stderr
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,14 +68,7 @@ def test_a_published_model_goes_through_the_whole_chain(
     assert known["asked"] == 3
 
     # Nothing is learnt in two steps: a person approves.
-    approved = subprocess.run(
-        [sys.executable, "-m", "chatllama_pipeline", "approve", "published"],
-        cwd=REPOSITORY,
-        env=place.environment(),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    approved = place.chatllama("approve", "published")
     assert approved.returncode == 0, approved.stderr
     assert place.by_command("published", "release", timeout=600).returncode == 0
     released = place.store.read("release", "published").path

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import Outcome
-
-QUIET = Progress("test", lambda line: None)
 BRIEF = "def brief(prompt, reply):\n    return -len(reply)\n"
 TRAINER = {
     "actor_lr": 1e-3,
@@ -24,15 +18,3 @@ SETTINGS: dict[str, Any] = {
     "actor_config": {"model": "scratch", "max_sequence_length": 64, "max_tokens": 8},
     "trainer_config": TRAINER,
 }
-
-
-def curves(outcome: Outcome) -> dict[str, list[float]]:
-    return {curve.name: [value for _, value in curve.points] for curve in outcome.curves}
-
-
-def hashes(folder: str) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in Path(folder).rglob("*")
-        if path.is_file()
-    }

@@ -24,9 +24,9 @@ from chatllama_pipeline.training.batches import Shares, StepBatches, bucketed
 from chatllama_pipeline.training.reward.items import Pair, Scored
 from chatllama_pipeline.training.reward.stage import collate_items, reward_loss_sum
 from chatllama_pipeline.training.sft import stage as sft
+from tests.tiny import QUIET
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
 EXAMPLES = [
     Example([3, 40, 41, 4, 50, 51, 1], 4),
     Example([3, 44, 4, 60, 1], 3),

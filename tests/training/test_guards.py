@@ -26,9 +26,9 @@ from chatllama_pipeline.training.resume import state as resume
 from chatllama_pipeline.training.sft.stage import run
 from chatllama_pipeline.training.stopping import SIGNALS, StopSignals
 from chatllama_pipeline.training.trainer import train
+from tests.tiny import QUIET, WORDS
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
 SFT = {
     "model": "local",
     "max_sequence_length": 64,
@@ -38,7 +38,6 @@ SFT = {
     "evaluations": 6,
     "checkpoint_steps": 100,
 }
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
 
 
 @pytest.fixture

@@ -24,14 +24,13 @@ from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.models.loading import load_tokenizer
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from tests.families.vocabulary import tokenizer_kinds
+from tests.tiny import QUIET
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
 SIZES = {
     "model": "scratch",
     "scratch_hidden_size": 32,

@@ -18,12 +18,11 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.bases.gguf import LLAMA3_ROPE
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from tests.models.gguf_files import write_gguf
+from tests.tiny import QUIET
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
 IDS = torch.arange(4, 60)[None]
 TAKES = count()
 

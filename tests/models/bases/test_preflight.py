@@ -21,8 +21,7 @@ from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.sft import stage as sft
 from tests.families.vocabulary import tokenizer_kinds
 from tests.models.chat.test_rendering import OPENS_A_THOUGHT, WITHOUT_SYSTEM
-
-QUIET = Progress("test", lambda line: None)
+from tests.tiny import QUIET
 
 
 @pytest.fixture

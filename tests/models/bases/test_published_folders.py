@@ -22,12 +22,11 @@ from chatllama_pipeline.models.families.manner import MANNER
 from chatllama_pipeline.models.families.switches import SWITCHES
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.models.loading import load_config
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec, user_prompt
 from tests.families.every import make
+from tests.tiny import QUIET
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
 
 
 @pytest.fixture

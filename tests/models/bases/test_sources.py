@@ -19,11 +19,10 @@ from transformers import AutoModelForCausalLM
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.bases.sources import find_model
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
+from tests.tiny import QUIET
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

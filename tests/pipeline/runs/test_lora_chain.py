@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from chatllama_pipeline.data.grammar.rows import grammar_pairs
 from chatllama_pipeline.models.adapters.lora import merge_adapter
 from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.heads import load_actor
-from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
+from tests.pipeline.place import TINY_CONFIG, Place
 
 
 @pytest.mark.slow
@@ -48,14 +46,7 @@ def test_the_chain_runs_with_adapters_on_one_base_and_releases_a_plain_model(
         linked = versions[asset] / "base" / "model.safetensors"
         assert linked.stat().st_nlink > 1  # costs no disk
 
-    approved = subprocess.run(
-        [sys.executable, "-m", "chatllama_pipeline", "approve", "adapted"],
-        cwd=REPOSITORY,
-        env=place.environment(),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    approved = place.chatllama("approve", "adapted")
     assert approved.returncode == 0, approved.stderr
     assert place.materialize("adapted", "release").returncode == 0
     released = AutoModelForCausalLM.from_pretrained(place.store.read("release", "adapted").path)

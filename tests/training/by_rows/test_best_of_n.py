@@ -24,19 +24,14 @@ from chatllama_pipeline.training.best_of_n.sampling import Asked, choose
 from chatllama_pipeline.training.best_of_n.stage import run
 from chatllama_pipeline.training.sft.stage import run as run_sft
 from chatllama_pipeline.training.terms.weighing import Term
+from tests.tiny import QUIET, WORDS, hashes
+from tests.training.by_rows.improving import TRAINING, ask
 from tests.training.paid import BRIEF
-from tests.training.resume.kills import assert_same_when_killed, hashes
+from tests.training.resume.kills import assert_same_when_killed
 
 Make = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
-BEST = {"replies_per_prompt": 4, "batch_size": 4, "lr": 3e-3, "max_steps": 12, "evaluations": 3,
-        "checkpoint_steps": 5}  # fmt: skip
+BEST = {**TRAINING, "replies_per_prompt": 4, "batch_size": 4}
 ACTOR = {"model": "scratch", "max_sequence_length": 64, "max_tokens": 16}
-
-
-def ask(word: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": word}]
 
 
 @pytest.fixture(scope="session")

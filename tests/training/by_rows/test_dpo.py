@@ -15,7 +15,6 @@ from transformers import AutoTokenizer
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings, DpoSettings
@@ -27,54 +26,29 @@ from chatllama_pipeline.training.dpo.equations import (
 )
 from chatllama_pipeline.training.dpo.pairs import DpoPair, all_nats, collate_pairs, pair_nats
 from chatllama_pipeline.training.dpo.stage import dpo_loss_sum, run
+from tests.tiny import QUIET, WORDS
+from tests.training.by_rows.improving import TRAINING, ask, improved_by
 from tests.training.resume.kills import assert_same_when_killed
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
-DPO = {
-    "batch_size": 4, "lr": 3e-3, "max_steps": 12, "evaluations": 3, "checkpoint_steps": 5,
-    "rpo_alpha": 0.0,
-}  # fmt: skip
-SETTINGS = {
-    "improve_by": "dpo",
-    "actor_config": {"model": "scratch", "max_sequence_length": 64},
-    "dpo_config": DPO,
-}
-WITH_ADAPTER = {
-    **SETTINGS,
-    "actor_config": {
-        "model": "scratch", "max_sequence_length": 64, "peft_enable": True,
-        "lora": {"r": 4},
-    },
-    "dpo_config": {**DPO, "lr": 2e-2},
-}  # fmt: skip
+DPO = {**TRAINING, "batch_size": 4, "rpo_alpha": 0.0}
+SETTINGS = improved_by("dpo", DPO)
+WITH_ADAPTER = improved_by("dpo", DPO, adapter=True)
 
 
 def pair(word: str, split: str) -> dict[str, Any]:
     return {
-        "prompt": [{"role": "user", "content": word}], "chosen": f"{word} {word}",
+        "prompt": ask(word), "chosen": f"{word} {word}",
         "rejected": "zulu", "strength": 1.0, "domain": "", "source": "test", "split": split,
     }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def pairs_folder(tmp_path_factory: pytest.TempPathFactory, write_table: Any) -> Path:
+def rows_folder(tmp_path_factory: pytest.TempPathFactory, write_table: Any) -> Path:
     rows = [pair(word, "train") for word in WORDS] + [pair("kilo", "validation")]
     rows.append(pair("x" * 99, "train"))
     folder: Path = write_table(tmp_path_factory.mktemp("pairs"), rows, PREFERENCE_SCHEMA)
     return folder
-
-
-@pytest.fixture
-def spec(
-    make_spec: MakeSpec, tiny_base_folder: Path, pairs_folder: Path
-) -> Callable[..., StageSpec]:
-    def make(take: str = "a", settings: dict[str, Any] = SETTINGS, **inputs: Path) -> StageSpec:
-        folders = {"actor_sft": tiny_base_folder, "preference_data": pairs_folder}
-        return make_spec("actor_ppo", settings, folders | inputs, take)
-
-    return make
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

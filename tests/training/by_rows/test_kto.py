@@ -18,7 +18,6 @@ from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, THUMB_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings, KtoSettings
@@ -32,26 +31,14 @@ from chatllama_pipeline.training.kto.thumbs import (
     read_thumbs,
     with_reference,
 )
+from tests.tiny import QUIET, WORDS
+from tests.training.by_rows.improving import TRAINING, ask, improved_by
 from tests.training.resume.kills import assert_same_when_killed
 
 Make = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
-KTO = {"batch_size": 8, "lr": 3e-3, "max_steps": 12, "evaluations": 3, "checkpoint_steps": 5}
-SETTINGS: dict[str, Any] = {
-    "improve_by": "kto",
-    "actor_config": {"model": "scratch", "max_sequence_length": 64},
-    "kto_config": KTO,
-}
-WITH_ADAPTER = {
-    **SETTINGS,
-    "actor_config": {**SETTINGS["actor_config"], "peft_enable": True, "lora": {"r": 4}},
-    "kto_config": {**KTO, "lr": 2e-2},
-}
-
-
-def ask(word: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": word}]
+KTO = {**TRAINING, "batch_size": 8}
+SETTINGS = improved_by("kto", KTO)
+WITH_ADAPTER = improved_by("kto", KTO, adapter=True)
 
 
 def thumb(word: str, split: str, label: bool) -> dict[str, Any]:
@@ -82,7 +69,7 @@ def folder_of(
 
 
 @pytest.fixture(scope="session")
-def thumbs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight thumbs up, six down and one that is too long; two held-out ones of each kind."""
     rows = [thumb(word, "train", True) for word in WORDS]
     rows += [thumb(word, "train", False) for word in WORDS[:6]]
@@ -91,15 +78,6 @@ def thumbs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     rows.append(thumb("x" * 99, "train", True))
     return folder_of(tmp_path_factory.mktemp("thumbs") / "a", rows)
-
-
-@pytest.fixture
-def spec(make_spec: Make, tiny_base_folder: Path, thumbs_folder: Path) -> Make:
-    def make(take: str = "a", settings: dict[str, Any] = SETTINGS, **inputs: Path) -> StageSpec:
-        folders = {"actor_sft": tiny_base_folder, "preference_data": thumbs_folder}
-        return make_spec("actor_ppo", settings, folders | inputs, take)
-
-    return make
 
 
 # What trl 1.16.0's KTOTrainer._compute_loss gives for these log-probabilities (nats).
@@ -163,11 +141,11 @@ def test_replies_elsewhere_are_those_of_other_prompts_and_fit() -> None:
 
 
 def test_the_gradient_is_that_of_the_replies_with_a_kl_that_is_no_variable(
-    tiny_base_folder: Path, thumbs_folder: Path
+    tiny_base_folder: Path, rows_folder: Path
 ) -> None:
     torch.manual_seed(0)
     model, tokenizer = load_actor(tiny_base_folder, torch.float32), load_tokenizer(tiny_base_folder)
-    found = read_thumbs(thumbs_folder, tokenizer, "train", 64, seed=1)
+    found = read_thumbs(rows_folder, tokenizer, "train", 64, seed=1)
     assert (len(found.thumbs), found.too_long, found.contradicting) == (14, 1, 0)
     thumbs = with_reference(model, found.thumbs, 0)
     with torch.no_grad():  # the policy has moved

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +23,10 @@ from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.reward import stage as reward
 from chatllama_pipeline.training.sft import stage as sft
+from tests.tiny import QUIET, WORDS, hashes
+from tests.training.resume.kills import assert_same_when_killed
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
 SETTINGS: dict[str, Any] = {
     "actor_config": {
         "model": "local",
@@ -132,14 +131,6 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(IDS).logits
     return found
-
-
-def hashes(folder: Path | str) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in Path(folder).rglob("*")
-        if path.is_file()
-    }
 
 
 def distinct_bytes(*models: Any) -> int:
@@ -281,22 +272,11 @@ def test_ppo_moves_policy_and_critic_and_neither_reference_reward_nor_base(
 def test_ppo_with_adapters_killed_and_continued_ends_in_the_same_bytes(
     ppo_spec: Callable[..., StageSpec], trunk: str
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def die_after_three(line: str) -> None:
-        if "step 3/4" in line:
-            raise Killed
-
     settings = {**SETTINGS, "critic_config": {"trunk": trunk}}
     whole, cut = ppo_spec("whole", settings), ppo_spec("cut", settings)
-    ppo.run(whole, QUIET)
-    with pytest.raises(Killed):
-        ppo.run(cut, Progress("test", die_after_three, every_seconds=0))
-    lines: list[str] = []
-    ppo.run(cut, Progress("test", lines.append))
-    assert any("continues after iteration 2" in line for line in lines)
-    assert hashes(whole.output) == hashes(cut.output)
+    assert_same_when_killed(
+        ppo.run, whole, cut, at="step 3/4", continued="continues after iteration 2"
+    )
     # A head on the actor leaves its adapter as it would be written without one.
     adapter = set(load_file(Path(whole.output) / "adapter_model.safetensors"))
     assert adapter and all(".lora_" in name for name in adapter)

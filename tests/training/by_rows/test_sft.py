@@ -25,9 +25,9 @@ from chatllama_pipeline.training.sft.stage import (
     prepare,
     run,
 )
+from tests.tiny import QUIET, WORDS
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
 TRAINING = {
     "model": "local",
     "max_sequence_length": 64,
@@ -37,7 +37,6 @@ TRAINING = {
     "evaluations": 3,
     "checkpoint_steps": 5,
 }
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
 
 
 def conversation(word: str, split: str) -> dict[str, Any]:

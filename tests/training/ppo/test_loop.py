@@ -25,7 +25,8 @@ from chatllama_pipeline.training.ppo.collect import Task
 from chatllama_pipeline.training.ppo.loop import Training, train
 from chatllama_pipeline.training.ppo.methods import METHODS
 from chatllama_pipeline.training.ppo.model import ActorCritic
-from tests.training.ppo.tiny import PROMPTS, QUIET, TRAINER
+from tests.tiny import QUIET
+from tests.training.ppo.tiny import PROMPTS, TRAINER
 
 
 def prefers_short(prompts: Any, texts: list[str], replies: list[list[int]]) -> Tensor:

@@ -22,13 +22,13 @@ from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings, PpoSettings
-from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.model import ActorCritic, head_on
-from chatllama_pipeline.training.ppo.roles import Roles, load_roles
+from chatllama_pipeline.training.ppo.roles import Roles
 from chatllama_pipeline.training.ppo.stage import run
 from chatllama_pipeline.training.ppo.update import Experience, minibatch_gradients
+from tests.tiny import QUIET
 from tests.training.ppo.test_update import random_experience
-from tests.training.ppo.tiny import QUIET, TRAINER
+from tests.training.ppo.tiny import TRAINER
 
 SETTINGS = PpoSettings(
     beta_s=0.1, value_coefficient=0.7, critic_eps_clip=0.3, temperature=0.8, micro_batch_size=4
@@ -152,15 +152,8 @@ def done(
 
 
 def test_on_one_trunk_three_models_are_loaded_planned_and_a_head_is_written(
-    done: Callable[..., tuple[StageSpec, Outcome]], monkeypatch: pytest.MonkeyPatch
+    done: Callable[..., tuple[StageSpec, Outcome]], loaded: list[Roles]
 ) -> None:
-    loaded: list[Roles] = []
-
-    def remember(*arguments: Any, **named: Any) -> Roles:
-        loaded.append(load_roles(*arguments, **named))
-        return loaded[-1]
-
-    monkeypatch.setattr(ppo, "load_roles", remember)
     spec, outcome = done(SHARED, num_episodes=2)
     assert loaded[0].sharing == [["reference"], ["policy"], ["reward"]]
     assert all(check.passed for check in outcome.checks) and outcome.warnings == []

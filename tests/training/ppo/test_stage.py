@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -34,10 +33,12 @@ from chatllama_pipeline.settings.training.methods import GROUPED, MethodName
 from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.model import ActorCritic
 from chatllama_pipeline.training.ppo.preparation import read_prompts
-from chatllama_pipeline.training.ppo.roles import Roles, load_roles
+from chatllama_pipeline.training.ppo.roles import Roles
 from chatllama_pipeline.training.ppo.stage import run
 from tests.families.vocabulary import tokenizer_kinds
-from tests.training.ppo.tiny import PROMPTS, QUIET, TRAINER
+from tests.tiny import QUIET, hashes
+from tests.training.ppo.tiny import PROMPTS, TRAINER
+from tests.training.resume.kills import assert_same_when_killed
 
 MakeSpec = Callable[..., StageSpec]
 SETTINGS = {
@@ -90,14 +91,6 @@ def vocabulary(folder: Path) -> int:
 
 def with_trainer(**changes: Any) -> dict[str, Any]:
     return {**SETTINGS, "trainer_config": {**TRAINER, **changes}}
-
-
-def hashes(folder: str) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in Path(folder).rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.mark.parametrize(
@@ -167,15 +160,8 @@ def test_the_payload_is_a_model_that_talks_a_critic_curves_and_samples(
 
 @pytest.mark.parametrize("method", GROUPED)
 def test_a_method_without_a_critic_loads_plans_and_writes_none(
-    spec: Callable[..., StageSpec], monkeypatch: pytest.MonkeyPatch, method: MethodName
+    spec: Callable[..., StageSpec], loaded: list[Roles], method: MethodName
 ) -> None:
-    loaded: list[Roles] = []
-
-    def remember(*arguments: Any, **named: Any) -> Roles:
-        loaded.append(load_roles(*arguments, **named))
-        return loaded[-1]
-
-    monkeypatch.setattr(ppo, "load_roles", remember)
     job = spec(settings={**with_trainer(num_episodes=2), "improve_by": method})
     outcome = run(job, QUIET)
     assert loaded[0].critic is None
@@ -220,25 +206,11 @@ def test_every_part_of_an_iteration_says_how_far_it_is(spec: Callable[..., Stage
 def test_a_killed_training_continues_to_the_same_payload(
     spec: Callable[..., StageSpec], method: MethodName, trunk: str
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def die_after_three(line: str) -> None:
-        if "step 3/4" in line:
-            raise Killed
-
     settings = {**with_trainer(num_episodes=4, checkpoint_steps=4), "improve_by": method}
     settings["critic_config"] = {"trunk": trunk}
     whole, cut = spec("whole", settings), spec("cut", settings)
-    run(whole, QUIET)
-    with pytest.raises(Killed):
-        run(cut, Progress("test", die_after_three, every_seconds=0))
-    assert not hashes(cut.output)
-    lines: list[str] = []
-    run(cut, Progress("test", lines.append))
     # Saved every 4 timesteps, an iteration: two of the three are not done again.
-    assert any("continues after iteration 2" in line for line in lines)
-    assert hashes(whole.output) == hashes(cut.output)
+    assert_same_when_killed(run, whole, cut, at="step 3/4", continued="continues after iteration 2")
     assert "model.safetensors" in hashes(whole.output)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from chatllama_pipeline.progress import Progress
-
 PROMPTS = [
     "alpha bravo",
     "charlie",
@@ -12,7 +10,6 @@ PROMPTS = [
     "india",
     "juliet kilo lima",
 ]
-QUIET = Progress("test", lambda line: None)
 TRAINER = {
     "actor_lr": 1e-3,
     "critic_lr": 1e-3,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.resume import make_inputs
-from tests.training.processes.trials import Curves, curves, run_here, trial_of
+from tests.tiny import curves
+from tests.training.processes.trials import Curves, run_here, trial_of
 
 
 @pytest.fixture(scope="session")

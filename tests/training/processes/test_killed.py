@@ -13,7 +13,8 @@ import pytest
 from benchmarks.resume import METHODS, STAGES, Trial, finish, hashes, kill_at_random
 from chatllama_pipeline.launch.stages import STOPPED
 from chatllama_pipeline.records import Outcome, StageSpec
-from tests.training.processes.trials import Curves, curves, largest_difference, run, trial_of
+from tests.tiny import curves
+from tests.training.processes.trials import Curves, largest_difference, run, trial_of
 from tests.waiting import PATIENCE, wait_until
 
 # Every training: that of actor_ppo by the method that makes it.

@@ -17,10 +17,11 @@ import torch
 from benchmarks.resume import FROM_ROWS, STAGES, Trial
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.records import StageSpec
+from tests.settings.test_deepspeed_config import ORIGINAL
+from tests.tiny import curves
 from tests.training.processes.trials import (
     STEPS,
     Curves,
-    curves,
     largest_difference,
     run,
     run_here,
@@ -106,18 +107,7 @@ def test_an_adapter_learns_from_rows_what_it_learns_in_one_process(
 
 @pytest.mark.slow
 def test_the_originals_ds_config_trains_with_one_warning(inputs: Path, tmp_path: Path) -> None:
-    original = {
-        "train_batch_size": 8,
-        "gradient_accumulation_steps": 1,
-        "optimizer": {"type": "Adam", "params": {"lr": 0.00015}},
-        "fp16": {"enabled": False},
-        "zero_optimization": {
-            "stage": 2,
-            "offload_param": {"device": "cpu", "pin_memory": True},
-            "offload_optimizer": {"device": "cpu", "pin_memory": True},
-        },
-    }
-    (tmp_path / "ds_config.json").write_text(json.dumps(original))
+    (tmp_path / "ds_config.json").write_text(json.dumps(ORIGINAL))
 
     def by_file(spec: StageSpec) -> None:
         spec.settings["actor_config"] |= {

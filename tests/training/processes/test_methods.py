@@ -14,7 +14,8 @@ from chatllama_pipeline.launch.stages import stage_error
 from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.training.ppo.stage import HEAD_FILE
-from tests.training.processes.trials import STEPS, curves, largest_difference, run, trial_of
+from tests.tiny import curves
+from tests.training.processes.trials import STEPS, largest_difference, run, trial_of
 
 
 @pytest.mark.slow

@@ -45,10 +45,6 @@ def run_here(trial: Trial, inputs: Path, folder: Path) -> Outcome:
     return stage(spec, Progress(trial.stage, lambda line: None))
 
 
-def curves(outcome: Outcome) -> Curves:
-    return {curve.name: [value for _, value in curve.points] for curve in outcome.curves}
-
-
 def largest_difference(found: list[float], expected: list[float]) -> float:
     assert len(found) == len(expected)
     return max(abs(a - b) for a, b in zip(found, expected, strict=True))

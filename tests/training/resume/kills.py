@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
+from tests.tiny import QUIET, hashes
 
 Run = Callable[[StageSpec, Progress], Outcome]
 
 
-def hashes(folder: str) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in Path(folder).rglob("*")
-        if path.is_file()
-    }
-
-
-def assert_same_when_killed(
-    run: Run, whole: StageSpec, cut: StageSpec, *, at: str, continued: str
-) -> None:
-    """`cut` dies as soon as a line says `at`, says `continued` when it is run again, and ends in
-    the bytes of `whole`."""
+def run_killed(run: Run, spec: StageSpec, at: str) -> None:
+    """The training dies as soon as a line says `at`, and nothing of it is published."""
 
     class Killed(Exception):
         pass
@@ -35,11 +23,23 @@ def assert_same_when_killed(
         if at in line:
             raise Killed
 
-    run(whole, Progress("test", lambda line: None))
     with pytest.raises(Killed):
-        run(cut, Progress("test", die, every_seconds=0))
-    assert not hashes(cut.output)
+        run(spec, Progress("test", die, every_seconds=0))
+    assert not hashes(spec.output)
+
+
+def run_on(run: Run, spec: StageSpec, continued: str) -> None:
+    """The training is run again, and says `continued`."""
     lines: list[str] = []
-    run(cut, Progress("test", lines.append))
+    run(spec, Progress("test", lines.append))
     assert any(continued in line for line in lines)
+
+
+def assert_same_when_killed(
+    run: Run, whole: StageSpec, cut: StageSpec, *, at: str, continued: str
+) -> None:
+    """`cut`, killed at a line and run again, ends in the bytes of `whole`."""
+    run(whole, QUIET)
+    run_killed(run, cut, at)
+    run_on(run, cut, continued)
     assert hashes(whole.output) == hashes(cut.output)

@@ -25,9 +25,9 @@ from chatllama_pipeline.training.reward.stage import (
     reward_loss_sum,
     run,
 )
+from tests.tiny import QUIET, WORDS
 
 MakeSpec = Callable[..., StageSpec]
-QUIET = Progress("test", lambda line: None)
 TRAINING = {
     "model": "local",
     "max_sequence_length": 64,
@@ -36,7 +36,6 @@ TRAINING = {
     "max_steps": 30,
     "evaluations": 2,
 }
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"]
 SPLITS = ["train"] * 6 + ["validation"] * 2
 
 

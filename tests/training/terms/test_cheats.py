@@ -25,7 +25,7 @@ from chatllama_pipeline.training.terms.cheats import (
     try_cheats,
 )
 from chatllama_pipeline.training.terms.weighing import Term
-from tests.training.paid import QUIET, hashes
+from tests.tiny import QUIET, hashes
 
 HELD_OUT = Answered(
     [user_prompt("why tea"), user_prompt("how to bake bread")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from chatllama_pipeline.training.ppo import collect
 from chatllama_pipeline.training.ppo.stage import run
 from tests.llm.loopback.server import KEY, MODEL, Body, OpenAiServer, prompt_text
 from tests.llm.loopback.small_talk import words_between
-from tests.training.paid import QUIET, curves, hashes
+from tests.tiny import QUIET, curves, hashes
 from tests.waiting import PATIENCE
 
 Make = Callable[..., StageSpec]
@@ -32,11 +32,6 @@ def by_letters(body: Body) -> str:
 
 def points(reply: str) -> int:
     return min(5, reply.count("a"))
-
-
-@pytest.fixture(scope="module")
-def running_server() -> Iterator[OpenAiServer]:
-    yield from OpenAiServer.running()
 
 
 @pytest.fixture

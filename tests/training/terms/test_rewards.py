@@ -19,7 +19,8 @@ from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.store.versions import Store
 from chatllama_pipeline.training.ppo.stage import run
 from chatllama_pipeline.training.terms.weighing import Scales, Term
-from tests.training.paid import BRIEF, QUIET, SETTINGS, curves, hashes
+from tests.tiny import QUIET, curves, hashes
+from tests.training.paid import BRIEF, SETTINGS
 
 Make = Callable[..., StageSpec]
 TRUSTED = "rewards: {weights: {reward_model: 1, brief: 0.5}, trust_code: true}\n"

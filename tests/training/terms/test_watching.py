@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from chatllama_pipeline.training.watching.looks import (
 from chatllama_pipeline.training.watching.report import WatchReport
 from chatllama_pipeline.training.watching.watch import interval
 from tests.llm.loopback.server import KEY, MODEL, OpenAiServer
-from tests.training.paid import QUIET, TRAINER, curves, hashes
+from tests.tiny import QUIET, curves, hashes
+from tests.training.paid import TRAINER
+from tests.training.resume.kills import run_killed, run_on
 
 Make = Callable[..., StageSpec]
 LIKED, DISLIKED = [0.8, 0.6, 1.0, 0.8], [0.2, 0.2, 0.4, 0.2]
@@ -246,24 +248,14 @@ SHORT = {
 def test_a_killed_training_is_watched_on_as_if_it_had_never_been(
     climbing: Make, method: str
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def die_at_two(line: str) -> None:
-        if "step 2/3" in line:
-            raise Killed
-
     whole, cut = (climbing(take, SHORT, improve_by=method) for take in ("whole", "cut"))
     run(whole, QUIET)
-    with pytest.raises(Killed):
-        run(cut, Progress("test", die_at_two, every_seconds=0))
+    run_killed(run, cut, at="step 2/3")
     # Better weights that a killed run found after its last state are not those of that state.
     assert (Path(cut.run_folder) / "best.pt").exists()
     (Path(cut.run_folder) / "best.pt").unlink()
     (Path(cut.run_folder) / "best.pt").write_bytes(b"of a later look")
-    lines: list[str] = []
-    run(cut, Progress("test", lines.append))
-    assert any("continues after iteration 1" in line for line in lines)
+    run_on(run, cut, "continues after iteration 1")
     assert hashes(whole.output) == hashes(cut.output)
     assert "watched.json" in hashes(whole.output)
 
@@ -301,11 +293,6 @@ def test_without_a_judge_or_a_held_out_prompt_the_log_says_so(
         check = hacking(run(job, Progress("test", lines.append)))
         assert check.passed and why in check.description
         assert any("the gate's judge doesn't look on" in line and why in line for line in lines)
-
-
-@pytest.fixture(scope="module")
-def running_server() -> Iterator[OpenAiServer]:
-    yield from OpenAiServer.running()
 
 
 def test_an_llm_is_asked_once_a_reply_within_the_budget_and_what_ends_it_loses_nothing(

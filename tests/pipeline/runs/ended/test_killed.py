@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,14 +112,8 @@ def test_a_run_that_was_started_to_ignore_interrupts_is_stopped_with_its_state_s
 ) -> None:
     set_steps(copied, ENDLESS)
     with training(copied, interrupts_ignored) as run:
-        told = subprocess.run(
-            [sys.executable, "-m", "chatllama_pipeline", "stop", "tiny"],
-            cwd=REPOSITORY,
-            env=copied.environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        told = copied.chatllama("stop", "tiny")
+    assert told.returncode == 0, told.stderr
     assert "was ended" in told.stdout and run.returncode == 1
     log = [path.read_text() for path in copied.store.root.glob("_runs/actor_sft/*/*/spec.log")]
     assert any("stopped by" in text and "its state is saved" in text for text in log), log
