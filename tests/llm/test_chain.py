@@ -16,7 +16,7 @@ import yaml
 from tests.llm.loopback.server import KEY, MODEL, OpenAiServer
 from tests.llm.loopback.small_talk import WORDS, reply
 from tests.pipeline.place import REPOSITORY, Place
-from tests.waiting import PATIENCE, wait_until
+from tests.waiting import wait_until
 
 CONCURRENCY = 4
 ASSETS = (
@@ -51,34 +51,34 @@ def place(tmp_path: Path, openai_server: OpenAiServer) -> Place:
     return place
 
 
-def start(place: Place) -> subprocess.Popen[str]:
-    environment = {**place.environment(), "TEA_KEY": KEY}
+def start(place: Place) -> subprocess.Popen[bytes]:
+    environment = place.environment()
     # The guard refuses every network, and the server is one.
     del environment["PYTHONPATH"]
     return subprocess.Popen(
         place.command("tea", ASSETS),
         cwd=REPOSITORY,
         env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
 
 
 def test_killed_in_the_middle_the_next_run_finishes_and_pays_nothing_twice(
-    place: Place, openai_server: OpenAiServer
+    place: Place, openai_server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TEA_KEY", KEY)
     openai_server.behaviour.latency = 0.05
     killed = start(place)
     wait_until(lambda: len(openai_server.seen) >= 40)
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
+    killed.wait()
     paid = len(openai_server.seen)
     assert "reward_training_data" not in place.versions("tea")
 
     openai_server.behaviour.latency = 0.0
-    run = start(place)
-    _, told = run.communicate(timeout=PATIENCE)
+    run = place.materialize("tea", ASSETS)
+    told = run.stderr
     assert run.returncode == 0, told
 
     bodies = Counter(json.dumps(seen.body, sort_keys=True) for seen in openai_server.seen)

@@ -77,7 +77,7 @@ def test_from_nothing_again_every_asset_has_the_same_version(tiny_run: Place, pl
 def test_a_run_with_overrides_is_marked_and_released_only_when_promoted(copied: Place) -> None:
     overrides = {"release.min_win_rate": 0.0}
     before = copied.versions("tiny")
-    held = copied.materialize("tiny", overrides=overrides)
+    held = copied.materialize("tiny", "evaluation,release", overrides=overrides)
     assert "HELD BACK" in held.stderr
     assert "release.min_win_rate" in held.stderr
     tried = copied.last_run("tiny").current("evaluation", "tiny")
@@ -85,9 +85,7 @@ def test_a_run_with_overrides_is_marked_and_released_only_when_promoted(copied: 
     assert tried.overrides == overrides
     assert copied.versions("tiny") == before
 
-    promoted = copied.materialize(
-        "tiny", "evaluation,release", overrides={"release.min_win_rate": 0.0}, promote=True
-    )
+    promoted = copied.materialize("tiny", "evaluation,release", overrides=overrides, promote=True)
     assert promoted.returncode == 0, promoted.stderr
     verdict = json.loads(
         (copied.store.read("evaluation", "tiny").path / "evaluation.json").read_text()
