@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 
 LOCK = "lock"
+# Memory that ranks on one CPU share, which none of what we ask DeepSpeed for would use.
+SHARED_MEMORY = "deepspeed_shm_comm"
 # Before its compilers start, a builder that has the lock writes one small file.
 OLD_SECONDS = 60.0
 
@@ -25,6 +27,13 @@ def builds_root() -> Path:
     from torch.utils.cpp_extension import get_default_build_root
 
     return Path(get_default_build_root())
+
+
+def do_without_shared_memory() -> None:
+    """Have ranks on a CPU talk by gloo alone: what would help it takes minutes to compile."""
+    from deepspeed import ops
+
+    ops.__compatible_ops__[SHARED_MEMORY] = False
 
 
 def clear_abandoned_builds(root: Path) -> list[Path]:

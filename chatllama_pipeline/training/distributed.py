@@ -21,7 +21,11 @@ from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.sharding.loading import Sharing
 from chatllama_pipeline.models.sharding.parts import as_type, is_in_parts, is_shared, put, whole
 from chatllama_pipeline.training.batches import Shares
-from chatllama_pipeline.training.builds import builds_root, clear_abandoned_builds
+from chatllama_pipeline.training.builds import (
+    builds_root,
+    clear_abandoned_builds,
+    do_without_shared_memory,
+)
 
 LOOPBACK = "127.0.0.1"
 S = TypeVar("S")
@@ -43,11 +47,11 @@ def require_devices(means: Means) -> None:
             f"{means.here} processes were started where {torch.cuda.device_count()} GPU(s) stand: "
             "each process needs one of its own; lower compute.processes, or set compute.device: cpu"
         )
-    builds = means.zero_stage and (means.device == "cpu" or means.keeps_moments_on_cpu)
+    builds = means.deepspeed is not None and means.zero_stage and means.deepspeed.offloads
     if builds and shutil.which("g++") is None:
         raise SettingsError(
-            "DeepSpeed builds its operations for the CPU with g++ at first use, and there is none: "
-            "install g++, or train without zero_stage and deepspeed_enable"
+            "DeepSpeed builds its optimizer for the CPU with g++ at first use, and there is none: "
+            "install g++, or train without offload"
         )
 
 
@@ -56,6 +60,8 @@ def prepare_processes(means: Means) -> None:
     if not means.zero_stage:
         return
     clear_abandoned_builds(builds_root())
+    if means.device == "cpu":
+        do_without_shared_memory()
     if "RANK" not in os.environ:
         # Alone, but DeepSpeed asks for a group all the same.
         with socket.socket() as probe:

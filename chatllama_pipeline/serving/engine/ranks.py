@@ -29,11 +29,10 @@ from chatllama_pipeline.models.families.decoding import Decoding, decoding
 from chatllama_pipeline.serving.engine.jobs import Job, Sampling, Written
 from chatllama_pipeline.serving.engine.sharded import Shards
 from chatllama_pipeline.serving.engine.waves import WavesEngine
+from chatllama_pipeline.training.builds import do_without_shared_memory
 
 # Between two requests anything may pass.
 FOREVER = timedelta(days=365)
-# What DeepSpeed would build with g++ for minutes: memory that ranks on one CPU share.
-SHARED_MEMORY = "deepspeed_shm_comm"
 FILES = "async_io"
 Begin = Callable[[Tensor, Tensor, int], Decoding]
 
@@ -71,8 +70,7 @@ def load(shards: Shards, meeting: str) -> tuple[Any, torch.device]:
     from chatllama_pipeline.models.quiet import quiet_transformers
 
     quiet_transformers()
-    # gloo does without what this would be built for.
-    ops.__compatible_ops__[SHARED_MEMORY] = False
+    do_without_shared_memory()
     if shards.held == "nvme" and not ops.__compatible_ops__.get(FILES):
         raise EngineError(
             "--nvme: DeepSpeed reads files by libaio, which is not here: apt-get install "

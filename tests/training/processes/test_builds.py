@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.utils.file_baton import FileBaton
 
+from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.builds import OLD_SECONDS, builds_root, clear_abandoned_builds
-from chatllama_pipeline.training.distributed import prepare_processes
+from chatllama_pipeline.training.distributed import prepare_processes, require_devices
 
 
 @pytest.fixture
@@ -34,8 +36,17 @@ def test_the_lock_of_a_killed_build_goes_before_deepspeed_is_asked_for(
 ) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(lock.parents[2]))
     monkeypatch.setenv("RANK", "0")
-    prepare_processes(Means(deepspeed=DeepSpeedPlan({"zero_optimization": {"stage": 2}})))
+    prepare_processes(Means("cuda", deepspeed=DeepSpeedPlan({"zero_optimization": {"stage": 2}})))
     assert FileBaton(str(lock)).try_acquire()
+
+
+def test_without_a_compiler_only_what_is_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    sharded: dict[str, Any] = {"stage": 3}
+    require_devices(Means(deepspeed=DeepSpeedPlan({"zero_optimization": sharded})))
+    offloaded = {**sharded, "offload_optimizer": {"device": "cpu"}}
+    with pytest.raises(SettingsError, match=r"install g\+\+, or train without offload"):
+        require_devices(Means(deepspeed=DeepSpeedPlan({"zero_optimization": offloaded})))
 
 
 def test_a_build_that_goes_on_keeps_its_lock(lock: Path) -> None:

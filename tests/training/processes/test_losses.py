@@ -30,8 +30,9 @@ from tests.training.processes.trials import (
 
 
 def test_two_processes_under_deepspeed_lose_what_one_process_loses(
-    inputs: Path, tmp_path: Path
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "builds"))
     # 21 rows by 8 make short last batches; of their micro-batches of 2 the ranks have 2 and 1.
     trial = Trial("actor_sft", 2, zero_stage=3, steps=6)
     spec, outcome = run(trial, inputs, tmp_path / "two")
@@ -42,6 +43,7 @@ def test_two_processes_under_deepspeed_lose_what_one_process_loses(
     assert losses[-1] < losses[0] - 0.5
     assert load_actor(spec.output, torch.float32).num_parameters() > 0
     assert outcome.warnings == []
+    assert not any((tmp_path / "builds").glob("*")), "something was compiled first"
 
 
 def test_the_kl_of_kto_is_that_of_the_whole_step_in_two_processes_too(
