@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 from click.testing import CliRunner
 
@@ -66,15 +65,11 @@ def test_chat_without_a_release_says_what_to_do(place: Place) -> None:
 
 
 def test_a_held_release_is_a_result_that_a_person_can_approve(copied: Place) -> None:
-    config = TINY_CONFIG + "release: {min_win_rate: 0.999}\n"
-    copied.add_assistant("tiny", config)
-    shutil.rmtree(copied.root / "storage" / "release", ignore_errors=True)
-    held = copied.materialize("tiny", "evaluation,release")
-    assert held.returncode == 0, held.stderr
-    assert "HELD BACK: win rate" in held.stderr
+    # Of a few steps nothing comes: both actors' replies are worth nothing.
     evaluation = copied.store.read("evaluation", "tiny").path / "evaluation.json"
     figures = json.loads(evaluation.read_text())
-    assert figures["released"] is False and "0.999" in figures["reason"]
+    assert figures["released"] is False and "win rate" in figures["reason"]
+    assert "HELD BACK: win rate" in said(copied, "status", "tiny")
     assert copied.store.current("release", "tiny") is None
 
     assert "chatllama make tiny --select release" in said(copied, "approve", "tiny")

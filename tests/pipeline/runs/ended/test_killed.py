@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,12 +19,10 @@ STEPS, ENDLESS = 120, 10**6
 
 
 @pytest.fixture
-def copied(tiny_run: Place, tmp_path: Path) -> Place:
+def longer(copied: Place) -> Place:
     """The tiny assistant with everything made but a longer SFT."""
-    shutil.copytree(tiny_run.root, tmp_path / "copy")
-    place = Place(tmp_path / "copy")
-    set_steps(place, STEPS)
-    return place
+    set_steps(copied, STEPS)
+    return copied
 
 
 def set_steps(place: Place, steps: int) -> None:
@@ -89,31 +86,31 @@ def states_of(place: Place) -> list[Path]:
     ids=lambda number: number.name,
 )
 def test_a_killed_run_leaves_no_process_and_the_next_continues(
-    copied: Place, number: signal.Signals
+    longer: Place, number: signal.Signals
 ) -> None:
-    before = copied.store.current("actor_sft", "tiny")
-    with training(copied, default_signals) as run:
+    before = longer.store.current("actor_sft", "tiny")
+    with training(longer, default_signals) as run:
         run.send_signal(number)
     assert run.returncode != 0
-    assert copied.store.current("actor_sft", "tiny") == before
+    assert longer.store.current("actor_sft", "tiny") == before
 
-    again = copied.materialize("tiny", "actor_sft")
+    again = longer.materialize("tiny", "actor_sft")
     assert again.returncode == 0, again.stderr
     assert "actor_sft: continues from the state" in again.stderr
-    assert copied.made("tiny") >= {"actor_sft"}
-    manifest = copied.store.read("actor_sft", "tiny").manifest
+    assert longer.made("tiny") >= {"actor_sft"}
+    manifest = longer.store.read("actor_sft", "tiny").manifest
     assert manifest.settings["actor_config.max_steps"] == STEPS
-    assert states_of(copied) == []
+    assert states_of(longer) == []
 
 
 @pytest.mark.slow
 def test_a_run_that_was_started_to_ignore_interrupts_is_stopped_with_its_state_saved(
-    copied: Place,
+    longer: Place,
 ) -> None:
-    set_steps(copied, ENDLESS)
-    with training(copied, interrupts_ignored) as run:
-        told = copied.chatllama("stop", "tiny")
+    set_steps(longer, ENDLESS)
+    with training(longer, interrupts_ignored) as run:
+        told = longer.chatllama("stop", "tiny")
     assert told.returncode == 0, told.stderr
     assert "was ended" in told.stdout and run.returncode == 1
-    log = [path.read_text() for path in copied.store.root.glob("_runs/actor_sft/*/*/spec.log")]
+    log = [path.read_text() for path in longer.store.root.glob("_runs/actor_sft/*/*/spec.log")]
     assert any("stopped by" in text and "its state is saved" in text for text in log), log

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import httpx
 import psutil
 import pytest
-import yaml
 
-from tests.pipeline.place import REPOSITORY, TINY_CONFIG, Place
+from tests.pipeline.place import REPOSITORY, Place
+from tests.pipeline.runs.ended.test_killed import set_steps
 from tests.ui.service import Service, free_port, service, wait_for
 from tests.waiting import wait_until
 
@@ -40,14 +38,10 @@ RUNS = "{runsOrError {... on Runs {results {runId}}}}"
 
 
 @pytest.fixture
-def longer(tiny_run: Place, tmp_path: Path) -> Place:
+def longer(copied: Place) -> Place:
     """The tiny assistant with everything made but a longer SFT."""
-    shutil.copytree(tiny_run.root, tmp_path / "copy")
-    config = yaml.safe_load(TINY_CONFIG)
-    config["actor_config"]["max_steps"] = STEPS
-    place = Place(tmp_path / "copy")
-    place.add_assistant("tiny", yaml.safe_dump(config))
-    return place
+    set_steps(copied, STEPS)
+    return copied
 
 
 def launched(answer: dict[str, Any]) -> str:
