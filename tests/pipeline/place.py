@@ -17,6 +17,7 @@ from dagster._cli.asset import asset_cli
 
 from chatllama_pipeline.store.versions import Store
 from chatllama_pipeline.store.views import RunStore, newest_run
+from tests.quick import quick_storage
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -104,7 +105,7 @@ class Place:
         environment = self.environment()
         (Path(environment["DAGSTER_HOME"]) / "dagster.yaml").write_text(QUIET)
         _, _, *arguments = self.command(name, select, **run_options)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quick_storage():
             warnings.simplefilter("ignore")
             ended = CliRunner(env=environment).invoke(asset_cli, arguments)
         stderr = ended.stderr

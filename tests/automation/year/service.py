@@ -26,7 +26,7 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from chatllama_pipeline.store.versions import Store
 from tests.automation.made import make_versions, write_assistant
 from tests.automation.runs.lost_process import another_process
-from tests.automation.year.quick import quick_storage
+from tests.quick import quick_storage
 
 LOCATION = Path(__file__).with_name("location.py")
 LOG = logging.getLogger("year")

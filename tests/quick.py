@@ -33,7 +33,7 @@ class _Kept(sqlalchemy.Engine):
 
 @contextlib.contextmanager
 def quick_storage() -> Iterator[None]:
-    """A year asks so often that this is more than half of its time."""
+    """Of what is asked of it, in a year or in many short runs, more than half would be waits."""
     engines: dict[str, sqlalchemy.Engine] = {}
     scripts: dict[str | None, ScriptDirectory] = {}
     read_scripts = ScriptDirectory.from_config
