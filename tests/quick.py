@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
+import dagster as dg
 import sqlalchemy
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -64,3 +65,10 @@ def quick_storage() -> Iterator[None]:
         finally:
             for engine in engines.values():
                 sqlalchemy.Engine.dispose(engine)
+
+
+@contextlib.contextmanager
+def quick_instance(**options: Any) -> Iterator[dg.DagsterInstance]:
+    """`dg.instance_for_test(**options)` on such a storage."""
+    with quick_storage(), dg.instance_for_test(**options) as instance:
+        yield instance

@@ -16,6 +16,7 @@ from chatllama_pipeline.automation.keys import assistants
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import SettingsError, UnknownAssistantError
 from tests.automation.ticks import Ticks, going, write
+from tests.quick import quick_instance
 
 
 def known(instance: dg.DagsterInstance) -> list[str]:
@@ -109,7 +110,7 @@ def test_many_who_name_an_assistant_at_once_all_find_its_key(root: Path) -> None
                 except Exception as error:
                     refused.append(error)
 
-    with dg.instance_for_test() as instance:
+    with quick_instance() as instance:
         askers = [threading.Thread(target=ask, args=[instance.get_ref()]) for _ in range(4)]
         for asker in askers:
             asker.start()

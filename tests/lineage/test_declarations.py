@@ -22,6 +22,7 @@ from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.limited import limited_to
 from chatllama_pipeline.store.versions import Store
 from resources.refusals import Refused
+from tests.quick import quick_instance
 
 SETTINGS = AssistantSettings()
 
@@ -37,7 +38,7 @@ def test_a_build_that_reads_a_setting_its_asset_forgot_is_refused(
     kept = tuple(key for key in asset.settings if key != "data.redact")
     monkeypatch.setitem(ASSETS, "personal_data", dataclasses.replace(asset, settings=kept))
     with (
-        dg.instance_for_test() as instance,
+        quick_instance() as instance,
         pytest.raises(Refused, match="redact of DataSettings is read"),
     ):
         dg.materialize(

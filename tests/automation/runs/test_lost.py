@@ -17,6 +17,7 @@ from resources.store import StoreResource
 from resources.time_limit import end_at_the_limit
 from tests.automation.runs.lost_process import another_process
 from tests.automation.ticks import Ticks, going, write
+from tests.quick import quick_instance
 
 
 def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
@@ -54,7 +55,7 @@ def test_a_run_that_was_being_ended_when_its_process_was_killed_is_canceled(
 
 def test_a_lost_run_that_is_tried_again_is_not_asked_for_beside_that(root: Path) -> None:
     retries = {"run_retries": {"enabled": True, "max_retries": 2}}
-    with dg.instance_for_test(overrides=retries) as instance:
+    with quick_instance(overrides=retries) as instance:
         folders, lost = Ticks(instance, assistant_folders), Ticks(instance, lost_runs)
         folders.tick()
         write(root, "quickstart", "seed: 1")
@@ -77,7 +78,7 @@ LIMIT = {"dagster/max_runtime": "60"}
 
 def test_a_run_that_its_time_limit_ended_is_not_tried_again_and_a_lost_one_is() -> None:
     retries = {"run_retries": {"enabled": True, "max_retries": 2}}
-    with dg.instance_for_test(overrides=retries) as instance:
+    with quick_instance(overrides=retries) as instance:
         ended, lost = (
             instance.add_run(dg.DagsterRun("all", status=dg.DagsterRunStatus.STARTED, tags=LIMIT))
             for _ in range(2)
@@ -162,7 +163,7 @@ def test_a_sign_held_by_several_steps_ends_with_the_last(tmp_path: Path) -> None
 
 def test_the_queue_runs_one_run_of_an_assistant_at_a_time() -> None:
     home = Path(__file__).parents[3] / "dagster_home" / "dagster.yaml"
-    with dg.instance_for_test(overrides=yaml.safe_load(home.read_text())) as instance:
+    with quick_instance(overrides=yaml.safe_load(home.read_text())) as instance:
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
         assert queue.max_concurrent_runs == 2

@@ -26,7 +26,7 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from chatllama_pipeline.store.versions import Store
 from tests.automation.made import make_versions, write_assistant
 from tests.automation.runs.lost_process import another_process
-from tests.quick import quick_storage
+from tests.quick import quick_instance
 
 LOCATION = Path(__file__).with_name("location.py")
 LOG = logging.getLogger("year")
@@ -127,7 +127,7 @@ def service(root: Path, **others: Any) -> Iterator[Service]:
         "python_logs": {"python_log_level": "CRITICAL"},
         **others,
     }
-    with quick_storage(), dg.instance_for_test(overrides=overrides) as instance:
+    with quick_instance(overrides=overrides) as instance:
         opened = Service(root, instance)
         try:
             yield opened

@@ -23,7 +23,7 @@ from chatllama_pipeline.launch import child as launch
 from chatllama_pipeline.launch.forks import CAN_FORK
 from chatllama_pipeline.records import Check, Curve, Outcome, StageSpec
 from resources.compute import Compute
-from tests.quick import quick_storage
+from tests.quick import quick_instance
 from tests.waiting import wait_until
 
 FAKE_STAGES = Path(__file__).parents[1] / "programs" / "fake_stages.py"
@@ -50,7 +50,7 @@ def spec_for(stage: str, folder: Path) -> StageSpec:
 
 @pytest.fixture(scope="module")
 def instance() -> Iterator[dg.DagsterInstance]:
-    with quick_storage(), dg.instance_for_test() as instance:
+    with quick_instance() as instance:
         yield instance
 
 

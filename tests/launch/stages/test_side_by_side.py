@@ -24,7 +24,7 @@ from resources.executor import one_process
 from resources.run_options import RunOptions
 from resources.store import StoreResource
 from tests.automation.made import make_versions, write_assistant
-from tests.quick import quick_storage
+from tests.quick import quick_instance
 from tests.waiting import wait_until
 
 NAME = "mine"
@@ -109,7 +109,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
     monkeypatch.setenv("TRIAL_FOLDER", str(tmp_path))
     monkeypatch.setattr(compute, "usable_gpus", gpus(2))
     write_assistant(tmp_path / "assistants" / NAME)
-    with quick_storage(), dg.instance_for_test() as instance:
+    with quick_instance() as instance:
         instance.add_dynamic_partitions("assistant", [NAME])
         trial = Trial(tmp_path, instance)
         make_versions(trial.store, NAME, all_but=(*TRAINED, "evaluation", "release"))

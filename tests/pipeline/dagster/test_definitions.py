@@ -21,6 +21,7 @@ from chatllama_pipeline.data.sources.catalog import SOURCES
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.launch import STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
+from tests.quick import quick_instance
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]
@@ -138,7 +139,7 @@ def test_every_asset_links_to_the_lines_that_build_it_and_declare_it() -> None:
 def test_the_stages_are_counted_in_the_pool_of_gpus_by_run() -> None:
     pools = {name: definitions.get_assets_def(name).op.pool for name in ASSETS}
     assert {name for name, pool in pools.items() if pool == "gpu"} == set(STAGES)
-    with dg.instance_for_test(overrides=yaml.safe_load(HOME.read_text())) as instance:
+    with quick_instance(overrides=yaml.safe_load(HOME.read_text())) as instance:
         assert instance.get_concurrency_config().pool_config.pool_granularity is BY_RUN
 
 

@@ -21,6 +21,7 @@ from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.store.versions import Store
 from resources.refusals import Refused
 from resources.run_options import RunOptions
+from tests.quick import quick_instance
 
 NAME = "mine"
 CHAIN = ("personal_data", "preference_data", "synthetic_conversations", "actor_training_data")
@@ -224,7 +225,7 @@ def failed_in_the_last(
     blocked = store.root / LAST
     blocked.rename(store.root / "_aside")
     blocked.write_text("no folder can stand here")
-    with dg.instance_for_test() as instance:
+    with quick_instance() as instance:
         instance.add_dynamic_partitions("assistant", [NAME])
         tags = {"dagster/partition": NAME}
         failed = dg.execute_job(dg.reconstructable(chain_job), instance, config, tags=tags)
