@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from chatllama_pipeline.store.versions import Store
 
 # `ways.WAYS`, which only torch could tell.
-ENGINES = ("pytorch", "accelerate", "deepspeed", "offload", "gguf")
+ENGINES = ("pytorch", "accelerate", "deepspeed", "offload", "gguf", "vllm")
 _GB = 10**9
 
 
@@ -70,6 +70,12 @@ _GB = 10**9
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="With --engine deepspeed: a folder on a fast disk, where weights stand in files.",
 )
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    help="With --engine vllm: where a vLLM runs that holds the release, as http://HOST:PORT/v1.",
+)
 @click.option("--page", is_flag=True, help="Serve a page to talk and to rate, too.")
 @click.option(
     "--compare",
@@ -91,6 +97,7 @@ def serve(
     memory: float | None,
     processes: int | None,
     nvme: Path | None,
+    urls: tuple[str, ...],
     page: bool,
     compared: tuple[str, str] | None,
 ) -> None:
@@ -110,6 +117,8 @@ def serve(
         raise click.UsageError("--memory goes with --engine accelerate and offload alone")
     if (processes, nvme) != (None, None) and engine != "deepspeed":
         raise click.UsageError("--processes and --nvme go with --engine deepspeed alone")
+    if bool(urls) != (engine == "vllm"):
+        raise click.UsageError("--engine vllm goes with --url, and neither without the other")
     store = Store(store_root())
     wanted = _wanted(name, versions, store)
     wanted()
@@ -122,7 +131,7 @@ def serve(
         from chatllama_pipeline.serving.engine.ways import Way
 
         limit = None if memory is None else int(memory * _GB)
-        way = Way(engine, limit, processes, nvme)
+        way = Way(engine, limit, processes, nvme, tuple(url.rstrip("/") for url in urls))
         speaking = Versions(name, wanted, streams, _say, way)
 
         def ready() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from chatllama_pipeline.errors import EngineError
+
+CLOSED = "the engine was closed"
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,49 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End the thread; jobs that are still written end with an error."""
+
+
+class AskingEngine(ABC):
+    """Has a server write its replies: each is asked for in a task of the event loop, whose end is
+    the end of its connection."""
+
+    def __init__(self) -> None:
+        self._writing: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
+
+    @abstractmethod
+    def pieces(self, job: Job) -> AsyncGenerator[list[int]]:
+        """The reply's tokens, some at a time; raises what ends it."""
+
+    def start(self, number: str, job: Job, listen: Listener) -> None:
+        if self._closed:
+            raise EngineError(CLOSED)
+        write = self._write(number, job, listen)
+        self._writing[number] = asyncio.get_running_loop().create_task(write)
+
+    def cancel(self, number: str) -> None:
+        # At its connection's end the server stops.
+        if task := self._writing.pop(number, None):
+            task.cancel()
+
+    def close(self) -> None:
+        self._closed = True
+        for task in list(self._writing.values()):
+            if not (loop := task.get_loop()).is_closed():
+                loop.call_soon_threadsafe(task.cancel)
+
+    async def _write(self, number: str, job: Job, listen: Listener) -> None:
+        ids: list[int] = []
+        error = ""
+        try:
+            async for piece in self.pieces(job):
+                ids += piece
+                listen(Written(ids.copy(), finished=False))
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            error = CLOSED
+        except Exception as failure:
+            error = CLOSED if self._closed else f"{type(failure).__name__}: {failure}"
+        self._writing.pop(number, None)
+        listen(Written(ids, finished=True, error=error))

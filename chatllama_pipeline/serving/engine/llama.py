@@ -11,8 +11,7 @@ from typing import Any
 import httpx
 
 from chatllama_pipeline.errors import EngineError
-from chatllama_pipeline.serving.engine.jobs import Job, Listener, Written
-from chatllama_pipeline.serving.engine.waves import CLOSED
+from chatllama_pipeline.serving.engine.jobs import AskingEngine, Job
 from chatllama_pipeline.serving.gguf.llama_cpp import LlamaCpp
 
 # llama.cpp draws with chances of its own where a request names none.
@@ -21,7 +20,7 @@ _ANY_SEED = 2**32 - 1
 PIECE = 16
 
 
-class LlamaEngine:
+class LlamaEngine(AskingEngine):
     """`streams` rows at once of `context` tokens each; the rest wait in llama.cpp."""
 
     name, why = "llama.cpp", ""
@@ -30,47 +29,15 @@ class LlamaEngine:
         self, file: Path, streams: int, context: int, place: tempfile.TemporaryDirectory[str]
     ) -> None:
         """`file` stands in `place`, which goes with the engine."""
+        super().__init__()
         self._server, self._place = LlamaCpp(file, context, streams), place
         self.longest, self._streams = context, streams
         self._rooms: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
-        self._writing: dict[str, asyncio.Task[None]] = {}
-        self._closed = False
-
-    def start(self, number: str, job: Job, listen: Listener) -> None:
-        if self._closed:
-            raise EngineError(CLOSED)
-        write = self._write(number, job, listen)
-        self._writing[number] = asyncio.get_running_loop().create_task(write)
-
-    def cancel(self, number: str) -> None:
-        # Its connection ends with it, at which llama.cpp stops.
-        if task := self._writing.pop(number, None):
-            task.cancel()
 
     def close(self) -> None:
-        self._closed = True
-        for task in list(self._writing.values()):
-            if not (loop := task.get_loop()).is_closed():
-                loop.call_soon_threadsafe(task.cancel)
+        super().close()
         self._server.close()
         self._place.cleanup()
-
-    async def _write(self, number: str, job: Job, listen: Listener) -> None:
-        ids: list[int] = []
-        error = ""
-        try:
-            async with self._room():
-                async for piece in self._pieces(job):
-                    ids += piece
-                    listen(Written(ids.copy(), finished=False))
-        except asyncio.CancelledError:
-            if not self._closed:
-                raise
-            error = CLOSED
-        except Exception as failure:
-            error = CLOSED if self._closed else f"{type(failure).__name__}: {failure}"
-        self._writing.pop(number, None)
-        listen(Written(ids, finished=True, error=error))
 
     def _room(self) -> asyncio.Semaphore:
         """A place for a row, which keeps what it has read from piece to piece."""
@@ -79,7 +46,7 @@ class LlamaEngine:
             self._rooms = (loop, asyncio.Semaphore(self._streams))
         return self._rooms[1]
 
-    async def _pieces(self, job: Job) -> AsyncGenerator[list[int]]:
+    async def pieces(self, job: Job) -> AsyncGenerator[list[int]]:
         """The reply's tokens, some at a time.
 
         llama.cpp's own stream leaves out tokens that end within a character: so it is asked for a
@@ -94,7 +61,7 @@ class LlamaEngine:
             verify=False,
         )
         written: list[int] = []
-        async with client:
+        async with self._room(), client:
             while len(written) < job.most:
                 count = min(max(len(written), 1), PIECE, job.most - len(written))
                 answer = await client.post("/completion", json=asked(job, written, count))

@@ -27,8 +27,7 @@ from chatllama_pipeline.errors import EngineError
 from chatllama_pipeline.launch import shim
 from chatllama_pipeline.launch.child import child_environment, cores_at_hand
 from chatllama_pipeline.machine import free_bytes
-from chatllama_pipeline.serving.engine.jobs import Job, Listener, Written
-from chatllama_pipeline.serving.engine.waves import CLOSED
+from chatllama_pipeline.serving.engine.jobs import CLOSED, Job, Listener, Written
 from chatllama_pipeline.serving.loaded import GPU_SHARE, Loaded, weight_bytes
 
 LOOPBACK = "127.0.0.1"

@@ -17,11 +17,9 @@ from torch import Tensor
 
 from chatllama_pipeline.errors import EngineError
 from chatllama_pipeline.models.families.decoding import Decoding, decoding
-from chatllama_pipeline.serving.engine.jobs import Job, Listener, Written
+from chatllama_pipeline.serving.engine.jobs import CLOSED, Job, Listener, Written
 from chatllama_pipeline.serving.engine.sampling import Chances, choose
 from chatllama_pipeline.training.ppo.rollout import pad_left
-
-CLOSED = "the engine was closed"
 
 
 class WavesEngine:

@@ -23,13 +23,14 @@ class Way:
     """`engine` is one of `WAYS`; `memory`: bytes of main memory for weights, None for all.
 
     With `deepspeed`, `processes` share a model, one for each GPU if None; and `nvme` is the folder
-    for weights that stand in files.
+    for weights that stand in files. With `vllm`, `urls` are the addresses of servers elsewhere.
     """
 
     engine: str = "pytorch"
     memory: int | None = None
     processes: int | None = None
     nvme: Path | None = None
+    urls: tuple[str, ...] = ()
 
 
 Opened = tuple[Loaded, Engine]
@@ -87,10 +88,19 @@ def _in_shards(folder: Path, streams: int, way: Way) -> Opened:
     return release, ShardedEngine(shards, processes)
 
 
+def _by_vllm(folder: Path, streams: int, way: Way) -> Opened:
+    from chatllama_pipeline.serving.engine.vllm import VllmEngine, holding
+
+    held = holding(way.urls, folder)
+    release = load_outline(folder)
+    return release, VllmEngine(held, release.context)
+
+
 WAYS: dict[str, Callable[[Path, int, Way], Opened]] = {
     "pytorch": _in_memory,
     "accelerate": _spread,
     "deepspeed": _in_shards,
     "offload": _offloaded,
     "gguf": _by_llama,
+    "vllm": _by_vllm,
 }
