@@ -21,9 +21,12 @@ from chatllama_pipeline.serving.engine.waves import WavesEngine
 TRIED_LENGTHS = (3, 11, 6)
 TRIED_TOKENS = 6
 TRIED_SECONDS = 60.0
-# A reply is looked at once in this time: small models write faster than anyone reads, and each look
-# costs.
-PAUSE_SECONDS = 0.1
+# Between two looks at a reply: small models write faster than anyone reads, and each look costs. It
+# is so long for every reply that is written, within these bounds.
+PAUSE_OF_EACH = 0.02
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.25
+# The replies that are written now, whichever engine writes them.
+_written_now: set[str] = set()
 
 
 def open_engine(model: Any, pad_id: int, streams: int, context: int) -> Engine:
@@ -75,36 +78,39 @@ def _tried(
 async def written(engine: Engine, job: Job) -> AsyncGenerator[Written]:
     """What `engine` has written of `job`, first as soon as there is any, last of all its end.
 
-    In between with the first token of each `PAUSE_SECONDS`, which are the same for all replies:
-    those that are written side by side are told in one turn of the event loop. Close it
-    (`contextlib.aclosing`): a job that nobody reads any more is cancelled.
+    In between once in a pause, and those that are written side by side in one turn of the event
+    loop. Close it (`contextlib.aclosing`): a job that nobody reads any more is cancelled.
     """
     number, news = uuid.uuid4().hex, asyncio.Event()
-    last, told_at = Written([], finished=False), -1
+    last = read = Written([], finished=False)
+    due = 0.0
 
     def listen(told: Written) -> None:
         nonlocal last
         last = told
         # No timer wakes the reader: each one would interrupt the thread that writes.
-        if told.finished or _pause() > told_at:
+        if told.finished or monotonic() >= due:
             news.set()
 
     engine.start(number, job, listen)
+    _written_now.add(number)
     try:
-        read = last
         while not read.finished:
             await news.wait()
             news.clear()
-            read, told_at = last, _pause()
+            pause = pause_seconds(len(_written_now))
+            # The same for all that pause so long.
+            read, due = last, (monotonic() // pause + 1) * pause
             yield read
     finally:
+        _written_now.discard(number)
         if not last.finished:
             engine.cancel(number)
 
 
-def _pause() -> int:
-    """The number of the pause that the clock is in."""
-    return int(monotonic() / PAUSE_SECONDS)
+def pause_seconds(replies: int) -> float:
+    """How long each of so many replies pauses between two looks."""
+    return min(max(replies * PAUSE_OF_EACH, SHORTEST_PAUSE), LONGEST_PAUSE)
 
 
 def _tries(model: Any, context: int) -> list[Job]:

@@ -147,6 +147,21 @@ def test_a_person_talks_rates_edits_compares_and_takes_it_all_back(person: Perso
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+def test_that_two_replies_say_the_same_is_told_and_neither_is_the_better(person: Person) -> None:
+    page = person.page
+    page.get_by_label("Two replies").check()
+    for of in ("#version", "#other"):
+        page.locator(of).select_option(index=1)
+    person.say("alpha")
+    assert page.get_by_text("Both say the same:").is_visible()
+    assert page.get_by_role("button", name="First is better").is_disabled()
+    assert page.get_by_role("button", name="Second is better").is_disabled()
+    page.get_by_role("button", name="Both alike").click()
+    assert person.kept(1)[0]["better"] == "tie"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_by_the_keyboard_alone_every_control_is_reached_and_none_is_covered(person: Person) -> None:
     page = person.page
     person.say("alpha")

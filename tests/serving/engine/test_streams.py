@@ -27,7 +27,7 @@ from chatllama_pipeline.models.families.decoding import decoding
 from chatllama_pipeline.models.families.manner import Manner, set_manner
 from chatllama_pipeline.serving.engine import opening
 from chatllama_pipeline.serving.engine.jobs import Engine, Job, Sampling, Written
-from chatllama_pipeline.serving.engine.opening import open_engine, written
+from chatllama_pipeline.serving.engine.opening import open_engine, pause_seconds, written
 from chatllama_pipeline.serving.engine.paged import PagedEngine
 from chatllama_pipeline.serving.engine.sampling import Chances, choose
 from chatllama_pipeline.serving.engine.waves import WavesEngine
@@ -198,6 +198,15 @@ def test_rows_end_at_their_stops_and_limits_and_sample_by_their_own_seeds(
         engine.close()
 
 
+def test_the_more_replies_are_written_the_longer_each_pauses_within_bounds() -> None:
+    pauses = [pause_seconds(count) for count in range(1, 100)]
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (opening.SHORTEST_PAUSE, opening.LONGEST_PAUSE)
+    # Together they have no more pieces than a few alone would.
+    most = [count / pause for count, pause in enumerate(pauses, 1)]
+    assert max(most[:12]) <= 50.0001
+
+
 @pytest.mark.parametrize("kind", ["paged", "waves"])
 def test_between_its_first_token_and_its_end_a_reply_is_told_once_in_a_pause(
     kind: str, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,10 +221,12 @@ def test_between_its_first_token_and_its_end_a_reply_is_told_once_in_a_pause(
         return await asyncio.gather(*(looks(job([5, 6, number], 12)) for number in range(3)))
 
     try:
-        monkeypatch.setattr(opening, "PAUSE_SECONDS", 1e12)
+        monkeypatch.setattr(opening, "SHORTEST_PAUSE", 1e12)
+        monkeypatch.setattr(opening, "LONGEST_PAUSE", 1e12)
         for found in asyncio.run(ask()):
             assert len(found) == 2 and found[-1] == 12
-        monkeypatch.setattr(opening, "PAUSE_SECONDS", 1e-9)
+        monkeypatch.setattr(opening, "SHORTEST_PAUSE", 1e-9)
+        monkeypatch.setattr(opening, "LONGEST_PAUSE", 1e-9)
         for found in asyncio.run(ask()):
             assert len(found) > 2 and found[-1] == 12
     finally:
