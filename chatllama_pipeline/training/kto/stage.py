@@ -39,19 +39,20 @@ def run(spec: StageSpec, progress: Progress) -> Outcome:
     """Train the actor on the thumbs of preference_data, or on its pairs: see `offline.improve`."""
     settings = AssistantSettings.of_stage(spec)
     seed = stage_seed(settings.seed, spec.stage, "replies elsewhere")
+    waiting = Path(spec.run_folder)
     method = Method(
         name="kto",
-        read=partial(_thumbs, Path(spec.inputs["preference_data"]), seed),
+        read=partial(_thumbs, Path(spec.inputs["preference_data"]), waiting, seed),
         length=lambda thumb: thumb.longest,
-        with_reference=with_reference,
+        with_reference=partial(with_reference, waiting),
         task=partial(_task, settings.kto_config),
     )
     return improve(spec, progress, method)
 
 
-def _thumbs(folder: Path, seed: int, tokenizer: Any, context: int) -> Rows[Thumb]:
-    train = read_thumbs(folder, tokenizer, "train", context, seed)
-    held_out = read_thumbs(folder, tokenizer, "validation", context, seed)
+def _thumbs(folder: Path, waiting: Path, seed: int, tokenizer: Any, context: int) -> Rows[Thumb]:
+    train = read_thumbs(folder, waiting, tokenizer, "train", context, seed)
+    held_out = read_thumbs(folder, waiting, tokenizer, "validation", context, seed)
     if train.too_long and not train.thumbs:
         raise DataError(
             f"improve_by: kto learns from thumbs alone, and none of the {train.too_long} training "

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from chatllama_pipeline.data.splits import Row, content_hash
-from chatllama_pipeline.data.tables import as_prompt, read_split
+from chatllama_pipeline.data.hashes import among, row_hash
+from chatllama_pipeline.data.spill.column import Column, groups
+from chatllama_pipeline.data.spill.rows import SpilledRows
+from chatllama_pipeline.data.splits import Row
+from chatllama_pipeline.data.tables import SplitRows, as_prompt
 from chatllama_pipeline.models.chat.template import Example, conversation
 from chatllama_pipeline.progress import counted
 from chatllama_pipeline.records import THUMBS_FILE, Split
@@ -24,6 +29,8 @@ UP, REFERENCE, REFERENCE_ELSEWHERE = "up", "reference", "reference_elsewhere"
 _ELSEWHERE = "elsewhere_"
 # How many of the rows that follow are tried for a reply that another row's prompt has room for.
 _TRIES = 64
+_SIDES = ("chosen", "rejected")
+_KEYS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -49,64 +56,94 @@ class Thumb:
 class Found(NamedTuple):
     """A split's thumbs; how many replies are too long, and were found both good and bad."""
 
-    thumbs: list[Thumb]
+    thumbs: Sequence[Thumb]
     too_long: int
     contradicting: int
 
 
-def read_thumbs(folder: Path, tokenizer: Any, split: Split, max_length: int, seed: int) -> Found:
-    """The split's thumbs that fit; a reply is never cut.
+def read_thumbs(
+    folder: Path, waiting: Path, tokenizer: Any, split: Split, max_length: int, seed: int
+) -> Found:
+    """The split's thumbs that fit; a reply is never cut. What memory doesn't hold goes to files in
+    `waiting`.
 
     Where the user gave no thumbs, the chosen reply of a pair was found good and the other one not,
     as in the paper.
     """
+    rows: Iterable[Row]
     if (folder / THUMBS_FILE).exists():
-        rows, contradicting = read_split(folder, split, THUMBS_FILE), 0
+        rows = thumbs_given = SplitRows(folder, split, THUMBS_FILE)
+        count, contradicting = len(thumbs_given), 0
     else:
-        rows, contradicting = _of_pairs(read_split(folder, split))
-    kept: list[tuple[Example, bool]] = []
-    for row in counted(f"tokenizes {split} replies", rows, len(rows), "replies"):
+        pairs = SplitRows(folder, split)
+        kept, contradicting = _distinct(pairs, waiting)
+        rows, count = compress(_replies(pairs), kept), int(kept.sum())
+    examples: SpilledRows[Example] = SpilledRows(waiting)
+    labels = bytearray()
+    for row in counted(f"tokenizes {split} replies", rows, count, "replies"):
         prompt = as_prompt(row["prompt"])
         example = conversation(tokenizer, prompt, row["completion"], max_length)
         if len(example.ids) <= max_length:
-            kept.append((example, row["label"]))
-    elsewhere = mismatched([example for example, _ in kept], max_length, seed)
-    columns = zip(kept, elsewhere, strict=True)
-    thumbs = [Thumb(example, other, up) for (example, up), other in columns]
-    return Found(thumbs, len(rows) - len(kept), contradicting)
+            examples.append(example)
+            labels.append(row["label"])
+    elsewhere = mismatched(examples, max_length, seed)
+    thumbs: SpilledRows[Thumb] = SpilledRows(waiting)
+    for example, other, up in zip(examples, elsewhere, labels, strict=True):
+        thumbs.append(Thumb(example, other, bool(up)))
+    return Found(thumbs, count - len(thumbs), contradicting)
 
 
-def _of_pairs(pairs: Iterable[Row]) -> tuple[list[Row], int]:
-    """Each distinct reply of the pairs once, and how many were chosen here and rejected there."""
-    found: dict[str, Row] = {}
-    both: set[str] = set()
+def _replies(pairs: Iterable[Row]) -> Iterator[Row]:
+    """Both replies of each pair, the chosen one found good."""
     for pair in pairs:
-        for side, label in (("chosen", True), ("rejected", False)):
-            row = {"prompt": pair["prompt"], "completion": pair[side], "label": label}
-            key = content_hash(row["prompt"], row["completion"])
-            if found.setdefault(key, row)["label"] != label:
-                both.add(key)
-    return [row for key, row in found.items() if key not in both], len(both)
+        for side in _SIDES:
+            yield {
+                "prompt": pair["prompt"],
+                "completion": pair[side],
+                "label": side == "chosen",
+            }
 
 
-def mismatched(examples: Sequence[Example], max_length: int, seed: int) -> list[Example]:
+def _distinct(pairs: Iterable[Row], waiting: Path) -> tuple[npt.NDArray[np.bool_], int]:
+    """Which of `_replies` come first with what they say, those left out that were chosen here and
+    rejected there; and how many those are."""
+    keys = Column(np.uint64, waiting)
+    every = (
+        row_hash(*(text for turn in row["prompt"] for text in turn.values()), row["completion"])
+        for row in _replies(pairs)
+    )
+    while some := list(islice(every, _KEYS_AT_ONCE)):
+        keys.append(np.array(some, np.uint64))
+    kept, both = np.zeros(len(keys), np.bool_), 0
+    for places, hashes in groups(keys):
+        chosen = places % len(_SIDES) == 0
+        contradicting = np.intersect1d(hashes[chosen], hashes[~chosen])
+        distinct, firsts = np.unique(hashes, return_index=True)
+        kept[places[firsts[~among(distinct, contradicting)]]] = True
+        both += len(contradicting)
+    return kept, both
+
+
+def mismatched(examples: Sequence[Example], max_length: int, seed: int) -> Iterator[Example]:
     """Each prompt with the reply of the next row, in an order drawn from `seed`, that has another
     prompt and fits in `max_length` tokens; with its own reply where none is near."""
     draw = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(examples), generator=draw).tolist()
-    found = list(examples)
-    for place, number in enumerate(order):
-        prompt = examples[number].ids[: examples[number].prompt_length]
-        following = order[place + 1 :] + order[:place]
-        for other in islice(following, _TRIES):
+    count = len(examples)
+    order = torch.randperm(count, generator=draw)
+    places = torch.argsort(order)
+    for example, place in zip(examples, places, strict=True):
+        prompt = example.ids[: example.prompt_length]
+        following = (place + 1 + torch.arange(min(_TRIES, count - 1))) % count
+        found = example
+        for other in order[following].tolist():
             theirs = examples[other]
             reply = theirs.ids[theirs.prompt_length :]
             if theirs.ids[: theirs.prompt_length] != prompt and (
                 len(prompt) + len(reply) <= max_length
             ):
-                found[number] = Example(prompt + reply, len(prompt))
+                found = Example(prompt + reply, len(prompt))
                 break
-    return found
+        yield found
 
 
 def collate_thumbs(thumbs: Sequence[Thumb], pad_id: int) -> dict[str, Any]:
@@ -145,8 +182,13 @@ def all_nats(model: Any, thumbs: Sequence[Thumb], pad_id: int, what: str) -> tup
     return own, elsewhere
 
 
-def with_reference(model: Any, thumbs: Sequence[Thumb], pad_id: int) -> list[Thumb]:
-    """The thumbs with what `model`, before it learns, says of them; so it need not be kept."""
+def with_reference(
+    waiting: Path, model: Any, thumbs: Sequence[Thumb], pad_id: int
+) -> Sequence[Thumb]:
+    """The thumbs with what `model`, before it learns, says of them, so it need not be kept; see
+    `read_thumbs`."""
     found = all_nats(model, thumbs, pad_id, "reads what the SFT actor says of")
-    columns = zip(thumbs, *(nats.tolist() for nats in found), strict=True)
-    return [replace(t, reference=own, reference_elsewhere=other) for t, own, other in columns]
+    said: SpilledRows[Thumb] = SpilledRows(waiting)
+    for thumb, own, other in zip(thumbs, *(nats.tolist() for nats in found), strict=True):
+        said.append(replace(thumb, reference=own, reference_elsewhere=other))
+    return said

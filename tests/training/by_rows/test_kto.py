@@ -130,24 +130,68 @@ def test_replies_elsewhere_are_those_of_other_prompts_and_fit() -> None:
         Example([3, 12, 12, 12, 12, 4, 27, 1], 6),
     ]
     for seed in range(8):
-        found = mismatched(rows, 9, seed)
+        found = list(mismatched(rows, 9, seed))
         for own, other in zip(rows, found, strict=True):
             prompt = own.ids[: own.prompt_length]
             assert other.ids[: other.prompt_length] == prompt and len(other.ids) <= 9
             reply = other.ids[other.prompt_length :]
             theirs = [row for row in rows if row.ids[row.prompt_length :] == reply]
             assert theirs and all(row.ids[: row.prompt_length] != prompt for row in theirs)
-    assert mismatched(rows[:2], 9, 0) == rows[:2]  # nobody else asks
+    assert list(mismatched(rows[:2], 9, 0)) == rows[:2]  # nobody else asks
+    assert list(mismatched(rows[:1], 9, 0)) == rows[:1]
+    assert not list(mismatched([], 9, 0))
+
+
+class Counted(list[Example]):
+    """Rows that count how often one is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(place)
+
+
+def test_a_reply_elsewhere_is_looked_for_among_a_bounded_number_of_rows() -> None:
+    rows = Counted(Example([3, 10, 4, n, 1], 3) for n in range(20, 220))
+    assert list(mismatched(rows, 9, 0)) == rows
+    assert rows.looks == 64 * len(rows)
+
+
+def test_thumbs_are_the_same_where_memory_holds_few(
+    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {
+            "prompt": ask(WORDS[n % 4]), "chosen": WORDS[n % 5], "rejected": WORDS[n % 7],
+            "strength": 1.0, "source": "test", "domain": "", "split": "train",
+        }
+        for n in range(40)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, PREFERENCE_SCHEMA), tmp_path / "data.parquet")
+    tokenizer = load_tokenizer(tiny_base_folder)
+    given = (tmp_path, tmp_path, tokenizer, "train", 64, 1)
+    roomy = read_thumbs(*given)
+    monkeypatch.setattr("chatllama_pipeline.data.spill.column.MOST_BYTES", 0)
+    monkeypatch.setattr("chatllama_pipeline.data.spill.column.VALUES_AT_ONCE", 9)
+    tight = read_thumbs(*given)
+    assert list(tight.thumbs) == list(roomy.thumbs) and tight[1:] == roomy[1:]
+    said: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            said.setdefault((row["prompt"][0]["content"], row[side]), set()).add(side)
+    assert tight.contradicting == sum(len(sides) == 2 for sides in said.values()) > 0
+    assert len(tight.thumbs) == sum(len(sides) == 1 for sides in said.values()) > 0
 
 
 def test_the_gradient_is_that_of_the_replies_with_a_kl_that_is_no_variable(
-    tiny_base_folder: Path, rows_folder: Path
+    tiny_base_folder: Path, rows_folder: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     model, tokenizer = load_actor(tiny_base_folder, torch.float32), load_tokenizer(tiny_base_folder)
-    found = read_thumbs(rows_folder, tokenizer, "train", 64, seed=1)
+    found = read_thumbs(rows_folder, tmp_path, tokenizer, "train", 64, seed=1)
     assert (len(found.thumbs), found.too_long, found.contradicting) == (14, 1, 0)
-    thumbs = with_reference(model, found.thumbs, 0)
+    thumbs = with_reference(tmp_path, model, found.thumbs, 0)
     with torch.no_grad():  # the policy has moved
         for weight in model.parameters():
             weight += 0.02 * torch.randn_like(weight)
