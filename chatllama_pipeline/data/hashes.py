@@ -31,9 +31,12 @@ def raw_hashes(texts: Iterable[bytes | memoryview]) -> Hashes:
 
 def row_hash(*texts: str) -> int:
     """A hash of several texts in their order; the lengths keep their borders apart."""
-    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
-    whole = b"".join([part for text in raw for part in (len(text).to_bytes(8, "little"), text)])
-    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little")
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return int.from_bytes(digest.digest(), "little")
 
 
 def mixed(*columns: Hashes | int) -> Hashes:

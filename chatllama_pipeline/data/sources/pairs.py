@@ -13,7 +13,7 @@ import pyarrow as pa
 from chatllama_pipeline.data.hashes import Hashes, row_hash
 from chatllama_pipeline.data.sources.raw import Batch, RawRow, rows_in
 from chatllama_pipeline.data.splits import Row
-from chatllama_pipeline.schemas import MESSAGES, PAIR_SCHEMA
+from chatllama_pipeline.schemas import PAIR_SCHEMA
 
 
 class Pairs(NamedTuple):
@@ -60,23 +60,9 @@ def pairs_of(rows: Sequence[Row | str]) -> Pairs:
         Counter(row for row in rows if isinstance(row, str)),
         Counter(pair["mended"] for pair in pairs if "mended" in pair),
         Counter(pair["domain"] for pair in pairs),
-        _table_of(pairs),
+        pa.Table.from_pylist(pairs, schema=PAIR_SCHEMA),
         np.array([_pair_hash(pair) for pair in pairs], np.uint64),
     )
-
-
-def _table_of(pairs: list[Row]) -> pa.Table:
-    columns = {
-        field.name: pa.array([pair[field.name] for pair in pairs], field.type)
-        for field in PAIR_SCHEMA
-        if field.name != "prompt"
-    }
-    turns = [turn for pair in pairs for turn in pair["prompt"]]
-    parts = [pa.array([turn[name] for turn in turns], pa.string()) for name in ("role", "content")]
-    ends = np.cumsum([0, *(len(pair["prompt"]) for pair in pairs)]).astype(np.int32)
-    flat = pa.StructArray.from_arrays(parts, fields=list(MESSAGES.value_type))
-    columns["prompt"] = pa.ListArray.from_arrays(ends, flat, type=MESSAGES)
-    return pa.table(columns).select(PAIR_SCHEMA.names).cast(PAIR_SCHEMA)
 
 
 def _pair_hash(pair: Row) -> int:
