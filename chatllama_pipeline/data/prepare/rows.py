@@ -108,7 +108,8 @@ class Preparation:
                 self._texts.take(notes.texts)
                 columns = notes.columns
                 out = self._sides_of(columns["split"], columns["place"]) != TRAIN
-                self._held_out += [np.unique(columns[name][out]) for name in ("turn", "seen")]
+                # Nothing is cut there: all is seen as it was.
+                self._held_out.append(np.unique(columns["turn"][out]))
         self.drop_near_repeats()
 
     def _source_codes(self, notes: Notes) -> npt.NDArray[np.int64]:
