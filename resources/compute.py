@@ -227,13 +227,21 @@ class Compute(dg.ConfigurableResource[None]):
     def machine(
         self, context: dg.AssetExecutionContext, *roles: RoleSettings
     ) -> "Iterator[Machine]":
-        """Where the local models among `roles` run; a GPU is leased only where there is one."""
+        """Where the local models among `roles` run: as jobs of the cluster, or here.
+
+        Here a GPU is leased only where there is one.
+        """
         from chatllama_pipeline.llm.local.server import Machine
 
         if all(role.provider != "transformers" for role in roles):
             yield Machine()
             return
         self.require_valid()
+        if asked := self.asked():
+            from resources.running import elsewhere
+
+            yield Machine("cuda" if asked.gpus else "cpu", elsewhere=elsewhere(self, context))
+            return
         device, asset = self.device_at_hand(), context.asset_key.to_user_string()
         with (
             self.gpus(device, 1, context, asset) as gpus,

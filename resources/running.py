@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,12 @@ from chatllama_pipeline.gpus import VARIABLE
 from chatllama_pipeline.launch import ONE_PROCESS
 from chatllama_pipeline.launch.child import ChildRun, child_environment, run_child
 from chatllama_pipeline.launch.forks import WarmParent
-from chatllama_pipeline.launch.jobs.running import require_no_job
-from chatllama_pipeline.launch.jobs.scheduler import Scheduler
+from chatllama_pipeline.launch.jobs.running import require_no_job, run_job
+from chatllama_pipeline.launch.jobs.scheduler import Scheduler, Task
 from chatllama_pipeline.launch.jobs.stage import run_as_job
 from chatllama_pipeline.launch.out_of_memory import advice, choice_file, micro_batch, with_half
 from chatllama_pipeline.launch.stages import error_file, stage_error
+from chatllama_pipeline.llm.local.server import LOG_FILE, Elsewhere
 from chatllama_pipeline.records import Outcome, StageSpec
 
 if TYPE_CHECKING:
@@ -176,3 +178,18 @@ def _forget(result: Path) -> None:
     """Remove what an earlier try left."""
     for left_over in (result, error_file(result), choice_file(result)):
         left_over.unlink(missing_ok=True)
+
+
+def elsewhere(compute: Compute, context: dg.AssetExecutionContext) -> Elsewhere:
+    """How a local model runs as a job of the cluster, on one node."""
+
+    def run(command: Sequence[str], spec: Path, refusal: Path, look: Callable[[], None]) -> None:
+        asked = compute.asked()
+        assert asked is not None
+        log = spec.with_name(LOG_FILE)
+        task = Task("llm", command, spec, log, refusal, lambda: None, lambda: True)
+        scheduler = asked.scheduler(spec.parent, 1, 1, compute.threads)
+        with contextlib.closing(scheduler):
+            run_job(task, scheduler, say=context.log.info, stop_seconds=0.0, look=look)
+
+    return run

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from chatllama_pipeline.errors import ChildError, DataError, SettingsError, StoreError
@@ -18,6 +19,11 @@ from chatllama_pipeline.launch.jobs import running as jobs
 from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError
 from chatllama_pipeline.launch.slurm import commands
 from chatllama_pipeline.launch.slurm.script import Wanted
+from chatllama_pipeline.llm.client.requests import LlmReply, LlmRequest
+from chatllama_pipeline.llm.clients import open_client
+from chatllama_pipeline.records import Message
+from chatllama_pipeline.settings import AssistantSettings
+from resources.compute import Compute
 from tests.cluster.losses import STAGES, Alone, assert_same_losses
 from tests.cluster.place import Place, when
 from tests.cluster.slurm import Cluster
@@ -217,6 +223,26 @@ def test_a_node_with_another_version_of_the_project_refuses(
     monkeypatch.setattr("chatllama_pipeline.launch.source.source_fingerprint", lambda: "other")
     with pytest.raises(SettingsError, match="has another version of the project"):
         place.run("writes", Wanted())
+
+
+def test_a_model_of_llm_is_a_job_that_ends_with_its_client(
+    slurm: Cluster, tmp_path: Path, alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "store"))
+    model = str(alone.inputs / "actor_sft")
+    settings = AssistantSettings.model_validate(
+        {"llm": {"provider": "transformers", "model": model}}
+    )
+    role = settings.role("writer")
+    asked = LlmRequest((Message("user", "alpha"),), temperature=0.0, max_tokens=4)
+    with (
+        Compute(launcher="slurm").machine(dg.build_asset_context(), role) as machine,
+        open_client(role, tmp_path / "run", machine=machine) as client,
+    ):
+        [answer] = client.answer([asked])
+        assert isinstance(answer, LlmReply)
+        assert len(slurm.queue()) == 1
+    assert slurm.queue() == []
 
 
 @pytest.mark.parametrize("stage", STAGES)

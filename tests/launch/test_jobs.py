@@ -63,6 +63,7 @@ class OneMachine:
     away: int = 0
     loses: int = 0
     jobs: dict[str, subprocess.Popen[bytes] | None] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)
     name = "One"
     section = "one"
     cure_for_stops = "ask for more"
@@ -73,6 +74,7 @@ class OneMachine:
     def submit(self, task: Task, name: str, stop_seconds: float) -> str:
         if self.refuses:
             raise SettingsError("no such queue")
+        self.started.append(name)
         with task.log.open("wb") as log:
             self.jobs[name] = None if self.full else subprocess.Popen(task.command, stdout=log)
         return name
@@ -128,7 +130,8 @@ def task(folder: Path, script: str) -> Task:
     spec, result = folder / "spec.json", folder / "result"
     spec.write_text(script)
     command = ["bash", "-c", f"cd {folder}; {script}"]
-    return Task("counts", command, spec, folder / "spec.log", lambda: None, result.exists)
+    log, refusal = folder / "spec.log", folder / "result.error"
+    return Task("counts", command, spec, log, refusal, lambda: None, result.exists)
 
 
 def ran(scheduler: OneMachine, what: Task) -> list[str]:

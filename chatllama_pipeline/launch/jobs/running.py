@@ -51,11 +51,17 @@ class JobError(ChildError):
 
 
 def run_job(
-    task: Task, scheduler: Scheduler, *, say: Callable[[str], None], stop_seconds: float
+    task: Task,
+    scheduler: Scheduler,
+    *,
+    say: Callable[[str], None],
+    stop_seconds: float,
+    look: Callable[[], None] = lambda: None,
 ) -> JobRun:
     """Submit `task`, or find the job that was, and wait for its end; `say` gets its lines.
 
-    Interrupted, it has the stage save within `stop_seconds`, and leaves no job behind.
+    Interrupted, or where `look` raises, it has the stage save within `stop_seconds`, and leaves no
+    job behind.
 
     Raises SettingsError where the scheduler is absent, refuses the job or would never start it,
     NoAnswerError where it is away too long, OutOfMemoryError, JobError with the state, the reason
@@ -67,7 +73,7 @@ def run_job(
     with held_signals() as held:
         found = _found(task, scheduler, say)
         job = found or _submit(task, scheduler, stop_seconds, say)
-        watch = _Watch(task, job, scheduler, say, held)
+        watch = _Watch(task, job, scheduler, say, held, look)
         if found:
             watch.skip_what_was_printed()
         try:
@@ -170,9 +176,10 @@ class _Watch:
         scheduler: Scheduler,
         say: Callable[[str], None],
         held: list[int],
+        look: Callable[[], None],
     ) -> None:
         self._task, self._job, self._scheduler, self._say = task, job, scheduler, say
-        self._held = held
+        self._held, self._look = held, look
         self._read = 0
         self._rest = b""
 
@@ -235,6 +242,7 @@ class _Watch:
             if self._held:
                 name = signal.Signals(self._held[0]).name
                 raise ChildError(f"job {self._job} was stopped: {name}")
+            self._look()
             time.sleep(0.1)
 
     def _bear(self, error: NoAnswerError, seconds: float) -> None:

@@ -38,15 +38,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Task:
-    """A stage's command and files: `spec` is what it reads, `log` what it prints.
+    """A command and its files: `spec` is what it reads, `log` what it prints.
 
-    `begin` clears away what an earlier try wrote, `is_done` says whether the stage left its result.
+    It says in `refusal` why it refuses. `begin` clears away what an earlier try wrote, `is_done`
+    says whether it left its result.
     """
 
     name: str
     command: Sequence[str]
     spec: Path
     log: Path
+    refusal: Path
     begin: Callable[[], None]
     is_done: Callable[[], bool]
 

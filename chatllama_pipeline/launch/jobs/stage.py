@@ -39,8 +39,8 @@ def run_as_job(
     """
     made, result = Path(spec.run_folder) / "output", Path(spec.result)
     dataclasses.replace(spec, output=str(made)).write(spec_path)
-    log = spec_path.with_suffix(".log")
-    task = Task(spec.stage, command, spec_path, log, lambda: _clear(made, result), result.exists)
+    files = (spec_path, spec_path.with_suffix(".log"), error_file(result))
+    task = Task(spec.stage, command, *files, lambda: _clear(made, result), result.exists)
     ended: list[Job | None] = []
     stopped, seconds, lost = "", 0.0, 0
     with contextlib.closing(scheduler):

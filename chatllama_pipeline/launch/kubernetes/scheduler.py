@@ -26,8 +26,6 @@ from chatllama_pipeline.launch.kubernetes.job import Job, read_job
 from chatllama_pipeline.launch.kubernetes.manifest import job_manifest
 from chatllama_pipeline.launch.kubernetes.wanted import Wanted
 from chatllama_pipeline.launch.shim import through_shim
-from chatllama_pipeline.launch.stages import error_file
-from chatllama_pipeline.records import StageSpec
 
 INSTALL = ".venv/bin/pip install -c constraints.txt -e '.[kubernetes]'"
 # The controller of jobs numbers a job's pods.
@@ -181,7 +179,7 @@ class Kubernetes:
             f"log={_quoted(rest)}.$JOB_COMPLETION_INDEX.log",
             # What a try left that lost its node must not pass for the next one's.
             f'[ "$JOB_COMPLETION_INDEX" != 0 ] || {{ log={_quoted(log)}; rm -f '
-            f"{_quoted(error_file(Path(StageSpec.read(task.spec).result)))}; }}",
+            f"{_quoted(task.refusal)}; }}",
         ]
         on_node = shlex.join(through_shim([PYTHON, "-m", "chatllama_pipeline.launch.jobs.on_node"]))
         line = (

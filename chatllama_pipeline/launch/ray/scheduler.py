@@ -28,8 +28,6 @@ from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError, Task
 from chatllama_pipeline.launch.ray.client import Client
 from chatllama_pipeline.launch.ray.wanted import Wanted
 from chatllama_pipeline.launch.shim import through_shim
-from chatllama_pipeline.launch.stages import error_file
-from chatllama_pipeline.records import StageSpec
 
 INSTALL = ".venv/bin/pip install -c constraints.txt -e '.[ray]'"
 ENDED = frozenset({"CANCELLED", "COMPLETED", "FAILED", "NODE_LOST", "OUT_OF_MEMORY"})
@@ -108,7 +106,7 @@ class Ray:
             "logs": [str(task.log)] + [str(task.log.with_suffix(f".{n}.log")) for n in ranks[1:]],
             "hows": [str(self._folder / f"{name}.{n}.json") for n in ranks],
             # What a try left that lost its node must not pass for the next one's.
-            "forget": [str(error_file(Path(StageSpec.read(task.spec).result)))],
+            "forget": [str(task.refusal)],
         }
         self._ask_for_nodes("submit", name=name, plan=plan)
         return name

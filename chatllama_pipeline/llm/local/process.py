@@ -19,6 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from chatllama_pipeline.errors import ChatllamaError, SettingsError
+from chatllama_pipeline.launch.source import require_same_source
 from chatllama_pipeline.llm.client.openai_calls import completion_prompt
 from chatllama_pipeline.llm.client.requests import LlmRequest
 from chatllama_pipeline.llm.local.server import ERROR_FILE, SPEC_FILE
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> int:
     spec = json.loads((folder / SPEC_FILE).read_text())
     quiet_transformers()
     try:
+        require_same_source()
         model = LocalModel(spec["model"], spec["device"], spec["batch_size"], spec["key"])
         _serve(model, folder, spec["idle_seconds"])
     except ChatllamaError as error:

@@ -5,8 +5,9 @@
         answers-N.jsonl          what the child answered, a line each, appended as they come
         done-N                   nothing more will come
 
-The child is `local_model.py`. It ends with this process, after `IDLE_SECONDS` without work, or when
-the client is closed.
+The child is `process.py`. It ends with this process, after `IDLE_SECONDS` without work, or when the
+client is closed. As a job of a cluster it has a folder of its own below that one, and outlives this
+process by those seconds at most.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from chatllama_pipeline.errors import ChatllamaError, ChildError, ProviderError, SettingsError
 from chatllama_pipeline.launch.child import child_environment, cores_at_hand, run_child
@@ -40,17 +43,31 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 
+class Elsewhere(Protocol):
+    """Runs a command on another machine that sees this one's folders."""
+
+    def __call__(
+        self, command: Sequence[str], spec: Path, refusal: Path, look: Callable[[], None]
+    ) -> None:
+        """Run `command`, which reads `spec` and says in `refusal` why it refuses, to its end.
+
+        What `look` raises ends it, and is raised.
+        """
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where a local model runs; `Compute.machine` gives the one that the resource grants.
 
-    `gpu_fds` hold the lease of its GPU: they stay open in the child.
+    `gpu_fds` hold the lease of its GPU: they stay open in the child. Where there is an `elsewhere`
+    the model runs there.
     """
 
     device: str = "cpu"
     threads: int = field(default_factory=cores_at_hand)
     environment: Mapping[str, str] = field(default_factory=dict)
     gpu_fds: Sequence[int] = ()
+    elsewhere: Elsewhere | None = None
 
 
 def place_of(role: RoleSettings) -> str:
@@ -98,7 +115,8 @@ class LocalBackend:
     """Puts requests to a local model's child process."""
 
     def __init__(self, role: RoleSettings, machine: Machine, folder: Path) -> None:
-        self._role, self._machine, self._folder = role, machine, folder
+        self._role, self._machine, self._home = role, machine, folder
+        self._folder = folder
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._closing = False
@@ -106,21 +124,33 @@ class LocalBackend:
 
     def run(self, work: Sequence[Asked], keep: Keeper) -> None:
         """See `client.Backend`."""
+        by_key = {asked.key: asked for asked in work}
+        left = set(by_key)
+        # One that has had nothing to do for long may end just as it gets some.
+        for tries_left in (1, 0):
+            self._put([asked for asked in work if asked.key in left])
+            for answer in self._answers(again=tries_left > 0):
+                key = answer.pop("key")
+                left.discard(key)
+                self._hand_on(by_key[key], answer, keep)
+            if not left:
+                return
+
+    def _put(self, work: Sequence[Asked]) -> None:
+        """Ask for a list of answers."""
         self._start()
         self._lists += 1
         lines = [json.dumps(_told(asked)) for asked in work]
         unfinished = self._folder / f".work-{self._lists}.new"
         unfinished.write_text("\n".join(lines), encoding="utf-8")
         unfinished.replace(self._folder / f"work-{self._lists}.jsonl")
-        by_key = {asked.key: asked for asked in work}
-        for answer in self._answers():
-            asked = by_key[answer.pop("key")]
-            if "reason" in answer:
-                keep.failure(asked, LlmFailure(**answer))
-            else:
-                text = clean(answer.pop("text"))
-                reply = LlmReply(text=text, cached=False, model=self._role.model, **answer)
-                keep.reply(asked, reply, 0.0)
+
+    def _hand_on(self, asked: Asked, answer: dict[str, Any], keep: Keeper) -> None:
+        if "reason" in answer:
+            keep.failure(asked, LlmFailure(**answer))
+            return
+        text = clean(answer.pop("text"))
+        keep.reply(asked, LlmReply(text=text, cached=False, model=self._role.model, **answer), 0.0)
 
     def close(self) -> None:
         """End the child, and wait until it is gone."""
@@ -129,8 +159,11 @@ class LocalBackend:
             self._thread.join()
             self._thread = None
 
-    def _answers(self) -> Iterator[dict[str, Any]]:
-        """The answers to the newest list, as the child writes them."""
+    def _answers(self, again: bool) -> Iterator[dict[str, Any]]:
+        """The answers to the newest list, as the child writes them.
+
+        Where it ended well before it gave all, there are no more of them if it is asked `again`.
+        """
         path, done = (
             self._folder / name for name in (f"answers-{self._lists}.jsonl", f"done-{self._lists}")
         )
@@ -149,15 +182,21 @@ class LocalBackend:
             if finished:
                 return
             if self._thread is None or not self._thread.is_alive():
+                if again and self._error is None and not (self._folder / ERROR_FILE).exists():
+                    return
                 self._raise_why()
             time.sleep(_LOOK_SECONDS)
 
     def _start(self) -> None:
         if self._thread is not None and self._thread.is_alive():
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left_over in self._folder.iterdir():
-            left_over.unlink()
+        # What an earlier job's model still does there, it does for nobody.
+        shutil.rmtree(self._home, ignore_errors=True)
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = self._home
+        if self._machine.elsewhere is not None:
+            self._folder = self._home / uuid.uuid4().hex
+            self._folder.mkdir(mode=0o700)
         spec = {
             "key": self._role.key,
             "model": self._role.model,
@@ -173,10 +212,15 @@ class LocalBackend:
         self._thread.start()
 
     def _run_child(self) -> None:
+        command = [sys.executable, "-m", "chatllama_pipeline.llm.local.process", str(self._folder)]
         environment = {**os.environ, **self._machine.environment}
         try:
+            if self._machine.elsewhere is not None:
+                spec, refusal = self._folder / SPEC_FILE, self._folder / ERROR_FILE
+                self._machine.elsewhere(command, spec, refusal, self._stop_if_closing)
+                return
             run_child(
-                [sys.executable, "-m", "chatllama_pipeline.llm.local.process", str(self._folder)],
+                command,
                 env=child_environment(self._machine.threads, environment),
                 log=self._folder / LOG_FILE,
                 poll=self._stop_if_closing,

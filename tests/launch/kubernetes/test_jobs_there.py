@@ -41,7 +41,8 @@ def task(folder: Path, script: str) -> Task:
     (folder / "stage.sh").write_text(f"cd {shlex.quote(str(folder))}; {script}\n")
     command = ["bash", str(folder / "stage.sh")]
     log = folder / "spec.log"
-    return Task("counts", command, folder / "spec.json", log, lambda: None, result.exists)
+    refusal = folder / "result.json.error"
+    return Task("counts", command, folder / "spec.json", log, refusal, lambda: None, result.exists)
 
 
 class Run:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ import psutil
 import pytest
 
 from chatllama_pipeline.errors import ProviderError, SettingsError
+from chatllama_pipeline.launch.jobs.running import run_job
+from chatllama_pipeline.launch.jobs.scheduler import Task
 from chatllama_pipeline.llm.client.requests import LlmClient, LlmFailure, LlmReply, LlmRequest
 from chatllama_pipeline.llm.clients import open_client
-from chatllama_pipeline.llm.local.server import place_of
+from chatllama_pipeline.llm.local import server
+from chatllama_pipeline.llm.local.server import Machine, place_of
 from chatllama_pipeline.models.chat.thoughts import spoken
 from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings
 from tests.families.every import make
+from tests.launch.test_jobs import OneMachine
+from tests.waiting import PATIENCE
 
 OpenLocal = Callable[..., LlmClient]
 
@@ -45,11 +51,11 @@ def flan_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
 def open_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenLocal:
     monkeypatch.setenv("CHATLLAMA_STORE", str(tmp_path / "store"))
 
-    def open_(model: Path | str, **keys: Any) -> LlmClient:
+    def open_(model: Path | str, machine: Machine | None = None, **keys: Any) -> LlmClient:
         settings = AssistantSettings.model_validate(
             {"llm": {"provider": "transformers", "model": str(model), **keys}}
         )
-        return open_client(settings.role("writer"), tmp_path / "run")
+        return open_client(settings.role("writer"), tmp_path / "run", machine=machine)
 
     return open_
 
@@ -104,6 +110,52 @@ def test_a_decoder_answers_all_in_batches_by_one_process_that_ends_with_the_clie
         assert again.ledger().cached == 7
         # What is cached needs no process.
         assert children() == []
+
+
+def as_jobs(scheduler: OneMachine, after: Callable[[], None] = lambda: None) -> Machine:
+    """Where a model runs as a job of `scheduler`; its end is heard of `after` a while."""
+
+    def run(command: Sequence[str], spec: Path, refusal: Path, look: Callable[[], None]) -> None:
+        log = spec.with_name("child.log")
+        task = Task("llm", command, spec, log, refusal, lambda: None, lambda: True)
+        run_job(task, scheduler, say=lambda line: None, stop_seconds=0.0, look=look)
+        after()
+
+    return Machine("cpu", elsewhere=run)
+
+
+def test_a_model_that_is_a_job_answers_and_ends_with_the_client(
+    tiny_base_folder: Path, open_local: OpenLocal, children: Callable[[], list[psutil.Process]]
+) -> None:
+    scheduler = OneMachine()
+    asked = [ask("alpha", temperature=0.0), ask("bravo", temperature=0.0)]
+    with open_local(tiny_base_folder, as_jobs(scheduler)) as client:
+        answers = client.answer(asked)
+        assert len(scheduler.jobs) == 1
+    assert children() == [] and scheduler.jobs == {}
+    alone = answers_of(tiny_base_folder, *asked)
+    assert [a.text for a in answers] == [one["text"] for one in alone]  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_a_model_that_ended_unheard_is_started_again_for_what_it_was_asked_last(
+    tiny_base_folder: Path, open_local: OpenLocal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.5)
+    ended, heard = threading.Event(), threading.Event()
+
+    def after() -> None:
+        ended.set()
+        assert heard.wait(PATIENCE)
+
+    scheduler = OneMachine()
+    with open_local(tiny_base_folder, as_jobs(scheduler, after)) as client:
+        assert isinstance(client.answer([ask("alpha")])[0], LlmReply)
+        assert ended.wait(PATIENCE)
+        monkeypatch.setattr(server, "IDLE_SECONDS", 120.0)
+        threading.Timer(0.2, heard.set).start()
+        assert isinstance(client.answer([ask("bravo")])[0], LlmReply)
+    assert len(scheduler.started) == 2
 
 
 def answers_of(folder: Path, *requests: LlmRequest) -> list[dict[str, Any]]:
@@ -169,14 +221,17 @@ def test_a_reward_model_can_be_no_judge(
         open_local(folder)
 
 
+@pytest.mark.parametrize(
+    "is_job", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["here", "as a job"]
+)
 def test_weights_that_cannot_be_loaded_are_told_by_the_child(
-    tiny_base_folder: Path, open_local: OpenLocal, tmp_path: Path
+    tiny_base_folder: Path, open_local: OpenLocal, tmp_path: Path, is_job: bool
 ) -> None:
     folder = shutil.copytree(tiny_base_folder, tmp_path / "broken")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "no-such-model"}))
     with (
-        open_local(folder) as client,
+        open_local(folder, as_jobs(OneMachine()) if is_job else None) as client,
         pytest.raises(ProviderError, match=r"llm\.model: .*/broken could not be loaded"),
     ):
         client.answer([ask("alpha")])
