@@ -24,6 +24,8 @@ NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 NO_RIGHT = ("401 Unauthorized", "403 Forbidden")
 # Where a machine of a cloud asks who it is, if nothing else says so.
 ASKS_THE_MACHINE = "169.254.169.254"
+# How clouds answer whose clock is minutes apart from what a request was signed at.
+OTHER_TIME = ("RequestTimeTooSkewed", "RequestExpired", "date header too old")
 # How a bucket answers that stands in another region.
 OTHER_REGION = ("redirect", "301 Moved Permanently", "AuthorizationHeaderMalformed")
 # How long it is tried again where a server doesn't answer.
@@ -197,6 +199,11 @@ class Objects:
             raise
         except exceptions.BaseError as error:
             self._require_bucket(error)
+            if any(words in str(error) for words in OTHER_TIME):
+                raise StoreError(
+                    f"{self.url}: could not {what} ({_first_line(error)}): this machine's clock is "
+                    "minutes apart from the bucket's: set it by NTP"
+                ) from None
             if _is_refusal(error):
                 raise StoreError(
                     f"{self.url}: no right to {what} ({_first_line(error)}); set {self._who_asks}"

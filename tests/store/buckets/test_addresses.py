@@ -113,13 +113,30 @@ def test_variables_that_open_no_bucket_are_named_with_the_cure(
     assert "run the same again" not in str(refused.value)
 
 
-class Elsewhere(BaseHTTPRequestHandler):
-    """Answers as S3 does where the bucket stands in another region."""
+SKEWED = (
+    403,
+    "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference between the request time and "
+    "the current time is too large.</Message></Error>",
+)
+MALFORMED = (
+    400,
+    "<Error><Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is wrong; "
+    "expecting 'eu-west-1'</Message><Region>eu-west-1</Region></Error>",
+)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Says the same to all: `said` is a status and a body."""
+
+    said = (301, "")
 
     def do_GET(self) -> None:
-        self.send_response(301)
-        self.send_header("Content-Length", "0")
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, body = self.said
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body.encode())
 
     do_PUT = do_GET
 
@@ -129,8 +146,8 @@ class Elsewhere(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Elsewhere)
-    thread = threading.Thread(target=server.serve_forever)
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -138,14 +155,24 @@ def elsewhere() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_bucket_of_another_region_says_which_variable_names_it(
-    elsewhere: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ((301, ""), "set AWS_REGION to the region of the bucket"),
+        (MALFORMED, "set AWS_REGION to the region of the bucket"),
+        (SKEWED, "this machine's clock is minutes apart from the bucket's: set it by NTP"),
+    ],
+    ids=["moved", "malformed", "skewed"],
+)
+def test_an_answer_of_s3s_that_has_a_cure_of_its_own_names_it(
+    elsewhere: str, monkeypatch: pytest.MonkeyPatch, said: tuple[int, str], told: str
 ) -> None:
+    monkeypatch.setattr(Answers, "said", said)
     for name, value in {**KEY, "AWS_ENDPOINT_URL": elsewhere, "AWS_ALLOW_HTTP": "true"}.items():
         monkeypatch.setenv(name, value)
     bucket = Objects("s3://bucket/folder")
     for ask in (lambda: bucket.get("a"), lambda: bucket.create("a", b"1")):
-        with pytest.raises(StoreError, match="set AWS_REGION to the region of the bucket"):
+        with pytest.raises(StoreError, match=told):
             ask()
 
 
