@@ -11,8 +11,9 @@ from typing import Any, Self
 from chatllama_pipeline.errors import StoppedError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# A terminal and torchrun both pass an interrupt on: within this time it is one and the same.
-SAME_WISH_SECONDS = 1.0
+# A terminal, a job's shell and torchrun each pass an interrupt on, on a busy machine late: within
+# this time it is one and the same.
+SAME_WISH_SECONDS = 10.0
 
 
 class StopSignals:

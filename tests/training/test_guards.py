@@ -234,6 +234,20 @@ def test_sigterm_is_obeyed_where_it_was_ignored_and_an_ignored_interrupt_is_not(
             signal.signal(number, handler)
 
 
+def test_an_interrupt_that_is_passed_on_late_is_one_and_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([0.0, 0.5, 5.0, 11.0])
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("chatllama_pipeline.training.stopping.time", clock)
+    with StopSignals() as signals:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        assert signals.received == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_states_are_saved_by_time_too(sft_spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
     commit = resume.States.commit
