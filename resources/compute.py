@@ -184,15 +184,17 @@ class Compute(dg.ConfigurableResource[None]):
         asked.request(self.nodes, self.processes, self.threads)
         return asked
 
-    def require_cluster(self, folder: Path) -> None:
+    def require_cluster(self, folder: Path, *, alone: bool = False) -> None:
         """Raises SettingsError where the cluster would take no job of run folder `folder`.
 
-        Once a run, before anything is built: what comes before a stage may take hours.
+        Once a run, before anything is built: what comes before a stage may take hours. `alone`: no
+        job has more than one process.
         """
         asked = None if self._was_found else self.asked()
         self._was_found = True
         if asked is not None:
-            scheduler = asked.scheduler(folder, self.nodes, self.processes, self.threads)
+            nodes, processes = (1, 1) if alone else (self.nodes, self.processes)
+            scheduler = asked.scheduler(folder, nodes, processes, self.threads)
             with contextlib.closing(scheduler):
                 scheduler.require_taken()
 

@@ -13,7 +13,7 @@ from assets.runs.metadata import version_metadata
 from assets.runs.standing import observe, observed_tags
 from assets.specs import Results, asset_checks, partitions_of
 from chatllama_pipeline.errors import CheckError
-from chatllama_pipeline.launch import STAGES
+from chatllama_pipeline.launch import ONE_PROCESS, STAGES
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.declaring.asset import Asset
 from chatllama_pipeline.lineage.declaring.incumbent import compared_with
@@ -104,8 +104,8 @@ def make(
     """
     asset = context.asset_key.to_user_string()
     versions = run_store(context, store, run_options)
-    has_stages = not STAGES.keys().isdisjoint(_made_here(context))
-    if has_stages:
+    stages = STAGES.keys() & _made_here(context)
+    if stages:
         compute.require_valid()
     assistant = versions.assistant
     require_pins(assistant, versions)
@@ -128,8 +128,8 @@ def make(
             for name, version in upstream.items()
         }
         inputs |= compared_with(recipe, versions)
-        if has_stages:
-            compute.require_cluster(bench.run_folder)
+        if stages:
+            compute.require_cluster(bench.run_folder, alone=stages <= ONE_PROCESS)
         given = (inputs, recipe.inputs, versions.root, unpromoted)
         return build(Work(context, compute, assistant, *given, bench))
 
