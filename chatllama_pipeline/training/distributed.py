@@ -184,6 +184,19 @@ def by_deepspeed(accelerator: Accelerator) -> bool:
     return bool(accelerator.distributed_type == DistributedType.DEEPSPEED)
 
 
+def require_deepspeed(accelerator: Accelerator, means: Means) -> None:
+    """Raise SettingsError where DeepSpeed has a part and accelerate does without it.
+
+    It says nothing of that itself, and every process would hold all that it should share.
+    """
+    if means.zero_stage and not by_deepspeed(accelerator):
+        raise SettingsError(
+            f"zero_stage {means.zero_stage} asks for DeepSpeed, and accelerate trains without it "
+            f"here ({accelerator.distributed_type.value}): unset ACCELERATE_USE_CPU where it is "
+            "set, or set zero_stage: 0"
+        )
+
+
 def share_of(accelerator: Accelerator, rows: int) -> slice:
     """This process's part of `rows`, which must be a multiple of the processes."""
     size = rows // accelerator.num_processes

@@ -38,6 +38,7 @@ from chatllama_pipeline.training.distributed import (
     load_whole,
     place_trained,
     prepare_processes,
+    require_deepspeed,
     whole_weights,
 )
 from chatllama_pipeline.training.plan import TrainingPlan
@@ -184,6 +185,7 @@ def train(model: Any, task: Task, plan: TrainingPlan, progress: Progress) -> Tra
             model=objective,
             args=_arguments(plan, section, course.step),
         )
+        require_deepspeed(trainer.accelerator, means)
         figures = (spec, plan.settings.tracking)
         trackers = Trackers(*figures, is_main=plan.is_main, steps_done=course.step)
         with StopSignals() as signals, trackers:

@@ -30,6 +30,7 @@ from chatllama_pipeline.training.distributed import (
     once_for_all,
     prepare_processes,
     rank,
+    require_deepspeed,
     sharing,
 )
 from chatllama_pipeline.training.plan import TrainingPlan
@@ -239,6 +240,7 @@ def make_accelerator(plan: TrainingPlan) -> Accelerator:
     )
     # By the plugin transformers would share out whatever it loads, though it be wanted whole.
     unset_hf_deepspeed_config()
+    require_deepspeed(accelerator, means)
     return accelerator
 
 

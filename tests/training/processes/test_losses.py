@@ -13,10 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from benchmarks.resume import FROM_ROWS, STAGES, Trial
+from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.records import StageSpec
+from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
+from chatllama_pipeline.training.distributed import require_deepspeed
 from tests.settings.test_deepspeed_config import ORIGINAL
 from tests.tiny import curves
 from tests.training.processes.trials import (
@@ -55,6 +60,14 @@ def test_the_kl_of_kto_is_that_of_the_whole_step_in_two_processes_too(
     for name in ("loss", "validation_loss", "validation_kl"):
         assert largest_difference(found[name], expected[name]) < 1e-3, name
     assert found["validation_kl"][-1] > 0.1  # else a rank's own KL would do
+
+
+def test_an_accelerate_that_does_without_deepspeed_is_told() -> None:
+    accelerator = Accelerator(cpu=True)
+    require_deepspeed(accelerator, Means())
+    sharded = Means(deepspeed=DeepSpeedPlan({"zero_optimization": {"stage": 2}}))
+    with pytest.raises(SettingsError, match=r"zero_stage 2 asks for DeepSpeed.*ACCELERATE_USE_CPU"):
+        require_deepspeed(accelerator, sharded)
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ from tests.training.processes.trials import STEPS, largest_difference, run, tria
     [
         *(("ppo", zero_stage, "own") for zero_stage in range(4)),
         *(("ppo", zero_stage, "shared") for zero_stage in (0, 2, 3)),
-        *(("rloo", 0, "own"), ("rloo", 2, "own"), ("grpo", 3, "own")),
+        *(("rloo", zero_stage, "own") for zero_stage in range(4)),
+        *(("grpo", zero_stage, "own") for zero_stage in range(1, 4)),
     ],
 )
 def test_a_method_rolls_out_and_learns_what_one_process_does(
@@ -57,6 +58,12 @@ def test_a_method_rolls_out_and_learns_what_one_process_does(
     counts = max(Path(spec.run_folder).glob("state/*/counts.json"))
     layout = json.loads(counts.read_text())["layout"]
     assert (layout["processes"], layout["zero_stage"]) == (2, zero_stage or None)
+    # What DeepSpeed's engine itself has written: each process's part of the moments.
+    parts = sorted(counts.parent.glob("deepspeed/state/*optim_states.pt"))
+    assert len(parts) == (2 if zero_stage else 0)
+    for part in parts:
+        held = torch.load(part, weights_only=False)["optimizer_state_dict"]
+        assert held["zero_stage"] == zero_stage
     own, head = (Path(spec.output) / "critic" / file for file in ("config.json", HEAD_FILE))
     assert own.is_file() == (method == "ppo" and trunk == "own")
     assert head.is_file() == (trunk == "shared")
