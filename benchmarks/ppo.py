@@ -2,6 +2,7 @@
 
     python benchmarks/ppo.py [quickstart] [27m] [125m] [--pairs 7]    # float32, on a CPU
     python benchmarks/ppo.py gpu [--tiny] [--trl-wheel FILE]          # bfloat16, on a GPU
+    python benchmarks/ppo.py learning [--seeds 0 1 2] [--folder FOLDER]    # the quickstart's actor
 
 Both sides run the same weights, prompts, lengths, epochs and minibatches, with a reward model that
 reads the same ids, in processes of their own, in turns on a CPU and one after the other on a GPU.
@@ -10,7 +11,8 @@ equal precision, and each side as it is fastest here: in bfloat16 where this mac
 faster so, ours with values from the actor's own trunk (`critic_config.trunk`). Ours runs with the
 allocator that the pipeline gives its stages. trl comes from the package index into a virtual
 environment of its own, or, without a network, from a wheel. `--tiny` shows in a minute on a CPU
-that the GPU's part runs.
+that the GPU's part runs. `learning` has both sides improve the quickstart's SFT actor at equal
+samples, and prints what our evaluation says of the two; what is made for it stays in `--folder`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import torch
 
 from benchmarks.against_trl.case import CASES, GPU, TINY, Case
 from benchmarks.against_trl.environment import HERE, ROOT, Interpreter, with_trl
+from benchmarks.against_trl.learning import compare_learning
 from benchmarks.against_trl.turns import END, GO
 
 PHASES = ("decode", "score", "reward", "update")
@@ -38,6 +41,7 @@ PUBLISHED_PAIRS = 3.1
 # bfloat16 is tried where it multiplies so much faster.
 PAYS = 1.5
 SIDES = ("ours", "theirs")
+LEARNING = "learning"
 MIB = 2**20
 
 
@@ -113,12 +117,15 @@ def seconds_of(told: dict[str, Any], phase: str, what: str = "seconds") -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sizes", nargs="*", help=f"{', '.join(CASES)} (all of them), or gpu")
+    names = f"{', '.join(CASES)} (all of them), gpu or {LEARNING}"
+    parser.add_argument("sizes", nargs="*", help=names)
     parser.add_argument("--pairs", type=int, help="iterations of each side (7; 2 on a GPU)")
     parser.add_argument("--tiny", action="store_true", help="the GPU's part in small, on a CPU")
     parser.add_argument("--trl-wheel", type=Path, help="trl's wheel, or a folder that has it")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of learning")
+    parser.add_argument("--folder", type=Path, help="where learning keeps what it makes")
     options = parser.parse_args()
-    if unknown := set(options.sizes) - {*CASES, "gpu"}:
+    if unknown := set(options.sizes) - {*CASES, "gpu", LEARNING}:
         parser.error(f"knows no {', '.join(sorted(unknown))}")
     if "gpu" in options.sizes and not options.tiny and not torch.cuda.is_available():
         print("gpu: torch sees none here, skipped")
@@ -126,6 +133,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
         unpacked = Path(folder) / "wheels"
         places = {"ours": HERE, "theirs": with_trl(options.trl_wheel, unpacked)}
+        if LEARNING in options.sizes:
+            compare_learning(options.seeds, places["theirs"], options.folder or Path(folder))
+            return
         pairs = options.pairs or (2 if "gpu" in options.sizes else 7)
         for row, cases in rows(options.sizes or list(CASES), options.tiny):
             found: list[tuple[Case, dict[str, Side]]] = []

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.against_trl.case import TINY, Case
 from benchmarks.against_trl.environment import HERE, unpack
+from benchmarks.against_trl.learning import Figures, kept
 from benchmarks.ppo import PHASES, Side
 
 
@@ -38,3 +39,15 @@ def test_a_folder_without_trl_s_wheel_is_told(tmp_path: Path) -> None:
     (tmp_path / "trl-1.13.0-py3-none-any.whl").touch()
     with pytest.raises(SystemExit, match=r"no trl-1\.12\.0 here; fetch it .* pip download"):
         unpack(tmp_path, tmp_path / "unpacked")
+
+
+def test_what_learning_made_of_a_seed_is_not_made_again(tmp_path: Path) -> None:
+    made: list[str] = []
+
+    def make() -> dict[str, Figures]:
+        made.append("ours")
+        return {"ours": {"reward": 1.5, "rubric": 0.8}}
+
+    first, again = (kept(tmp_path / "ours.json", make) for _ in range(2))
+    assert first == again == {"ours": {"reward": 1.5, "rubric": 0.8}}
+    assert made == ["ours"]
