@@ -37,6 +37,7 @@ from chatllama_pipeline.serving.gguf.rounding import FILE_TYPES, round_weights, 
 from chatllama_pipeline.serving.loaded import Loaded, load_release
 from chatllama_pipeline.store.manifests import Recipe, Version
 from chatllama_pipeline.store.versions import Store, Workbench
+from tests.serving.gguf.templates import CHATML, GEMMA
 from tests.serving.served import NAME, lively
 
 Released = tuple[Store, Version, Version]
@@ -48,19 +49,6 @@ PROBES = [
     Probe([Message("system", "3 + 4  ="), Message("user", ASKED)], "seven"),
 ]
 QUIET = Progress("export", lambda line: None)
-CHATML = (
-    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
-    "{{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif %}"
-    "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-# As Gemma's: no system turn, and the assistant by another name.
-GEMMA = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    "{% for m in messages %}{{ '<turn>' + ('model' if m['role'] == 'assistant' else m['role']) "
-    "+ '\\n' + m['content'] | trim + '</turn>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<turn>model\\n' }}{% endif %}"
-)
 # The last turn alone is told the rules: no two texts stand around every turn.
 IRREGULAR = (
     "{% for m in messages %}{% if loop.last %}{{ 'Be brief. ' }}{% endif %}"
