@@ -95,10 +95,19 @@ def _try(model: Any, key: str, choices: str, seed: int) -> None:
         unmergeable,
     )
 
-    culprits = [layer.leaf for layer in shared_layers(model, adapted_layers(model))]
+    layers = adapted_layers(model)
+    culprits = [layer.leaf for layer in shared_layers(model, layers)]
     if not culprits or can_untie(model):
-        with in_turn(model), tried(model, seed):
-            culprits = unmergeable(model)
+        try:
+            with in_turn(model), tried(model, seed):
+                culprits = unmergeable(model)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            # Positions that are looked up by other numbers than ids, for example.
+            named = ", ".join(sorted({layer.leaf for layer in layers}))
+            raise SettingsError(
+                f"{key}: {type(model).__name__} can't be run with an adapter of {named} "
+                f"({str(error).splitlines()[0]}); layers to name instead: {choices}"
+            ) from error
     if culprits:
         raise SettingsError(
             f"{key}: an adapter of {', '.join(sorted(set(culprits)))} can't be merged into "

@@ -112,7 +112,11 @@ def unmergeable(model: Any) -> list[str]:
     layers = adapted_layers(model)
     if odd := {layer.leaf for layer in layers if not layer.is_plain}:
         return sorted(odd)
-    apart = outputs(model)
+    with _hearing(layers) as called:
+        apart = outputs(model)
+    # BART's shared embedding stands beside those that are called, and shares their weight.
+    if idle := {layer.leaf for layer in shared_layers(model, layers)} - called:
+        return sorted(idle)
     with as_merged(model, layers):
         together = outputs(model)
     with _switched_off(layers):
@@ -126,6 +130,19 @@ def unmergeable(model: Any) -> list[str]:
             if not agree(apart, outputs(model), effect):
                 culprits.append(leaf)
     return culprits or leaves
+
+
+@contextlib.contextmanager
+def _hearing(layers: Sequence[Layer]) -> Iterator[set[str]]:
+    """The last names of those layers that are called within."""
+    called: set[str] = set()
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            hook = layer.tuner.register_forward_hook(
+                lambda module, given, found, leaf=layer.leaf: called.add(leaf)
+            )
+            stack.callback(hook.remove)
+        yield called
 
 
 @contextlib.contextmanager

@@ -212,6 +212,18 @@ def test_a_layer_that_cannot_be_merged_is_refused_with_layers_to_name_instead(
     )
 
 
+def test_a_layer_that_the_model_never_calls_is_refused(tmp_path: Path) -> None:
+    """BART's shared embedding: its encoder and decoder have the same weight in layers of theirs."""
+    with pytest.raises(SettingsError, match=r"an adapter of shared can't be merged into Bart.*k_p"):
+        adapted(stored(bart, tmp_path), ["q_proj", "shared"])
+
+
+def test_a_layer_that_an_adapter_cannot_stand_in_is_refused(tmp_path: Path) -> None:
+    """BART looks its positions up by what isn't ids."""
+    with pytest.raises(SettingsError, match=r"can't be run with an adapter of embed_pos.*k_proj"):
+        adapted(stored(bart, tmp_path), ["embed_positions"])
+
+
 def test_what_peft_itself_refuses_is_told_with_layers_to_name_instead(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"target_modules: MambaForCausalLM takes no adapter"
