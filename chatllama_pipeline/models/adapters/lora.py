@@ -97,7 +97,9 @@ def _try(model: Any, key: str, choices: str, seed: int) -> None:
 
     layers = adapted_layers(model)
     culprits = [layer.leaf for layer in shared_layers(model, layers)]
-    if not culprits or can_untie(model):
+    with in_turn(model):
+        apart = not culprits or can_untie(model)
+    if apart:
         try:
             with in_turn(model), tried(model, seed):
                 culprits = unmergeable(model)

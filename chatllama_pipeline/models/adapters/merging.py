@@ -254,7 +254,7 @@ def shared_layers(model: Any, layers: Sequence[Layer]) -> list[Layer]:
 
 
 def can_untie(model: Any) -> bool:
-    """Whether a saved `model` could be loaded with its tied weights apart."""
+    """Whether a saved `model` could be loaded with its tied weights apart, and say the same."""
     config = type(model.config).from_dict({**model.config.to_dict(), "tie_word_embeddings": False})
     # T5's config is tied whatever it is told.
     if config.tie_word_embeddings:
@@ -263,7 +263,21 @@ def can_untie(model: Any) -> bool:
     if bare is None:
         return False
     names = [name for name, _ in bare.named_parameters()]
-    return len(names) == len(list(bare.named_parameters(remove_duplicate=False)))
+    apart = len(names) == len(list(bare.named_parameters(remove_duplicate=False)))
+    return apart and _minds_no_tie(model)
+
+
+def _minds_no_tie(model: Any) -> bool:
+    """Whether `model` says the same where its config says that nothing is tied.
+
+    Switch Transformers scale what goes into a tied output.
+    """
+    expected, tied = outputs(model), model.config.tie_word_embeddings
+    model.config.tie_word_embeddings = False
+    try:
+        return agree(expected, outputs(model))
+    finally:
+        model.config.tie_word_embeddings = tied
 
 
 def without_weights(kind: Any, config: Any) -> Any | None:
