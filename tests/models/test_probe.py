@@ -10,14 +10,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     DynamicCache,
+    FNetConfig,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    MraConfig,
 )
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
 
@@ -311,6 +314,38 @@ def test_a_reward_model_of_nan_is_refused_where_it_is_made(
         base("reward_base", source, make_spec, train=False)
 
 
+ENCODER = {"vocab_size": 320, "num_labels": 1, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (
+            FNetConfig(
+                **ENCODER, hidden_size=16, num_hidden_layers=1, intermediate_size=16,
+                max_position_embeddings=64,
+            ),
+            "among padded ones otherwise than its own class scores the row alone",
+        ),
+        (
+            MraConfig(
+                **ENCODER, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                intermediate_size=16, max_position_embeddings=64,
+            ),
+            "scores rows alike that only begin alike, to the last digit: it doesn't read them",
+        ),
+    ],
+)  # fmt: skip
+def test_an_encoder_that_reads_no_row_as_it_is_is_refused(
+    config: Any, reason: str, tmp_path: Path, make_spec: MakeSpec, tiny_base_folder: Path
+) -> None:
+    """MRA's attention needs a GPU's kernel, and FNet's has no mask."""
+    model = wide(AutoModelForSequenceClassification.from_config(config))
+    source = saved(model, tmp_path / "source", tiny_base_folder)
+    with pytest.raises(SettingsError, match=reason):
+        base("reward_base", source, make_spec, train=False)
+
+
 def test_a_model_whose_numbers_overflow_is_refused(
     tmp_path: Path, make_spec: MakeSpec, tiny_base_folder: Path
 ) -> None:
@@ -340,6 +375,14 @@ def test_a_tensor_that_changed_is_found_in_parameters_and_in_buffers_that_are_ne
     ]  # fmt: skip
     second.model.rotary_emb.inv_freq[0] = torch.nan
     assert not_finite(second) == "model.rotary_emb.inv_freq"
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 3e38])
+def test_one_number_that_is_none_is_found_and_a_large_one_is_no_fault(number: float) -> None:
+    model = wide(LlamaForCausalLM(LlamaConfig(**SIZES)).bfloat16())
+    model.model.layers[1].mlp.up_proj.weight.data[:2, :2] = number
+    broken = None if number == 3e38 else "model.layers.1.mlp.up_proj.weight"
+    assert not_finite(model) == not_finite(model, model) == broken
 
 
 def test_a_head_of_ours_stands_on_the_buffers_that_transformers_gives_the_family(

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A prompt shorter than a convolution's window, one that needs padding, and the longest.
-PROMPT_LENGTHS, REPLY_LENGTHS = (4, 2, 7), (4, 2, 4)
+# A prompt shorter than a convolution's window, one that needs padding, and the longest. A padded
+# row of an odd length: some families pool tokens in pairs.
+PROMPT_LENGTHS, REPLY_LENGTHS = (4, 2, 7), (4, 3, 4)
 # Rows are made of the first of a vocabulary where so many of those are ordinary.
 WORDS, ENOUGH = 1024, 64
 # Faults are told from rounding by their size: a wrong cache or mask changes what is said about as

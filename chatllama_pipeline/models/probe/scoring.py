@@ -43,9 +43,16 @@ def probe_scoring(model: Any, rows: Rows) -> Scored:
         Example([*prompt, *reply], len(prompt))
         for prompt, reply in zip(rows.prompts, rows.replies, strict=True)
     ]
-    own = Truth([_own_score(model, example) for example in examples], numbers)
+    alone = [_own(model, example) for example in examples]
+    own = Truth([score for score, _ in alone], numbers)
     if not own.finite:
         raise Failure("scores ordinary tokens NaN", "its weights or its number format are broken")
+    is_encoder = kind_of(model.config) is Kind.ENCODER
+    if is_encoder and torch.equal(own.rows[0], _own(model, _changed(examples))[0]):
+        raise Failure(
+            "scores rows alike that only begin alike, to the last digit",
+            "it doesn't read them, as families do whose attention needs a kernel (MRA)",
+        )
     off = tried(lambda: own.apart([*_scores(model, examples)]))
     if not off.within(own.tolerance):
         raise Failure(
@@ -53,16 +60,24 @@ def probe_scoring(model: Any, rows: Rows) -> Scored:
             f"({off.told('')})",
             "no batch of it could be scored",
         )
-    if kind_of(model.config) is Kind.ENCODER:
+    if is_encoder:
         return Scored(manner_of(model.config), off.apart)
-    left_padded, apart = _values_padding(model, rows, examples)
+    truth = Truth([values for _, values in alone], numbers)
+    left_padded, apart = _values_padding(model, rows, examples, truth)
     return Scored(Manner(manner_of(model.config).steps, left_padded), max(off.apart, apart))
 
 
-def _values_padding(model: Any, rows: Rows, examples: list[Example]) -> tuple[bool, float]:
+def _changed(examples: list[Example]) -> Example:
+    """The first row with other words behind its first."""
+    first, *_, last = examples
+    return first._replace(ids=[first.ids[0], *last.ids[1 : len(first.ids)]])
+
+
+def _values_padding(
+    model: Any, rows: Rows, examples: list[Example], truth: Truth
+) -> tuple[bool, float]:
     """Whether padding may stand before a critic's rows, and how far off its values are."""
     steps, causal = manner_of(model.config).steps, kind_of(model.config) is Kind.CAUSAL
-    truth = Truth([_own_values(model, example) for example in examples], numbers)
     for left_padded in (True, False) if causal else (True,):
         set_manner(model.config, Manner(steps, left_padded))
         off = tried(lambda: truth.apart(_values(model, rows)))
@@ -76,15 +91,30 @@ def _values_padding(model: Any, rows: Rows, examples: list[Example]) -> tuple[bo
     )
 
 
-def _own_score(model: Any, example: Example) -> Tensor:
-    """A row's score `[1]` by a plain forward of the model's own class, or by its head."""
+def _own(model: Any, example: Example) -> tuple[Tensor, Tensor]:
+    """What a plain forward says of a row alone: its score `[1]`, and the head's values `[T+1]`.
+
+    The score is that of the model's own class, or the head's at the last token. The values are
+    those from the prompt's last token on; an encoder has none.
+    """
     if type(model).__name__.endswith(SCORING_SUFFIX):
-        return _own_values(model, example)[-1:]
+        values = _own_values(model, example)
+        return values[-1:], values
     inputs = {n: v.to(model.device) for n, v in score_inputs(model, [example], 0).items()}
     inputs.pop("attention_mask")
     uncached = {"use_cache": False} if takes(model, "use_cache") else {}
-    logits: Tensor = model(**inputs, **uncached).logits
-    return logits[0, :1]
+    if kind_of(model.config) is Kind.ENCODER:
+        return model(**inputs, **uncached).logits[0, :1], torch.empty(0)
+    heard: list[Tensor] = []
+    hook = model.score.register_forward_hook(lambda head, given, found: heard.append(found))
+    try:
+        score: Tensor = model(**inputs, **uncached).logits[0, :1]
+    finally:
+        hook.remove()
+    # A class may read its head at a row's last token alone.
+    read = [found for found in heard if found.shape[:2] == (1, len(example.ids))]
+    start = example.prompt_length - 1
+    return score, read[0][0, start:, 0] if read else _own_values(model, example)
 
 
 def _own_values(model: Any, example: Example) -> Tensor:
