@@ -312,6 +312,9 @@ def _load(kind: Any, folder: Path, key: str, *, name: str, **arguments: Any) -> 
         if "trust_remote_code" in str(error):
             cure = f"it brings code of its own; set {key.split('.')[0]}.trust_remote_code: true "
             cure += "if you have read and trust it"
+        elif "Unrecognized configuration class" in reason:
+            reason = f"transformers' {kind.__name__} knows no model of its kind"
+            cure = "name one that reads and writes text alone"
         else:
             cure = "its files are damaged or of another library: fetch or save them again"
         raise SettingsError(f"{key}: {name} could not be loaded ({reason}): {cure}") from error

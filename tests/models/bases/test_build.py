@@ -18,6 +18,7 @@ from transformers import (
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
+    ViTConfig,
 )
 
 from chatllama_pipeline.errors import DataError, SettingsError
@@ -223,6 +224,18 @@ def test_a_decoder_that_writes_fewer_words_than_its_encoder_reads_is_refused(
     AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(tmp_path / "source")
     settings = {"actor_config": {"model": str(tmp_path / "source")}}
     with pytest.raises(SettingsError, match=r"source has 300 ids, .* embeddings for 200: "):
+        run(make_spec("actor_base", settings, {}), QUIET)
+
+
+def test_a_model_of_a_kind_without_a_language_model_is_refused_by_its_kind(
+    make_spec: MakeSpec, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    ViTConfig().save_pretrained(tmp_path)
+    for path in tiny_base_folder.glob("*token*"):
+        shutil.copy(path, tmp_path)
+    shutil.copy(tiny_base_folder / "model.safetensors", tmp_path)
+    settings = {"actor_config": {"model": str(tmp_path)}}
+    with pytest.raises(SettingsError, match="AutoModelForCausalLM knows no model of its kind"):
         run(make_spec("actor_base", settings, {}), QUIET)
 
 
