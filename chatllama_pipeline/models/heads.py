@@ -34,6 +34,7 @@ from chatllama_pipeline.models.families.language import (
     tokens_first,
 )
 from chatllama_pipeline.models.families.manner import manner_of
+from chatllama_pipeline.models.families.pairs import token_types
 from chatllama_pipeline.models.families.switches import without_noise
 from chatllama_pipeline.models.loading import (
     code_arguments,
@@ -240,10 +241,9 @@ def score_inputs(model: Any, rows: Sequence[Example], pad_id: int) -> dict[str, 
         }
     ids, mask = pad_right([row.ids for row in rows], pad_id)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if kind is Kind.ENCODER and getattr(model.config, "type_vocab_size", 0) > 1:
-        # BERT marks the second text; every token behind the prompt's belongs to it.
+    if kind is Kind.ENCODER:
         starts = torch.tensor([row.prompt_length for row in rows])
-        inputs["token_type_ids"] = (torch.arange(ids.shape[1]) >= starts[:, None]).long() * mask
+        inputs |= token_types(model.config, starts, mask)
     return inputs
 
 

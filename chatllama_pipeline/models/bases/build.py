@@ -38,9 +38,15 @@ from chatllama_pipeline.models.bases.sources import (
     require_tokenizer,
 )
 from chatllama_pipeline.models.chat.rendering import check_options, set_options
-from chatllama_pipeline.models.chat.template import CHAT_TEMPLATE, ensure_chat_template, stop_ids
+from chatllama_pipeline.models.chat.template import (
+    CHAT_TEMPLATE,
+    ensure_chat_template,
+    pair_types,
+    stop_ids,
+)
 from chatllama_pipeline.models.families.kinds import Kind, kind_of
 from chatllama_pipeline.models.families.manner import ORDINARY, set_manner
+from chatllama_pipeline.models.families.pairs import PAIR_TYPES
 from chatllama_pipeline.models.families.switches import set_switches
 from chatllama_pipeline.models.families.text_only import text_only
 from chatllama_pipeline.models.families.unembedded import without_unembedded
@@ -169,6 +175,8 @@ def _copy_model(
     # A config from elsewhere may claim anything: only the setting and the probe count.
     vars(model.config).pop(CODE_TRUSTED, None)
     set_manner(model.config, ORDINARY)
+    if kind_of(model.config) is Kind.ENCODER:
+        setattr(model.config, PAIR_TYPES, _marks(model.config, tokenizer))
     _require_start(model, f"{key}.model", section.model)
     if trust:
         setattr(model.config, CODE_TRUSTED, True)
@@ -187,6 +195,13 @@ def _copy_model(
         )
     metrics = {"parameters": int(model.num_parameters()), "revision": found.commit}
     return model, tokenizer, {**metrics, **(gguf.metrics if gguf else {})}, warnings
+
+
+def _marks(config: Any, tokenizer: Any) -> list[int]:
+    """The types that an encoder reads of a pair: its tokenizer may tell more than it has."""
+    types = pair_types(tokenizer)
+    known = getattr(config, "type_vocab_size", None)
+    return types if known is None or max(types, default=0) < known else []
 
 
 def _words_of(model: Any) -> int:

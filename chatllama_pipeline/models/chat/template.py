@@ -174,6 +174,15 @@ def _pair(tokenizer: Any, first: str, second: str) -> tuple[list[int], Sequence[
     return pair["input_ids"], pair.sequence_ids()
 
 
+def pair_types(tokenizer: Any) -> list[int]:
+    """The types of a pair's first token, of its first text and of its second, as encoders are told.
+
+    Empty where the tokenizer tells none. BERT's are 0, 0 and 1, Funnel's 2, 0 and 1.
+    """
+    types = tokenizer(QUESTION, ANSWER).get("token_type_ids")
+    return [types[0], types[1], types[-1]] if types else []
+
+
 def text_ids(tokenizer: Any, text: str, *, goes_on: bool) -> list[int]:
     """The ids of a text without a template, and of what the tokenizer puts around any text.
 
