@@ -1,8 +1,5 @@
-"""Child processes, from the command that starts them to how they end.
-
-What a stage does inside of its child lives on the floors above; this module names which function
-that is, without importing any of them.
-"""
+"""Child processes, from the command that starts them to how they end; which function each stage
+is, by its name alone: what a stage does lives on the floors above."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """What the report and the audit share: one style, and how a page's template is opened.
-
-A page is one file without links to others: `{% include "page.css" %}` stands before a template's
-own rules, and `{% include "narrow.css" %}`, which overrides both, after them.
-"""
+Styles come in here, included by templates (`page.css`, then `narrow.css`); pages stay elsewhere."""
 
 from __future__ import annotations
 

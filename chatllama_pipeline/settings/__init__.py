@@ -1,9 +1,5 @@
 """Settings: flat, frozen, validated; one class per section of an assistant's `config.yaml`.
-
-The four sections of the original ChatLLaMA keep their names and keys; those of its keys that no
-longer do what their name said stand in `original.py`. Which settings an asset is made from stands
-in `lineage.assets`.
-"""
+What of them an asset is made from stands in `lineage.assets`; nothing here reads data or models."""
 
 from chatllama_pipeline.settings.assistant import AssistantSettings, StoreSettings
 from chatllama_pipeline.settings.data import (

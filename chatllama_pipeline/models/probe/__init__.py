@@ -1,6 +1,2 @@
-"""What a base model computes, tried on a few tokens before anything is published or trained.
-
-Later stages decode step by step, pad rows among others, save and load, and put heads on models.
-That each of these gives the numbers of a plain forward on the row alone is true of most families,
-not of all: here it is tried, mended by another `Manner` where one is right, or refused.
-"""
+"""What a base computes, tried on a few tokens: step by step, padded, saved, with each head.
+A family that differs comes in here: mended by another `Manner`, or refused, before it costs."""
