@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -220,6 +221,19 @@ class Compute(dg.ConfigurableResource[None]):
         from resources.running import run_stage
 
         return run_stage(self, context, spec, spec_path)
+
+    @contextlib.contextmanager
+    def nodes_for_rows(self, log: Path) -> Iterator[None]:
+        """Rows of data that are many are worked on by the nodes of the Ray cluster, where stages
+        are its jobs, in this block; what Ray says of it goes to `log`."""
+        if self.launcher != "ray":
+            yield
+            return
+        from chatllama_pipeline.data.workers.batches import working_elsewhere
+        from chatllama_pipeline.data.workers.cluster import RayWorkers
+
+        with working_elsewhere(partial(RayWorkers, self.ray.address, log)):
+            yield
 
     def stage_command(self, spec_path: Path) -> list[str]:
         """The command that runs the stage of `spec_path`; it works by hand as well."""

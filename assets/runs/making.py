@@ -131,7 +131,8 @@ def make(
         if stages:
             compute.require_cluster(bench.run_folder, alone=stages <= ONE_PROCESS)
         given = (inputs, recipe.inputs, versions.root, unpromoted)
-        return build(Work(context, compute, assistant, *given, bench))
+        with compute.nodes_for_rows(bench.logs / f"{asset}.rows.log"):
+            return build(Work(context, compute, assistant, *given, bench))
 
     try:
         with listening(Progress(asset, context.log.info)):

@@ -27,6 +27,8 @@ _ROLES = ("", "system", "user", "assistant")
 _NO_LIMITS = Limits(None, None)
 # Texts that a row has, about, and of how many rows one has texts that must be tokenized.
 _TEXTS_PER_ROW, _ROWS_PER_TOKENIZED = 2, 4
+# Slots of a table of one's own, 25 MB: each process of a node has two.
+_MOST_ALONE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Reading:
         """Its reader; the files hold the two tables, which are its own where there are none."""
         if not files:
             folder = Path(tempfile.gettempdir())
-            return RowReader(self, *(Known.of_slots(slots, folder) for slots in self.slots))
+            slots = (min(each, _MOST_ALONE) for each in self.slots)
+            return RowReader(self, *(Known.of_slots(each, folder) for each in slots))
         return RowReader(self, *map(Known, files))
 
 
