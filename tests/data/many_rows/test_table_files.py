@@ -149,8 +149,11 @@ def test_datasets_in_parts_hold_the_rows_of_those_in_one_file_and_all_who_read_t
     assert measure_pairs(pairs, 40) == measure_pairs(one_pairs, 40)
     shown = []
     for folder in (one_actor, actor):
-        scan = scan_table("actor_training_data", folder, PersonalData(), TextIndex(), None)
-        shown.append((commonest_replies(scan, 3), scan.by_split(), scan.row_keys.tolist()))
+        scan = scan_table(
+            "actor_training_data", folder, PersonalData(), TextIndex(), None, tmp_path
+        )
+        keys = scan.row_keys.read(0, scan.rows).tolist()
+        shown.append((commonest_replies(scan, 3), scan.by_split(), keys))
     assert shown[0] == shown[1]
 
 
