@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
@@ -37,7 +37,7 @@ RIGHT = [
     ),
     *("layoutlm", "longformer", "luke", "megatron-bert", "modernbert", "mpnet", "nomic_bert"),
     *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "squeezebert"),
-    *("ultrabert", "xlm", "xlm-roberta", "xmod"),
+    *("ultrabert", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
 ]
 REFUSED = ["convbert", "fnet", "mobilebert", "mra", "nystromformer", "yoso"]
 # What encoders call their sizes, beside the names that models which write have.
@@ -76,7 +76,7 @@ def test_it_scores_padded_pairs_as_transformers_scores_them_alone(
     spec = make_spec("reward_base", {"reward_config": {"model": str(source), "train": False}}, {})
     run(spec, QUIET)
     own = AutoModelForSequenceClassification.from_pretrained(source).eval()
-    tokenizer = tokenizer_kinds.electra()
+    tokenizer = AutoTokenizer.from_pretrained(source)
     expected = [
         float(own(**tokenizer(asked, said, return_tensors="pt")).logits) for asked, said in PAIRS
     ]
