@@ -164,10 +164,8 @@ def train(model: Any, task: Task, plan: TrainingPlan, progress: Progress) -> Tra
     layout, snapshot = Layout.of(means), Snapshot.newest(states, warnings.append)
     course, objective = Course(), Objective(model, task.loss_sum, task.of_step)
     if snapshot is not None:
-        course = Course.read(snapshot.counts)
-        progress.say(f"continues from the state in {snapshot.folder}, after step {course.step}")
+        course = _continued(snapshot, objective, progress)
         warnings += filter(None, [snapshot.continued_in(layout)])
-        load_whole(objective, snapshot.weights())
     if means.bfloat16 and is_in_parts(objective):
         # DeepSpeed leaves what is in parts already as it finds it.
         as_type(objective, torch.bfloat16)
@@ -210,6 +208,14 @@ def train(model: Any, task: Task, plan: TrainingPlan, progress: Progress) -> Tra
         whole=lambda: whole_weights(prepared),
         is_main=plan.is_main,
     )
+
+
+def _continued(snapshot: Snapshot, objective: Objective, progress: Progress) -> Course:
+    """How far a training had come, its weights loaded into `objective`."""
+    course = Course.read(snapshot.counts)
+    progress.say(f"continues from the state in {snapshot.folder}, after step {course.step}")
+    load_whole(objective, snapshot.weights())
+    return course
 
 
 def _section(plan: TrainingPlan) -> SupervisedSection:
