@@ -13,6 +13,7 @@ from chatllama_pipeline.models.heads import RewardScorer
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.serving.scores import DECIMALS, Reply
 from chatllama_pipeline.settings.folder import Assistant
+from chatllama_pipeline.store.manifests import RUNS
 from chatllama_pipeline.store.versions import store_root
 from chatllama_pipeline.training.terms.asking import open_rewards
 
@@ -41,7 +42,7 @@ def every_reward(
     """
     told = repr([(reply.prompt, reply.reply) for reply in replies])
     digest = hashlib.sha256(told.encode()).hexdigest()[:16]
-    run_folder = store_root() / "_runs" / "score" / assistant.name / digest
+    run_folder = store_root() / RUNS / "score" / assistant.name / digest
     with open_rewards(assistant.settings, assistant.folder, run_folder) as asking:
         prompts, texts = [one.prompt for one in replies], [one.reply for one in replies]
         columns = asking.columns(prompts, texts, lambda *_: torch.tensor(scores))

@@ -19,9 +19,10 @@ from chatllama_pipeline.progress import MEGABYTE, Phase, phase
 from chatllama_pipeline.records import Check, Curve
 
 # What things are called in a store: the owner of what no assistant owns, a version's manifest, the
-# pointer to the current one, the folder of a person's words, that of a training's states.
+# pointer to the current one, the folder of a person's words, that of what is under way
+# (`_runs/<asset>/<owner>/<fingerprint>`), and in it that of a training's states.
 SHARED, MANIFEST, CURRENT, APPROVALS = "_shared", "manifest.json", "current.json", "_approvals"
-STATE = "state"
+RUNS, STATE = "_runs", "state"
 HASHED_AT_ONCE = 2**22
 LIBRARIES = ("dagster", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
 
@@ -62,7 +63,10 @@ class PayloadFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a version; `created` and `seconds` are its only times."""
+    """What is known of a version; `created` and `seconds` are its only times.
+
+    Manifests outlive the code that wrote them: a field that older ones lack has a default.
+    """
 
     asset: str
     assistant: str | None

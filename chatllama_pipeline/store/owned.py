@@ -9,14 +9,14 @@ from pathlib import Path
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.store.locks.held import HeldError, hold, is_held
-from chatllama_pipeline.store.manifests import APPROVALS, SHARED
+from chatllama_pipeline.store.manifests import APPROVALS, RUNS, SHARED
 from chatllama_pipeline.store.pool import Pool
 from chatllama_pipeline.store.remote.mirror import mirror_of
 from chatllama_pipeline.store.trials import TRIALS
 from chatllama_pipeline.store.views import VIEWS
 
 # By asset below the store's root, and below these: `<folder>/<asset>/<assistant>`.
-_BY_ASSET = ("_runs", "_staging", "_adopting")
+_BY_ASSET = (RUNS, "_staging", "_adopting")
 # By assistant: `<folder>/<assistant>`.
 _BY_ASSISTANT = ("_logs", APPROVALS, TRIALS, VIEWS)
 

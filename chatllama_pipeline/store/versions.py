@@ -39,6 +39,7 @@ from chatllama_pipeline.store.locks.held import Held, HeldError, hold
 from chatllama_pipeline.store.manifests import (
     CURRENT,
     MANIFEST,
+    RUNS,
     SHARED,
     Manifest,
     PayloadFile,
@@ -220,7 +221,7 @@ class Store:
 
     def run_folder(self, recipe: Recipe) -> Path:
         """Where the unfinished state of this recipe stands; private, since states are loaded."""
-        runs = self.root / "_runs" / recipe.asset / (recipe.assistant or SHARED)
+        runs = self.root / RUNS / recipe.asset / (recipe.assistant or SHARED)
         folder = runs / recipe.fingerprint
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
@@ -258,7 +259,7 @@ class Store:
         standing = {version.manifest.fingerprint for version in versions}
         return [
             folder
-            for place in (self.root / "_runs" / asset / owner, self.root / "_logs" / owner / asset)
+            for place in (self.root / RUNS / asset / owner, self.root / "_logs" / owner / asset)
             for folder in sorted(place.glob("*/"))
             if folder.name not in standing and last_written(folder) < min(since, before)
         ]

@@ -69,12 +69,13 @@ def export(
     from chatllama_pipeline.llm.templates import load_templates
     from chatllama_pipeline.progress import Progress
     from chatllama_pipeline.serving.gguf.export import export as write
+    from chatllama_pipeline.store.manifests import RUNS
 
     role = assistant.settings.role("evaluation_judge")
     if role.asks_a_model and not judge:
         role = dataclasses.replace(role, provider="none")
     progress = Progress("export", lambda line: click.echo(line, err=True))
-    run_folder = store.root / "_runs" / "export" / name / release.id
+    run_folder = store.root / RUNS / "export" / name / release.id
     template = load_templates(assistant.folder)["reward"]
     least = assistant.settings.checks.min_gguf_agreement
     with open_judge(role, template, run_folder) as asked:

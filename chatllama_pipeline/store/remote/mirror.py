@@ -31,6 +31,7 @@ from chatllama_pipeline.store.manifests import (
     APPROVALS,
     CURRENT,
     MANIFEST,
+    RUNS,
     SHARED,
     STATE,
     Manifest,
@@ -139,7 +140,7 @@ class Mirror:
             yield
 
     def _states(self, asset: str, owner: str, fingerprint: str) -> TrainingStates:
-        folder = self.root / "_runs" / asset / owner / fingerprint / STATE
+        folder = self.root / RUNS / asset / owner / fingerprint / STATE
         place = f"{STATES}/{owner}/{asset}/{fingerprint}"
         return TrainingStates(self.bucket.objects, place, folder)
 
@@ -169,7 +170,7 @@ class Mirror:
         """Remove versions there, and the files that no other has; the states of run folders."""
         self.bucket.remove([version.manifest for version in versions])
         for folder in folders:
-            if folder.is_relative_to(self.root / "_runs"):
+            if folder.is_relative_to(self.root / RUNS):
                 self._states(*folder.parts[-3:]).clear()
 
     def forget(self, assistant: str) -> None:
