@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,24 +33,11 @@ def not_finite(model: Any, source: Any = None) -> str | None:
     known = {} if source is None else dict(source.named_parameters())
     for name, loaded in model.named_parameters():
         tensor = known.get(name, loaded)
-        # Sums need no copy of the tensor; they can also overflow, hence the second look.
-        if not bool(_sums(tensor).isfinite().all()) and not bool(tensor.isfinite().all()):
+        # A sum needs no copy of the tensor; it can also overflow, hence the second look.
+        if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
             return str(name)
     # Masks are kept as buffers too, and are infinite by right.
     return next((str(name) for name, b in model.named_buffers() if bool(b.isnan().any())), None)
-
-
-def _sums(tensor: Tensor) -> Tensor:
-    """A sum of all numbers, or one of each row: a processor that multiplies bfloat16 matrices by
-    itself adds them up so in half the time."""
-    multiplies = tensor.dtype is torch.bfloat16 and tensor.dim() == 2 and _multiplies_bfloat16()
-    return tensor @ tensor.new_ones(tensor.shape[1]) if multiplies else tensor.sum()
-
-
-@functools.cache
-def _multiplies_bfloat16() -> bool:
-    known: dict[str, Any] = dict(getattr(torch.cpu, "get_capabilities", dict)())
-    return bool(known.get("amx_bf16", False))
 
 
 def lost(source: Any, loaded: Any) -> Iterator[str]:
