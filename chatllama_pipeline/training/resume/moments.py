@@ -161,17 +161,14 @@ class Part(NamedTuple):
 
 def _flat_parts(optimizer: Any) -> Iterator[tuple[Tensor, list[Part]]]:
     """This process's flat tensors, and what stands in each."""
-    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        groups = zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True)
-        for flat, parameters in groups:
-            yield flat, _parts_of_weights(parameters)
-    elif hasattr(optimizer, "single_partition_of_fp32_groups"):
-        groups = zip(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, strict=True)
-        for flat, parameters in groups:
-            yield flat, _parts_of_gradients(parameters)
-    else:
-        kind = type(optimizer).__name__
-        raise StoreError(f"DeepSpeed's {kind} takes up nothing that was saved otherwise")
+    for flat_tensors, their_parameters, parts in _FLAT:
+        if hasattr(optimizer, flat_tensors):
+            tensors, groups = getattr(optimizer, flat_tensors), getattr(optimizer, their_parameters)
+            for flat, parameters in zip(tensors, groups, strict=True):
+                yield flat, parts(parameters)
+            return
+    kind = type(optimizer).__name__
+    raise StoreError(f"DeepSpeed's {kind} takes up nothing that was saved otherwise")
 
 
 def _parts_of_weights(parameters: Sequence[Any]) -> list[Part]:
@@ -195,3 +192,12 @@ def _parts_of_gradients(parameters: Sequence[Any]) -> list[Part]:
             there = parameter._hp_mapping.lp_fragment_address
             parts.append(Part(parameter, here.start, there.start, here.numel))
     return parts
+
+
+# Where each of DeepSpeed's optimizers has its flat tensors, and whose they are: stage 3, stages 1
+# and 2, and stage 1 where bfloat16 gradients are summed in float32.
+_FLAT = (
+    ("fp32_partitioned_groups_flat", "fp16_groups", _parts_of_weights),
+    ("single_partition_of_fp32_groups", "bit16_groups", _parts_of_gradients),
+    ("fp32_groups_flat_partition", "bf16_groups", _parts_of_gradients),
+)

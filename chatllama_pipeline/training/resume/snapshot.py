@@ -194,14 +194,22 @@ class Engine:
         else:
             self._take_up(snapshot)
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(_load(folder / "scheduler.pt"))
-            # What another layout has saved of the optimizer holds no rates of this one's groups.
-            for group, rate in zip(
-                self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
-            ):
-                group["lr"] = rate
+            self._take_up_schedule(_load(folder / "scheduler.pt"))
         if snapshot.layout == self.layout:
             _set_random_state(_load(folder / f"random_{self.accelerator.process_index}.pt"))
+
+    def _take_up_schedule(self, saved: dict[str, Any]) -> None:
+        """Go on where the schedule stood; all groups of a layout have the same rate.
+
+        Another layout has others: DeepSpeed leaves out those that are empty, as that of an
+        adapter's biases is.
+        """
+        own, rate = self.scheduler.state_dict(), saved["_last_lr"][0]
+        of_groups = {key: own[key] for key in ("base_lrs", "lr_lambdas") if key in own}
+        rates = [rate] * len(own["base_lrs"])
+        self.scheduler.load_state_dict({**saved, **of_groups, "_last_lr": rates})
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def _take_up(self, snapshot: Snapshot) -> None:
         """Go on by the moments that another layout has saved."""

@@ -6,6 +6,7 @@ import copy
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,13 @@ from chatllama_pipeline.training.resume.moments import (
     of_plain,
     of_shards,
 )
-from chatllama_pipeline.training.resume.snapshot import Layout, Snapshot
+from chatllama_pipeline.training.resume.snapshot import (
+    OPTIMIZER,
+    Engine,
+    Layout,
+    Snapshot,
+    _random_state,
+)
 
 PLAIN, SHARDED = Layout(1, None), Layout(2, 3)
 
@@ -142,3 +149,25 @@ def test_a_layout_knows_of_an_optimizer_in_files() -> None:
     # At stage 0 DeepSpeed has no part in this.
     means = Means(deepspeed=DeepSpeedPlan({"zero_optimization": {**zero, "stage": 0}}))
     assert Layout.of(means) == PLAIN
+
+
+def test_a_rate_comes_back_where_a_group_without_weights_was_left_out(tmp_path: Path) -> None:
+    whole = model_and_optimizer()[1]
+    halved = torch.optim.lr_scheduler.LambdaLR(whole, lambda step: 0.5**step)
+    whole.step()
+    halved.step()
+    # Of the groups that the scheduler knows DeepSpeed keeps those that hold weights.
+    model = nn.Linear(3, 5)
+    kept = torch.optim.AdamW(model.parameters(), lr=0.1)
+    torch.save(kept.state_dict(), tmp_path / OPTIMIZER)
+    torch.save(halved.state_dict(), tmp_path / "scheduler.pt")
+    torch.save(_random_state(), tmp_path / "random_0.pt")
+    fresh = torch.optim.lr_scheduler.LambdaLR(model_and_optimizer()[1], lambda step: 0.5**step)
+    process: Any = SimpleNamespace(process_index=0)
+    for known in (fresh, torch.optim.lr_scheduler.LambdaLR(kept, lambda step: 0.5**step)):
+        kept.param_groups[0]["lr"] = 0.1
+        Engine(process, model, model, kept, PLAIN, known).restore(Snapshot(tmp_path, {}, PLAIN))
+        assert [group["lr"] for group in kept.param_groups] == [0.05]
+        known.optimizer.step()
+        known.step()
+        assert known.get_last_lr() == [0.025] * len(known.optimizer.param_groups)
