@@ -12,23 +12,23 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from chatllama_pipeline.launch.child import tail
+import psutil
+
 from chatllama_pipeline.launch.jobs.node_script import Meeting, node_script, processes_line
 from chatllama_pipeline.launch.jobs.scheduler import Request
 from chatllama_pipeline.launch.jobs.stage import job_environment
 from chatllama_pipeline.launch.shim import through_shim
-from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.records import StageSpec
+from tests.cluster.place import HELD
 
 ADDRESSES = ("10.217.0.1", "10.217.0.2")
 # Each namespace has all of its ports for itself.
 PORT = 29_400
 CABLE = "cable"
-PATIENCE_SECONDS = 300
-REAL = [sys.executable, "-m", "chatllama_pipeline.launch.stages"]
 
 
 class Refused(Exception):
@@ -60,44 +60,56 @@ class Hosts:
             with contextlib.suppress(Refused):
                 _ip("netns", "delete", name)
 
-    def train(self, spec: StageSpec, request: Request) -> Outcome:
-        """Run a training on both, each by the script that a job has on its nodes."""
+    @contextlib.contextmanager
+    def training(self, spec: StageSpec, request: Request) -> Iterator[list[Part]]:
+        """A held training on both, each by the script that a job has on its nodes."""
         folder = Path(spec.result).parent
         path = folder / "spec.json"
         with contextlib.ExitStack() as ended:
             parts = []
             for rank, name in enumerate(self.names):
                 meeting = Meeting(str(rank), ADDRESSES[0], str(PORT))
-                line = processes_line([*REAL, str(path)], request, meeting)
+                line = processes_line([sys.executable, str(HELD), str(path)], request, meeting)
                 script = folder / f"task.{rank}.sh"
                 tied = f"{shlex.join(through_shim([]))} {line}"
                 script.write_text(node_script(tied, request.threads_each, path))
                 command = ["ip", "netns", "exec", name, "bash", str(script)]
                 log = folder / f"node.{rank}.log"
-                parts.append((ended.enter_context(_started(command, log)), log))
-            _await(parts)
-        return Outcome.read(Path(spec.result))
+                parts.append(Part(ended.enter_context(_started(command, log)), log))
+            yield parts
+
+    def at_work(self) -> list[str]:
+        """The processes that both have."""
+        return [pid for name in self.names for pid in _ip("netns", "pids", name).split()]
 
 
-def _await(parts: Sequence[tuple[subprocess.Popen[bytes], Path]]) -> None:
-    """Wait until all are over; one that fails, or doesn't end, is told with its log."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        codes = [process.poll() for process, _ in parts]
-        if all(code == 0 for code in codes):
-            return
-        late = time.monotonic() > deadline
-        for code, (_, log) in zip(codes, parts, strict=True):
-            assert code in (0, None), tail(log)
-            assert not late, f"{[tail(log) for _, log in parts]}"
-        time.sleep(0.2)
+@dataclass(frozen=True)
+class Part:
+    """What one of the hosts does of a training."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def is_over(self) -> bool:
+        return self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask it to save and leave."""
+        self.process.terminate()
+
+    def lose(self) -> None:
+        """End it hard, with all that it has started."""
+        own = psutil.Process(self.process.pid)
+        for process in [own, *own.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @contextlib.contextmanager
 def _started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     # A host's name may be anybody's: where it leads to is no place to meet.
     environment = {**job_environment(), "GLOO_SOCKET_IFNAME": CABLE}
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
@@ -109,7 +121,8 @@ def _started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byt
         process.wait()
 
 
-def _ip(*arguments: str) -> None:
+def _ip(*arguments: str) -> str:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
     if done.returncode != 0:
         raise Refused(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout

@@ -7,9 +7,10 @@ from pathlib import Path
 from benchmarks.resume import Trial, finish, make_inputs
 from chatllama_pipeline.launch.jobs.scheduler import Request
 from chatllama_pipeline.records import Outcome
+from tests.cluster.held import TRAININGS
 from tests.cluster.place import Place
 
-STAGES = ("reward_model", "actor_sft", "actor_ppo")
+STAGES = TRAININGS
 STEPS = 20
 Curves = dict[str, list[float]]
 

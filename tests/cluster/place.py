@@ -21,6 +21,7 @@ from chatllama_pipeline.launch.slurm.script import Wanted as AskedOfSlurm
 from chatllama_pipeline.records import Outcome, StageSpec
 
 STAGES = Path(__file__).parent / "stages.py"
+HELD = Path(__file__).parent / "held.py"
 REAL = [sys.executable, "-m", "chatllama_pipeline.launch.stages"]
 
 
@@ -83,6 +84,11 @@ class Place:
         """Run a training as the pipeline does; `spec` is of a folder of its own."""
         path = Path(spec.result).with_name("spec.json")
         return self._run(spec, [*REAL, str(path)], path, request)
+
+    def train_held(self, spec: StageSpec, request: Request) -> tuple[Outcome, dict[str, Any]]:
+        """The same of a training that waits where `held.py` is told to."""
+        path = Path(spec.result).with_name("spec.json")
+        return self._run(spec, [sys.executable, str(HELD), str(path)], path, request)
 
     def _run(
         self, spec: StageSpec, command: list[str], path: Path, request: Request

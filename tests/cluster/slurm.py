@@ -146,7 +146,7 @@ class Cluster:
 
         Nothing of it says another word: the controller finds out by itself.
         """
-        gone = self._steps(job)
+        gone = self._steps(node, job)
         for process in gone:
             process.suspend()
         below = [child for process in gone for child in process.children(recursive=True)]
@@ -155,14 +155,20 @@ class Cluster:
         self.kill(node)
         self.wait(lambda: self.said("sinfo", "-h", "-n", node, "-o", "%T").startswith("down"))
         for process in [*below, *gone]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
-    def _steps(self, job: str) -> list[psutil.Process]:
-        """The processes by which a node sees to a job."""
+    def _steps(self, node: str, job: str) -> list[psutil.Process]:
+        """The processes by which a node sees to a job: each has sockets in the node's folder."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if " ".join(process.cmdline()).startswith(f"slurmstepd: [{job}."):
+                if not " ".join(process.cmdline()).startswith(f"slurmstepd: [{job}."):
+                    continue
+                sockets = [one.laddr for one in process.net_connections(kind="unix")]
+                if any(
+                    str(address).startswith(f"{self.folder}/spool_{node}/") for address in sockets
+                ):
                     found.append(process)
         return found
 

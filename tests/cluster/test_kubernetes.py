@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +10,12 @@ import pytest
 from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.launch.jobs import running as jobs
 from chatllama_pipeline.launch.kubernetes.wanted import Wanted
-from tests.cluster.losses import STAGES, Alone, assert_same_losses
+from tests.cluster.losses import STAGES, Alone
+from tests.cluster.ordeals import bears
 from tests.cluster.place import Place, when
 from tests.cluster.stages import COUNTED
 from tests.launch.kubernetes.at_hand import found, started
 from tests.launch.kubernetes.cluster import IMAGE, Cluster
-from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -66,19 +62,6 @@ def test_a_node_with_another_version_of_the_project_refuses(
         place.run("writes", wanted(place))
 
 
-def test_an_interrupt_has_the_stage_save_and_leaves_no_job(kube: Cluster, place: Place) -> None:
-    when(lambda: place.heard("step 15"), lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        place.run("counts", wanted(place))
-    assert kube.server.all("jobs") == kube.server.all("pods") == []
-    saved = int((place.folder / "state").read_text())
-    assert saved >= 15
-
-    outcome, _ = place.run("counts", wanted(place))
-    assert outcome.rows == COUNTED
-    assert f"counts: goes on after step {saved}" in place.said
-
-
 def test_a_time_limit_has_the_stage_save_and_another_job_goes_on(
     kube: Cluster, place: Place
 ) -> None:
@@ -101,38 +84,12 @@ def test_a_node_that_is_drained_has_the_stage_save_and_go_on_elsewhere(
     assert int(resumed[-1].split()[-1]) >= 25
 
 
-def test_a_lost_node_costs_what_was_done_since_the_last_state(kube: Cluster, place: Place) -> None:
-    when(lambda: place.heard("step 25"), lambda: kube.lose("n1"))
-    outcome, metrics = place.run("counts", wanted(place))
-    assert outcome.rows == COUNTED
-    assert metrics["kubernetes_restarts"] == 1
-    resumed = [line for line in place.said if "goes on after step" in line]
-    assert int(resumed[-1].split()[-1]) >= 20
-
-
-def test_a_job_that_outlives_its_run_is_found_and_not_started_twice(
-    kube: Cluster, place: Place
-) -> None:
-    program = (
-        "from pathlib import Path; from tests.cluster.place import Place;"
-        "from tests.cluster.test_kubernetes import wanted;"
-        f"place = Place(Path({str(place.folder)!r})); place.run('counts', wanted(place))"
-    )
-    with subprocess.Popen([sys.executable, "-c", program]) as first:
-        wait_until(lambda: (place.folder / "state").exists())
-        first.kill()
-    assert kube.running() != []
-    (place.folder / "go").touch()
-
-    outcome, metrics = place.run("counts", wanted(place))
-    assert outcome.rows == COUNTED
-    assert metrics["kubernetes_jobs"] == 1
-    assert "takes up job" in place.said[0]
-    assert (place.folder / "spec.log").read_text().count("goes on after step") == 1
-
-
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_nodes_learn_what_one_process_learns(
+def test_two_nodes_bear_a_cancel_a_killed_run_and_a_lost_node_and_learn_what_one_process_learns(
     kube: Cluster, tmp_path: Path, alone: Alone, stage: str
 ) -> None:
-    assert_same_losses(alone, stage, tmp_path, wanted(Place(tmp_path), nodes=2))
+    def lose(place: Place, job: str) -> None:
+        kube.lose("n2")
+        kube.nodes["n3"] = 0
+
+    bears(alone, stage, tmp_path / "nodes", wanted(Place(tmp_path), nodes=2), lose)
