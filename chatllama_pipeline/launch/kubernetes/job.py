@@ -103,7 +103,7 @@ def _how_it_failed(
     """The state of a job that failed, and the reason."""
     failed = [pod for pod in _newest(pods) if _is_over(pod, "Failed")]
     for pod in failed:
-        said = told.get(_index(pod), {})
+        said = told.get(index_of(pod), {})
         if _ended(pod).get("reason") == "OOMKilled":
             memory = "over the memory that it had asked for"
             return "OUT_OF_MEMORY", f"{pod['metadata']['name']} was {memory}"
@@ -113,13 +113,13 @@ def _how_it_failed(
     if any(one.get("reason") == "DeadlineExceeded" for one in limits):
         return "TIME_LIMIT", ""
     by_themselves = [pod for pod in failed if _failed_by_itself(pod)]
-    indexes = {_index(pod) for pod in by_themselves}
+    indexes = {index_of(pod) for pod in by_themselves}
     for pod in pods:
         # Where one pod is lost others fail for want of it, often before anybody knows.
-        if _was_lost(pod) and _index(pod) not in indexes:
+        if _was_lost(pod) and index_of(pod) not in indexes:
             return "NODE_LOST", f"{pod['metadata']['name']}: {_words(pod)}"
     for pod in by_themselves:
-        return "FAILED", _last_words(pod, told.get(_index(pod), {}))
+        return "FAILED", _last_words(pod, told.get(index_of(pod), {}))
     reasons = [str(condition.get(key)) for key in ("reason", "message") if condition.get(key)]
     return "FAILED", ": ".join(reasons) or "its pods are gone"
 
@@ -128,7 +128,7 @@ def _newest(pods: Sequence[Object]) -> list[Object]:
     """The last pod of each index."""
     found: dict[str, Object] = {}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
-        found[_index(pod)] = pod
+        found[index_of(pod)] = pod
     return list(found.values())
 
 
@@ -192,7 +192,8 @@ def _ended(pod: Object) -> Object:
     return ended
 
 
-def _index(pod: Object) -> str:
+def index_of(pod: Object) -> str:
+    """Which of the job's nodes it is."""
     return str(pod["metadata"].get("annotations", {}).get(INDEX, "0"))
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from chatllama_pipeline.launch.jobs.node_script import PYTHON, Meeting, node_scr
 from chatllama_pipeline.launch.jobs.scheduler import NoAnswerError, Task
 from chatllama_pipeline.launch.kubernetes import waiting
 from chatllama_pipeline.launch.kubernetes.api import Api, Object, RefusedError
-from chatllama_pipeline.launch.kubernetes.job import Job, read_job
+from chatllama_pipeline.launch.kubernetes.job import Job, index_of, read_job
 from chatllama_pipeline.launch.kubernetes.manifest import job_manifest
 from chatllama_pipeline.launch.kubernetes.wanted import Wanted
 from chatllama_pipeline.launch.shim import through_shim
@@ -65,7 +66,8 @@ class Kubernetes:
         self._folder, self._env = folder, env
         self._known: Api | None = None
         self._last: dict[str, Job] = {}
-        self._pods: set[str] = set()
+        # The index of each that was seen, by its uid.
+        self._pods: dict[str, str] = {}
         self._pulls_since: float | None = None
 
     @property
@@ -126,9 +128,11 @@ class Kubernetes:
                 return dataclasses.replace(last, state="DELETED", reason="") if last else None
             told = read_job(thing, pods, self._bad_ends(job), self.request.nodes)
             # One that its node took along is soon forgotten there.
-            self._pods |= {pod["metadata"]["uid"] for pod in pods}
+            self._pods |= {pod["metadata"]["uid"]: index_of(pod) for pod in pods}
             restarts = max(0, len(self._pods) - self.request.nodes)
             told = dataclasses.replace(told, restarts=restarts)
+            if told.state == "FAILED" and self._lacks_one():
+                told = dataclasses.replace(told, state="NODE_LOST")
             if told.restarts > self.request.retries and not told.is_over:
                 self.cancel(job)
                 told = dataclasses.replace(told, state="NODES_LOST", reason=told.reason or "again")
@@ -139,6 +143,14 @@ class Kubernetes:
             raise NoAnswerError(str(error)) from None
         self._last[job] = told
         return told
+
+    def _lacks_one(self) -> bool:
+        """Whether a pod stands beside another that was put in a lost one's place.
+
+        The two can't work together: one of them ends, sooner or later, with an error of its own.
+        """
+        times = Counter(self._pods.values())
+        return self.request.nodes > 1 and len(set(times.values())) > 1
 
     def named(self, name: str) -> str | None:
         return None if self.look_at(name) is None else name
