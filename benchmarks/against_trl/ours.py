@@ -75,7 +75,8 @@ def main() -> None:
     if case.shared_trunk:
         critic, found = head_on(found.actor), replace(found, critic=None)
     turns.timed(collect, "sample_replies", "decode")
-    turns.timed(collect, "score_pass", "score")
+    for name in ("policy_pass", "reference_pass"):
+        turns.timed(collect, name, "score")
     with contextlib.suppress(OverError):
         loop.train(
             ActorCritic(found.actor, critic),
