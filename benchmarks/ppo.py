@@ -3,6 +3,7 @@
     python benchmarks/ppo.py [quickstart] [27m] [125m] [--pairs 7]    # float32, on a CPU
     python benchmarks/ppo.py gpu [--tiny] [--trl-wheel FILE]          # bfloat16, on a GPU
     python benchmarks/ppo.py learning [--seeds 0 1 2] [--folder FOLDER]    # the quickstart's actor
+    python benchmarks/ppo.py growth [--pairs 7]    # ours alone: longer replies, more of them
 
 Both sides run the same weights, prompts, lengths, epochs and minibatches, with a reward model that
 reads the same ids, in processes of their own, in turns on a CPU and one after the other on a GPU.
@@ -13,6 +14,7 @@ allocator that the pipeline gives its stages. trl comes from the package index i
 environment of its own, or, without a network, from a wheel. `--tiny` shows in a minute on a CPU
 that the GPU's part runs. `learning` has both sides improve the quickstart's SFT actor at equal
 samples, and prints what our evaluation says of the two; what is made for it stays in `--folder`.
+`growth` times the quickstart's sizes with replies of 32 to 1,024 tokens, and of 16 to 256 prompts.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ PUBLISHED_PAIRS = 3.1
 # bfloat16 is tried where it multiplies so much faster.
 PAYS = 1.5
 SIDES = ("ours", "theirs")
-LEARNING = "learning"
+LEARNING, GROWTH = "learning", "growth"
+# Of replies to 16 prompts, and how many prompts get replies of 48 tokens.
+LENGTHS, COUNTS = (32, 64, 128, 256, 512, 1024), (16, 32, 64, 128, 256)
 MIB = 2**20
 
 
@@ -117,7 +121,7 @@ def seconds_of(told: dict[str, Any], phase: str, what: str = "seconds") -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = f"{', '.join(CASES)} (all of them), gpu or {LEARNING}"
+    names = f"{', '.join(CASES)} (all of them), gpu, {LEARNING} or {GROWTH}"
     parser.add_argument("sizes", nargs="*", help=names)
     parser.add_argument("--pairs", type=int, help="iterations of each side (7; 2 on a GPU)")
     parser.add_argument("--tiny", action="store_true", help="the GPU's part in small, on a CPU")
@@ -125,12 +129,15 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of learning")
     parser.add_argument("--folder", type=Path, help="where learning keeps what it makes")
     options = parser.parse_args()
-    if unknown := set(options.sizes) - {*CASES, "gpu", LEARNING}:
+    if unknown := set(options.sizes) - {*CASES, "gpu", LEARNING, GROWTH}:
         parser.error(f"knows no {', '.join(sorted(unknown))}")
     if "gpu" in options.sizes and not options.tiny and not torch.cuda.is_available():
         print("gpu: torch sees none here, skipped")
         return
     with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
+        if GROWTH in options.sizes:
+            time_growth(options.pairs or 7, Path(folder))
+            return
         unpacked = Path(folder) / "wheels"
         places = {"ours": HERE, "theirs": with_trl(options.trl_wheel, unpacked)}
         if LEARNING in options.sizes:
@@ -145,6 +152,31 @@ def main() -> None:
                 compare(*found[-1])
             if len(found) > 1:
                 best(found)
+
+
+def time_growth(iterations: int, folder: Path) -> None:
+    """Print what an iteration of ours takes where replies are longer, and where there are more."""
+    few = replace(CASES["quickstart"], prompts=16, minibatch=8, micro=8)
+    longer = [replace(few, new_tokens=tokens) for tokens in LENGTHS]
+    more = [
+        replace(CASES["quickstart"], prompts=count, minibatch=count // 2, micro=min(32, count // 2))
+        for count in COUNTS
+    ]
+    for cases in (longer, more):
+        for case in cases:
+            side = Side.start("ours", case, HERE, folder)
+            try:
+                side.hear()
+                for _ in range(iterations):
+                    side.turn()
+            finally:
+                side.end()
+            seconds = side.median("all")
+            print(
+                f"{case.prompts:4} replies of {case.new_tokens:5,} tokens: {seconds:7.3f} s, "
+                f"{1000 * seconds / case.tokens:.3f} s per 1,000 tokens",
+                flush=True,
+            )
 
 
 def rows(sizes: list[str], tiny: bool) -> Iterator[tuple[str, list[Case]]]:
