@@ -140,12 +140,7 @@ def make(
             if not is_made(recipe):
                 yield unused(context)
                 return
-            made = versions.make(
-                recipe,
-                build_verified,
-                inherited,
-                run_options.forces(asset),
-            )
+            made = versions.make(recipe, build_verified, inherited, run_options.forces(asset))
     except CheckError as error:
         yield from (check_result(asset, check) for check in error.checks)
         raise
