@@ -49,6 +49,8 @@ def main(argv: list[str]) -> None:
     # A run started by `&` in a script ignores SIGINT, and its children would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    # Ray's nodes block it, and what they start inherits that as well.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     # What argv starts through this shim is tied to argv, which keeps this process's id.
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     try:

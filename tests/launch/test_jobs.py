@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -280,3 +281,21 @@ def test_an_interrupt_has_the_job_save_and_end(one: OneMachine, tmp_path: Path) 
     assert (tmp_path / "saved").exists()
     assert one.jobs == {}
     assert not (tmp_path / running.JOB_FILE).exists()
+
+
+def test_a_stage_on_a_node_that_blocks_interrupts_saves_all_the_same(tmp_path: Path) -> None:
+    saves = f"trap 'touch {tmp_path}/saved; exit 0' INT; touch {tmp_path}/begun; "
+    script = saves + "while :; do sleep .05; done"
+    module = "chatllama_pipeline.launch.jobs.on_node"
+    on_node = [sys.executable, "-m", module, str(tmp_path / "how"), str(tmp_path / "log"), "1"]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        process = subprocess.Popen([*on_node, "bash", "-c", script])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with process:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+    assert (tmp_path / "saved").exists()
