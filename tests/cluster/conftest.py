@@ -10,9 +10,9 @@ import pytest
 
 from chatllama_pipeline.launch.jobs import running
 from tests.cluster.losses import Alone
+from tests.cluster.machines.ray_nodes import Nodes
+from tests.cluster.machines.slurm import Cluster, absent
 from tests.cluster.place import Place
-from tests.cluster.ray_nodes import Nodes
-from tests.cluster.slurm import Cluster, absent
 
 
 @pytest.fixture(autouse=True)

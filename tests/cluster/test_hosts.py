@@ -13,8 +13,8 @@ from chatllama_pipeline.launch.jobs.scheduler import Request
 from chatllama_pipeline.launch.stages import stage_error
 from chatllama_pipeline.records import Outcome
 from tests.cluster.held import Hold
-from tests.cluster.hosts import Hosts, Part, Refused
 from tests.cluster.losses import STAGES, Alone, trial
+from tests.cluster.machines.hosts import Hosts, Part, Refused
 from tests.cluster.ordeals import AMID, newest_state, steps_gone_on_after
 from tests.waiting import wait_until
 

@@ -19,8 +19,8 @@ from chatllama_pipeline.errors import ChildError, DataError, OutOfMemoryError, S
 from chatllama_pipeline.launch.jobs import running as jobs
 from chatllama_pipeline.launch.ray.wanted import Wanted
 from tests.cluster.losses import STAGES, Alone, assert_same_losses
+from tests.cluster.machines.ray_nodes import ADDRESSES, Nodes
 from tests.cluster.place import Place, when
-from tests.cluster.ray_nodes import ADDRESSES, Nodes
 from tests.cluster.stages import COUNTED
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]

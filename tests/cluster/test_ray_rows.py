@@ -20,7 +20,7 @@ from chatllama_pipeline.data.sources.places import Asked
 from chatllama_pipeline.data.workers import batches, processes
 from chatllama_pipeline.data.workers.cluster import RayWorkers
 from chatllama_pipeline.errors import ChildError, DataError, SettingsError
-from tests.cluster.ray_nodes import Nodes
+from tests.cluster.machines.ray_nodes import Nodes
 from tests.data.many_rows.test_workers import write_public
 from tests.data.small_tables import pair, prefer, settings, table
 

@@ -24,9 +24,9 @@ from chatllama_pipeline.records import Message
 from chatllama_pipeline.settings import AssistantSettings
 from resources.compute import Compute
 from tests.cluster.losses import STAGES, Alone
+from tests.cluster.machines.slurm import Cluster
 from tests.cluster.ordeals import bears
 from tests.cluster.place import Place, scheduler, when
-from tests.cluster.slurm import Cluster
 from tests.cluster.stages import COUNTED
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
