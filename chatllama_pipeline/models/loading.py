@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from chatllama_pipeline.progress import MEGABYTE, watching
 from chatllama_pipeline.store.layout import base_folder
 
 CODE_TRUSTED = "chatllama_code_trusted"
+# transformers patches torch and itself while it loads: of two threads at once one would load
+# nothing, and both leave it patched.
+_LOADING = threading.RLock()
 
 
 def code_arguments(folder: Path | str) -> dict[str, bool]:
@@ -37,10 +41,10 @@ def load_config(folder: Path | str) -> Any:
 
 @contextlib.contextmanager
 def loading(folder: Path | str) -> Iterator[None]:
-    """Tell how far the weights beneath `folder` are loaded, where that takes long."""
+    """Alone among threads, tell how far the weights beneath `folder` are, where that takes long."""
     files = base_folder(folder).glob("*.safetensors")
     size = sum(path.stat().st_size for path in files) / MEGABYTE
-    with watching("loads weights", size, lambda: own_bytes("cpu") / MEGABYTE, "MB"):
+    with _LOADING, watching("loads weights", size, lambda: own_bytes("cpu") / MEGABYTE, "MB"):
         yield
 
 

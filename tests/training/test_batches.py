@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.memory.means import Means
-from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.batches import MicroBatch, Shares, StepBatches, loader
 from chatllama_pipeline.training.distributed import require_devices
 from chatllama_pipeline.training.ppo.collect import prompt_rows
@@ -86,14 +83,6 @@ def test_two_processes_where_one_gpu_stands_are_refused_and_on_a_cpu_they_are_no
     with pytest.raises(SettingsError, match=r"2 processes were started where 1 GPU\(s\) stand"):
         require_devices(Means("cuda", processes=2, here=2))
     require_devices(Means("cpu", processes=2, here=2))
-
-
-def test_deepspeed_without_a_compiler_is_refused_where_it_must_build(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SettingsError, match=r"with g\+\+ at first use, .* install g\+\+"):
-        require_devices(Means(deepspeed=DeepSpeedPlan({"zero_optimization": {"stage": 2}})))
 
 
 def test_every_prompt_comes_once_per_epoch_in_an_order_of_its_own() -> None:

@@ -43,6 +43,8 @@ class VllmAlike:
         # Whether the token that stops a reply is told, as it is or by `stop_reason` alone.
         self.tells_stop, self.breaks, self.dawdles = True, False, False
         self.left = threading.Event()
+        # transformers patches itself while it loads: two at once leave it patched.
+        self._loading = asyncio.Lock()
 
     async def models(self, request: Request) -> Response:
         if request.headers.get("authorization") != f"Bearer {KEY}":
@@ -57,9 +59,10 @@ class VllmAlike:
             return JSONResponse({"error": {"message": "too long for this one"}}, 400)
         self.asked.append(body)
         stops = body["stop_token_ids"]
-        ids = await asyncio.to_thread(
-            greedy, self.folder, body["prompt"], body["max_tokens"], stops or [-1]
-        )
+        async with self._loading:
+            ids = await asyncio.to_thread(
+                greedy, self.folder, body["prompt"], body["max_tokens"], stops or [-1]
+            )
         return StreamingResponse(self._events(ids, stops), media_type="text/event-stream")
 
     async def _events(self, ids: list[int], stops: list[int]) -> AsyncIterator[str]:
