@@ -76,7 +76,8 @@ def claude(raw: Row) -> list[Row]:
 
 
 def _claude_piece(message: Mapping[str, Any]) -> _Piece:
-    sender, parts = message.get("sender"), message.get("content") or []
+    sender, content = message.get("sender"), message.get("content") or []
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     role = ROLE_NAMES.get(sender, sender) if isinstance(sender, str) else sender
     if role not in _ROLES:
         told = f"holds the sender {told_value(sender)}; write human or assistant"

@@ -78,6 +78,7 @@ class FileRows:
     _wrong: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     _unscored: int = 0
     _weightless: int = 0
+    _unanswered: int = 0
 
     def __post_init__(self) -> None:
         self._recogniser = Recogniser(self.reading.table, self.columns)
@@ -100,8 +101,10 @@ class FileRows:
         self.shapes[shape.name] += 1
         self._told[shape.name] = shape
         try:
+            plain_rows = shape.rows(row)
+            self._unanswered += shape.kind == "talk" and not plain_rows
             found = [
-                made for plain in shape.rows(row) for made in self._made(shape, self._evened(plain))
+                made for plain in plain_rows for made in self._made(shape, self._evened(plain))
             ]
         except UnfitError as error:
             self._note(number, error)
@@ -143,6 +146,11 @@ class FileRows:
             errors.warn(
                 f"{name}: {self._unscored:,} rows have no field score; they are to be scored by "
                 "llm.judge"
+            )
+        if self._unanswered:
+            errors.warn(
+                f"{name}: {self._unanswered:,} conversations hold no question with a reply that "
+                "can be read; they become no row"
             )
         if self._weightless:
             errors.warn(

@@ -187,3 +187,24 @@ def test_of_conversations_the_other_tables_learn_too(folder: Path, name: str) ->
     [row] = tables["reward" if name == REWARD else "rlhf"]
     assert [turn["content"] for turn in row["prompt"]] == ["Hi"]
     assert ("of these the prompts alone" in outcome.warnings[0]) == (name == RLHF)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chat_messages": []},
+        chatgpt(node("a", "root", USER), node("b", "a", ASSISTANT, "Alone")),
+        {"contents": [{"role": "user", "parts": [{"text": "Unanswered"}]}]},
+    ],
+)
+def test_a_conversation_that_holds_no_reply_is_told(folder: Path, row: dict[str, Any]) -> None:
+    put(folder, f"{ACTOR}.json", json.dumps([row]).encode())
+    tables, outcome = build(folder)
+    assert not tables["actor"]
+    assert "1 conversations hold no question with a reply" in outcome.warnings[-1]
+
+
+def test_a_message_whose_content_is_a_text_is_read(folder: Path) -> None:
+    said = [("human", "Hi"), ("assistant", "Hello.")]
+    messages = [{"sender": sender, "text": "", "content": text} for sender, text in said]
+    assert replies(folder, {"chat_messages": messages}) == [(["Hi"], "Hello.")]
