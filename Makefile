@@ -1,5 +1,7 @@
 # Every target sets itself up: the first call installs into .venv, later calls install nothing.
-.PHONY: quickstart test ui chat serve check format lock docs
+# `make install` would make a file of install.sh by a built-in rule.
+MAKEFLAGS += --no-builtin-rules
+.PHONY: install quickstart test ui chat serve check format lock docs
 .DEFAULT_GOAL := quickstart
 
 VENV := .venv
@@ -25,6 +27,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(TOOLS): $(INSTALLED)
 	@./install.sh $(VENV) '[dev]'
 	@touch $@
+
+install: $(INSTALLED)
 
 quickstart: $(INSTALLED)
 	@$(BIN)/chatllama make quickstart --overrides '$(OVERRIDES)' $(if $(filter true,$(PROMOTE)),--promote)
