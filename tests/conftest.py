@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
 os.environ.update(
@@ -35,6 +36,10 @@ TINY_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kil
 def pytest_configure() -> None:
     # What the environment says was read at the start. Compiling the tests anew takes a while.
     sys.dont_write_bytecode = False
+    # Tests may run in the background, where a shell has them ignore interrupts. What they start
+    # would too, and Dagster hands that on to SIGTERM.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +18,6 @@ from tests.cluster.place import Place
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are looked at more often than a cluster of others should be."""
     monkeypatch.setattr(running, "LOOK_SECONDS", 0.5)
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Interrupts are heard, also where the tests were started with interrupts ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -259,15 +259,6 @@ def test_a_job_that_is_gone_without_a_result_is_told(one: OneMachine, tmp_path: 
         ran(one, task(tmp_path, WAITS_FOR_GO))
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Interrupts are heard, also where the tests were started with interrupts ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_has_the_job_save_and_end(one: OneMachine, tmp_path: Path) -> None:
     def interrupt() -> None:
         while not (tmp_path / "starts").exists():

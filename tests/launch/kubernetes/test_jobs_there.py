@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,16 +131,7 @@ def test_a_job_that_loses_node_after_node_is_given_up(
     kube.nodes["n1"] = 0
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Interrupts are heard, also where the tests were started with interrupts ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.cluster
-@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_has_the_stage_save_and_leaves_nothing(
     run: Run, kube: Cluster, tmp_path: Path
 ) -> None:

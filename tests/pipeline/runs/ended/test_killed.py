@@ -41,19 +41,15 @@ def processes_of(place: Place) -> list[str]:
     return found
 
 
-def default_signals() -> None:
-    # Tests may run in the background, where a shell makes its children ignore interrupts.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def interrupts_ignored() -> None:
     # As nohup does, and a script's `&`.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
-def training(place: Place, signals: Callable[[], None]) -> Iterator[subprocess.Popen[bytes]]:
+def training(
+    place: Place, signals: Callable[[], None] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A run of the longer SFT with a saved state; nothing of it is at work at the end."""
     run = subprocess.Popen(
         place.command("tiny", "actor_sft"),
@@ -89,7 +85,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_continues(
     longer: Place, number: signal.Signals
 ) -> None:
     before = longer.store.current("actor_sft", "tiny")
-    with training(longer, default_signals) as run:
+    with training(longer) as run:
         run.send_signal(number)
     assert run.returncode != 0
     assert longer.store.current("actor_sft", "tiny") == before
