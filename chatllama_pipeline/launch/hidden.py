@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chatllama_pipeline.records import StageSpec
-from chatllama_pipeline.store.layout import has_adapter
+from chatllama_pipeline.store.model_files import has_adapter
 
 # library -> the settings of a section that ask for it; tables are read by pyarrow alone.
 ASKED_BY = {

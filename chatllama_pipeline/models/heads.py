@@ -48,7 +48,7 @@ from chatllama_pipeline.models.sharding.loading import Sharing, load_shared
 from chatllama_pipeline.models.sharding.parts import put, whole_shape
 from chatllama_pipeline.progress import counted, phase
 from chatllama_pipeline.records import Prompt
-from chatllama_pipeline.store.layout import base_folder, has_adapter
+from chatllama_pipeline.store.model_files import base_folder, has_adapter
 
 SCORE_SHIFT = "chatllama_score_shift"
 SCORE_SCALE = "chatllama_score_scale"

@@ -19,7 +19,7 @@ from chatllama_pipeline.machine import own_bytes
 from chatllama_pipeline.models.chat.plain_text import unaltered
 from chatllama_pipeline.models.families.switches import set_switches
 from chatllama_pipeline.progress import MEGABYTE, watching
-from chatllama_pipeline.store.layout import base_folder
+from chatllama_pipeline.store.model_files import base_folder
 
 CODE_TRUSTED = "chatllama_code_trusted"
 # transformers patches torch and itself while it loads: of two threads at once one would load

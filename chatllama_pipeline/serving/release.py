@@ -20,7 +20,7 @@ from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Outcome, StageSpec
 from chatllama_pipeline.serving.model_card import model_card
 from chatllama_pipeline.settings import ActorSettings, AssistantSettings
-from chatllama_pipeline.store.layout import has_adapter
+from chatllama_pipeline.store.model_files import has_adapter
 from chatllama_pipeline.store.pool import link_or_copy
 
 EXAMPLES_FILE = "examples.json"

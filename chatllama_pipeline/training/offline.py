@@ -30,7 +30,7 @@ from chatllama_pipeline.models.sharding.parts import in_turn
 from chatllama_pipeline.progress import Progress, phase
 from chatllama_pipeline.records import Check, Outcome, StageSpec
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.store.layout import has_adapter
+from chatllama_pipeline.store.model_files import has_adapter
 from chatllama_pipeline.training import COLLAPSE, REWARD_CHEATS, REWARD_HACKING
 from chatllama_pipeline.training.course import Task
 from chatllama_pipeline.training.distributed import place, sharing

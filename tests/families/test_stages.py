@@ -26,7 +26,7 @@ from chatllama_pipeline.models.heads import RewardScorer, load_actor, load_rewar
 from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.records import Outcome, StageSpec, user_prompt
 from chatllama_pipeline.serving.chat import chat_once
-from chatllama_pipeline.store.layout import has_adapter
+from chatllama_pipeline.store.model_files import has_adapter
 from chatllama_pipeline.training.sft import stage as sft
 from tests.families.kit import ACTORS, REWARDS
 from tests.families.vocabulary.tokenizer_kinds import WORDS

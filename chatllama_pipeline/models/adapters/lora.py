@@ -31,7 +31,7 @@ from chatllama_pipeline.models.adapters.targets import head_names, in_words, ref
 from chatllama_pipeline.models.sharding.parts import in_turn, put, whole_size
 from chatllama_pipeline.progress import MEGABYTE, growing, watching
 from chatllama_pipeline.settings import LoraSettings
-from chatllama_pipeline.store.layout import (
+from chatllama_pipeline.store.model_files import (
     ADAPTER_CONFIG,
     ADAPTER_NAME,
     ADAPTER_WEIGHTS,

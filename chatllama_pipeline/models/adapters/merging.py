@@ -20,7 +20,7 @@ from torch import nn
 from chatllama_pipeline.models.adapters.targets import is_linear
 from chatllama_pipeline.models.families.kinds import Kind, kind_of
 from chatllama_pipeline.models.sharding.parts import whole_shape
-from chatllama_pipeline.store.layout import ADAPTER_NAME
+from chatllama_pipeline.store.model_files import ADAPTER_NAME
 
 # Ids that a comparison reads, and a prime that spreads them over a vocabulary.
 COMPARED_IDS, STRIDE = 8, 7919

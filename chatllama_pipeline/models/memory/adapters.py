@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from chatllama_pipeline.models.memory.sizes import tensors
 from chatllama_pipeline.settings import LoraSettings
-from chatllama_pipeline.store.layout import base_folder
+from chatllama_pipeline.store.model_files import base_folder
 
 # What peft targets in most families where nothing is said.
 USUAL_TARGETS = ("q_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "q", "v")

@@ -36,7 +36,7 @@ from chatllama_pipeline.models.memory.phases import (
 from chatllama_pipeline.models.memory.sizes import ModelSize, model_size
 from chatllama_pipeline.records import Check
 from chatllama_pipeline.settings import SECTION_OF, AssistantSettings, LoraSettings, model_section
-from chatllama_pipeline.store.layout import base_folder, has_adapter, weights_digest
+from chatllama_pipeline.store.model_files import base_folder, has_adapter, weights_digest
 
 GIB = 2**30
 # Weights are held in float32; training adds a gradient and AdamW's two moments per weight.

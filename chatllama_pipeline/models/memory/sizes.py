@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatllama_pipeline.store.layout import base_folder
+from chatllama_pipeline.store.model_files import base_folder
 
 # Most families spell their sizes alike, and a config's class translates others; these it doesn't.
 HIDDEN = ("hidden_size", "d_model")

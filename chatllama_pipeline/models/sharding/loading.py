@@ -21,7 +21,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from chatllama_pipeline.models.sharding.files import Stored, stored_in
 from chatllama_pipeline.models.sharding.parts import fill
-from chatllama_pipeline.store.layout import has_adapter
+from chatllama_pipeline.store.model_files import has_adapter
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from chatllama_pipeline.models.loading import load_config
 from chatllama_pipeline.models.sharding.loading import Sharing, unless_adapted
 from chatllama_pipeline.seeds import stage_seed
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.store.layout import base_folder, has_adapter, weights_digest
+from chatllama_pipeline.store.model_files import base_folder, has_adapter, weights_digest
 from chatllama_pipeline.training.ppo.model import head_on
 
 # Keys of our own in a reward model's config (normalisation, longest row), and its pad token.

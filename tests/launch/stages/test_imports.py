@@ -15,7 +15,7 @@ from chatllama_pipeline.launch.child import child_environment
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
-from chatllama_pipeline.store.layout import ADAPTER_CONFIG
+from chatllama_pipeline.store.model_files import ADAPTER_CONFIG
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]

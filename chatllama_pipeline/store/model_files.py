@@ -1,4 +1,4 @@
-"""Which files a model's version folder has; no torch."""
+"""A model's files in its version folder: full weights, or an adapter and its base; no torch."""
 
 from __future__ import annotations
 
