@@ -24,7 +24,8 @@ from chatllama_pipeline.llm.client.requests import (
     OnProgress,
 )
 from chatllama_pipeline.llm.judge.verdicts.reasons import REFUSED
-from chatllama_pipeline.llm.templates import Marks, Template
+from chatllama_pipeline.llm.marks import Marks
+from chatllama_pipeline.llm.templates import Template
 from chatllama_pipeline.models.chat.thoughts import spoken
 from chatllama_pipeline.records import Message, Prompt
 

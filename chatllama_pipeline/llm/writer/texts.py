@@ -7,7 +7,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chatllama_pipeline.llm.templates import Marks, Template
+from chatllama_pipeline.llm.marks import Marks
+from chatllama_pipeline.llm.templates import Template
 from chatllama_pipeline.records import Prompt
 
 # Of a reply to score, from the best to the worst. A judge learns nothing from good ones alone.
