@@ -19,7 +19,7 @@ CHOICES = frozenset(
         "not_sampled",
         "duplicate",
         "near_duplicate",
-        "near_repeat",
+        "near_repeat",  # near duplicates of what is held out, in every table of training rows
         "unscored",
         "over_share",
         "contradicted",

@@ -11,6 +11,9 @@ Datasets", chapter 3): 16 bands of 4 find a pair of similarity .8 with a chance 
 A text goes by the hash of its evened form, its key. What is compared of texts stands in columns
 that go on on disk, and is looked at a bounded number at a time: memory grows with the texts that
 have a near duplicate alone.
+
+Rows are near duplicates where each of their texts is: see `Preparation.drop_near_duplicates` in
+`prepare.rows`, which keeps one of them.
 """
 
 from __future__ import annotations
@@ -240,7 +243,7 @@ class TextIndex:
             keys = self._keys.take(places)
             left, right = _chained(same, keys)
             joins.add(keys[left], keys[right])
-        for band in counted("looks for near repeats", self._bands, _BANDS, "bands"):
+        for band in counted("looks for near duplicates", self._bands, _BANDS, "bands"):
             for places, hashes in groups(band):
                 keys = self._long.take(places)
                 left, right = _chained(hashes, keys)

@@ -110,7 +110,7 @@ def write_dataset(
     rows.drop_duplicates()
     rows.drop_near_duplicates()
     elsewhere = [read_batches(personal / table) for table in PERSONAL_TABLES]
-    rows.drop_near_repeats_with([*elsewhere, *held_out(preference), *held_out(feedback)])
+    rows.drop_near_duplicates_of_held_out([*elsewhere, *held_out(preference), *held_out(feedback)])
     faults = Faults()
     with ExitStack() as stack:
         original = stack.enter_context(OriginalFile(output / f"{name}.json", columns))

@@ -94,7 +94,7 @@ def build_preference_data(
     _scan(pairs, rows, settings)
     _choose(rows, settings)
     elsewhere = [read_batches(personal / name) for name in PERSONAL_TABLES]
-    rows.drop_near_repeats_with([*elsewhere, *held_out(feedback)])
+    rows.drop_near_duplicates_of_held_out([*elsewhere, *held_out(feedback)])
     _require_rows(rows, settings)
     faults, lengths = Faults(), LengthWins()
     flipped = _Flips(settings)

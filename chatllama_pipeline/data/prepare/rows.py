@@ -99,19 +99,6 @@ class Preparation:
         self._count(self._last_sources[gone], reason)
         alive &= ~gone
 
-    def drop_near_repeats_with(self, elsewhere: Iterable[Iterable[pa.Table]]) -> None:
-        """`drop_near_repeats`, where no training row may nearly repeat a prompt of tables elsewhere
-        whose side is not train either."""
-        tables = (table for tables in elsewhere for table in tables if table.num_rows)
-        with closing(self._desk.read("held_out", tables)) as read:
-            for _, notes in read:
-                self._texts.take(notes.texts)
-                columns = notes.columns
-                out = self._sides_of(columns["split"], columns["place"]) != TRAIN
-                # Nothing is cut there: all is seen as it was.
-                self._held_out.append(np.unique(columns["turn"][out]))
-        self.drop_near_repeats()
-
     def _source_codes(self, notes: Notes) -> npt.NDArray[np.int64]:
         counts = np.bincount(notes.source_of, minlength=len(notes.sources))
         for name, count in zip(notes.sources, counts.tolist(), strict=True):
@@ -210,12 +197,24 @@ class Preparation:
             gone = np.isin(hashes, both) & self.alive[places]
             self._drop_at(places[gone], "contradiction")
 
-    def drop_near_repeats(self) -> None:
-        """Drop training rows whose first user turn nearly repeats a held-out one, as it was and as
-        it is after a cut; and validation rows that a cut made repeat a test prompt."""
+    def drop_near_duplicates_of_held_out(self, elsewhere: Iterable[Iterable[pa.Table]]) -> None:
+        """Drop training rows whose first user turn is a near duplicate of a held-out one, of this
+        table or of those `elsewhere`, as it was and as it is after a cut; and validation rows that
+        a cut made repeat a test prompt."""
+        self._hold_out(table for tables in elsewhere for table in tables if table.num_rows)
         held = np.concatenate([self._turns_of((VALIDATION, TEST)), *self._held_out])
         self._drop_named(TRAIN, held, self._texts.labels)
         self._drop_named(VALIDATION, self._turns_of((TEST,)), lambda keys: keys)
+
+    def _hold_out(self, tables: Iterable[pa.Table]) -> None:
+        """Note the first user turns of other tables' rows whose side is not train."""
+        with closing(self._desk.read("held_out", tables)) as read:
+            for _, notes in read:
+                self._texts.take(notes.texts)
+                columns = notes.columns
+                out = self._sides_of(columns["split"], columns["place"]) != TRAIN
+                # Nothing is cut there: all is seen as it was.
+                self._held_out.append(np.unique(columns["turn"][out]))
 
     def _drop_named(self, side: int, turns: Hashes, labels: Callable[[Hashes], Hashes]) -> None:
         for places in self._named(side, turns, labels):

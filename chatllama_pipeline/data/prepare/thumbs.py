@@ -56,7 +56,7 @@ def write_thumbs(
     rows.drop_contradictions("label")
     rows.drop_duplicates()
     pairs = read_batches(output / TABLE_FILE, ["prompt", "source", "split"])
-    rows.drop_near_repeats_with([*elsewhere, pairs])
+    rows.drop_near_duplicates_of_held_out([*elsewhere, pairs])
     kinds = {True: 0, False: 0}
 
     def look_at(group: pa.Table) -> None:

@@ -283,7 +283,7 @@ def test_no_conversation_at_all_fails_and_says_where_to_put_some(
 
 
 def test_a_prompt_held_out_in_one_table_trains_in_no_other(tmp_path: Path, personal: Path) -> None:
-    # Each own prompt is held out or not by itself; every near repeat of a held-out one must go.
+    # Each own prompt is held out or not by itself; every near duplicate of a held-out one must go.
     texts = [f"topic {number}" for number in range(40)]
     own(personal, "rlhf", [{"prompt": messages(text)} for text in texts])
     repeats = [{"prompt": messages(f"{text}?"), "completion": "Well."} for text in texts]

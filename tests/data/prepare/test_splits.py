@@ -79,7 +79,7 @@ def test_training_rows_that_nearly_repeat_a_held_out_prompt_are_dropped_and_coun
     )
     assert rows.leaked() == 2
     elsewhere = [{"prompt": prompt("held out elsewhere"), "source": "y", "split": "test"}]
-    rows.drop_near_repeats_with([[pa.Table.from_pylist(elsewhere, schema=PROMPT_SCHEMA)]])
+    rows.drop_near_duplicates_of_held_out([[pa.Table.from_pylist(elsewhere, schema=PROMPT_SCHEMA)]])
     assert rows.alive.tolist() == [
         *(True, False, True, True, False, False),
         *(True, True, True, True),
