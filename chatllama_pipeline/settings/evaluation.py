@@ -64,9 +64,15 @@ class ReleaseSettings(Section):
         description="the lower bound of the win rate over the release in use must pass it, and the "
         "win rate itself be one half or more; 0: they are not compared",
     )
-    max_kl: PositiveFloat = Field(default=10.0, description="nats per reply")
+    max_kl: PositiveFloat = Field(
+        default=10.0,
+        description="nats per reply from the SFT actor above which nothing is released "
+        "(`checks.max_kl` only warns)",
+    )
     max_length_ratio: Annotated[float, Field(gt=1)] = Field(
-        default=2.0, description="length of replies over SFT's, or the other way round, at most"
+        default=2.0,
+        description="length of replies over SFT's, or the other way round, beyond which nothing is "
+        "released (`checks.max_length_ratio` only warns)",
     )
     gguf: tuple[Literal["f16", "q8_0", "q4_k_m"], ...] = Field(
         default=(),
@@ -120,10 +126,12 @@ class CheckSettings(Section):
         "too; below it nothing is released or exported",
     )
     max_kl: PositiveFloat = Field(
-        default=10.0, description="nats per reply from the SFT actor above which a warning is given"
+        default=10.0,
+        description="nats per reply from the SFT actor above which a warning is given "
+        "(`release.max_kl` holds back)",
     )
     max_length_ratio: Annotated[float, Field(gt=1)] = Field(
         default=2.0,
-        description="length of replies over SFT's, or the other way round, above which a warning "
-        "is given",
+        description="length of replies over SFT's, or the other way round, beyond which a warning "
+        "is given (`release.max_length_ratio` holds back)",
     )
