@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from benchmarks.llamas import WORDS, llama_config
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.bases.scratch import train_tokenizer
 from chatllama_pipeline.models.heads import load_actor
@@ -30,19 +31,13 @@ from chatllama_pipeline.models.quiet import quiet_transformers
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec
 
-# Hidden size, feed-forward size, layers, heads, heads of keys and values, vocabulary.
-SHAPES = {
-    "tiny": (64, 256, 2, 4, 4, 512),
-    "smollm": (576, 1536, 30, 9, 3, 49152),
-    "llama": (2048, 8192, 16, 32, 8, 128256),
-}
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india"]
+SHAPES = ("tiny", "smollm", "llama")
 DRAWN = 1 << 20  # random numbers, of which all weights are made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=SHAPES)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--times", type=int, default=5)
     options = parser.parse_args()
@@ -78,17 +73,7 @@ def measure(shape: str, dtype: torch.dtype, times: int, folder: Path) -> None:
 
 def make(shape: str, dtype: torch.dtype, folder: Path) -> int:
     """Write a Llama of that shape, and a tokenizer, to `folder`; how many weights it has."""
-    hidden, inner, layers, heads, pairs, words = SHAPES[shape]
-    config = LlamaConfig(
-        vocab_size=words,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=pairs,
-        tie_word_embeddings=True,
-    )
-    model = drawn(config, dtype)
+    model = drawn(llama_config(shape), dtype)
     model.save_pretrained(folder)
     train_tokenizer((" ".join(WORDS) for _ in range(9)), 300, 2048).save_pretrained(folder)
     return int(model.num_parameters())

@@ -30,8 +30,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
+from benchmarks.llamas import WORDS, llama_config
 from chatllama_pipeline.launch.allocator import PRELOAD
 from chatllama_pipeline.launch.child import child_environment
 from chatllama_pipeline.machine import own_bytes, peak_bytes
@@ -43,17 +44,12 @@ from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_S
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 
-# Hidden size, feed-forward size, layers, heads, heads of keys and values, vocabulary.
-SHAPES = {
-    "small": (384, 1024, 8, 6, 6, 16384),
-    "smollm": (576, 1536, 30, 9, 3, 49152),
-}
+SHAPES = ("small", "smollm")
 # Mean and deviation of the logarithm of ragged lengths, as a share of the longest.
 LENGTHS = (-1.0, 0.7)
 # Holes grow with the first steps.
 RAGGED_STEPS = 8
 ROLES = ("policy", "reference", "critic", "reward")
-WORDS = ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india"]
 USED = {
     "reward_model": ("reward_base", "preference_data", "reward_training_data"),
     "actor_sft": ("actor_base", "actor_training_data"),
@@ -137,19 +133,12 @@ def make_inputs(folder: Path, shape: str, length: int, rows: int, *, ragged: boo
 
     `ragged` rows are of many lengths, most of them a third of `length`, some all of it.
     """
-    hidden, intermediate, layers, heads, kv_heads, vocabulary = SHAPES[shape]
     tokenizer = train_tokenizer([" ".join(WORDS)] * 8, 400, length)
     torch.manual_seed(0)
     model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            intermediate_size=intermediate,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
+        llama_config(
+            shape,
             max_position_embeddings=length,
-            tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
