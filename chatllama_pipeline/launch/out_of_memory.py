@@ -1,4 +1,8 @@
-"""Out of memory: how it shows, and what the next try does with less."""
+"""Out of memory: how it shows, and what the next try does with less.
+
+A child that the kernel killed counts, too (`child`), and one that a cluster ended for memory
+(`jobs.running`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three training stages; this module names their checks without importing torch."""
+"""The stages that train; this module names their checks without importing torch."""
 
 from __future__ import annotations
 

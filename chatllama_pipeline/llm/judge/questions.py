@@ -1,4 +1,4 @@
-"""An LLM as judge: scores 0..5, and comparisons of two replies in both orders.
+"""What a judge is told: an LLM scores replies 0..5, and compares two of them in both orders.
 
 What cannot be read is asked again with the reason, and set aside if that doesn't help: a row
 without a readable score trains nothing. Comparisons follow Zheng et al. 2023, "Judging

@@ -1,7 +1,8 @@
 """The provider `rubric`: a judge that adds up points by the patterns in config.yaml.
 
 No language model: it says the same each time, costs nothing, and knows no more than it was told.
-A reply that meets every criterion is worth 5, one that meets none 0.
+A reply that meets every criterion is worth 5, one that meets none 0. What an LLM judges by, in
+words, stands in `llm.templates`.
 """
 
 from __future__ import annotations

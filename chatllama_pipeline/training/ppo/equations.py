@@ -110,7 +110,8 @@ def final_scores(scores: Tensor, finished: Tensor, *, missing_eos_penalty: float
 def shaped_rewards(
     scores: Tensor, kl: Tensor, mask: Tensor, *, beta: float, score_clip: float
 ) -> Tensor:
-    """Rewards `[B,T]`: `-beta * kl[B,T]`, and the clipped `scores[B]` on each last action token."""
+    """Rewards `[B,T]`: the KL penalty `-beta * kl[B,T]`, and the clipped `scores[B]` on each last
+    action token."""
     rewards = torch.where(mask, -beta * kl, 0.0)
     columns = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, columns, -1).amax(dim=1)
