@@ -19,11 +19,9 @@ from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.chat.template import stop_ids
 from chatllama_pipeline.models.generation import end_ids, generate_plainly
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import LoraSettings
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec
 
-MakeSpec = Callable[..., StageSpec]
 VICUNA = {
     "bos_token_id": 1,
     "eos_token_id": 2,

@@ -39,13 +39,12 @@ from chatllama_pipeline.models.probe.rows import WORDS, Rows, probe_rows
 from chatllama_pipeline.models.probe.scoring import probe_scoring
 from chatllama_pipeline.models.probe.tensors import lost, not_finite
 from chatllama_pipeline.models.probe.width import narrowed
-from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.serving.release import _generation_config
 from chatllama_pipeline.settings import ActorSettings
 from tests.families.every import make
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec
 
-MakeSpec = Callable[..., StageSpec]
 SIZES = {
     "vocab_size": 320,
     "hidden_size": 32,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import PROMPT_SCHEMA
 from chatllama_pipeline.settings import LoraSettings
+from tests.tiny import MakeSpec, row
 from tests.training.paid import BRIEF, SETTINGS
-
-Make = Callable[..., StageSpec]
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +26,7 @@ def paid_inputs(
     torch.manual_seed(0)
     load_reward(tiny_base_folder, torch.float32).save_pretrained(reward)
     AutoTokenizer.from_pretrained(tiny_base_folder).save_pretrained(reward)
-    rows = [
-        {"prompt": [{"role": "user", "content": text}], "source": "test", "split": "train"}
-        for text in ("alpha bravo", "charlie", "delta echo", "golf")
-    ]
+    rows = [row(text) for text in ("alpha bravo", "charlie", "delta echo", "golf")]
     prompts = write_table(tmp_path_factory.mktemp("prompts"), rows, PROMPT_SCHEMA)
     return {"actor_sft": tiny_base_folder, "reward_model": reward, "rlhf_training_data": prompts}
 
@@ -53,7 +48,7 @@ def adapted_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def paid_spec(make_spec: Make, paid_inputs: dict[str, Path], tmp_path: Path) -> Make:
+def paid_spec(make_spec: MakeSpec, paid_inputs: dict[str, Path], tmp_path: Path) -> MakeSpec:
     """A PPO paid by `weights`, with `source` as rewards.py."""
 
     def make(

@@ -17,16 +17,14 @@ from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor, load_reward
 from chatllama_pipeline.models.memory.efficiency import checkpoint_activations, use_attention
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import ActorSettings
 from chatllama_pipeline.training.batches import Shares, StepBatches, bucketed
 from chatllama_pipeline.training.reward.items import Pair, Scored
 from chatllama_pipeline.training.reward.stage import collate_items, reward_loss_sum
 from chatllama_pipeline.training.sft import stage as sft
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec, row
 
-MakeSpec = Callable[..., StageSpec]
 EXAMPLES = [
     Example([3, 40, 41, 4, 50, 51, 1], 4),
     Example([3, 44, 4, 60, 1], 3),
@@ -54,12 +52,11 @@ def assert_alike(one: tuple[float, torch.Tensor], other: tuple[float, torch.Tens
 @pytest.fixture
 def inputs(tmp_path: Path, tiny_base_folder: Path, write_table: Any) -> dict[str, Path]:
     rows = [
-        {
-            "prompt": [{"role": "user", "content": word}],
-            "completion": " ".join([word] * (1 + number % 4)),
-            "source": "test",
-            "split": "validation" if word == "india" else "train",
-        }
+        row(
+            word,
+            "validation" if word == "india" else "train",
+            completion=" ".join([word] * (1 + number % 4)),
+        )
         for number, word in enumerate(WORDS)
     ]
     table = write_table(tmp_path / "data", rows, ACTOR_SCHEMA)

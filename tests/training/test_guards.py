@@ -26,9 +26,8 @@ from chatllama_pipeline.training.resume import state as resume
 from chatllama_pipeline.training.sft.stage import run
 from chatllama_pipeline.training.stopping import SIGNALS, StopSignals
 from chatllama_pipeline.training.trainer import train
-from tests.tiny import QUIET, WORDS
+from tests.tiny import QUIET, WORDS, MakeSpec, row
 
-MakeSpec = Callable[..., StageSpec]
 SFT = {
     "model": "local",
     "max_sequence_length": 64,
@@ -45,12 +44,7 @@ def sft_spec(
     make_spec: MakeSpec, tmp_path: Path, tiny_base_folder: Path, write_table: Any
 ) -> Callable[..., StageSpec]:
     rows = [
-        {
-            "prompt": [{"role": "user", "content": word}],
-            "completion": word,
-            "source": "test",
-            "split": split,
-        }
+        row(word, split, completion=word)
         for word, split in zip([*WORDS, "india"], ["train"] * 8 + ["validation"], strict=True)
     ]
     table = write_table(tmp_path / "data", rows, ACTOR_SCHEMA)

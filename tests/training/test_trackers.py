@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sqlite3
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import TrackingSettings
 from chatllama_pipeline.training import trackers
 from chatllama_pipeline.training.trackers import Trackers
-
-MakeSpec = Callable[..., StageSpec]
+from tests.tiny import MakeSpec
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.store.model_files import ADAPTER_CONFIG
+from tests.tiny import MakeSpec, row
 from tests.waiting import PATIENCE
 
 REPOSITORY = Path(__file__).parents[3]
-MakeSpec = Callable[..., StageSpec]
 
 # The modules of the stages in an order in which each group may import a little more; actor_base is
 # run, since saving a model is what brings DeepSpeed.
@@ -73,8 +72,7 @@ def settings(**sections: dict[str, Any]) -> dict[str, Any]:
 def test_no_stage_imports_what_nobody_asked_for(
     make_spec: MakeSpec, tmp_path: Path, write_table: Any
 ) -> None:
-    row = {"prompt": [{"role": "user", "content": "alpha"}], "completion": "bravo"}
-    rows = [{**row, "source": "test", "split": "train"}]
+    rows = [row("alpha", completion="bravo")]
     table = write_table(tmp_path / "data", rows, ACTOR_SCHEMA)
     size = {"scratch_hidden_size": 32, "scratch_heads": 2, "scratch_vocabulary": 300}
     asked = settings(actor_config={"model": "scratch", **size})

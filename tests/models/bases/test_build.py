@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,12 @@ from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.chat.template import prompt_ids
 from chatllama_pipeline.models.loading import load_tokenizer
-from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from tests.families.vocabulary import tokenizer_kinds
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec, row
 
-MakeSpec = Callable[..., StageSpec]
 SIZES = {
     "model": "scratch",
     "scratch_hidden_size": 32,
@@ -45,12 +43,7 @@ SCRATCH = {"actor_config": SIZES, "reward_config": SIZES}
 @pytest.fixture
 def data(tmp_path: Path, write_table: Any) -> dict[str, Path]:
     rows = [
-        {
-            "prompt": [{"role": "user", "content": "alpha bravo"}],
-            "completion": "charlie delta",
-            "source": "test",
-            "split": split,
-        }
+        row("alpha bravo", split, completion="charlie delta")
         for split in ("train", "train", "validation")
     ]
     rows[2]["completion"] = "zzzzzzzz zzzzzzzz zzzzzzzz"

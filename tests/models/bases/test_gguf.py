@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.bases.gguf import LLAMA3_ROPE
-from chatllama_pipeline.records import Outcome, StageSpec
+from chatllama_pipeline.records import Outcome
 from tests.models.gguf_files import write_gguf
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec
 
-MakeSpec = Callable[..., StageSpec]
 IDS = torch.arange(4, 60)[None]
 TAKES = count()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,9 @@ from chatllama_pipeline.models.families.manner import MANNER
 from chatllama_pipeline.models.families.switches import SWITCHES
 from chatllama_pipeline.models.heads import RewardScorer, load_actor
 from chatllama_pipeline.models.loading import load_config
-from chatllama_pipeline.records import Outcome, StageSpec, user_prompt
+from chatllama_pipeline.records import Outcome, user_prompt
 from tests.families.every import make
-from tests.tiny import QUIET
-
-MakeSpec = Callable[..., StageSpec]
+from tests.tiny import QUIET, MakeSpec
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,10 +19,8 @@ from transformers import AutoModelForCausalLM
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.bases.sources import find_model
-from chatllama_pipeline.records import StageSpec
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec
 
-MakeSpec = Callable[..., StageSpec]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -14,8 +14,3 @@ def improved_by(method: str, section: dict[str, Any], adapter: bool = False) -> 
         actor |= {"peft_enable": True, "lora": {"r": 4}}
         section = {**section, "lr": 2e-2}
     return {"improve_by": method, "actor_config": actor, f"{method}_config": section}
-
-
-def ask(word: str) -> list[dict[str, str]]:
-    """A prompt of one turn."""
-    return [{"role": "user", "content": word}]

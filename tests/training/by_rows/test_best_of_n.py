@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,11 @@ from chatllama_pipeline.training.best_of_n.sampling import Asked, choose
 from chatllama_pipeline.training.best_of_n.stage import run
 from chatllama_pipeline.training.sft.stage import run as run_sft
 from chatllama_pipeline.training.terms.weighing import Term
-from tests.tiny import QUIET, WORDS, hashes
-from tests.training.by_rows.improving import TRAINING, ask
+from tests.tiny import QUIET, WORDS, MakeSpec, hashes, row
+from tests.training.by_rows.improving import TRAINING
 from tests.training.paid import BRIEF
 from tests.training.resume.kills import assert_same_when_killed
 
-Make = Callable[..., StageSpec]
 BEST = {**TRAINING, "replies_per_prompt": 4, "batch_size": 4}
 ACTOR = {"model": "scratch", "max_sequence_length": 64, "max_tokens": 16}
 
@@ -41,10 +39,8 @@ def ending_actor(
     """An SFT actor that learnt to end its replies."""
     place = tmp_path_factory.mktemp("ending")
     rows = [
-        {"prompt": ask(word), "completion": f"{word} {word}" if n % 2 else word, "source": "test",
-         "split": "train"}
-        for n, word in enumerate(WORDS)
-    ]  # fmt: skip
+        row(word, completion=f"{word} {word}" if n % 2 else word) for n, word in enumerate(WORDS)
+    ]
     data = write_table(place / "rows", rows, ACTOR_SCHEMA)
     output = place / "actor"
     output.mkdir()
@@ -60,12 +56,12 @@ def ending_actor(
 
 @pytest.fixture
 def spec(
-    make_spec: Make, ending_actor: Path, paid_inputs: dict[str, Path], tmp_path: Path,
+    make_spec: MakeSpec, ending_actor: Path, paid_inputs: dict[str, Path], tmp_path: Path,
     write_table: Any,
-) -> Make:  # fmt: skip
+) -> MakeSpec:  # fmt: skip
     """Best of four by the shortest reply, to twenty training and two held-out prompts."""
     rows = [
-        {"prompt": ask(f"{first} {second}"), "source": "test", "split": split}
+        row(f"{first} {second}", split)
         for split, firsts in (("train", WORDS[:5]), ("validation", WORDS[5:6]))
         for first in firsts
         for second in (WORDS[:4] if split == "train" else WORDS[:2])
@@ -105,7 +101,7 @@ def test_the_best_reply_is_the_dearest_that_ends_and_of_equals_the_first() -> No
     assert choose(asked, [part], [scores], terms)[0].text == "a"
 
 
-def test_the_shortest_of_four_replies_are_imitated(spec: Make, ending_actor: Path) -> None:
+def test_the_shortest_of_four_replies_are_imitated(spec: MakeSpec, ending_actor: Path) -> None:
     lines: list[str] = []
     job = spec(max_steps=40)
     outcome = run(job, Progress("test", lines.append))
@@ -138,12 +134,12 @@ def test_the_shortest_of_four_replies_are_imitated(spec: Make, ending_actor: Pat
     )
 
 
-def test_a_training_killed_amid_its_steps_continues_to_the_same_payload(spec: Make) -> None:
+def test_a_training_killed_amid_its_steps_continues_to_the_same_payload(spec: MakeSpec) -> None:
     whole, cut = spec("whole"), spec("cut")
     assert_same_when_killed(run, whole, cut, at="step 7/12", continued="after step 5")
 
 
-def test_a_training_killed_amid_its_scores_samples_nothing_again(spec: Make) -> None:
+def test_a_training_killed_amid_its_scores_samples_nothing_again(spec: MakeSpec) -> None:
     job = spec(max_steps=2)
     run(job, QUIET)
     before = hashes(job.output)
@@ -159,7 +155,7 @@ def test_a_training_killed_amid_its_scores_samples_nothing_again(spec: Make) -> 
     assert hashes(job.output) == before
 
 
-def test_how_many_replies_are_sampled_at_once_changes_none(spec: Make) -> None:
+def test_how_many_replies_are_sampled_at_once_changes_none(spec: MakeSpec) -> None:
     few, many = spec("few", rollout_batch_size=3, max_steps=1), spec("many", max_steps=1)
     for job in (few, many):
         run(job, QUIET)
@@ -170,21 +166,21 @@ def test_how_many_replies_are_sampled_at_once_changes_none(spec: Make) -> None:
         assert texts[0] == texts[1]
 
 
-def test_an_adapter_is_what_learns_where_it_is_asked_for(spec: Make) -> None:
+def test_an_adapter_is_what_learns_where_it_is_asked_for(spec: MakeSpec) -> None:
     job = spec(actor={**ACTOR, "lora": {"r": 4}}, peft_enable=True, prompts=4)
     outcome = run(job, QUIET)
     assert 0 < outcome.rows <= 4
     assert (Path(job.output) / "adapter_model.safetensors").is_file()
 
 
-def test_replies_of_which_none_ends_are_refused(spec: Make, tiny_base_folder: Path) -> None:
+def test_replies_of_which_none_ends_are_refused(spec: MakeSpec, tiny_base_folder: Path) -> None:
     job = spec(actor={**ACTOR, "max_tokens": 1})
     job.inputs["actor_sft"] = str(tiny_base_folder)
     with pytest.raises(DataError, match=r"none of those to 20 prompts does .*max_tokens 1: raise"):
         run(job, QUIET)
 
 
-def test_what_runs_out_of_memory_samples_half_as_many_at_once(spec: Make) -> None:
+def test_what_runs_out_of_memory_samples_half_as_many_at_once(spec: MakeSpec) -> None:
     less = with_half(spec(rollout_batch_size=32), processes=1)
     assert less is not None
     changed = less.settings["best_of_n_config"]

@@ -26,27 +26,24 @@ from chatllama_pipeline.training.dpo.equations import (
 )
 from chatllama_pipeline.training.dpo.pairs import DpoPair, all_nats, collate_pairs, pair_nats
 from chatllama_pipeline.training.dpo.stage import dpo_loss_sum, run
-from tests.tiny import QUIET, WORDS
-from tests.training.by_rows.improving import TRAINING, ask, improved_by
+from tests.tiny import QUIET, WORDS, pair
+from tests.training.by_rows.improving import TRAINING, improved_by
 from tests.training.resume.kills import assert_same_when_killed
 
-MakeSpec = Callable[..., StageSpec]
 DPO = {**TRAINING, "batch_size": 4, "rpo_alpha": 0.0}
 SETTINGS = improved_by("dpo", DPO)
 WITH_ADAPTER = improved_by("dpo", DPO, adapter=True)
 
 
-def pair(word: str, split: str) -> dict[str, Any]:
-    return {
-        "prompt": ask(word), "chosen": f"{word} {word}",
-        "rejected": "zulu", "strength": 1.0, "domain": "", "source": "test", "split": split,
-    }  # fmt: skip
+def doubled(word: str, split: str) -> dict[str, Any]:
+    """A pair whose better reply is its word twice."""
+    return pair(word, f"{word} {word}", "zulu", split)
 
 
 @pytest.fixture(scope="session")
 def rows_folder(tmp_path_factory: pytest.TempPathFactory, write_table: Any) -> Path:
-    rows = [pair(word, "train") for word in WORDS] + [pair("kilo", "validation")]
-    rows.append(pair("x" * 99, "train"))
+    rows = [doubled(word, "train") for word in WORDS] + [doubled("kilo", "validation")]
+    rows.append(doubled("x" * 99, "train"))
     folder: Path = write_table(tmp_path_factory.mktemp("pairs"), rows, PREFERENCE_SCHEMA)
     return folder
 
@@ -184,10 +181,10 @@ def test_micro_batches_change_nothing_but_memory(spec: Callable[..., StageSpec])
 def test_dpo_without_a_pair_is_refused(
     spec: Callable[..., StageSpec], tmp_path: Path, write_table: Any
 ) -> None:
-    none = write_table(tmp_path / "none", [pair("kilo", "validation")], PREFERENCE_SCHEMA)
+    none = write_table(tmp_path / "none", [doubled("kilo", "validation")], PREFERENCE_SCHEMA)
     with pytest.raises(DataError, match="dpo learns from pairs alone, and there is no pair"):
         run(spec(preference_data=none), QUIET)
-    long = write_table(tmp_path / "long", [pair("x" * 99, "train")], PREFERENCE_SCHEMA)
+    long = write_table(tmp_path / "long", [doubled("x" * 99, "train")], PREFERENCE_SCHEMA)
     with pytest.raises(DataError, match=r"none of the 1 training pairs fits .* raise the length"):
         run(spec("long", preference_data=long), QUIET)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from chatllama_pipeline.models.heads import load_actor
 from chatllama_pipeline.models.loading import load_tokenizer
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.models.memory.plan import memory_plan
-from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, THUMB_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings, KtoSettings
 from chatllama_pipeline.training.course import OF_STEP
@@ -31,28 +29,17 @@ from chatllama_pipeline.training.kto.thumbs import (
     read_thumbs,
     with_reference,
 )
-from tests.tiny import QUIET, WORDS
-from tests.training.by_rows.improving import TRAINING, ask, improved_by
+from tests.tiny import QUIET, WORDS, MakeSpec, pair, row
+from tests.training.by_rows.improving import TRAINING, improved_by
 from tests.training.resume.kills import assert_same_when_killed
 
-Make = Callable[..., StageSpec]
 KTO = {**TRAINING, "batch_size": 8}
 SETTINGS = improved_by("kto", KTO)
 WITH_ADAPTER = improved_by("kto", KTO, adapter=True)
 
 
 def thumb(word: str, split: str, label: bool) -> dict[str, Any]:
-    reply = f"{word} {word}" if label else "zulu"
-    return {
-        "prompt": ask(word), "completion": reply, "label": label, "source": "test", "split": split,
-    }  # fmt: skip
-
-
-def pair(word: str, chosen: str, rejected: str, split: str = "train") -> dict[str, Any]:
-    return {
-        "prompt": ask(word), "chosen": chosen, "rejected": rejected, "strength": 1.0,
-        "domain": "", "source": "test", "split": split,
-    }  # fmt: skip
+    return row(word, split, completion=f"{word} {word}" if label else "zulu", label=label)
 
 
 def folder_of(
@@ -161,13 +148,7 @@ def test_a_reply_elsewhere_is_looked_for_among_a_bounded_number_of_rows() -> Non
 def test_thumbs_are_the_same_where_memory_holds_few(
     tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [
-        {
-            "prompt": ask(WORDS[n % 4]), "chosen": WORDS[n % 5], "rejected": WORDS[n % 7],
-            "strength": 1.0, "source": "test", "domain": "", "split": "train",
-        }
-        for n in range(40)
-    ]  # fmt: skip
+    rows = [pair(WORDS[n % 4], WORDS[n % 5], WORDS[n % 7]) for n in range(40)]
     pq.write_table(pa.Table.from_pylist(rows, PREFERENCE_SCHEMA), tmp_path / "data.parquet")
     tokenizer = load_tokenizer(tiny_base_folder)
     given = (tmp_path, tmp_path, tokenizer, "train", 64, 1)
@@ -177,9 +158,9 @@ def test_thumbs_are_the_same_where_memory_holds_few(
     tight = read_thumbs(*given)
     assert list(tight.thumbs) == list(roomy.thumbs) and tight[1:] == roomy[1:]
     said: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
+    for told in rows:
         for side in ("chosen", "rejected"):
-            said.setdefault((row["prompt"][0]["content"], row[side]), set()).add(side)
+            said.setdefault((told["prompt"][0]["content"], told[side]), set()).add(side)
     assert tight.contradicting == sum(len(sides) == 2 for sides in said.values()) > 0
     assert len(tight.thumbs) == sum(len(sides) == 1 for sides in said.values()) > 0
 
@@ -221,7 +202,7 @@ def test_the_gradient_is_that_of_the_replies_with_a_kl_that_is_no_variable(
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["whole", "lora"])
 def test_thumbs_alone_teach_what_was_found_good(
-    spec: Make, adapted_folder: Path, adapter: bool
+    spec: MakeSpec, adapted_folder: Path, adapter: bool
 ) -> None:
     job = spec(settings=WITH_ADAPTER, actor_sft=adapted_folder) if adapter else spec()
     outcome = run(job, QUIET)
@@ -254,7 +235,7 @@ def test_thumbs_alone_teach_what_was_found_good(
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["whole", "lora"])
 def test_a_killed_training_continues_to_the_same_payload(
-    spec: Make, adapted_folder: Path, adapter: bool
+    spec: MakeSpec, adapted_folder: Path, adapter: bool
 ) -> None:
     settings = WITH_ADAPTER if adapter else SETTINGS
     inputs = {"actor_sft": adapted_folder} if adapter else {}
@@ -262,7 +243,7 @@ def test_a_killed_training_continues_to_the_same_payload(
     assert_same_when_killed(run, whole, cut, at="step 7/12", continued="after step 5")
 
 
-def test_micro_batches_change_nothing_but_memory(spec: Make) -> None:
+def test_micro_batches_change_nothing_but_memory(spec: MakeSpec) -> None:
     found = []
     for take, micro in (("whole", 8), ("single", 1)):
         # With a KL of each micro-batch the losses would lie apart by some hundredths.
@@ -272,7 +253,9 @@ def test_micro_batches_change_nothing_but_memory(spec: Make) -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_without_thumbs_the_replies_of_pairs_are_learned_from(spec: Make, tmp_path: Path) -> None:
+def test_without_thumbs_the_replies_of_pairs_are_learned_from(
+    spec: MakeSpec, tmp_path: Path
+) -> None:
     rows = [pair(word, f"{word} {word}", "zulu") for word in WORDS]
     # Of three replies the one in the middle was chosen once and rejected once.
     rows += [pair("india", "best", "middling"), pair("india", "middling", "worst")]
@@ -282,7 +265,7 @@ def test_without_thumbs_the_replies_of_pairs_are_learned_from(spec: Make, tmp_pa
     assert not any(curve.name.startswith("validation_") for curve in outcome.curves)
 
 
-def test_thumbs_of_one_kind_and_none_that_fits_are_refused(spec: Make, tmp_path: Path) -> None:
+def test_thumbs_of_one_kind_and_none_that_fits_are_refused(spec: MakeSpec, tmp_path: Path) -> None:
     up = [thumb(word, "train", True) for word in WORDS]
     one = folder_of(tmp_path / "up", [*up, thumb("kilo", "validation", False)])
     with pytest.raises(DataError, match="all 8 training thumbs point up: add thumbs of the other"):

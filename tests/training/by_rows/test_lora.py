@@ -23,10 +23,9 @@ from chatllama_pipeline.training.ppo import stage as ppo
 from chatllama_pipeline.training.ppo.roles import Roles, load_roles
 from chatllama_pipeline.training.reward import stage as reward
 from chatllama_pipeline.training.sft import stage as sft
-from tests.tiny import QUIET, WORDS, hashes
+from tests.tiny import QUIET, WORDS, MakeSpec, hashes, pair, row
 from tests.training.resume.kills import assert_same_when_killed
 
-MakeSpec = Callable[..., StageSpec]
 SETTINGS: dict[str, Any] = {
     "actor_config": {
         "model": "local",
@@ -70,22 +69,18 @@ def changed(section: str, **keys: Any) -> dict[str, Any]:
     return {**SETTINGS, section: {**SETTINGS[section], **keys}}
 
 
-def turns(word: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": word}]
-
-
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory, write_table: Any) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("lora_tables")
-    common = [{"prompt": turns(w), "source": "test", "split": "train"} for w in WORDS]
-    held = {"prompt": turns("kilo"), "source": "test", "split": "validation"}
-    rows = [{**row, "completion": f"{w} {w}"} for row, w in zip(common, WORDS, strict=True)]
-    pair = {"chosen": "alpha", "rejected": "zulu zulu", "strength": 1.0, "domain": ""}
+    rows = [row(word, completion=f"{word} {word}") for word in WORDS]
+    rows.append(row("kilo", "validation", completion="kilo kilo"))
+    pairs = [pair(word, "alpha", "zulu zulu") for word in WORDS]
+    pairs.append(pair("kilo", "alpha", "zulu zulu", "validation"))
     tables = {
-        "actor_training_data": ([*rows, {**held, "completion": "kilo kilo"}], ACTOR_SCHEMA),
-        "preference_data": ([{**row, **pair} for row in [*common, held]], PREFERENCE_SCHEMA),
+        "actor_training_data": (rows, ACTOR_SCHEMA),
+        "preference_data": (pairs, PREFERENCE_SCHEMA),
         "reward_training_data": ([], REWARD_SCHEMA),
-        "rlhf_training_data": (common, PROMPT_SCHEMA),
+        "rlhf_training_data": ([row(word) for word in WORDS], PROMPT_SCHEMA),
     }
     return {name: write_table(root / name, *made) for name, made in tables.items()}
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,8 @@ from chatllama_pipeline.training.sft.stage import (
     prepare,
     run,
 )
-from tests.tiny import QUIET, WORDS
+from tests.tiny import QUIET, WORDS, MakeSpec, row
 
-MakeSpec = Callable[..., StageSpec]
 TRAINING = {
     "model": "local",
     "max_sequence_length": 64,
@@ -40,9 +38,7 @@ TRAINING = {
 
 
 def conversation(word: str, split: str) -> dict[str, Any]:
-    prompt = [{"role": "user", "content": word}]
-    completion = " ".join([word] * (1 + len(word) % 3))
-    return {"prompt": prompt, "completion": completion, "source": "test", "split": split}
+    return row(word, split, completion=" ".join([word] * (1 + len(word) % 3)))
 
 
 @pytest.fixture

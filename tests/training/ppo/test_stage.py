@@ -36,11 +36,10 @@ from chatllama_pipeline.training.ppo.preparation import read_prompts
 from chatllama_pipeline.training.ppo.roles import Roles
 from chatllama_pipeline.training.ppo.stage import run
 from tests.families.vocabulary import tokenizer_kinds
-from tests.tiny import QUIET, hashes
+from tests.tiny import QUIET, MakeSpec, hashes, row
 from tests.training.ppo.tiny import PROMPTS, TRAINER
 from tests.training.resume.kills import assert_same_when_killed
 
-MakeSpec = Callable[..., StageSpec]
 SETTINGS = {
     "actor_config": {"model": "scratch", "max_sequence_length": 64, "max_tokens": 8},
     "trainer_config": TRAINER,
@@ -62,10 +61,7 @@ def reward_folder(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def prompts_folder(tmp_path_factory: pytest.TempPathFactory, write_table: Any) -> Path:
     texts = [(text, "train") for text in PROMPTS] + [("zulu", "validation"), ("yankee", "test")]
-    rows = [
-        {"prompt": [{"role": "user", "content": text}], "source": "test", "split": split}
-        for text, split in texts
-    ]
+    rows = [row(text, split) for text, split in texts]
     folder: Path = write_table(tmp_path_factory.mktemp("prompts"), rows, PROMPT_SCHEMA)
     return folder
 

@@ -15,7 +15,7 @@ from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.models.chat.template import Example, conversation
 from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_rows
 from chatllama_pipeline.progress import Progress, listening
-from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.records import user_prompt
 from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.reward.items import Pair, Scored, read_pair
@@ -25,9 +25,8 @@ from chatllama_pipeline.training.reward.stage import (
     reward_loss_sum,
     run,
 )
-from tests.tiny import QUIET, WORDS
+from tests.tiny import QUIET, WORDS, MakeSpec, pair, row
 
-MakeSpec = Callable[..., StageSpec]
 TRAINING = {
     "model": "local",
     "max_sequence_length": 64,
@@ -41,28 +40,14 @@ SPLITS = ["train"] * 6 + ["validation"] * 2
 
 def pairs() -> list[dict[str, Any]]:
     return [
-        {
-            "prompt": [{"role": "user", "content": word}],
-            "chosen": f"{word} kilo",
-            "rejected": f"{word} lima",
-            "strength": 1.0,
-            "source": "test",
-            "domain": "",
-            "split": split,
-        }
+        pair(word, f"{word} kilo", f"{word} lima", split)
         for word, split in zip(WORDS, SPLITS, strict=True)
     ]
 
 
 def scores() -> list[dict[str, Any]]:
     return [
-        {
-            "prompt": [{"role": "user", "content": word}],
-            "completion": f"{word} {ending}",
-            "score": score,
-            "source": "test",
-            "split": split,
-        }
+        row(word, split, completion=f"{word} {ending}", score=score)
         for word, split in zip(WORDS, SPLITS, strict=True)
         for ending, score in (("kilo", 5.0), ("lima", 0.0), ("juliet", None))
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from chatllama_pipeline.training.ppo import collect
 from chatllama_pipeline.training.ppo.stage import run
 from tests.llm.loopback.server import KEY, MODEL, Body, OpenAiServer, prompt_text
 from tests.llm.loopback.small_talk import words_between
-from tests.tiny import QUIET, curves, hashes
+from tests.tiny import QUIET, MakeSpec, curves, hashes
 from tests.waiting import PATIENCE
-
-Make = Callable[..., StageSpec]
 
 
 def by_letters(body: Body) -> str:
@@ -47,7 +44,7 @@ def server(
 
 
 @pytest.fixture
-def judged(paid_spec: Make, server: OpenAiServer) -> Make:
+def judged(paid_spec: MakeSpec, server: OpenAiServer) -> MakeSpec:
     """A PPO that a judge alone pays, at a dollar a thousand tokens of its replies."""
 
     def make(take: str = "a", **llm: Any) -> StageSpec:
@@ -63,7 +60,7 @@ def judged(paid_spec: Make, server: OpenAiServer) -> Make:
 
 
 def test_a_judge_is_asked_once_for_each_reply_and_its_points_are_the_reward(
-    judged: Make, server: OpenAiServer
+    judged: MakeSpec, server: OpenAiServer
 ) -> None:
     job = judged()
     outcome = run(job, QUIET)
@@ -84,7 +81,7 @@ def test_a_judge_is_asked_once_for_each_reply_and_its_points_are_the_reward(
 
 
 def test_a_judge_is_asked_while_the_reference_reads(
-    judged: Make, server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
+    judged: MakeSpec, server: OpenAiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = threading.Event()
 
@@ -106,7 +103,7 @@ def test_a_judge_is_asked_while_the_reference_reads(
 
 
 def test_a_budget_that_ends_amid_ppo_is_told_saved_and_continued(
-    judged: Make, server: OpenAiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judged: MakeSpec, server: OpenAiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = judged("whole")
     paid = run(whole, QUIET).metrics["llm_usd"]
@@ -125,7 +122,7 @@ def test_a_budget_that_ends_amid_ppo_is_told_saved_and_continued(
 
 
 def test_single_verdicts_that_cannot_be_read_count_as_neither_and_are_told(
-    judged: Make, server: OpenAiServer
+    judged: MakeSpec, server: OpenAiServer
 ) -> None:
     def sometimes(body: Body) -> str:
         return "no idea" if "delta" in prompt_text(body) else by_letters(body)
@@ -137,14 +134,14 @@ def test_single_verdicts_that_cannot_be_read_count_as_neither_and_are_told(
     assert told.startswith("3 of 12 verdicts of llm.judge could not be read, and count as neither")
 
 
-def test_a_judge_that_nobody_can_read_ends_ppo(judged: Make, server: OpenAiServer) -> None:
+def test_a_judge_that_nobody_can_read_ends_ppo(judged: MakeSpec, server: OpenAiServer) -> None:
     server.behaviour.reply = lambda body: "no idea"
     with pytest.raises(ProviderError, match="4 of 4 verdicts on PPO's replies could not be read"):
         run(judged(), QUIET)
 
 
 def test_a_judge_without_a_key_is_told_before_models_are_loaded(
-    judged: Make, monkeypatch: pytest.MonkeyPatch
+    judged: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = judged()
     job.inputs["reward_model"] = "nowhere"

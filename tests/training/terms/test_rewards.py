@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,13 @@ from chatllama_pipeline.errors import DataError, SettingsError
 from chatllama_pipeline.lineage.assets import ASSETS
 from chatllama_pipeline.lineage.recipes import recipe_for
 from chatllama_pipeline.progress import Progress
-from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings.folder import load_assistant
 from chatllama_pipeline.store.versions import Store
 from chatllama_pipeline.training.ppo.stage import run
 from chatllama_pipeline.training.terms.weighing import Scales, Term
-from tests.tiny import QUIET, curves, hashes
+from tests.tiny import QUIET, MakeSpec, curves, hashes
 from tests.training.paid import BRIEF, SETTINGS
 
-Make = Callable[..., StageSpec]
 TRUSTED = "rewards: {weights: {reward_model: 1, brief: 0.5}, trust_code: true}\n"
 
 
@@ -200,7 +197,7 @@ def test_what_a_judge_could_not_read_is_neither_praise_nor_blame() -> None:
 
 
 def test_the_reward_model_alone_is_paid_as_without_the_setting(
-    paid_spec: Make, make_spec: Make, paid_inputs: dict[str, Path]
+    paid_spec: MakeSpec, make_spec: MakeSpec, paid_inputs: dict[str, Path]
 ) -> None:
     plain = make_spec("actor_ppo", SETTINGS, paid_inputs, "plain")
     alone = paid_spec({"reward_model": 1.0})
@@ -209,7 +206,7 @@ def test_the_reward_model_alone_is_paid_as_without_the_setting(
     assert hashes(plain.output) == hashes(alone.output)
 
 
-def test_each_term_is_logged_by_itself_and_stands_with_the_samples(paid_spec: Make) -> None:
+def test_each_term_is_logged_by_itself_and_stands_with_the_samples(paid_spec: MakeSpec) -> None:
     job = paid_spec({"reward_model": 1.0, "brief": 0.5})
     outcome = run(job, QUIET)
     found = curves(outcome)
@@ -225,7 +222,7 @@ def test_each_term_is_logged_by_itself_and_stands_with_the_samples(paid_spec: Ma
 
 
 def test_what_a_function_does_amid_ppo_is_told_and_what_was_learnt_is_saved(
-    paid_spec: Make, tmp_path: Path
+    paid_spec: MakeSpec, tmp_path: Path
 ) -> None:
     flag = tmp_path / "flag"
     source = f"""
@@ -249,7 +246,7 @@ def brief(prompt, reply):
     assert hashes(whole.output) == hashes(cut.output)
 
 
-def test_a_file_that_breaks_is_told_before_models_are_loaded(paid_spec: Make) -> None:
+def test_a_file_that_breaks_is_told_before_models_are_loaded(paid_spec: MakeSpec) -> None:
     job = paid_spec({"brief": 1.0}, "import no_such_module\n" + BRIEF)
     job.inputs["reward_model"] = "nowhere"
     with pytest.raises(SettingsError, match="doesn't import: ModuleNotFoundError"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,10 @@ from chatllama_pipeline.training.watching.looks import (
 from chatllama_pipeline.training.watching.report import WatchReport
 from chatllama_pipeline.training.watching.watch import interval
 from tests.llm.loopback.server import KEY, MODEL, OpenAiServer
-from tests.tiny import QUIET, curves, hashes
+from tests.tiny import QUIET, MakeSpec, curves, hashes, row
 from tests.training.paid import TRAINER
 from tests.training.resume.kills import run_killed, run_on
 
-Make = Callable[..., StageSpec]
 LIKED, DISLIKED = [0.8, 0.6, 1.0, 0.8], [0.2, 0.2, 0.4, 0.2]
 NEARLY = [0.8, 0.6, 0.9, 0.8]
 
@@ -160,10 +158,7 @@ def held_out_prompts(tmp_path_factory: pytest.TempPathFactory, write_table: Any)
     texts = [("alpha bravo", "train"), ("charlie", "train"), ("delta echo", "train")]
     texts += [("golf hotel", "train"), ("india", "validation"), ("kilo lima", "validation")]
     texts += [(f"{word} {word}", "validation") for word in ("juliet", "echo", "bravo", "golf")]
-    rows = [
-        {"prompt": [{"role": "user", "content": text}], "source": "test", "split": split}
-        for text, split in texts
-    ]
+    rows = [row(text, split) for text, split in texts]
     folder: Path = write_table(tmp_path_factory.mktemp("held_out"), rows, PROMPT_SCHEMA)
     return folder
 
@@ -172,7 +167,7 @@ LETTERS = "def letters(prompt, reply):\n    return sum(map(str.isalpha, reply))\
 
 
 @pytest.fixture
-def climbing(paid_spec: Make, held_out_prompts: Path) -> Make:
+def climbing(paid_spec: MakeSpec, held_out_prompts: Path) -> MakeSpec:
     """A training that is paid for letters, and a judge that wants none."""
 
     def make(take: str = "a", trainer: dict[str, Any] | None = None, **more: Any) -> StageSpec:
@@ -210,7 +205,7 @@ def hacking(outcome: Outcome) -> Any:
 
 
 def test_a_policy_that_climbs_past_the_judge_is_stopped_and_the_best_one_published(
-    climbing: Make, tiny_base_folder: Path
+    climbing: MakeSpec, tiny_base_folder: Path
 ) -> None:
     lines: list[str] = []
     job = climbing()
@@ -246,7 +241,7 @@ SHORT = {
 
 @pytest.mark.parametrize("method", ["ppo", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_a_killed_training_is_watched_on_as_if_it_had_never_been(
-    climbing: Make, method: str
+    climbing: MakeSpec, method: str
 ) -> None:
     whole, cut = (climbing(take, SHORT, improve_by=method) for take in ("whole", "cut"))
     run(whole, QUIET)
@@ -261,7 +256,7 @@ def test_a_killed_training_is_watched_on_as_if_it_had_never_been(
 
 
 def test_an_adapter_is_watched_and_its_best_state_published(
-    climbing: Make, adapted_folder: Path
+    climbing: MakeSpec, adapted_folder: Path
 ) -> None:
     adapters = {"actor_config": {"max_sequence_length": 64, "max_tokens": 8, "peft_enable": True}}
     job = climbing("lora", SHORT, **adapters)
@@ -275,7 +270,7 @@ def test_an_adapter_is_watched_and_its_best_state_published(
     assert judged[report.published] == max(judged)
 
 
-def test_watching_changes_nothing_of_what_is_learnt(climbing: Make) -> None:
+def test_watching_changes_nothing_of_what_is_learnt(climbing: MakeSpec) -> None:
     seen, unseen = climbing("seen", SHORT), climbing("unseen", {**SHORT, "watch_every": 0})
     of_seen, of_unseen = curves(run(seen, QUIET)), curves(run(unseen, QUIET))
     assert {name: of_seen[name] for name in of_unseen} == of_unseen
@@ -283,7 +278,7 @@ def test_watching_changes_nothing_of_what_is_learnt(climbing: Make) -> None:
 
 
 def test_without_a_judge_or_a_held_out_prompt_the_log_says_so(
-    climbing: Make, paid_inputs: dict[str, Path]
+    climbing: MakeSpec, paid_inputs: dict[str, Path]
 ) -> None:
     nobody = climbing("nobody", {**SHORT, "num_episodes": 1}, evaluation={"judge": "none"})
     nothing = climbing("nothing", {**SHORT, "num_episodes": 1})
@@ -296,7 +291,7 @@ def test_without_a_judge_or_a_held_out_prompt_the_log_says_so(
 
 
 def test_an_llm_is_asked_once_a_reply_within_the_budget_and_what_ends_it_loses_nothing(
-    climbing: Make,
+    climbing: MakeSpec,
     running_server: OpenAiServer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
