@@ -31,6 +31,14 @@ DECIDED_ELSEWHERE = (
     "bf16",
     "amp",
 )
+# What lays a model or a row out otherwise than ZeRO does, over all processes, and the values that
+# leave it be: batches, states and weights here know nothing of it.
+NOT_ZEROS = {
+    "tensor_parallel.autotp_size": (0, 1),
+    "sequence_parallel_size": (1,),
+    "expert_parallel.autoep_size": (0, 1),
+    "zero_optimization.mics_shard_size": (-1, 0),
+}
 
 
 class Decided(NamedTuple):
@@ -87,7 +95,8 @@ def find_ds_config(folder: Path, written: str, key: str) -> Path:
 
 
 def read_ds_config(path: Path) -> dict[str, Any]:
-    """The file's content, its ZeRO stage checked; raises SettingsError naming file and key."""
+    """The file's content, how it lays a model out checked; raises SettingsError naming file and
+    key."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -104,6 +113,14 @@ def read_ds_config(path: Path) -> dict[str, Any]:
             f"{path}: zero_optimization.stage is {stage!r}: use one of "
             f"{', '.join(map(str, STAGES))}"
         )
+    for dotted, values in NOT_ZEROS.items():
+        value = _at(raw, dotted)
+        if value is not None and value not in values:
+            raise SettingsError(
+                f"{path}: {dotted} is {json.dumps(value)}, and trainings share models out by ZeRO "
+                "alone: remove it there, and use zero_optimization.stage 3 where a model is larger "
+                "than one GPU"
+            )
     return raw
 
 

@@ -55,6 +55,26 @@ def require_devices(means: Means) -> None:
         )
 
 
+def require_known_to_deepspeed(means: Means) -> None:
+    """Raise SettingsError where DeepSpeed doesn't take what its file says.
+
+    It says so itself where it is given a model alone, once that is loaded.
+    """
+    plan = means.deepspeed
+    if plan is None or plan.file is None or not means.zero_stage:
+        return
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, **plan.config})
+    # Each part of it refuses by an exception of its own.
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise SettingsError(
+            f"{plan.file}: DeepSpeed doesn't take it: {told}: correct or remove that there"
+        ) from error
+
+
 def prepare_processes(means: Means) -> None:
     """Give DeepSpeed what it asks for, where it has a part in this."""
     if not means.zero_stage:

@@ -31,7 +31,12 @@ from chatllama_pipeline.settings import (
 )
 from chatllama_pipeline.settings.deepspeed_config import ignored
 from chatllama_pipeline.training.batches import Shares
-from chatllama_pipeline.training.distributed import rank, require_devices
+from chatllama_pipeline.training.distributed import (
+    rank,
+    require_devices,
+    require_known_to_deepspeed,
+)
+from chatllama_pipeline.training.resume.snapshot import Layout, require_layout
 
 # Of `max_steps`, what ratings add at most, however many there are.
 MOST_ON_TOP = 1.0
@@ -101,14 +106,17 @@ class TrainingPlan(Beginning):
 def begin(spec: StageSpec, settings: AssistantSettings, folder: Path) -> Beginning:
     """What is known of a training of the model in `folder`.
 
-    Raises SettingsError for more processes than GPUs, DeepSpeed without what it builds with, a
-    batch that the processes can't share, a tokenizer that contradicts its model.
+    Raises SettingsError for more processes than GPUs, DeepSpeed without what it builds with or with
+    what it doesn't know, a batch that the processes can't share, a tokenizer that contradicts its
+    model; StoreError for a state of a layout that this one can't go on from.
     """
     training = settings.trained_as(spec.stage)
     means = Means.of(training, settings, spec.device)
     if settings.learns(training):
         require_devices(means)
         _shares(training, settings, means)
+        require_known_to_deepspeed(means)
+        require_layout(Path(spec.run_folder), Layout.of(means))
     tokenizer, config = load_tokenizer(folder), load_config(folder)
     section = model_section(training)
     limit = getattr(settings, section).max_sequence_length

@@ -159,6 +159,16 @@ def test_without_either_setting_nothing_is_sharded(tmp_path: Path) -> None:
             r"ds_config\.json: zero_optimization\.stage is 4: use one of 0, 1, 2, 3",
         ),
         ({"zero_optimization": {"stage": "two"}}, r"zero_optimization\.stage is 'two'"),
+        (
+            {"tensor_parallel": {"autotp_size": 2}},
+            r"ds_config\.json: tensor_parallel\.autotp_size is 2, .*by ZeRO alone: remove it",
+        ),
+        ({"sequence_parallel_size": 2}, "sequence_parallel_size is 2, "),
+        ({"expert_parallel": {"autoep_size": 4}}, r"expert_parallel\.autoep_size is 4, "),
+        (
+            {"zero_optimization": {"stage": 3, "mics_shard_size": 2}},
+            r"zero_optimization\.mics_shard_size is 2, ",
+        ),
         (None, r"deepspeed_config_path: .*mine/ds_config\.json does not exist"),
     ],
 )
@@ -167,6 +177,11 @@ def test_a_file_that_will_not_do_is_refused_when_the_assistant_is_read(
 ) -> None:
     with pytest.raises(SettingsError, match=said):
         plan(tmp_path, ENABLED, content)
+
+
+def test_a_file_that_asks_for_zero_alone_is_taken_whatever_else_it_names(tmp_path: Path) -> None:
+    asked = {"tensor_parallel": {"autotp_size": 0}, "sequence_parallel_size": 1}
+    assert plan(tmp_path, ENABLED, {**asked, "zero_optimization": {"stage": 2}}).stage == 2
 
 
 def test_the_originals_path_finds_the_file_in_the_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -85,8 +86,18 @@ class Snapshot:
     def newest(cls, states: States, warn: Callable[[str], None]) -> Snapshot | None:
         """The newest whole state, or None."""
         folder = states.newest(warn)
-        if folder is None:
-            return None
+        return None if folder is None else cls._of(folder)
+
+    @classmethod
+    def glimpsed(cls, run_folder: Path) -> Snapshot | None:
+        """The newest state as it stands, nothing of it checked; None where it can't be read."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            newest = States(run_folder, {}).newest_first()[:1]
+            return cls._of(newest[0]) if newest else None
+        return None
+
+    @classmethod
+    def _of(cls, folder: Path) -> Snapshot:
         told = json.loads((folder / COUNTS).read_text())
         return cls(folder, told["counts"], Layout(**told["layout"]), told.get("order", []))
 
@@ -116,7 +127,8 @@ class Snapshot:
     def cure(self) -> str:
         """What to do where another layout can't take it up."""
         return (
-            f"continue with {self.layout}, or remove {self.folder.parent} to train from the start"
+            f"continue with {self.layout} (compute.nodes, compute.processes, zero_stage or "
+            f"ds_config.json), or remove {self.folder.parent} to train from the start"
         )
 
     def moments(self) -> Moments:
@@ -244,6 +256,16 @@ class Engine:
         """Whole, of all that learns: on the main process alone where they are sharded."""
         weights = self.accelerator.get_state_dict(self.prepared)
         return trained_state(self.model, weights) if self.is_main else {}
+
+
+def require_layout(run_folder: Path, layout: Layout) -> None:
+    """Raise StoreError where `layout` can't go on from the newest state, before anything is loaded.
+
+    Whether that state is whole and its own is looked at once its weights are wanted.
+    """
+    found = Snapshot.glimpsed(run_folder)
+    if found is not None:
+        found.continued_in(layout)
 
 
 def require_room(states: States, model: Any) -> None:

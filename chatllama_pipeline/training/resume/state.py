@@ -70,7 +70,7 @@ class States:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(_manifest(folder))
-        whole = self._newest_first()
+        whole = self.newest_first()
         for path in self.folder.iterdir():
             if path.is_dir() and path not in whole[: self.keep]:
                 self._remove(path)
@@ -81,7 +81,7 @@ class States:
         A damaged one is moved to `state.damaged`, `warn` is told which file differs, and the one
         before it is taken. Raises SettingsError where it was made from something else.
         """
-        for folder in self._newest_first():
+        for folder in self.newest_first():
             fault = _fault(folder)
             if fault is None:
                 self._require_same_origin(folder)
@@ -100,7 +100,7 @@ class States:
     def room_for(self, needed: int) -> str | None:
         """Make room for a state by dropping old ones; says what is missing, None if nothing."""
         self.run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for old in [None, *reversed(self._newest_first()[1:])]:
+        for old in [None, *reversed(self.newest_first()[1:])]:
             if old is not None:
                 self._remove(old)
             free = shutil.disk_usage(self.run_folder).free
@@ -126,7 +126,8 @@ class States:
                 f"are never mixed: take another run_folder, or remove {self.folder}"
             )
 
-    def _newest_first(self) -> list[Path]:
+    def newest_first(self) -> list[Path]:
+        """The folders of all states that were committed, whole or not."""
         if not self.folder.is_dir():
             return []
         found = [path.with_suffix("") for path in self.folder.glob("[0-9]*.json")]

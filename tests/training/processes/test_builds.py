@@ -1,4 +1,5 @@
-"""What a killed build of DeepSpeed's operations leaves: nobody may wait for it."""
+"""What DeepSpeed is asked before models are loaded; what a killed build of its operations leaves:
+nobody may wait for it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.memory.means import Means
 from chatllama_pipeline.settings.deepspeed_config import DeepSpeedPlan
 from chatllama_pipeline.training.builds import OLD_SECONDS, builds_root, clear_abandoned_builds
-from chatllama_pipeline.training.distributed import prepare_processes, require_devices
+from chatllama_pipeline.training.distributed import (
+    prepare_processes,
+    require_devices,
+    require_known_to_deepspeed,
+)
 
 
 @pytest.fixture
@@ -47,6 +52,25 @@ def test_without_a_compiler_only_what_is_built_is_refused(monkeypatch: pytest.Mo
     offloaded = {**sharded, "offload_optimizer": {"device": "cpu"}}
     with pytest.raises(SettingsError, match=r"install g\+\+, or train without offload"):
         require_devices(Means(deepspeed=DeepSpeedPlan({"zero_optimization": offloaded})))
+
+
+@pytest.mark.parametrize(
+    ("zero", "told"),
+    [
+        ({"stage": 3, "stage3_max_live_parametres": 7}, r"stage3_max_live_parametres.*correct"),
+        ({"stage": 2, "zeropp_loco_param": {}}, r"has been removed.*correct or remove that there"),
+        ({"stage": 3, "reduce_bucket_size": "many"}, "reduce_bucket_size.*correct"),
+    ],
+)
+def test_what_deepspeed_does_not_take_is_told_by_file_and_key(
+    tmp_path: Path, zero: dict[str, Any], told: str
+) -> None:
+    file = tmp_path / "ds_config.json"
+    right = DeepSpeedPlan({"zero_optimization": {"stage": zero["stage"]}}, file)
+    require_known_to_deepspeed(Means(deepspeed=right))
+    wrong = DeepSpeedPlan({"zero_optimization": zero}, file)
+    with pytest.raises(SettingsError, match=rf"{file}: DeepSpeed doesn't take it: .*{told}"):
+        require_known_to_deepspeed(Means(deepspeed=wrong))
 
 
 def test_a_build_that_goes_on_keeps_its_lock(lock: Path) -> None:

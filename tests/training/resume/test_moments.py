@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from chatllama_pipeline.training.resume.snapshot import (
     Layout,
     Snapshot,
     _random_state,
+    require_layout,
 )
 
 PLAIN, SHARDED = Layout(1, None), Layout(2, 3)
@@ -126,6 +128,20 @@ def test_a_layout_that_cannot_take_up_a_state_leaves_it_and_says_which_can(
     for said in (f"saved by {before}", f"{after} can't go on from it", f"continue with {before}"):
         assert said in told
     assert f"remove {tmp_path / 'state'} to train from the start" in told
+
+
+def test_a_layout_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    state = tmp_path / "state" / "00000001"
+    state.mkdir(parents=True)
+    require_layout(tmp_path, PLAIN)  # a state that wasn't committed is none
+    state.with_suffix(".json").write_text("{}")
+    require_layout(tmp_path, PLAIN)  # what can't be read is told where it is loaded
+    before = Layout(2, 3, in_files=True)
+    counts = {"counts": {"step": 7}, "layout": vars(before), "order": []}
+    (state / "counts.json").write_text(json.dumps(counts))
+    require_layout(tmp_path, before)
+    with pytest.raises(StoreError, match=r"can't go on from it: continue with 2 .*zero_stage"):
+        require_layout(tmp_path, PLAIN)
 
 
 @pytest.mark.parametrize(
