@@ -224,9 +224,9 @@ class _Watch:
     def _look_at_queue(self, job: Job, seconds: float) -> None:
         section = self._scheduler.section
         if job.would_never_start:
+            cure = job.cure or f"ask for what there is (compute.nodes, compute.{section})"
             raise SettingsError(
-                f"job {self._job} would never start ({job.reason}) and was taken back: ask for "
-                f"what there is (compute.nodes, compute.{section})"
+                f"job {self._job} would never start ({job.reason}) and was taken back: {cure}"
             )
         allowed = self._scheduler.request.queue_seconds
         if seconds > allowed:

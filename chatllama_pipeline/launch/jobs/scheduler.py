@@ -87,6 +87,11 @@ class Job(abc.ABC):
         return False
 
     @property
+    def cure(self) -> str:
+        """What helps where it would never start; "" where it asks for what there isn't."""
+        return ""
+
+    @property
     def is_over(self) -> bool:
         return self.state in self.over
 

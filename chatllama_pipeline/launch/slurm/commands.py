@@ -59,6 +59,24 @@ HOPELESS = frozenset(
 # What a QOS or an account admits of one job, on all of its nodes or each. What it admits of all
 # jobs together, or of a user's, is free again once others have ended.
 _TOO_MUCH_FOR_ONE = re.compile(r"(QOS|Assoc)(Max\w+Per(Job|Node)|Min)\w*")
+# What Slurm says of a job that is held, by whomever.
+_HOLD = re.compile(r"[Hh]eld|Hold|special_exit")
+# So it shows a job that was put back into the queue and is held there.
+_HELD_STATES = frozenset({"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+# Why Slurm holds a job by itself, and what helps where that wasn't for once. Others it holds since
+# somebody, or a rule of the cluster's, wants it so.
+_HELD_BY_SLURM = {
+    "launch_failed_requeued_held": "the node that was to start it could not: `sinfo -R` names it "
+    "and says why, `scontrol update nodename=NODE state=resume` brings it back once it is mended",
+    "JobHoldMaxRequeue": "it was requeued as often as the cluster allows (max_batch_requeue): "
+    "`sinfo -R` tells which nodes fail",
+}
+_RUN_AGAIN = "then run it again"
+_HELD = (
+    "somebody holds it, or a rule of the cluster's does (`scontrol show job`, or an administrator, "
+    f"tells), and what is held starts by `scontrol release` alone: see why, {_RUN_AGAIN}; to have "
+    "jobs wait until you release them, put --hold into compute.slurm.arguments"
+)
 # So it says of a job that no node of its partition fits, and for a moment of many another.
 FITS_NOWHERE = "PartitionConfig"
 # Of accounts and QOSs that a partition doesn't admit it tells by a sentence, in other words.
@@ -76,19 +94,38 @@ _WHAT_STATES_MEAN = {
 
 @dataclass(frozen=True)
 class Job(scheduler.Job):
-    """What the controller says of a job; one that is stuck waits for what doesn't come."""
+    """What the controller says of a job; one that is stuck waits for what doesn't come, one that is
+    held for somebody who releases it."""
 
     exit_code: str = "0:0"
     stuck: bool = False
+    held: bool = False
 
     waiting: ClassVar[str] = "PENDING"
     over: ClassVar[frozenset[str]] = ENDED
 
     @property
+    def waits(self) -> bool:
+        return self.state == self.waiting or self.state in _HELD_STATES
+
+    @property
     def would_never_start(self) -> bool:
         not_admitted = any(words in self.reason for words in _NOT_ADMITTED)
         too_much = _TOO_MUCH_FOR_ONE.fullmatch(self.reason) is not None
-        return self.waits and (self.reason in HOPELESS or not_admitted or too_much or self.stuck)
+        hopeless = self.reason in HOPELESS or not_admitted or too_much
+        return self.waits and (hopeless or self.stuck or self.held)
+
+    @property
+    def cure(self) -> str:
+        if not self.held:
+            return ""
+        by_slurm = _HELD_BY_SLURM.get(self.reason)
+        return f"{by_slurm}; {_RUN_AGAIN}" if by_slurm else _HELD
+
+    @property
+    def held_by_slurm(self) -> bool:
+        """Whether Slurm holds it over something that may not come again."""
+        return self.held and self.reason in _HELD_BY_SLURM
 
     @property
     def may_come_back(self) -> bool:
@@ -177,6 +214,11 @@ def cancel(job: str) -> None:
     _ask(["scancel", job])
 
 
+def release(job: str) -> None:
+    """Let a job that is held start; nothing is said where this user may not."""
+    _ask(["scontrol", "release", job])
+
+
 def parse(line: str) -> Job:
     """Read a line of `scontrol show job --oneliner`."""
     fields = dict(_FIELD.findall(line))
@@ -184,14 +226,18 @@ def parse(line: str) -> Job:
         _time(fields.get(f"{event}Time")) for event in ("Submit", "Start", "End")
     )
     count = int(fields.get("NumNodes", "1").partition("-")[0])
+    state, reason = fields.get("JobState", "UNKNOWN"), fields.get("Reason", "None")
+    # What is said of a hold may stay for a while after it.
+    held = fields.get("Priority") == "0" and (state in _HELD_STATES or bool(_HOLD.search(reason)))
     return Job(
-        state=fields.get("JobState", "UNKNOWN"),
-        reason=fields.get("Reason", "None"),
+        state=state,
+        reason=reason,
         nodes="" if fields.get("NodeList") in (None, "(null)") else fields["NodeList"],
         restarts=int(fields.get("Restarts", "0")),
         queued_seconds=_between(submitted, started),
         node_seconds=count * _between(started, ended),
         exit_code=fields.get("ExitCode", "0:0"),
+        held=held,
     )
 
 
