@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chatllama_pipeline.data.hashes import Hashes, mixed, text_hash, text_hashes
+from chatllama_pipeline.data.spill.budget import part
 from chatllama_pipeline.data.spill.column import Column, Indices, groups
 from chatllama_pipeline.data.spill.known import Known
 from chatllama_pipeline.data.words import compared, spaced
@@ -254,8 +255,9 @@ class TextIndex:
     def _similar(self, left: Indices, right: Indices) -> npt.NDArray[np.bool_]:
         """Whether the longer texts at two places have similar signatures, pair by pair."""
         found = np.zeros(len(left), np.bool_)
-        for start in range(0, len(left), _SIGNATURES_AT_ONCE):
-            here = slice(start, start + _SIGNATURES_AT_ONCE)
+        at_once = part(_SIGNATURES_AT_ONCE)
+        for start in range(0, len(left), at_once):
+            here = slice(start, start + at_once)
             one, other = (self._signatures.take(places[here]) for places in (left, right))
             found[here] = (one == other).mean(axis=1) >= SIMILAR
         return found
@@ -266,7 +268,7 @@ class _Joins:
 
     def __init__(self) -> None:
         self._edges: list[tuple[Hashes, Hashes]] = []
-        self._count, self._most = 0, _MOST_EDGES
+        self._count, self._most = 0, part(_MOST_EDGES)
 
     def add(self, left: Hashes, right: Hashes) -> None:
         self._edges.append((left, right))
@@ -274,7 +276,7 @@ class _Joins:
         if self._count > self._most:
             members, labels = self.clusters()
             self._edges, self._count = [(labels, members)], len(members)
-            self._most = max(_MOST_EDGES, 2 * self._count)
+            self._most = max(part(_MOST_EDGES), 2 * self._count)
 
     def clusters(self) -> tuple[Hashes, Hashes]:
         """The joined keys in order, and the least key that each is joined with."""

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from chatllama_pipeline.data.spill.budget import part
 from chatllama_pipeline.progress import phase
 from chatllama_pipeline.table_files import TableWriter, most_bytes
 
 ROWS_PER_GROUP = 10_000
+WAITING_BYTES = 64 << 20
 Keys = npt.NDArray[np.uint64]
 
 _BUCKETS, _BUCKET_BITS, _KEY_BITS = 64, 6, 64
@@ -34,7 +36,8 @@ class OrderedTable:
     `table_files`).
 
     `on_group` is called with each row group as it is written, in order; more than `waiting_bytes`
-    of rows go to disk meanwhile, and a few times as much is sorted at once.
+    of rows (None: their part of what is set) go to disk meanwhile, and a few times as much is
+    sorted at once.
     """
 
     def __init__(
@@ -42,14 +45,15 @@ class OrderedTable:
         path: Path,
         schema: pa.Schema,
         on_group: Callable[[pa.Table], None] | None = None,
-        waiting_bytes: int = 64 << 20,
+        waiting_bytes: int | None = None,
     ) -> None:
         self.rows = 0
         self._path = path
         self._schema = schema
         self._on_group = on_group
         self._spill = path.with_name(f".{path.name}.sorting")
-        self._buckets = _Buckets(self._spill, waiting_bytes)
+        waiting = part(WAITING_BYTES) if waiting_bytes is None else waiting_bytes
+        self._buckets = _Buckets(self._spill, waiting)
         # A setting that is wrong is told before rows are read.
         self._file_bytes = most_bytes()
 

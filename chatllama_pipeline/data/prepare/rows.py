@@ -25,6 +25,7 @@ from chatllama_pipeline.data.prepare.lengths import counted_by
 from chatllama_pipeline.data.prepare.notes import Flags, Notes, Reading
 from chatllama_pipeline.data.prepare.selection import lowest, within_first
 from chatllama_pipeline.data.prepare.tokens import TOO_LONG, Limits, cut_prompts
+from chatllama_pipeline.data.spill.budget import megabytes
 from chatllama_pipeline.data.spill.column import Column, Indices, groups
 from chatllama_pipeline.records import SPLITS
 from chatllama_pipeline.settings import AssistantSettings
@@ -52,6 +53,7 @@ class Preparation:
     ) -> None:
         # Wrong settings are told before rows are read.
         most_bytes()
+        megabytes()
         self.funnel = Funnel()
         self._replies = replies
         self._shares = settings.data.test_share, settings.data.validation_share

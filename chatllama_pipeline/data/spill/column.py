@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chatllama_pipeline.data.spill.budget import part
+
 Values = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 
-# Of one column, before it goes to disk.
+# Each of these by the memory that is set (`budget`). Of one column, before it goes to disk.
 MOST_BYTES = 4 << 20
 # What is looked at together; a value or two of each, and their order, are in memory then.
 VALUES_AT_ONCE = 1 << 20
@@ -31,15 +33,15 @@ _TAKEN_AT_ONCE = 1 << 16
 class Column:
     """Values of one type, `width` numbers each, in the order in which they were appended.
 
-    Beyond `most_bytes` (None: `MOST_BYTES`) they stand in a file in `folder`. Where the disk is
-    full an OSError says so.
+    Beyond `most_bytes` (None: their part of what is set) they stand in a file in `folder`. Where
+    the disk is full an OSError says so.
     """
 
     def __init__(
         self, dtype: npt.DTypeLike, folder: Path, width: int = 1, most_bytes: int | None = None
     ) -> None:
         self._dtype, self._folder, self._width = np.dtype(dtype), folder, width
-        self._most_bytes = MOST_BYTES if most_bytes is None else most_bytes
+        self._most_bytes = part(MOST_BYTES) if most_bytes is None else most_bytes
         self._waiting: list[Values] = []
         self._waiting_bytes = 0
         self._file: int | None = None
@@ -80,8 +82,9 @@ class Column:
         self._flush()
         shape = (len(places),) if self._width == 1 else (len(places), self._width)
         found = np.empty(shape, self._dtype)
-        for start in range(0, len(places), _TAKEN_AT_ONCE):
-            here = slice(start, start + _TAKEN_AT_ONCE)
+        at_once = part(_TAKEN_AT_ONCE)
+        for start in range(0, len(places), at_once):
+            here = slice(start, start + at_once)
             # Mapped anew each time, so that what was read leaves this process's memory.
             with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as mapped:
                 values = self._shaped(np.frombuffer(mapped, self._dtype))
@@ -91,8 +94,9 @@ class Column:
 
     def chunks(self) -> Iterator[tuple[slice, Values]]:
         """All values in their order, some at a time, with the places that they stand at."""
-        for start in range(0, self._count, VALUES_AT_ONCE):
-            here = slice(start, min(start + VALUES_AT_ONCE, self._count))
+        at_once = part(VALUES_AT_ONCE)
+        for start in range(0, self._count, at_once):
+            here = slice(start, min(start + at_once, self._count))
             yield here, self.read(here.start, here.stop)
 
     def _memory(self) -> Values:
@@ -123,11 +127,11 @@ def groups(
     """The places of hashes and the hashes, equal ones together, a bounded number at a time: those
     that are `wanted` (None: all), in the order of their places."""
     count = len(keys) if wanted is None else int(np.count_nonzero(wanted))
-    parts = np.uint64(max(1, -(-count // VALUES_AT_ONCE)))
-    for part in range(int(parts)):
+    parts = np.uint64(max(1, -(-count // part(VALUES_AT_ONCE))))
+    for number in range(int(parts)):
         places, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
         for here, found in keys.chunks():
-            fits = found % parts == part if parts > 1 else np.ones(len(found), np.bool_)
+            fits = found % parts == number if parts > 1 else np.ones(len(found), np.bool_)
             if wanted is not None:
                 fits &= wanted[here]
             at = np.flatnonzero(fits)

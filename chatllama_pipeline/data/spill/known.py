@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chatllama_pipeline.data.hashes import Hashes
+from chatllama_pipeline.data.spill.budget import part
 
 # Slots of 24 bytes; a hash may stand in one of so many behind its place.
 LEAST_SLOTS, MOST_SLOTS = 1 << 12, 1 << 24
@@ -25,8 +26,9 @@ _WORDS = 3
 
 
 def slots_for(count: int) -> int:
-    """Slots for about so many hashes, a power of two: 400 MB at most."""
-    return min(MOST_SLOTS, max(LEAST_SLOTS, 1 << (2 * count).bit_length()))
+    """Slots for about so many hashes, a power of two: 400 MB at most, or as the memory is set."""
+    most = 1 << (part(MOST_SLOTS).bit_length() - 1)
+    return min(most, max(LEAST_SLOTS, 1 << (2 * count).bit_length()))
 
 
 def shared_file(slots: int, folder: Path) -> int:
