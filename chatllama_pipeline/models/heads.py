@@ -26,7 +26,7 @@ from chatllama_pipeline.models.chat.template import (
     question_and_answer,
     whole_conversation,
 )
-from chatllama_pipeline.models.families.kinds import Kind, kind_of, plain
+from chatllama_pipeline.models.families.kinds import Kind, kind_of, plain, score_of
 from chatllama_pipeline.models.families.language import (
     encoder_decoder_inputs,
     joined,
@@ -199,8 +199,7 @@ def _has_own_class(config: Any) -> bool:
     if kind_of(config) is Kind.ENCODER or kind.__name__ in (config.architectures or []):
         return True
     # Some put more than a plain head on their hidden states (CTRL): then ours is put on them.
-    with torch.device("meta"):
-        return _is_plain(getattr(kind(config), "score", None))
+    return _is_plain(score_of(kind, config))
 
 
 def _is_plain(head: Any) -> bool:

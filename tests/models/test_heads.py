@@ -5,9 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 from transformers import GPT2LMHeadModel as Gpt2
 
+from chatllama_pipeline.models.families.kinds import score_of
 from chatllama_pipeline.models.heads import (
     MAX_LENGTH,
     SCORE_SCALE,
@@ -137,3 +144,24 @@ def test_a_reply_longer_than_the_model_allows_is_scored_by_its_end(reward_folder
     assert scorer.max_length == 24
     scores = scorer([user_prompt("alpha")] * 2, ["x" * 60 + "y", "x" * 90 + "y"])
     assert scores[0] == scores[1]
+
+
+def test_a_familys_head_is_looked_for_in_one_layer_or_in_all_where_it_wants_them() -> None:
+    made: list[int] = []
+
+    class Noted(LlamaForSequenceClassification):
+        def __init__(self, config: Any) -> None:
+            made.append(config.num_hidden_layers)
+            super().__init__(config)
+
+    class Whole(Noted):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            assert config.num_hidden_layers == 3
+
+    config = LlamaConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_labels=1)
+    for kind in (Noted, Whole):
+        head = score_of(kind, config)
+        assert isinstance(head, torch.nn.Linear) and head.bias is None
+    assert made == [1, 1, 3]
+    assert config.num_hidden_layers == 3

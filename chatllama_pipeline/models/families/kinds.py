@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from enum import Enum
 from typing import Any
@@ -45,3 +46,20 @@ def takes(model: Any, argument: str) -> bool:
 def takes_positions(model: Any) -> bool:
     """Whether the model takes `position_ids`; those with relative positions alone don't."""
     return takes(model, "position_ids")
+
+
+def score_of(kind: Any, config: Any) -> Any:
+    """What the model class `kind` scores its hidden states by, without weights; None if nothing.
+
+    It is looked for in a model of one layer, where the family bears that: many take long to make.
+    """
+    import torch
+
+    shallow = copy.deepcopy(config)
+    with torch.device("meta"):
+        try:
+            shallow.num_hidden_layers = 1
+            model = kind(shallow)
+        except Exception:  # of layers of several kinds, a family may want them all
+            model = kind(config)
+    return getattr(model, "score", None)
