@@ -28,6 +28,7 @@ from chatllama_pipeline.models.bases.gguf import (
     gguf_config,
     read_gguf,
 )
+from chatllama_pipeline.models.bases.own_tokenizer import require_plain_text
 from chatllama_pipeline.models.bases.preflight import require_room
 from chatllama_pipeline.models.bases.scratch import ScratchSize, make_scratch_model
 from chatllama_pipeline.models.bases.sources import (
@@ -170,6 +171,7 @@ def _copy_model(
     tokenizer, plain = without_unembedded(tokenizer, _words_of(model), named, told)
     ensure_chat_template(tokenizer, model.config)
     set_options(tokenizer, section.template_options, key)
+    require_plain_text(tokenizer, named, told)
     if isinstance(section, ActorSettings):
         require_room(model.config, tokenizer, section)
     # A config from elsewhere may claim anything: only the setting and the probe count.

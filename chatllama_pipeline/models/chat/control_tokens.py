@@ -11,7 +11,7 @@ from chatllama_pipeline.errors import DataError
 # What added tokens look like that aren't flagged as special, and yet steer a model: <think>,
 # <tool_call>, <<SYS>>, <|fim middle|>, [multimodal], [|user|]. Gemma adds HTML's tags and runs of
 # white space as well.
-_MARK_LIKE = re.compile(
+MARK_LIKE = re.compile(
     r"<[^<>\s]+>|<<[^<>\s]+>>|<\|[^<>|]+\|>|\[/?[A-Za-z][\w ]*\]|\[\|[^\[\]|]+\|\]"
     r"|\u25c1\S+\u25b7"
 )
@@ -40,7 +40,7 @@ class ControlTokens:
         self._controls = {
             number: token
             for number, token in sorted(added.items())
-            if token.content.strip() and (token.special or _steers(token.content))
+            if token.content.strip() and (token.special or steers(token.content))
         }
         marks = [token.content for token in self._controls.values()]
         self._marks = re.compile(_either(marks)) if marks else None
@@ -79,8 +79,9 @@ class ControlTokens:
         return self._controls
 
 
-def _steers(token: str) -> bool:
-    return bool(_MARK_LIKE.fullmatch(token)) and not (_HTML.fullmatch(token) or _BYTE.match(token))
+def steers(token: str) -> bool:
+    """Whether a token looks like a mark that steers a model, HTML's tags and bytes left out."""
+    return bool(MARK_LIKE.fullmatch(token)) and not (_HTML.fullmatch(token) or _BYTE.match(token))
 
 
 def free_character(texts: Sequence[str], count: int) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatllama_pipeline.models.chat.control_tokens import ControlTokens, Encoded, free_character
+from chatllama_pipeline.models.chat.own_text import OwnText, is_own
 from chatllama_pipeline.models.chat.python_text import PythonText, is_python
 
 # How much of its segmenting a model draws at random: a BPE's, and two of a Unigram's.
@@ -54,14 +55,13 @@ class PlainText(ControlTokens):
 
 
 @functools.lru_cache(maxsize=16)
-def plain_text_of(tokenizer: Any) -> PlainText | PythonText | None:
-    """How texts are read by a transformers tokenizer, which gets no more tokens from here on.
-
-    None where it reads them by code of its own.
-    """
+def plain_text_of(tokenizer: Any) -> PlainText | PythonText:
+    """How texts are read by a transformers tokenizer, which gets no more tokens from here on."""
+    if is_own(tokenizer):
+        return OwnText(tokenizer)
     if (core := getattr(tokenizer, "backend_tokenizer", None)) is not None:
         return PlainText(core)
-    return PythonText(tokenizer) if is_python(tokenizer) else None
+    return PythonText(tokenizer) if is_python(tokenizer) else OwnText(tokenizer)
 
 
 def unaltered(core: Any) -> Any:

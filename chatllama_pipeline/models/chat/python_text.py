@@ -7,6 +7,7 @@ between are read as if there were none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from chatllama_pipeline.models.chat.control_tokens import ControlTokens, Encoded
@@ -25,8 +26,9 @@ def is_python(tokenizer: Any) -> bool:
 class PythonText(ControlTokens):
     """The control tokens of such a tokenizer, and how to encode texts that spell them."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer.added_tokens_decoder)
+    def __init__(self, tokenizer: Any, added: Mapping[int, Any] | None = None) -> None:
+        """With `added`, the control tokens are sought among those alone."""
+        super().__init__(tokenizer.added_tokens_decoder if added is None else added)
         self._tokenizer = tokenizer
         self._numbers = {token.content: number for number, token in self._controls.items()}
 

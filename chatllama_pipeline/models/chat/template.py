@@ -168,7 +168,7 @@ def _pair(tokenizer: Any, first: str, second: str) -> tuple[list[int], Sequence[
     plain = plain_text_of(tokenizer)
     # What is read by Python code alone doesn't say which text a token is of.
     told = tokenizer.is_fast
-    if plain and (not told or plain.spells_marks(first) or plain.spells_marks(second)):
+    if not told or plain.spells_marks(first) or plain.spells_marks(second):
         return plain.encode_alone(first, second)
     pair = tokenizer(first, second)
     return pair["input_ids"], pair.sequence_ids()
@@ -190,10 +190,7 @@ def text_ids(tokenizer: Any, text: str, *, goes_on: bool) -> list[int]:
     it, though some tokenizers were saved so that they end every text.
     """
     plain = plain_text_of(tokenizer)
-    if plain and plain.spells_marks(text):
-        ids = plain.encode_alone(text).ids
-    else:
-        ids = tokenizer.encode(text)
+    ids = plain.encode_alone(text).ids if plain.spells_marks(text) else tokenizer.encode(text)
     while goes_on and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
         del ids[-1]
     return ids
@@ -249,7 +246,7 @@ def _template_ids(tokenizer: Any, turns: Prompt, day: date, *, whole: bool = Fal
     """The ids of `rendered`, in which what the turns say is text."""
     ids: list[int]
     plain = plain_text_of(tokenizer)
-    if plain and (guard := _guard(plain, turns)):
+    if guard := _guard(plain, turns):
         text = rendered(tokenizer, _guarded(plain, turns, guard), day, whole=whole)
         ids = plain.encode(text, guard)
     else:
@@ -288,7 +285,7 @@ def _reply_ids(tokenizer: Any, prompt: Prompt, reply: str) -> list[int]:
     plain = plain_text_of(tokenizer)
     turns = [*prompt, Message("assistant", reply)]
     ids: list[int]
-    if plain and plain.spells_marks(reply):
+    if plain.spells_marks(reply):
         guard = plain.unused([turn.content for turn in turns])
         *before, last = _guarded(plain, turns, guard)
         ids = plain.encode(turn_text(tokenizer, before, last.content, form), guard)

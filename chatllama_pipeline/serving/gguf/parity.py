@@ -60,7 +60,7 @@ def known_of(full: Loaded, probes: Sequence[Probe]) -> list[Known]:
     plain = plain_text_of(full.tokenizer)
     for prompt, reply in probes:
         texts = [reply, *(turn.content for turn in prompt)]
-        if plain and any(map(plain.spells_marks, texts)):
+        if any(map(plain.spells_marks, texts)):
             continue
         # A template may name the day, and llama.cpp knows that of today alone.
         ids = prompt_ids(full.tokenizer, prompt, full.context, date.today())
