@@ -16,12 +16,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from chatllama_pipeline.progress import MEGABYTE, phase
-from chatllama_pipeline.store.manifests import MANIFEST, Manifest, PayloadFile, Version, hash_file
+from chatllama_pipeline.store.manifests import (
+    HASHED_AT_ONCE,
+    MANIFEST,
+    Manifest,
+    PayloadFile,
+    Version,
+    hash_file,
+)
 
 FOLDER = "_files"
 # Smaller files take a block of the disk at most: little is gained by linking them.
@@ -165,4 +171,8 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        counter = phase(f"copies {target.name}", source.stat().st_size / MEGABYTE, "MB")
+        with source.open("rb") as reader, target.open("wb") as writer:
+            while chunk := reader.read(HASHED_AT_ONCE):
+                writer.write(chunk)
+                counter.advance(len(chunk) / MEGABYTE)

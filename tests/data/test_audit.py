@@ -21,6 +21,7 @@ from chatllama_pipeline.data.audit.figures import AUDITED, measure
 from chatllama_pipeline.data.audit.lengths import lengths_of, tokenizer_fingerprint
 from chatllama_pipeline.data.audit.pairs import Contests, length_only_accuracy, measure_pairs
 from chatllama_pipeline.data.audit.tables import LengthCounts
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import Check, Outcome
 from chatllama_pipeline.schemas import ACTOR_SCHEMA, PREFERENCE_SCHEMA, PROMPT_SCHEMA, REWARD_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
@@ -145,7 +146,10 @@ def test_training_rows_that_repeat_a_held_out_prompt_of_any_table_are_counted(
         ],
         rlhf_training_data=[row("Hum!", "validation"), row("Hum!")],
     )
-    outcome, figures, _ = audited(made, tmp_path)
+    lines: list[str] = []
+    with listening(Progress("data_audit", lines.append, every_seconds=0, first_seconds=0)):
+        outcome, figures, _ = audited(made, tmp_path)
+    assert any("data_audit: reads actor_training_data: 3 of 3 rows" in line for line in lines)
     assert {o["table"]: (o["exact"], o["near"]) for o in figures["overlaps"]} == {
         "preference_data": (0, 0),
         "actor_training_data": (1, 1),

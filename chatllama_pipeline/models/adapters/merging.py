@@ -20,6 +20,7 @@ from torch import nn
 from chatllama_pipeline.models.adapters.targets import is_linear
 from chatllama_pipeline.models.families.kinds import Kind, kind_of
 from chatllama_pipeline.models.sharding.parts import whole_shape
+from chatllama_pipeline.progress import Phase, phase
 from chatllama_pipeline.store.model_files import ADAPTER_NAME
 
 # Ids that a comparison reads, and a prime that spreads them over a vocabulary.
@@ -117,7 +118,7 @@ def unmergeable(model: Any) -> list[str]:
     # BART's shared embedding stands beside those that are called, and shares their weight.
     if idle := {layer.leaf for layer in shared_layers(model, layers)} - called:
         return sorted(idle)
-    with as_merged(model, layers):
+    with as_merged(model, layers, phase("tries its adapter merged", len(layers), "layers")):
         together = outputs(model)
     with _switched_off(layers):
         effect = _largest(apart - outputs(model))
@@ -164,15 +165,18 @@ def tried(model: Any, seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_merged(model: Any, layers: Sequence[Layer]) -> Iterator[None]:
-    """Within, `layers` compute as if merged; each block's weights are added up while it runs."""
+def as_merged(model: Any, layers: Sequence[Layer], counter: Phase | None = None) -> Iterator[None]:
+    """Within, `layers` compute as if merged; each block's weights are added up while it runs.
+
+    Each time is counted by `counter`.
+    """
     blocks: dict[nn.Module, list[Layer]] = {}
     for layer in layers:
         blocks.setdefault(_block_of(model, layer.name), []).append(layer)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_switched_off(layers))
         for block, inside in blocks.items():
-            swap = _Swap(inside)
+            swap = _Swap(inside, counter)
             for handle in (
                 block.register_forward_pre_hook(swap.put_merged),
                 block.register_forward_hook(swap.put_back, always_call=True),
@@ -184,14 +188,16 @@ def as_merged(model: Any, layers: Sequence[Layer]) -> Iterator[None]:
 class _Swap:
     """A block's weights, merged while its forward runs."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = layers
+    def __init__(self, layers: Sequence[Layer], counter: Phase | None) -> None:
+        self.layers, self.counter = layers, counter
         self.kept: list[nn.Parameter] = []
 
     def put_merged(self, *_: Any) -> None:
         self.kept = [layer.parameter for layer in self.layers]
         for layer, merged in [(layer, layer.merged()) for layer in self.layers]:
             setattr(layer.owner, layer.attribute, merged)
+        if self.counter:
+            self.counter.advance(len(self.layers))
 
     def put_back(self, *_: Any) -> None:
         for layer, parameter in zip(self.layers, self.kept, strict=False):
@@ -231,11 +237,13 @@ def merge(model: Any) -> bool:
     embeddings, its config says so, and every tied weight gets a copy.
     """
     layers = adapted_layers(model)
-    with as_merged(model, layers):
+    counter = phase("merges its adapter", 2 * len(layers), "layers")
+    with as_merged(model, layers, counter):
         expected = outputs(model)
     untied = bool(shared_layers(model, layers))
     for layer in layers:
         setattr(layer.owner, layer.attribute, layer.merged())
+        counter.advance()
     above = [(model.get_submodule(layer.name.rpartition(".")[0]), layer) for layer in layers]
     for parent, layer in above:
         if not isinstance(parent, BaseTunerLayer):  # experts' adapters stand in one another

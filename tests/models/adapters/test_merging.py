@@ -50,6 +50,7 @@ from chatllama_pipeline.models.adapters.lora import (
 )
 from chatllama_pipeline.models.adapters.merging import adapted_layers, outputs, tried
 from chatllama_pipeline.models.heads import load_actor, load_reward
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.settings import LoraSettings
 
 SIZE = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2}
@@ -189,6 +190,15 @@ def test_what_is_saved_loaded_and_merged_says_the_same_in_plain_transformers(
     auto = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM
     plain = auto.from_pretrained(tmp_path / "plain")
     assert torch.equal(outputs(plain), outputs(merged))
+
+
+def test_a_merge_and_its_trial_say_how_many_layers_are_done(tmp_path: Path) -> None:
+    model, lines = adapted(stored(llama, tmp_path), ["q_proj", "v_proj"]), list[str]()
+    with listening(Progress("release", lines.append, every_seconds=0, first_seconds=0)):
+        merge_adapter(model)
+    tried, merged = ([line for line in lines if said in line] for said in ("tries its", "merges"))
+    assert "tries its adapter merged: 2 of 4 layers" in tried[0] and " left" in tried[0]
+    assert "merges its adapter: 2 of 8 layers" in merged[0] and "8 of 8 layers" in merged[-1]
 
 
 def test_an_output_layer_that_was_tied_gets_weights_of_its_own(tmp_path: Path) -> None:

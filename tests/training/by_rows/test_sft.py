@@ -14,7 +14,7 @@ from chatllama_pipeline.data.spill.rows import SpilledRows
 from chatllama_pipeline.errors import CheckError, DataError
 from chatllama_pipeline.models.chat.template import Example
 from chatllama_pipeline.models.heads import load_actor
-from chatllama_pipeline.progress import Progress
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.schemas import ACTOR_SCHEMA
 from chatllama_pipeline.settings import AssistantSettings
@@ -94,7 +94,9 @@ def test_training_lowers_the_validation_loss_and_writes_a_model_with_curves(
 ) -> None:
     lines: list[str] = []
     spec = make_spec("actor_sft", {"actor_config": {**TRAINING, "max_steps": 30}}, inputs)
-    outcome = run(spec, Progress("sft", lines.append))
+    progress = Progress("sft", lines.append, every_seconds=0, first_seconds=0)
+    with listening(progress):
+        outcome = run(spec, progress)
     curves = {curve.name: curve.points for curve in outcome.curves}
     assert [step for step, _ in curves["validation_loss"]] == [10.0, 20.0, 30.0]
     assert curves["validation_loss"][-1][1] < curves["loss"][0][1] - 1
@@ -107,7 +109,8 @@ def test_training_lowers_the_validation_loss_and_writes_a_model_with_curves(
     assert written["validation_loss"] == [list(p) for p in curves["validation_loss"]]
     assert load_actor(spec.output, torch.float32).config.use_cache
     assert AutoTokenizer.from_pretrained(spec.output).chat_template is not None
-    assert any("step 30/30  loss" in line for line in lines)
+    for said in ("step 30/30  loss", "tokenizes train rows: ", "validates on "):
+        assert any(said in line for line in lines), said
 
 
 def test_the_same_spec_writes_the_same_bytes(make_spec: MakeSpec, inputs: Any) -> None:
