@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from tests.families.kit import save_random
+from tests.families.kit import embeddings, save_random
 from tests.families.vocabulary import tokenizer_kinds as kinds
 
 MOST_WEIGHTS = 2 * 10**7
@@ -115,16 +115,24 @@ def families() -> list[str]:
     return sorted(writers - (fillers - written) - set(LEFT_OUT))
 
 
+def sized(family: str, sizes: dict[str, Any], own: dict[str, Any], *besides: str) -> Any:
+    """The config of a `model_type`, with those of `sizes` that it has by name, and its `own`.
+
+    `besides` are names that all configs have.
+    """
+    kind = CONFIG_MAPPING[family]
+    names = {*kind().to_dict(), *kind.attribute_map, *besides}
+    values = {name: size for name, size in sizes.items() if name in names} | own
+    return kind(**{name: value for name, value in values.items() if value is not None})
+
+
 def make(family: str, folder: Path) -> Path:
     """Write a tiny model of that `model_type` to `folder`, as the hub has them."""
-    tokenizer, kind = kinds.opt(), CONFIG_MAPPING[family]
-    names = {*kind().to_dict(), *kind.attribute_map}
-    values = {name: size for name, size in SIZES.items() if name in names}
-    values |= {"vocab_size": -(-len(tokenizer) // 8) * 8, **OWN.get(family, {})}
-    values = {name: value for name, value in values.items() if value is not None}
+    tokenizer = kinds.opt()
+    own = {"vocab_size": embeddings(tokenizer), **OWN.get(family, {})}
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        values[name] = getattr(tokenizer, name)
-    config = kind(**values)
+        own[name] = getattr(tokenizer, name)
+    config = sized(family, SIZES, own)
     seq2seq = family in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     if seq2seq:
         config.decoder_start_token_id = tokenizer.bos_token_id

@@ -34,8 +34,7 @@ class Family:
         """Write config, weights and tokenizer to `folder`, as the hub has them."""
         tokenizer = self.tokenizer()
         kind = getattr(transformers, self.model)
-        # Embeddings are padded to a multiple of 8, as published ones often are.
-        values = {"vocab_size": -(-len(tokenizer) // 8) * 8, **_ids(tokenizer), **self.config}
+        values = {"vocab_size": embeddings(tokenizer), **_ids(tokenizer), **self.config}
         return save_random(lambda: kind(kind.config_class(**values)), tokenizer, folder)
 
 
@@ -43,14 +42,24 @@ def save_random(make: Callable[[], PreTrainedModel], tokenizer: Any, folder: Pat
     """The model that `make` makes, with random weights as wide as its choices want them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = make()
-        with torch.no_grad():
-            for weight in model.parameters():
-                if weight.dim() > 1:
-                    weight.normal_(0.0, 0.3)
+        model = widened(make())
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def widened(model: PreTrainedModel) -> PreTrainedModel:
+    """`model` with weights so wide that what it reads changes what it says; drawn by torch."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0.0, 0.3)
+    return model
+
+
+def embeddings(tokenizer: Any) -> int:
+    """The ids of a tokenizer, padded to a multiple of 8, as published embeddings often are."""
+    return -(-len(tokenizer) // 8) * 8
 
 
 def _ids(tokenizer: Any) -> dict[str, int]:

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.heads import RewardScorer
-from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import StageSpec, user_prompt
-from tests.families.every import SIZES
+from tests.families.every import SIZES, sized
+from tests.families.kit import embeddings, save_random
 from tests.families.vocabulary import tokenizer_kinds
+from tests.tiny import QUIET
 
 pytestmark = pytest.mark.slow
 
-QUIET = Progress("test", lambda line: None)
 RIGHT = [
     *("albert", "bert", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2"),
     *(
@@ -51,20 +51,11 @@ PAIRS = (("alpha bravo", "charlie"), ("kilo", "lima " * 9), ("alpha", "delta ech
 
 
 def published(family: str, folder: Path) -> Path:
-    tokenizer, kind = tokenizer_kinds.electra(), CONFIG_MAPPING[family]
-    names = {*kind().to_dict(), *kind.attribute_map, "num_labels"}
-    sizes = {name: size for name, size in {**SIZES, **OWN}.items() if name in names}
-    words = -(-len(tokenizer) // 8) * 8
-    config = kind(**{**sizes, "vocab_size": words, "pad_token_id": tokenizer.pad_token_id})
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.normal_(0.0, 0.3)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    tokenizer = tokenizer_kinds.electra()
+    ids = {"vocab_size": embeddings(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    config = sized(family, SIZES | OWN, ids, "num_labels")
+    make = AutoModelForSequenceClassification.from_config
+    return save_random(lambda: make(config), tokenizer, folder)
 
 
 @pytest.mark.parametrize("family", RIGHT)

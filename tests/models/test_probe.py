@@ -42,6 +42,7 @@ from chatllama_pipeline.records import Outcome
 from chatllama_pipeline.serving.release import _generation_config
 from chatllama_pipeline.settings import ActorSettings
 from tests.families.every import make
+from tests.families.kit import widened
 from tests.tiny import QUIET, MakeSpec
 
 SIZES = {
@@ -58,11 +59,7 @@ SIZES = {
 def wide(model: Any) -> Any:
     """Weights so wide that what a model reads changes what it says."""
     torch.manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.normal_(0.0, 0.3)
-    return model.eval()
+    return widened(model).eval()
 
 
 @pytest.fixture
