@@ -17,7 +17,7 @@ from chatllama_pipeline.records import StageSpec, user_prompt
 from chatllama_pipeline.serving.chat import chat_once
 from tests.families.kit import ACTORS
 from tests.families.test_stages import Chain, settings
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec
 
 CODE = """
 from pathlib import Path
@@ -170,7 +170,7 @@ def with_own_tokenizer(folder: Path, ending: str) -> Path:
     return folder
 
 
-def trusted(make_spec: Callable[..., StageSpec], folder: Path) -> StageSpec:
+def trusted(make_spec: MakeSpec, folder: Path) -> StageSpec:
     section = {"model": str(folder), "trust_remote_code": True, "max_sequence_length": 64}
     return make_spec("actor_base", {"actor_config": {**section, "max_tokens": 8}}, {})
 
@@ -184,7 +184,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("modules")
 def test_a_tokenizer_of_its_own_code_reads_what_people_write_as_text(
-    own_folder: Path, make_spec: Callable[..., StageSpec]
+    own_folder: Path, make_spec: MakeSpec
 ) -> None:
     spec = trusted(make_spec, with_own_tokenizer(own_folder, "[]"))
     run(spec, QUIET)
@@ -199,7 +199,7 @@ def test_a_tokenizer_of_its_own_code_reads_what_people_write_as_text(
 
 @pytest.mark.usefixtures("modules")
 def test_one_that_writes_control_tokens_into_every_text_is_refused_at_its_base(
-    own_folder: Path, make_spec: Callable[..., StageSpec]
+    own_folder: Path, make_spec: MakeSpec
 ) -> None:
     spec = trusted(make_spec, with_own_tokenizer(own_folder, "['<|stop|>']"))
     with pytest.raises(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.heads import RewardScorer
-from chatllama_pipeline.records import StageSpec, user_prompt
+from chatllama_pipeline.records import user_prompt
 from tests.families.every import SIZES, sized
 from tests.families.kit import embeddings, save_random
 from tests.families.vocabulary import tokenizer_kinds
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +60,7 @@ def published(family: str, folder: Path) -> Path:
 @pytest.mark.parametrize("family", RIGHT)
 @torch.no_grad()
 def test_it_scores_padded_pairs_as_transformers_scores_them_alone(
-    family: str, tmp_path: Path, make_spec: Callable[..., StageSpec]
+    family: str, tmp_path: Path, make_spec: MakeSpec
 ) -> None:
     source = published(family, tmp_path / "source")
     spec = make_spec("reward_base", {"reward_config": {"model": str(source), "train": False}}, {})
@@ -79,9 +78,7 @@ def test_it_scores_padded_pairs_as_transformers_scores_them_alone(
 
 
 @pytest.mark.parametrize("family", REFUSED)
-def test_it_is_refused_with_the_reason(
-    family: str, tmp_path: Path, make_spec: Callable[..., StageSpec]
-) -> None:
+def test_it_is_refused_with_the_reason(family: str, tmp_path: Path, make_spec: MakeSpec) -> None:
     source = published(family, tmp_path / "source")
     spec = make_spec("reward_base", {"reward_config": {"model": str(source), "train": False}}, {})
     with pytest.raises(SettingsError, match=r"scores (a row among padded|rows alike)"):

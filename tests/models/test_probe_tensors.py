@@ -21,9 +21,8 @@ from transformers import (
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.bases.build import run
 from chatllama_pipeline.models.probe.tensors import lost, not_finite
-from chatllama_pipeline.records import StageSpec
 from tests.models.test_probe import SIZES, wide
-from tests.tiny import QUIET
+from tests.tiny import QUIET, MakeSpec
 
 
 def llama() -> Any:
@@ -80,7 +79,7 @@ def test_large_numbers_are_no_fault_though_their_sum_is_none(dtype: torch.dtype)
 
 
 def test_a_base_with_an_embedding_that_is_no_number_is_refused_by_its_name(
-    tmp_path: Path, make_spec: Callable[..., StageSpec], tiny_base_folder: Path
+    tmp_path: Path, make_spec: MakeSpec, tiny_base_folder: Path
 ) -> None:
     model = llama()
     model.model.embed_tokens.weight.data[319, 5] = torch.inf
