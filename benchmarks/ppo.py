@@ -4,6 +4,7 @@
     python benchmarks/ppo.py gpu [--tiny] [--trl-wheel FILE]          # bfloat16, on a GPU
     python benchmarks/ppo.py learning [--seeds 0 1 2] [--folder FOLDER]    # the quickstart's actor
     python benchmarks/ppo.py growth [--pairs 7]    # ours alone: longer replies, more of them
+    python benchmarks/ppo.py floor [quickstart] [27m] [125m]    # ours alone: what its kernels take
 
 Both sides run the same weights, prompts, lengths, epochs and minibatches, with a reward model that
 reads the same ids, in processes of their own, in turns on a CPU and one after the other on a GPU.
@@ -15,6 +16,8 @@ environment of its own, or, without a network, from a wheel. `--tiny` shows in a
 that the GPU's part runs. `learning` has both sides improve the quickstart's SFT actor at equal
 samples, and prints what our evaluation says of the two; what is made for it stays in `--folder`.
 `growth` times the quickstart's sizes with replies of 32 to 1,024 tokens, and of 16 to 256 prompts.
+`floor` holds each part's seconds against those of its kernels alone, on all cores that it may use
+(`taskset -c 0` leaves one).
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ PUBLISHED_PAIRS = 3.1
 # bfloat16 is tried where it multiplies so much faster.
 PAYS = 1.5
 SIDES = ("ours", "theirs")
-LEARNING, GROWTH = "learning", "growth"
+LEARNING, GROWTH, FLOOR = "learning", "growth", "floor"
 # Of replies to 16 prompts, and how many prompts get replies of 48 tokens.
 LENGTHS, COUNTS = (32, 64, 128, 256, 512, 1024), (16, 32, 64, 128, 256)
 MIB = 2**20
@@ -121,7 +124,7 @@ def seconds_of(told: dict[str, Any], phase: str, what: str = "seconds") -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = f"{', '.join(CASES)} (all of them), gpu, {LEARNING} or {GROWTH}"
+    names = f"{', '.join(CASES)} (all of them), gpu, {LEARNING}, {GROWTH} or {FLOOR}"
     parser.add_argument("sizes", nargs="*", help=names)
     parser.add_argument("--pairs", type=int, help="iterations of each side (7; 2 on a GPU)")
     parser.add_argument("--tiny", action="store_true", help="the GPU's part in small, on a CPU")
@@ -129,7 +132,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of learning")
     parser.add_argument("--folder", type=Path, help="where learning keeps what it makes")
     options = parser.parse_args()
-    if unknown := set(options.sizes) - {*CASES, "gpu", LEARNING, GROWTH}:
+    if unknown := set(options.sizes) - {*CASES, "gpu", LEARNING, GROWTH, FLOOR}:
         parser.error(f"knows no {', '.join(sorted(unknown))}")
     if "gpu" in options.sizes and not options.tiny and not torch.cuda.is_available():
         print("gpu: torch sees none here, skipped")
@@ -137,6 +140,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chatllama_benchmark_") as folder:
         if GROWTH in options.sizes:
             time_growth(options.pairs or 7, Path(folder))
+            return
+        if FLOOR in options.sizes:
+            for size in [size for size in options.sizes if size in CASES] or CASES:
+                show_floor(CASES[size], Path(folder))
             return
         unpacked = Path(folder) / "wheels"
         places = {"ours": HERE, "theirs": with_trl(options.trl_wheel, unpacked)}
@@ -177,6 +184,24 @@ def time_growth(iterations: int, folder: Path) -> None:
                 f"{1000 * seconds / case.tokens:.3f} s per 1,000 tokens",
                 flush=True,
             )
+
+
+def show_floor(case: Case, folder: Path) -> None:
+    """Print what each part of an iteration of ours takes, and what its kernels take alone."""
+    side = Side.start("floor", case, HERE, folder)
+    try:
+        side.hear()
+    finally:
+        side.process.wait()
+        side.end()
+    (found,) = side.told
+    found["all"] = {kind: sum(part[kind] for part in found.values()) for kind in found["decode"]}
+    print(f"{case.name}, {case.kind}, CPU seconds")
+    print("".join(f"{head:>18}" for head in ("", *found["all"], "the rest")))
+    for part, taken in found.items():
+        whole, *kernels = taken.values()
+        seconds = [whole, *kernels, whole - sum(kernels)]
+        print(f"{part:>18}" + "".join(f"{each:17.3f}s" for each in seconds), flush=True)
 
 
 def rows(sizes: list[str], tiny: bool) -> Iterator[tuple[str, list[Case]]]:

@@ -67,7 +67,11 @@ class Watch:
 def main() -> None:
     case = Case.from_json(sys.argv[1])
     quiet_transformers()
-    turns = Turns(case)
+    run(case, Turns(case))
+
+
+def run(case: Case, turns: Turns) -> None:
+    """Iterate until the parent has seen enough."""
     found = models(case)
     if case.half_early:
         end_half_early(case)

@@ -77,10 +77,14 @@ class Turns:
             "peak": peak_bytes(self.case.device) - self.imported,
             "held": self.held - self.imported,
         }
-        print(json.dumps(told), file=self._to_parent, flush=True)
+        self.tell(told)
         if sys.stdin.readline().strip() != GO:
             raise OverError
         self._start()
+
+    def tell(self, found: Any) -> None:
+        """Let the parent hear `found`, plain data, in a line."""
+        print(json.dumps(found), file=self._to_parent, flush=True)
 
     def timed(self, place: Any, name: str, phase: str | Callable[..., str | None]) -> None:
         """Measure what `place` calls `name`, from here on."""

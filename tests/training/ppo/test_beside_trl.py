@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks.against_trl.case import TINY, Case
 from benchmarks.against_trl.environment import HERE, unpack
+from benchmarks.against_trl.floor import PARTS, REST, STEP
 from benchmarks.against_trl.learning import Figures, kept
-from benchmarks.ppo import PHASES, Side
+from benchmarks.ppo import PHASES, Side, show_floor
 
 
 @pytest.mark.slow
@@ -25,6 +26,23 @@ def test_our_side_writes_as_many_tokens_as_its_case_names(
     side.end()
     assert [told["tokens"] for told in side.told] == [case.tokens] * 2
     assert all(side.median(phase) > 0 and side.flops(phase) > 0 for phase in PHASES)
+
+
+@pytest.mark.slow
+def test_the_kernels_of_every_part_are_found_and_take_less_than_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_floor(TINY, tmp_path)
+    head, kinds, *lines = capsys.readouterr().out.splitlines()
+    assert head == "tiny, bfloat16, CPU seconds"
+    assert kinds.split() == ["seconds", "products", "other", "kernels", "the", "rest"]
+    found = {
+        line[:18].strip(): [float(each.strip("s")) for each in line[18:].split()] for line in lines
+    }
+    assert list(found) == [*PARTS, "all"]
+    # A step multiplies nothing; all else does.
+    assert all((found[part][1] > 0) == (part not in (STEP, REST)) for part in PARTS)
+    assert 0 < found["all"][1] + found["all"][2] < found["all"][0]
 
 
 def test_a_case_goes_through_a_command_line() -> None:
