@@ -50,6 +50,7 @@ def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     """The cluster, as this process finds it; no job is left of the test."""
     monkeypatch.setenv("SLURM_CONF", str(cluster.config))
     yield cluster
+    cluster.heal()
     assert cluster.queue() == []
 
 

@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import dagster as dg
@@ -133,15 +132,55 @@ def test_a_job_that_ended_while_nobody_looked_is_taken_as_it_is(
     assert len((place.folder / "starts").read_text().split()) == 1
 
 
+@pytest.mark.parametrize("hold", [["hold"], ["uhold"]], ids=["administrator", "user"])
+def test_a_job_that_somebody_holds_is_taken_back_at_once_with_the_cure(
+    slurm: Cluster, place: Place, hold: list[str]
+) -> None:
+    def held() -> None:
+        slurm.said("scontrol", *hold, *slurm.queue())
+
+    when(lambda: place.heard("waits (BeginTime)"), held)
+    told = r"would never start \(JobHeld\w+\) and was taken back: .*`scontrol release`"
+    with pytest.raises(SettingsError, match=told):
+        place.run("writes", Wanted(arguments=["--begin=now+1hour"]))
+    assert not (place.folder / jobs.JOB_FILE).exists()
+
+
+def test_a_job_that_was_to_be_held_waits_until_it_is_released(slurm: Cluster, place: Place) -> None:
+    def release() -> None:
+        slurm.said("scontrol", "release", *slurm.queue())
+
+    when(lambda: place.heard("waits (held as compute.slurm.arguments say"), release)
+    assert place.run("writes", Wanted(arguments=["--hold"]))[0].rows == 1
+
+
 def test_a_controller_that_is_started_again_loses_no_job(slurm: Cluster, place: Place) -> None:
     def restart() -> None:
+        slurm.write_down(*slurm.queue())
         slurm.kill("slurmctld")
-        time.sleep(3)
         slurm.start_controller()
         (place.folder / "go").touch()
 
     when(lambda: place.heard("step 10"), restart)
     assert place.run("counts", Wanted())[0].rows == COUNTED
+
+
+def test_a_controller_that_forgot_that_a_job_runs_starts_it_again_and_it_goes_on(
+    slurm: Cluster, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where it is quicker than the node it finds the job there already, and holds it.
+    monkeypatch.setattr(scheduling, "RELEASE_SECONDS", 10.0)
+    kept: list[Path] = []
+
+    def forget() -> None:
+        slurm.forget_until(kept[0])
+        (place.folder / "go").touch()
+
+    when(lambda: place.heard("waits (Beg"), lambda: kept.append(slurm.write_down(*slurm.queue())))
+    when(lambda: place.heard("step 10") and bool(kept), forget)
+    outcome, _ = place.run("counts", Wanted(arguments=["--begin=now+10"]))
+    assert outcome.rows == COUNTED
+    assert len([line for line in place.said if "goes on after step" in line]) == 2
 
 
 def test_a_controller_that_is_away_is_told_and_the_next_run_goes_on(
@@ -224,7 +263,7 @@ def test_two_nodes_bear_a_cancel_a_killed_run_and_a_lost_node_and_learn_what_one
     slurm: Cluster, tmp_path: Path, alone: Alone, stage: str
 ) -> None:
     def lose(place: Place, job: str) -> None:
-        slurm.lose("n2", job)
+        slurm.lose("n2", job, told=stage != "actor_sft")
         slurm.start_node("n2")
 
     bears(alone, stage, tmp_path / "nodes", Wanted(nodes=2), lose)

@@ -28,7 +28,7 @@ SlurmctldPort={controller}
 SlurmUser={user}
 AuthType=auth/munge
 # A job that lost its node waits as long as what it was started by is good for.
-AuthInfo=socket={folder}/munge.socket,cred_expire=15
+AuthInfo=socket={folder}/munge.socket,cred_expire=8
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool_%n
@@ -43,6 +43,7 @@ SelectType=select/linear
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
 # Times as short as they may be: a node is lost, a job ended, a limit noticed within seconds.
 SlurmdTimeout=10
+MessageTimeout=5
 KillWait=5
 CompleteWait=1
 ReturnToService=2
@@ -126,6 +127,40 @@ class Cluster:
     def start_controller(self) -> None:
         self._run("slurmctld", "-D", "-f", str(self.config))
 
+    def write_down(self, job: str) -> Path:
+        """Have the controller save what it knows of a job, which it does within some seconds;
+        returns a copy of what it saved."""
+        asked = time.time_ns()
+        self.said("scontrol", "update", f"jobid={job}", "comment=saved")
+        kept = self.folder / f"jobs_with_{job}"
+
+        def is_saved() -> bool:
+            # For a moment there is none, while a new one takes its place.
+            with contextlib.suppress(FileNotFoundError):
+                if self._jobs.stat().st_mtime_ns > asked:
+                    shutil.copy(self._jobs, kept)
+                    return True
+            return False
+
+        self.wait(is_saved)
+        return kept
+
+    @property
+    def _jobs(self) -> Path:
+        return self.folder / "state" / "job_state"
+
+    def forget_until(self, kept: Path) -> None:
+        """Kill the controller and start it with what `kept` holds of jobs, as if it had saved no
+        more."""
+        self.kill("slurmctld")
+        shutil.copy(kept, self._jobs)
+        self.start_controller()
+
+    def heal(self) -> None:
+        """Take back nodes that the controller gives no work any more."""
+        for node in self.said("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").split():
+            self.said("scontrol", "update", f"nodename={node}", "state=resume")
+
     def start_node(self, node: str) -> None:
         self._run("slurmd", "-D", "-N", node, "-f", str(self.config), name=node)
 
@@ -141,10 +176,11 @@ class Cluster:
         process.kill()
         process.wait()
 
-    def lose(self, node: str, job: str) -> None:
+    def lose(self, node: str, job: str, told: bool = False) -> None:
         """End a node and all that runs there of a job, as if its machine were gone.
 
-        Nothing of it says another word: the controller finds out by itself.
+        Nothing of it says another word: the controller finds out by itself, within some fifteen
+        seconds, or is `told` by an administrator.
         """
         gone = self._steps(node, job)
         for process in gone:
@@ -153,6 +189,8 @@ class Cluster:
         for process in below:
             process.suspend()
         self.kill(node)
+        if told:
+            self.said("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
         self.wait(lambda: self.said("sinfo", "-h", "-n", node, "-o", "%T").startswith("down"))
         for process in [*below, *gone]:
             with contextlib.suppress(psutil.NoSuchProcess):
