@@ -59,7 +59,8 @@ class WarmParentError(ChildError):
 
 
 class OutOfMemoryError(ChildError, MemoryError):
-    """Memory was refused, or the kernel killed the child for it."""
+    """Memory was refused (`launch.out_of_memory`), or the kernel killed the child for it
+    (`launch.child`), or a cluster its job (`launch.jobs.running`)."""
 
 
 class LeaseError(ChatllamaError, TimeoutError):

@@ -100,7 +100,7 @@ def checks(
         ),
         Check(
             "reply_length",
-            ratio is not None and 1 / limits.max_length_ratio < ratio < limits.max_length_ratio,
+            ratio is not None and 1 / limits.max_length_ratio <= ratio <= limits.max_length_ratio,
             False,
             ratio or 0.0,
             limits.max_length_ratio,

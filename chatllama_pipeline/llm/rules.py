@@ -3,16 +3,8 @@
 No language model: the judge adds up an explicit rubric, the writer fills templates. It lets the
 whole chain run on a machine with nothing, and refuses texts outside of the grammar.
 
-The rubric reads only prompt and reply and gives 0..5 points:
-
-| points | for |
-|---|---|
-| 1 | the reply starts with a polite opening |
-| 2 | it names the item that the question asks about, and no other item |
-| 1 | it holds a piece of advice that fits the item's domain |
-| 1 | it ends with a proper closing |
-
-What else a reply says earns nothing.
+The rubric, `data.grammar.rows.Quality.rubric`, reads only prompt and reply. What else a reply says
+earns nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +44,7 @@ def names_item(prompt: Prompt, reply: str) -> bool:
 
 
 class RulesJudge:
-    """Scores a reply 0..5 by the rubric above."""
+    """Scores a reply 0..5 by the grammar's rubric."""
 
     name = "rules"
 

@@ -1,4 +1,7 @@
-"""What a writer and a judge are told: `templates.json`, its placeholders, and our own texts."""
+"""What a writer and a judge are told: `templates.json`, its placeholders, and our own texts.
+
+A judge's is told within a question (`judge.questions`), a writer's within a wish (`writer`).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from pathlib import Path
 from chatllama_pipeline.data.own.personal import TEMPLATES_FILE
 from chatllama_pipeline.errors import DataError
 
-# Key -> the placeholders it may hold. Those of `reward` come together or not at all.
+# Key -> the placeholders it may hold. The keys are ChatLLaMA's: by `actor` and `rlhf` a writer
+# makes conversations and prompts, by `reward` a judge scores; its two come together or not at all.
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "actor": ("examples",),
     "reward": ("user_input", "completion"),

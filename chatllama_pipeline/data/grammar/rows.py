@@ -61,7 +61,8 @@ class Quality:
 
     @property
     def rubric(self) -> int:
-        """0..5 points: polite opening 1, names the item asked about 2, fitting advice 1, end 1."""
+        """0..5 points: for a polite opening, for naming the item that was asked about and no
+        other, for advice that fits its domain, for a proper closing."""
         return (
             OPENING_POINTS * self.polite
             + NAMING_POINTS * (self.topic == "asked")

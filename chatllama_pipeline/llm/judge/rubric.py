@@ -2,7 +2,7 @@
 
 No language model: it says the same each time, costs nothing, and knows no more than it was told.
 A reply that meets every criterion is worth 5, one that meets none 0. What an LLM judges by, in
-words, stands in `llm.templates`.
+words, stands in `llm.templates`; what the quickstart's judge adds up, in `llm.rules`.
 """
 
 from __future__ import annotations
