@@ -21,6 +21,7 @@ from chatllama_pipeline.launch.ray.wanted import Wanted
 from tests.cluster.losses import STAGES, Alone, assert_same_losses
 from tests.cluster.machines.ray_nodes import ADDRESSES, Nodes
 from tests.cluster.place import Place, when
+from tests.cluster.served import serves_and_ends_with_its_command
 from tests.cluster.stages import COUNTED
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -275,6 +276,13 @@ def test_a_job_sees_the_devices_that_ray_gives_it(nodes: Nodes, place: Place) ->
     nodes.add("n3", num_gpus=2)
     outcome, _ = place.run("writes", Wanted(address=nodes.address, gpus=2))
     assert outcome.metrics["devices"] == "0,1"
+
+
+def test_a_release_is_served_by_a_job_that_ends_with_the_command(
+    nodes: Nodes, tmp_path: Path, tiny_base_folder: Path
+) -> None:
+    compute = {"launcher": "ray", "ray": {"address": nodes.address}}
+    serves_and_ends_with_its_command(tmp_path, tiny_base_folder, compute)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -26,6 +26,7 @@ from tests.cluster.losses import STAGES, Alone
 from tests.cluster.machines.slurm import Cluster
 from tests.cluster.ordeals import bears
 from tests.cluster.place import Place, scheduler, when
+from tests.cluster.served import serves_and_ends_with_its_command
 from tests.cluster.stages import COUNTED
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -255,6 +256,13 @@ def test_a_model_of_llm_is_a_job_that_ends_with_its_client(
         [answer] = client.answer([asked])
         assert isinstance(answer, LlmReply)
         assert len(slurm.queue()) == 1
+    assert slurm.queue() == []
+
+
+def test_a_release_is_served_by_a_job_that_ends_with_the_command(
+    slurm: Cluster, tmp_path: Path, tiny_base_folder: Path
+) -> None:
+    serves_and_ends_with_its_command(tmp_path, tiny_base_folder, {"launcher": "slurm"})
     assert slurm.queue() == []
 
 

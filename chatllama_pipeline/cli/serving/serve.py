@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chatllama_pipeline.cli.names import assistant_name
+from chatllama_pipeline.cli.serving.as_job import serve_as_job, told_by_job
 from chatllama_pipeline.cli.serving.numbers import Number
 from chatllama_pipeline.cli.versions.compare import open_trial
 
@@ -84,7 +85,13 @@ _GB = 10**9
     metavar="V1 V2",
     help="With --page: a page for a blind trial of two versions, as `chatllama compare` holds it.",
 )
+@click.option(
+    "--job", is_flag=True, help="Serve on a node of the cluster that CHATLLAMA_COMPUTE names."
+)
+@click.option("--in-job", is_flag=True, hidden=True)
+@click.pass_context
 def serve(
+    context: click.Context,
     name: str,
     host: str,
     port: int,
@@ -100,29 +107,27 @@ def serve(
     urls: tuple[str, ...],
     page: bool,
     compared: tuple[str, str] | None,
+    job: bool,
+    in_job: bool,
 ) -> None:
     """Serve an assistant's release by an API like OpenAI's.
 
     The release in use is served, and the next one as soon as it is made, without a pause. Beyond
     loopback the variable CHATLLAMA_API_KEY must hold the key that clients send.
     """
-    if compared and not page:
-        raise click.UsageError("--compare is a page: add --page")
+    _require_fitting(context.params)
     from chatllama_pipeline.serving.api.access.place import Limits, open_place
     from chatllama_pipeline.settings.folder import load_assistant
     from chatllama_pipeline.store.feedback import FeedbackLog
     from chatllama_pipeline.store.versions import Store, store_root
 
-    if memory is not None and engine not in ("accelerate", "offload"):
-        raise click.UsageError("--memory goes with --engine accelerate and offload alone")
-    if (processes, nvme) != (None, None) and engine != "deepspeed":
-        raise click.UsageError("--processes and --nvme go with --engine deepspeed alone")
-    if bool(urls) != (engine == "vllm"):
-        raise click.UsageError("--engine vllm goes with --url, and neither without the other")
     store = Store(store_root())
     wanted = _wanted(name, versions, store)
     wanted()
+    if job:
+        return serve_as_job(context, name, store.root)
     place = open_place(host, port, cors)
+    url, say = told_by_job(place.url) if in_job else (place.url, _say)
     with contextlib.closing(place.listening):
         trial = open_trial(load_assistant(name), store, compared, None) if compared else None
         # torch and transformers take seconds to import: what is missing is told before.
@@ -132,16 +137,29 @@ def serve(
 
         limit = None if memory is None else int(memory * _GB)
         way = Way(engine, limit, processes, nvme, tuple(url.rstrip("/") for url in urls))
-        speaking = Versions(name, wanted, streams, _say, way)
+        speaking = Versions(name, wanted, streams, say, way)
 
         def ready() -> None:
             by = ", ".join(f"{one.id} ({one.engine.name})" for one in speaking.speakers)
-            _say(f"{name} answers at {place.url}/v1 by version {by}; Ctrl-C ends it")
+            say(f"{name} answers at {url}/v1 by version {by}; Ctrl-C ends it")
             if page:
-                _say(f"{'rate' if trial else 'talk to it'} at {place.url}/")
+                say(f"{'rate' if trial else 'talk to it'} at {url}/")
 
         limits, log = Limits(streams, queue, body_bytes), FeedbackLog(store.root, name)
         run(place, speaking, limits, log, ready, page=page, trial=trial)
+
+
+def _require_fitting(given: Mapping[str, Any]) -> None:
+    """Raise UsageError for options that go with others alone."""
+    engine = given["engine"]
+    if given["compared"] and not given["page"]:
+        raise click.UsageError("--compare is a page: add --page")
+    if given["memory"] is not None and engine not in ("accelerate", "offload"):
+        raise click.UsageError("--memory goes with --engine accelerate and offload alone")
+    if (given["processes"], given["nvme"]) != (None, None) and engine != "deepspeed":
+        raise click.UsageError("--processes and --nvme go with --engine deepspeed alone")
+    if bool(given["urls"]) != (engine == "vllm"):
+        raise click.UsageError("--engine vllm goes with --url, and neither without the other")
 
 
 def _say(text: str) -> None:

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from chatllama_pipeline.cli.serving.serve import serve
 from chatllama_pipeline.errors import AbsentError, SettingsError
 from chatllama_pipeline.store.manifests import Version
-from chatllama_pipeline.store.versions import Store
+from chatllama_pipeline.store.versions import Store, store_root
 from tests.serving.served import NAME
 from tests.waiting import PATIENCE
 
@@ -84,6 +84,25 @@ def test_versions_that_there_are_not_and_weights_that_are_none_are_refused(
     result = CliRunner().invoke(serve, [NAME, *options])
     assert isinstance(result.exception, error)
     assert told in str(result.exception)
+
+
+def test_a_job_needs_a_cluster_that_others_reach_and_a_key(
+    assistant: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHATLLAMA_COMPUTE", raising=False)
+    told = "name slurm or ray in the file of CHATLLAMA_COMPUTE, or serve without --job"
+    assert f"compute.launcher is 'local': {told}" in refusal(NAME, "--job")
+    compute = tmp_path / "compute.yaml"
+    monkeypatch.setenv("CHATLLAMA_COMPUTE", str(compute))
+    pods = "launcher: kubernetes\nkubernetes: {image: one, claim: two, mount_path: /srv}\n"
+    for asked, cure in (
+        (pods, f"compute.launcher is 'kubernetes': {told}"),
+        ("launcher: slurm\n", "set CHATLLAMA_API_KEY to a long random word"),
+        ("launcher: slurm\nnodes: 0\n", "compute.nodes is 0"),
+    ):
+        compute.write_text(asked)
+        assert cure in refusal(NAME, "--job")
+    assert not (Store(store_root()).root / "_runs" / "serve").exists()
 
 
 @pytest.mark.slow
