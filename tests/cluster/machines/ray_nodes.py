@@ -31,8 +31,11 @@ class Nodes:
     """The cluster, and what is said of it by a process that has joined it; n1 is its head."""
 
     def __init__(self) -> None:
+        from ray._private.utils import get_ray_address_file
         from ray.cluster_utils import Cluster
 
+        # Where no Ray ever ran it wants to write a file into a folder that isn't there.
+        Path(get_ray_address_file(None)).parent.mkdir(parents=True, exist_ok=True)
         # Ray's sockets stand in there, and a socket's path is short.
         self.folder = Path(tempfile.mkdtemp(prefix="ray"))
         # At its exit it would want a handler of signals in this process.
