@@ -173,13 +173,19 @@ def test_a_controller_that_forgot_that_a_job_runs_starts_it_again_and_it_goes_on
     monkeypatch.setattr(scheduling, "RELEASE_SECONDS", 10.0)
     kept: list[Path] = []
 
+    def begin() -> None:
+        kept.append(slurm.write_down(*slurm.queue()))
+        slurm.begin(*slurm.queue())
+
     def forget() -> None:
+        [job] = slurm.queue()
         slurm.forget_until(kept[0])
+        slurm.begin(job)
         (place.folder / "go").touch()
 
-    when(lambda: place.heard("waits (Beg"), lambda: kept.append(slurm.write_down(*slurm.queue())))
-    when(lambda: place.heard("step 10") and bool(kept), forget)
-    outcome, _ = place.run("counts", Wanted(arguments=["--begin=now+10"]))
+    when(lambda: place.heard("waits (BeginTime)"), begin)
+    when(lambda: place.heard("step 10"), forget)
+    outcome, _ = place.run("counts", Wanted(arguments=["--begin=now+1hour"]))
     assert outcome.rows == COUNTED
     assert len([line for line in place.said if "goes on after step" in line]) == 2
 

@@ -156,6 +156,12 @@ class Cluster:
         shutil.copy(kept, self._jobs)
         self.start_controller()
 
+    def begin(self, job: str) -> None:
+        """Have a job start that was to wait, once the controller is there to be told."""
+        told = ["scontrol", "update", f"jobid={job}", "starttime=now"]
+        environment = {**os.environ, "SLURM_CONF": str(self.config)}
+        self.wait(lambda: not subprocess.run(told, env=environment, capture_output=True).returncode)
+
     def heal(self) -> None:
         """Take back nodes that the controller gives no work any more."""
         for node in self.said("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").split():
