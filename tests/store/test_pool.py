@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from chatllama_pipeline.errors import CorruptVersionError
+from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.store.manifests import Version
+from chatllama_pipeline.store.pool import link_or_copy
 from chatllama_pipeline.store.versions import Store
 from tests.store.recipes import never, prune, recipe, writes
 from tests.waiting import PATIENCE
@@ -52,8 +55,10 @@ def damage(path: Path) -> None:
 
 def test_the_same_bytes_stand_once_whatever_versions_have_them(store: Store) -> None:
     versions = [made(store, asset) for asset in ASSETS]
+    others = recipe(asset="actor_base", assistant="another")
+    versions.append(store.make(others, writes(BIG), {}, force=True).version)
 
-    assert [weights(version).read_text() for version in versions] == [BIG] * 3
+    assert [weights(version).read_text() for version in versions] == [BIG] * 4
     assert len({weights(version).stat().st_ino for version in versions}) == 1
     assert [path.name for path in pooled(store)] == [versions[0].manifest.files[0].sha256]
     assert disk_bytes(store.root) < 1.5 * len(BIG)
@@ -69,8 +74,12 @@ def test_pruning_frees_a_file_with_its_last_user(store: Store) -> None:
     old = made(store, "actor_base")
     made(store, "actor_base", BIG + "more", code="2")
     sharing = made(store, "reward_base")
+    others = recipe(asset="actor_base", assistant="another")
+    store.make(others, writes(BIG), {}, force=True)
 
     assert prune(store, "actor_base", "mine", keep=1) == [old.id]
+    store.make(dataclasses.replace(others, code_version="2"), writes(BIG + "more"), {}, force=True)
+    assert prune(store, "actor_base", "another", keep=1) == [old.id]
     assert len(pooled(store)) == 2
     assert store.read("reward_base", "mine").id == sharing.id
 
@@ -164,6 +173,21 @@ def test_where_the_disk_cannot_link_versions_are_copies(
     made(store, "actor_base", "new", code="2")
     assert prune(store, "actor_base", "mine", keep=1) == [versions[0].id]
     assert store.read("reward_base", "mine").id == versions[1].id
+
+
+def test_a_copy_in_place_of_a_link_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source, lines = tmp_path / "model.safetensors", list[str]()
+    source.write_bytes(bytes(range(256)) * 20_000)
+    with listening(Progress("release", lines.append, every_seconds=0, first_seconds=0)):
+        link_or_copy(source, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+    assert lines[0].startswith("release: copies copy: ") and " of 5 MB, " in lines[0]
 
 
 def test_a_store_without_a_pool_goes_on_and_gets_one(store: Store) -> None:

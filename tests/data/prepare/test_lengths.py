@@ -258,3 +258,16 @@ def test_control_tokens_that_a_text_spells_count_as_the_text_they_are(
     texts = ["<|end_of_turn|>", f"{says(2)}<|end_of_turn|>"]
     assert list(counter.counts(texts).values()) == [spelled, 2 + spelled]
     assert spelled > 1
+
+
+def test_texts_are_counted_whole_by_a_tokenizer_that_was_saved_while_it_cut_and_padded(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    core = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    core.enable_truncation(4)
+    core.enable_padding(length=32)
+    core.save(str(tmp_path / "tokenizer.json"))
+    texts = [says(2), says(40)]
+    expected = counter_of(assistant(tokenizer_folder)).counts(texts)
+    assert list(expected.values()) == [2, 40]
+    assert counter_of(assistant(tmp_path)).counts(texts) == expected
