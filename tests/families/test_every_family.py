@@ -15,8 +15,12 @@ from tests.families.sweep import RECORD, RIGHT, judge, table
 from tests.families.test_stages import Chain, figures, settings
 
 RECORDED = json.loads(RECORD.read_text())
-# By default: a state, two mixed caches, experts, a buffer of its own, no cache, no masks, an error.
-DEFAULT = {"mamba", "qwen3_5_text", "lfm2", "mixtral", "falcon_h1", "ctrl", "rwkv", "xlnet"}
+# By default: a state, two mixed caches, layers of two sizes, experts, a buffer of its own, no
+# cache, no masks, an error.
+DEFAULT = {
+    *("mamba", "qwen3_5_text", "lfm2", "gemma4_text", "mixtral", "falcon_h1", "ctrl", "rwkv"),
+    "xlnet",
+}
 EACH = [
     pytest.param(name, marks=[] if name in DEFAULT else [pytest.mark.slow]) for name in families()
 ]

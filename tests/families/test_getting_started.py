@@ -56,7 +56,7 @@ def test_the_copied_folder_runs_to_its_evaluation_with_tiny_models_of_its_kind(
         "trainer_config.num_episodes": 2,
         "evaluation.bootstrap_samples": 50,
     }
-    command = place.command("getting_started", overrides=overrides)
+    command = place.command("getting_started", overrides=overrides, promote=True)
     environment = {**place.environment(), "CHATLLAMA_HH_RLHF": str(source)}
     ended = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=PATIENCE

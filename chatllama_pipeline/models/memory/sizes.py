@@ -139,12 +139,20 @@ def _text(config: Any, **side: bool) -> Any:
 def _first(config: Any, names: Sequence[str]) -> int | None:
     """The first of the sizes that the config has; the largest, where its layers differ."""
     for name in names:
-        value = getattr(config, name, None)
+        value = _named(config, name)
         if isinstance(value, list | tuple):
             value = max((one for one in value if isinstance(one, int)), default=None)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None
+
+
+def _named(config: Any, name: str) -> Any:
+    """A value of a config; where its layers differ in it (Gemma 4), that of each."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # transformers says so of values that the config has several of
+        return [getattr(layer, name, None) for layer in config.per_layer_config]
 
 
 def _feed_forward(config: Any) -> int:

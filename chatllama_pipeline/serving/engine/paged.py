@@ -21,6 +21,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 
 from chatllama_pipeline.errors import EngineError
 from chatllama_pipeline.machine import free_bytes
+from chatllama_pipeline.models.memory.sizes import cached_floats
 from chatllama_pipeline.serving.engine.jobs import Job, Listener, Written
 from chatllama_pipeline.serving.engine.sampling import Chances, choose
 
@@ -150,9 +151,5 @@ class _Chooser(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
 def _bytes_per_token(model: Any) -> int:
     """What keys and values of one token take over all layers, at most."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    key_values = getattr(config, "num_key_value_heads", None) or heads
-    width = int(key_values) * int(size) * int(config.num_hidden_layers)
-    return 2 * width * int(model.dtype.itemsize)
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    return cached_floats(model.config, layers) * int(model.dtype.itemsize)

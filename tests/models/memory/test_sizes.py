@@ -15,6 +15,7 @@ from transformers import (
     BartForSequenceClassification,
     DbrxConfig,
     EncoderDecoderConfig,
+    Gemma4TextConfig,
     GPT2Config,
     LlamaConfig,
     MptConfig,
@@ -28,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from chatllama_pipeline.models.memory.sizes import ModelSize, model_size, size_of
+from chatllama_pipeline.models.memory.sizes import ModelSize, cached_floats, model_size, size_of
 from tests.models.memory.plans import make_folder
 
 FAMILIES = sorted(
@@ -78,6 +79,15 @@ def test_sizes_are_those_of_the_class_else_of_the_weights(
     config: Any, expected: tuple[int, ...]
 ) -> None:
     assert size_of(config, SHAPES) == ModelSize(11928, *expected)
+
+
+def test_where_layers_differ_in_size_the_largest_counts() -> None:
+    config = Gemma4TextConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, global_head_dim=24,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+    )  # fmt: skip
+    assert cached_floats(config, 3) == 3 * 2 * 24 * 2
 
 
 def test_sizes_come_from_a_folder_s_headers_and_config(tmp_path: Path) -> None:
