@@ -43,6 +43,8 @@ REWARD_SCHEMA = _schema(
     source=pa.string(),
     split=pa.string(),
 )
+# The same where the user's own files hold thumbs; `thumb` tells which scores are no more than one.
+REWARD_SCHEMA_WITH_THUMBS = REWARD_SCHEMA.append(pa.field("thumb", pa.bool_(), nullable=False))
 # Replies that people found good or not; beside the pairs, where there are any.
 THUMB_SCHEMA = _schema(
     prompt=MESSAGES,

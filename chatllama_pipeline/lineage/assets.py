@@ -99,7 +99,7 @@ _DECLARED = [
     ),
     Asset(
         "reward_training_data",
-        code_version="6",
+        code_version="7",
         upstream=("preference_data", "synthetic_completions", "personal_data", FEEDBACK),
         unused=unused.unheard,
         settings=(
@@ -154,7 +154,7 @@ _DECLARED = [
     ),
     Asset(
         "reward_model",
-        code_version="7",
+        code_version="8",
         upstream=("reward_base", "reward_training_data", "preference_data"),
         settings=(
             "seed",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from chatllama_pipeline.data.checks import leak_check, schema_check
 from chatllama_pipeline.data.feedback.rows import SCORED_FILE
 from chatllama_pipeline.data.own.personal import TEMPLATES_FILE
 from chatllama_pipeline.data.prepare.datasets import Rows, said_rows, write_dataset
+from chatllama_pipeline.data.prepare.thumbs import scored_rows
 from chatllama_pipeline.data.splits import Row
 from chatllama_pipeline.data.tables import as_prompt, read_first, read_rows
 from chatllama_pipeline.llm.judge.agreement import (
@@ -31,14 +33,12 @@ from chatllama_pipeline.llm.providers import Judge, open_judge
 from chatllama_pipeline.llm.templates import Template, load_templates
 from chatllama_pipeline.progress import Progress
 from chatllama_pipeline.records import Check, Outcome
-from chatllama_pipeline.schemas import REWARD_SCHEMA
+from chatllama_pipeline.schemas import REWARD_SCHEMA, REWARD_SCHEMA_WITH_THUMBS
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.section import told_paths
 
 SET_ASIDE_FILE = "set_aside.jsonl"
 JUDGEMENTS_FILE = "judgements.jsonl"
-# Its rows before they have a side.
-_SCORED = pa.schema([field for field in REWARD_SCHEMA if field.name != "split"])
 NO_JUDGE = "no_judge"
 _TOLD_CHARACTERS = 120
 
@@ -165,27 +165,31 @@ def build_reward_training_data(
 ) -> Outcome:
     """Write scored replies, and `reward_training_data.json`.
 
-    A score that stands is kept, 0 included; a thumb of `feedback` is one. What nobody could score
+    A score that stands is kept, 0 included; a thumb is one, and the table says so where the user's
+    own files hold thumbs (of `feedback` all are). What nobody could score
     trains nothing and stands in `set_aside.jsonl` with what was answered; `judgements.jsonl` holds
     all that an LLM judged. Raises ProviderError for a row that `rules` refuses to judge.
     """
     template = load_templates(personal)["reward"]
     unjudged = [{**row, "score": None} for row in read_rows(synthetic_completions)]
     chosen = read_first(preference, "train", settings.llm.scored_pairs)
-    rows = read_rows(personal, "reward.parquet") + unjudged
+    own, contradicted = scored_rows(personal)
+    rows = own + unjudged
     role = settings.role("judge")
     with open_judge(role, template, run_folder or output, machine) as judge:
         found = _score(rows, chosen, judge, settings, progress)
         by_llm = isinstance(judge, LlmJudge)
         name = judge.name if judge else ""
     aside = [row for row, _ in found.aside]
-    table = pa.Table.from_pylist(found.rows, schema=_SCORED)
-    scored = Rows(lambda: [table], table.num_rows)
-    rated, given = said_rows(feedback, SCORED_FILE), (preference, personal, settings, output)
-    written = write_dataset("reward_training_data", [scored, *rated], *given, feedback=feedback)
+    sources, schema = _to_write(found.rows, said_rows(feedback, SCORED_FILE))
+    given = (preference, personal, settings, output)
+    written = write_dataset(
+        "reward_training_data", sources, *given, feedback=feedback, schema=schema
+    )
     funnel = written.prepared.funnel
-    funnel.read_rows(aside)
-    funnel.drop_rows(aside, "unscored")
+    for left_out, reason in ((aside, "unscored"), (contradicted, "contradiction")):
+        funnel.read_rows(left_out)
+        funnel.drop_rows(left_out, reason)
     funnel.write(output)
     _write_lines(output / SET_ASIDE_FILE, found.aside, name, template)
     if by_llm:
@@ -211,6 +215,23 @@ def build_reward_training_data(
     }
     warnings = _warnings(found, by_llm, settings, template)
     return Outcome(rows=written.rows, metrics=metrics, checks=checks, warnings=warnings)
+
+
+def _to_write(scored: list[Row], rated: list[Rows]) -> tuple[list[Rows], pa.Schema]:
+    """All rows, `rated` ones of feedback among them, and the columns of their table."""
+    has_thumbs = any(row.get("thumb") for row in scored)
+    schema = REWARD_SCHEMA_WITH_THUMBS if has_thumbs else REWARD_SCHEMA
+    before_sides = pa.schema([field for field in schema if field.name != "split"])
+    listed = [{"thumb": False, **row} for row in scored]
+    table = pa.Table.from_pylist(listed, schema=before_sides)
+    if has_thumbs:
+        rated = [replace(rows, batches=partial(_as_thumbs, rows.batches)) for rows in rated]
+    return [Rows(lambda: [table], table.num_rows), *rated], schema
+
+
+def _as_thumbs(batches: Callable[[], Iterable[pa.Table]]) -> Iterator[pa.Table]:
+    for batch in batches():
+        yield batch.append_column("thumb", pa.array([True] * batch.num_rows, pa.bool_()))
 
 
 def _warnings(

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from chatllama_pipeline.data.own.errors import told_value
 from chatllama_pipeline.data.own.shapes import (
     FIELDS,
     REFUSED,
@@ -94,7 +95,7 @@ class Recogniser:
             self._known[present] = [shape for shape in SHAPES if set(shape.needs) <= present]
         every = [shape for shape in self._known[present] if shape.fits(row)]
         if set(self.mapped) & _OF_OUR_SHAPES:
-            every = [shape for shape in every if not shape.told]
+            every = [shape for shape in every if not shape.told or self._is_mapped(shape)]
         best = _winners(every)
         if self.table == "actor" and any(shape.kind in ("scored", "thumb") for shape in best):
             return self._misplaced(best) or self._unknown(present)
@@ -109,12 +110,18 @@ class Recogniser:
             )
         return self._misplaced(best) or self._unknown(present)
 
+    def _is_mapped(self, shape: Shape) -> bool:
+        """Whether config.yaml names a thumb, and the format has one by that name."""
+        return "label" in self.mapped and "label" in shape.needs
+
     def _unless_scored_elsewhere(
         self, shape: Shape, row: Row, present: frozenset[str]
     ) -> Shape | Misfit:
         """A field that may be the score must not be passed over: a judge would be paid for it."""
         if self.table != "reward" or shape.kind not in ("reply", "talk") or "score" in row:
             return shape
+        if "label" in self.mapped and "label" in present:
+            return Misfit(f"its label {told_value(row['label'])} is no thumb; write true or false")
         near = sorted(name for name in present if _is_like("score", name))
         if not near:
             return shape

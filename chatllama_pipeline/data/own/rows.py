@@ -186,8 +186,8 @@ class FileRows:
     def _made(self, shape: Shape, row: Row) -> list[tuple[str, Row]]:
         table = self.reading.table
         if table == "rlhf":
-            name = "messages" if shape.kind == "talk" else "prompt"
-            if shape.kind == "talk" and shape.told:
+            name = "messages" if "messages" in row else "prompt"
+            if name == "messages" and shape.told:
                 row["messages"] = _asked(row["messages"])
             self._hold(shape, row, name, _prompt_error)
             return [("rlhf", {"prompt": _messages(row[name]), "source": PERSONAL})]
@@ -195,6 +195,9 @@ class FileRows:
             return [("pairs", self._pair(shape, row))]
         if shape.kind == "talk":
             return self._talk(shape, row)
+        if "messages" in row:
+            self._hold(shape, row, "messages", _conversation_error)
+            row |= {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
         self._hold(shape, row, "prompt", _prompt_error)
         self._hold(shape, row, "completion", _reply_error)
         made: Row = {

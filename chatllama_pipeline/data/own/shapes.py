@@ -7,7 +7,7 @@ of these kinds, in our own fields:
 |---|---|
 | reply | `prompt`, `completion`, `score` if any |
 | scored | `prompt`, `completion`, `score` |
-| thumb | `prompt`, `completion`, `label` |
+| thumb | `prompt`, `completion` (or `messages`), `label` |
 | talk | `messages`, `score` if any |
 | pair | `prompt`, `chosen`, `rejected` |
 | prompt | `prompt` |
@@ -66,6 +66,10 @@ def _has_thumb(row: Row) -> bool:
     return thumb_in(row["label"]) is not None
 
 
+def _has_tag(row: Row) -> bool:
+    return thumb_in(row["kto_tag"]) is not None
+
+
 def _is_mapping(name: str) -> Callable[[Row], bool]:
     return lambda row: isinstance(row[name], Mapping)
 
@@ -85,6 +89,8 @@ def _are_transcripts(row: Row) -> bool:
 def _are_lists(row: Row) -> bool:
     return not isinstance(row["chosen"], str) and not isinstance(row["rejected"], str)
 
+
+_THUMBS_TOLD = "label true -> a thumb up (score 5), false -> a thumb down (score 0)"
 
 SHAPES: tuple[Shape, ...] = (
     # Our own and the original's.
@@ -211,9 +217,35 @@ SHAPES: tuple[Shape, ...] = (
         "KTO's thumbs",
         "thumb",
         ("prompt", "completion", "label"),
-        "label true -> score 5, false -> score 0; the thumbs are kept in thumbs.parquet",
+        _THUMBS_TOLD,
         takes=("system",),
         fits=_has_thumb,
+    ),
+    Shape(
+        "KTO's conversations",
+        "thumb",
+        ("messages", "label"),
+        f"messages -> prompt and completion, {_THUMBS_TOLD}",
+        takes=("system",),
+        fits=lambda row: _has_thumb(row) and is_null(row.get("score")),
+    ),
+    Shape(
+        "LLaMA-Factory's thumbs",
+        "thumb",
+        ("messages", "kto_tag"),
+        f"messages -> prompt and completion, {_THUMBS_TOLD.replace('label', 'kto_tag')}",
+        names={"label": "kto_tag"},
+        takes=("system",),
+        fits=_has_tag,
+    ),
+    Shape(
+        "ShareGPT's thumbs",
+        "thumb",
+        ("conversations", "kto_tag"),
+        f"conversations -> prompt and completion, {_THUMBS_TOLD.replace('label', 'kto_tag')}",
+        names={"messages": "conversations", "label": "kto_tag"},
+        takes=("system",),
+        fits=_has_tag,
     ),
     # Pairs.
     Shape(
@@ -338,6 +370,11 @@ REFUSED: tuple[Refused, ...] = (
         "UltraFeedback before its pairs were made",
         ("instruction", "completions"),
         "take ultrafeedback_binarized in its place",
+    ),
+    Refused(
+        "Open WebUI's feedback",
+        ("data", "snapshot"),
+        "it is about replies of an assistant: `chatllama feedback import NAME FILE` reads it",
     ),
 )
 

@@ -28,7 +28,21 @@ _LONGEST_TURNS = 4 * 2**20
 _WITHOUT_COMMA = re.compile(r"\}\s*\n\s*\{")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LEARNED = ("train", "training", "loss")
-_THUMBS = {"true": True, "1": True, "false": False, "0": False}
+_UP = ("true", "1", "+1", "1.0", "up", "thumbs up", "yes", "good", "like", "\U0001f44d")
+_DOWN = (
+    "false",
+    "0",
+    "-1",
+    "0.0",
+    "-1.0",
+    "down",
+    "thumbs down",
+    "no",
+    "bad",
+    "dislike",
+    "\U0001f44e",
+)
+_THUMBS = dict.fromkeys(_UP, True) | dict.fromkeys(_DOWN, False)
 
 
 def text_error(value: Any) -> str | None:
@@ -85,8 +99,12 @@ def number_in(text: str, decimal_comma: bool = False) -> float | None:
 def thumb_in(value: Any) -> bool | None:
     """Whether a thumb is up; None for a value that is no thumb."""
     if isinstance(value, bool | int | float):
-        return bool(value) if value in (0, 1) else None
-    return _THUMBS.get(value.strip().lower()) if isinstance(value, str) else None
+        return value == 1 if value in (-1, 0, 1) else None
+    if not isinstance(value, str):
+        return None
+    # A colour of skin says nothing of the reply.
+    plain = re.sub("[\U0001f3fb-\U0001f3ff\ufe0f]", "", value)
+    return _THUMBS.get(re.sub(r"[\s_-]+(?=[a-z])", " ", plain.strip().lower()))
 
 
 def looks_like_turns(value: Any) -> bool:

@@ -94,13 +94,15 @@ def write_dataset(
     output: Path,
     on_group: Callable[[pa.Table], None] = lambda group: None,
     feedback: Path | None = None,
+    schema: pa.Schema | None = None,
 ) -> Dataset:
-    """Write the rows of `sources` that may train, as a table and in the original's format.
+    """Write the rows of `sources` that may train, as a table and in the original's format;
+    `schema` is the table's where it is not the dataset's usual one.
 
     No training row nearly repeats a held-out prompt of this table, of the user's own rows, of
     `feedback`, or of the pairs in `preference` (None: they are among the sources).
     """
-    schema, columns = _DATASETS[name]
+    usual, columns = _DATASETS[name]
     replies = columns[:1]
     expected = sum(source.count for source in sources)
     rows = Preparation(replies, settings, limits_of(settings), output, expected)
@@ -121,7 +123,7 @@ def write_dataset(
             original.add(group)
 
         every = (table for source in sources for table in source.batches())
-        written = rows.emit(every, output / TABLE_FILE, schema, take)
+        written = rows.emit(every, output / TABLE_FILE, schema or usual, take)
     return Dataset(written, rows, faults)
 
 

@@ -1,16 +1,19 @@
-"""The thumbs that KTO learns from: replies that people found good or not, beside the pairs."""
+"""Replies that people found good or not: what KTO and the reward model learn from."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from chatllama_pipeline.data.own.rows import THUMB_SCORES
 from chatllama_pipeline.data.prepare.lengths import limits_of
 from chatllama_pipeline.data.prepare.rows import Preparation
-from chatllama_pipeline.data.tables import read_batches
+from chatllama_pipeline.data.splits import Row
+from chatllama_pipeline.data.tables import read_batches, read_rows
 from chatllama_pipeline.errors import DataError
 from chatllama_pipeline.records import SPLITS, TABLE_FILE, THUMBS_FILE
 from chatllama_pipeline.schemas import THUMB_SCHEMA
@@ -67,6 +70,39 @@ def write_thumbs(
     rows.emit(every(), output / THUMBS_FILE, THUMB_SCHEMA, look_at)
     metrics: dict[str, object] = {"rows": rows.counts(), "dropped": rows.funnel.dropped()}
     return Thumbs(kinds[True], kinds[False], rows.leaked(), metrics)
+
+
+def scored_rows(personal: Path) -> tuple[list[Row], list[Row]]:
+    """The user's own scored replies, and those left out that were found both good and bad.
+
+    Where there are thumbs, `thumb` tells of each row whether its score is no more than one.
+    """
+    rows = read_rows(personal, "reward.parquet")
+    if not (personal / THUMBS_FILE).exists():
+        return rows, []
+    thumbs = [_as_scored(thumb) for thumb in read_rows(personal, THUMBS_FILE)]
+    kinds: dict[str, set[float]] = {}
+    for thumb in thumbs:
+        kinds.setdefault(_said(thumb), set()).add(thumb["score"])
+    kept: list[Row] = []
+    contradicted: list[Row] = []
+    place = 0
+    for row in rows:
+        # Both tables hold thumbs in the order in which they were read.
+        is_thumb = place < len(thumbs) and row == thumbs[place]
+        place += is_thumb
+        both = is_thumb and len(kinds[_said(row)]) > 1
+        (contradicted if both else kept).append({**row, "thumb": is_thumb})
+    return kept, contradicted
+
+
+def _as_scored(thumb: Row) -> Row:
+    shared = {name: value for name, value in thumb.items() if name != "label"}
+    return {**shared, "score": THUMB_SCORES[thumb["label"]]}
+
+
+def _said(row: Row) -> str:
+    return json.dumps([row["prompt"], row["completion"]])
 
 
 def require_both_kinds(up: int, down: int) -> None:

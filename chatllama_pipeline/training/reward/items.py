@@ -120,20 +120,21 @@ def read_items(
             too_long += 1
             continue
         for _ in range(count):
-            raw.append(Scored(example, row["score"], row["source"]))
+            thumb = row["source"] == SOURCE or row.get("thumb", False)
+            raw.append(Scored(example, row["score"], row["source"], 0.0 if thumb else None))
     return Items(pairs, _normalised(raw, waiting), too_long)
 
 
 def _normalised(raw: SpilledRows[Scored], waiting: Path) -> Sequence[Scored]:
     """The replies with their scores on the scale of those that somebody gave, if anybody did: their
-    mean at 0 and their deviation at 1."""
-    given = [each.score for each in raw if each.source != SOURCE]
+    mean at 0 and their deviation at 1; and the midpoint of those that have one."""
+    given = [each.score for each in raw if each.midpoint is None]
     shift, scale = shift_and_scale(torch.tensor(given or [each.score for each in raw]))
     middle = (sum(THUMB_SCORES.values()) / len(THUMB_SCORES) - shift) / scale
     normal: SpilledRows[Scored] = SpilledRows(waiting)
     for each in raw:
         score = (each.score - shift) / scale
-        midpoint = middle if each.source == SOURCE else None
+        midpoint = None if each.midpoint is None else middle
         normal.append(replace(each, score=score, midpoint=midpoint))
     return normal
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from chatllama_pipeline.data.feedback.rows import SCHEMAS
-from chatllama_pipeline.data.own.rows import THUMBS
+from chatllama_pipeline.data.own.personal import TABLES
+from chatllama_pipeline.data.own.rows import THUMB_SCORES, THUMBS
 from chatllama_pipeline.data.prepare.preferences import build_preference_data
 from chatllama_pipeline.errors import DataError
-from chatllama_pipeline.schemas import PAIR_SCHEMA, THUMB_SCHEMA
-from tests.data.small_tables import PAIRS, check, messages, prefer, settings, table
+from chatllama_pipeline.llm.scoring import build_reward_training_data
+from chatllama_pipeline.records import Outcome
+from chatllama_pipeline.schemas import PAIR_SCHEMA, REWARD_SCHEMA, THUMB_SCHEMA
+from tests.data.rated import made
+from tests.data.rated import thumb as said
+from tests.data.small_tables import PAIRS, check, messages, own, prefer, settings, table
 
 NO_SOURCES = {"sources": []}
 
@@ -90,6 +96,52 @@ def test_thumbs_on_what_was_served_stand_beside_own_ones_on_their_own_sides(
     own_thumbs(personal, BOTH)
     both = thumbs("both")
     assert both is not None and {row["source"] for row in both} == {"personal", "feedback"}
+
+
+def test_thumbs_of_files_are_told_from_scores_where_the_reward_model_learns(
+    tmp_path: Path, personal: Path
+) -> None:
+    """A thumb is which side of the middle a reply is on, and no score: see `score_errors`."""
+    plain = settings(llm={"provider": "none"}, checks={"min_reward_rows": 0}, data=NO_SOURCES)
+    _, _, pairs = prefer(tmp_path, personal, PAIRS)
+    written = table(tmp_path / "written", [], TABLES["actor"])
+    rated = tmp_path / "feedback"
+    made(rated, [said("rated by people", "good", True)])
+
+    def rewards(take: str, feedback: Path | None) -> tuple[pa.Table, Outcome]:
+        output = tmp_path / take
+        output.mkdir()
+        outcome = build_reward_training_data(
+            pairs, written, personal, plain, output, feedback=feedback
+        )
+        return pq.read_table(output / "data.parquet"), outcome
+
+    scored = [{**messages_of(f"scored {n}"), "score": 5.0 * (n % 2)} for n in range(4)]
+    own(personal, "reward", scored)
+    without, _ = rewards("scores", rated)
+    assert without.schema.equals(REWARD_SCHEMA)
+    both = [thumb("matter number 3", "Gladly.", False), *BOTH]
+    as_scores = [{**row, "score": THUMB_SCORES[row["label"]]} for row in both]
+    own(personal, "reward", [*scored[:2], *as_scores[:5], *scored[2:], *as_scores[5:]])
+    own_thumbs(personal, both)
+    found, outcome = rewards("thumbs", rated)
+    rows = found.to_pylist()
+    assert {row["completion"] for row in rows if not row["thumb"]} == {"scored"}
+    assert {row["source"] for row in rows if row["thumb"]} == {"personal", "feedback"}
+    # Found good by one and bad by another.
+    assert ("matter number 3", "Gladly.") not in {
+        (row["prompt"][0]["content"], row["completion"]) for row in rows
+    }
+    dropped: Any = outcome.metrics["dropped"]
+    assert dropped["contradiction"] == 2
+    kept = [row for row in rows if not row["thumb"] or row["source"] == "feedback"]
+    assert [{**row, "thumb": None} for row in kept] == [
+        {**row, "thumb": None} for row in without.to_pylist()
+    ]
+
+
+def messages_of(text: str) -> dict[str, Any]:
+    return {"prompt": messages(text), "completion": "scored"}
 
 
 def test_a_thumb_whose_prompt_nearly_repeats_a_held_out_pair_trains_nothing(

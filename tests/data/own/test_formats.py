@@ -173,7 +173,11 @@ def test_helpsteer_s_ratings_become_scores_and_say_how(folder: Path) -> None:
     assert "row 1, field helpfulness: 5 is no rating; write a number from 0" in errors_of(folder)
 
 
-@pytest.mark.parametrize("spelled", [(True, False), (1, 0), ("True", "False")])
+@pytest.mark.parametrize(
+    "spelled",
+    [(True, False), (1, 0), ("True", "False"), (1, -1), ("up", "down"), ("Thumbs_Up", "no"),
+     ("\U0001f44d\U0001f3fd", "\U0001f44e")],
+)  # fmt: skip
 def test_thumbs_become_scores_and_stay_thumbs(folder: Path, spelled: tuple[Any, Any]) -> None:
     rows = [
         {"prompt": SKY, "completion": text, "label": label}
@@ -185,7 +189,46 @@ def test_thumbs_become_scores_and_stay_thumbs(folder: Path, spelled: tuple[Any, 
         ("good", True),
         ("bad", False),
     ]
-    assert "label true -> score 5, false -> score 0" in told
+    assert "label true -> a thumb up (score 5), false -> a thumb down (score 0)" in told
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [SYSTEM, ASKED, BLUE], "label": True},
+        {"messages": [ASKED, BLUE], "system": "Be brief.", "kto_tag": "true"},
+        {"conversations": sharegpt(SKY, BLUE["content"]), "system": "Be brief.", "kto_tag": True},
+    ],
+)
+def test_thumbs_on_conversations_are_of_the_reply_that_they_end_on(
+    folder: Path, row: dict[str, Any]
+) -> None:
+    tables, _ = read(folder, REWARD, [row])
+    [scored], [thumb] = tables["reward"], tables["thumbs"]
+    assert scored["prompt"] == thumb["prompt"] == [SYSTEM, ASKED]
+    assert scored["completion"] == thumb["completion"] == BLUE["content"]
+    assert (scored["score"], thumb["label"]) == (5.0, True)
+    (folder / f"{REWARD}.jsonl").unlink()
+    tables, _ = read(folder, RLHF, [row])
+    assert tables["rlhf"][0]["prompt"] == [SYSTEM, ASKED]
+    put(folder, f"{ACTOR}.jsonl", jsonl([row]))
+    assert "good replies and bad ones: they belong into reward_config" in errors_of(folder)
+
+
+def test_a_score_beside_a_label_stays_a_score(folder: Path) -> None:
+    rows = [{"messages": [ASKED, BLUE], "label": 1, "score": 3.5}]
+    tables, _ = read(folder, REWARD, rows)
+    assert tables["reward"][0]["score"] == 3.5 and not tables.get("thumbs")
+
+
+def test_a_column_of_thumbs_is_named_in_config(folder: Path) -> None:
+    columns = {"reward": {"prompt": "question", "completion": "answer", "label": "rating"}}
+    settings = AssistantSettings.model_validate({"data": {"columns": columns}})
+    put(folder, f"{REWARD}.csv", b"question,answer,rating\nSky?,Yes,up\nSky?,No,down\n")
+    tables, _ = build(folder, settings)
+    assert [row["label"] for row in tables["thumbs"]] == [True, False]
+    put(folder, f"{REWARD}.csv", b"question,answer,rating\nSky?,Yes,perhaps\n")
+    assert "its label 'perhaps' is no thumb; write true or false" in errors_of(folder, settings)
 
 
 def test_bad_replies_are_not_imitated(folder: Path) -> None:
@@ -296,6 +339,11 @@ def test_columns_in_config_name_the_fields_of_a_table(folder: Path) -> None:
             {"message_id": "1", "parent_id": None, "text": "Hi", "role": "prompter"},
             ACTOR,
             "is of OASST's single messages, which are not read; take the file of trees",
+        ),
+        (
+            {"id": "1", "data": {"rating": 1}, "meta": {}, "snapshot": {"chat": {}}},
+            REWARD,
+            "is of Open WebUI's feedback, which are not read; it is about replies of an assistant",
         ),
         (
             {"instruction": SKY, "completions": []},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from chatllama_pipeline.models.chat.template import Example, conversation
 from chatllama_pipeline.models.heads import RewardScorer, load_reward, score_rows
 from chatllama_pipeline.progress import Progress, listening
 from chatllama_pipeline.records import user_prompt
-from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, REWARD_SCHEMA
+from chatllama_pipeline.schemas import PREFERENCE_SCHEMA, REWARD_SCHEMA, REWARD_SCHEMA_WITH_THUMBS
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.training.reward.items import Pair, Scored, read_pair
 from chatllama_pipeline.training.reward.stage import (
@@ -61,7 +62,11 @@ def make_inputs(
         return {
             "reward_base": tiny_base_folder,
             "preference_data": write_table(tmp_path / "pairs", pair_rows, PREFERENCE_SCHEMA),
-            "reward_training_data": write_table(tmp_path / "scores", score_rows, REWARD_SCHEMA),
+            "reward_training_data": write_table(
+                tmp_path / "scores",
+                score_rows,
+                REWARD_SCHEMA_WITH_THUMBS if "thumb" in str(score_rows[:1]) else REWARD_SCHEMA,
+            ),
         }
 
     return make
@@ -119,9 +124,11 @@ def test_what_ratings_became_is_read_as_often_as_is_set(
 def test_thumbs_lie_on_two_sides_of_the_middle_of_what_was_scored(
     make_spec: MakeSpec, make_inputs: Any
 ) -> None:
+    takes = itertools.count()
+
     def items(rows: list[dict[str, Any]]) -> list[Scored]:
         inputs = make_inputs(pairs(), rows)
-        spec = make_spec("reward_model", {"reward_config": TRAINING}, inputs, f"{len(rows)}")
+        spec = make_spec("reward_model", {"reward_config": TRAINING}, inputs, f"{next(takes)}")
         _, found = prepare(spec, AssistantSettings.of_stage(spec), QUIET)
         return list(found.items.scored)
 
@@ -135,6 +142,14 @@ def test_thumbs_lie_on_two_sides_of_the_middle_of_what_was_scored(
         next(i for i in both if i.midpoint is not None and i.score * s > 0) for s in (1, -1)
     )
     assert up.midpoint == down.midpoint == pytest.approx(0.0, abs=1e-6)
+    # Those of the user's own files are the same, and don't count as ratings.
+    own = [{**thumb, "source": "personal", "thumb": True} for thumb in thumbs]
+    told = [{"thumb": False, **row} for row in [*scores(), *own]]
+    of_files = [item for item in items(told) if item.source == "personal"]
+    assert [(item.midpoint, item.score) for item in of_files] == [
+        (up.midpoint, up.score),
+        (down.midpoint, down.score),
+    ]
     [alone, *_] = items(thumbs[:1])
     assert alone.midpoint == -2.5 and alone.score == 0.0
 
