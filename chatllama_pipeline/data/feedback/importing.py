@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatllama_pipeline.data.feedback.open_webui import created, is_export, model_of, ratings_of
+from chatllama_pipeline.data.feedback.open_webui import (
+    created,
+    is_chat,
+    is_export,
+    model_of,
+    ratings_of,
+)
 from chatllama_pipeline.data.feedback.ratings import Rating, rating_of, word_of
 from chatllama_pipeline.data.sources import json_text
 from chatllama_pipeline.data.unchanged import unchanged
@@ -18,6 +25,8 @@ from chatllama_pipeline.store.manifests import utc_now
 
 MOST_ERRORS = 20
 AT = "@"
+# With its mark, as PowerShell writes what a command says.
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Found(NamedTuple):
@@ -66,6 +75,11 @@ def read_feedback(file: Path, assistant: str, models: Sequence[str] = ()) -> Fou
     names, at = {assistant, *models}, utc_now()
     for where, raw in _rows(file):
         try:
+            if is_chat(raw):
+                raise DataError(
+                    "is a chat, in which no rating stands: have Open WebUI export its feedback "
+                    "(Admin Panel, Evaluations, Feedback)"
+                )
             if not is_export(raw):
                 entries.append(entry_of(_object(raw), _name_of(raw), at))
                 continue
@@ -93,9 +107,13 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     """Each row with its place: of a JSON list, or of lines of JSON."""
     try:
         with unchanged(file):
-            text = file.read_text(encoding="utf-8-sig")
+            raw = file.read_bytes()
+            text = raw.decode("utf-16" if raw[:2] in _UTF_16 else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: can't be read ({error}): name a JSON or JSONL file") from error
+    if _is_one_object(text):
+        yield "row 1", _parsed(text)
+        return
     if text.lstrip().startswith("["):
         try:
             rows = json_text.read(text, unique_keys=True)
@@ -110,6 +128,16 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
             yield f"line {number}", _parsed(line)
 
 
+def _is_one_object(text: str) -> bool:
+    """Whether the file is one object over several lines, as a person or a program sets it out."""
+    first = text.strip().partition("\n")[0].strip()
+    return (
+        first.startswith("{")
+        and isinstance(_parsed(first), json_text.JsonError)
+        and not (isinstance(_parsed(text), json_text.JsonError))
+    )
+
+
 def _parsed(line: str) -> Any:
     try:
         return json_text.read(line, unique_keys=True)
@@ -122,6 +150,9 @@ def _object(raw: Any) -> dict[str, Any]:
         raise DataError(f"is no JSON: {raw.told}")
     if not isinstance(raw, dict):
         raise DataError("must be a JSON object")
+    lists = [name for name, value in raw.items() if isinstance(value, list) and name != "prompt"]
+    if "kind" not in raw and lists:
+        raise DataError(f"is no rating: write the list that stands in {lists[0][:64]} alone")
     return raw
 
 

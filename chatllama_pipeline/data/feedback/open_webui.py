@@ -14,14 +14,19 @@ from typing import Any
 from chatllama_pipeline.data.feedback.ratings import Rating, rating_of
 from chatllama_pipeline.errors import DataError
 
-# How it keeps what a model thought, within the message.
-_THOUGHT = re.compile(r"<details type=\"reasoning\".*?</details>\s*", re.DOTALL)
+# How it keeps what a model thought, within the message; one that never ended is all thought.
+_THOUGHT = re.compile(r"<details type=\"reasoning\".*?(?:</details>\s*|\Z)", re.DOTALL)
 _MOST_TURNS = 200
 
 
 def is_export(raw: Any) -> bool:
     """Whether this is an entry of such an export."""
     return isinstance(raw, dict) and raw.get("type") == "rating" and "data" in raw
+
+
+def is_chat(raw: Any) -> bool:
+    """Whether this is a chat of its export of chats, in which nobody's rating stands."""
+    return isinstance(raw, dict) and "kind" not in raw and isinstance(raw.get("chat"), dict)
 
 
 def model_of(raw: Mapping[str, Any]) -> str:
@@ -35,6 +40,8 @@ def created(raw: Mapping[str, Any]) -> str:
     if seconds is None:
         return ""
     try:
+        if isinstance(seconds, bool):
+            raise TypeError
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     except (TypeError, ValueError, OverflowError, OSError):
         raise DataError(f"created_at: {seconds!r} are no seconds since 1970") from None
@@ -43,7 +50,8 @@ def created(raw: Mapping[str, Any]) -> str:
 def ratings_of(raw: Mapping[str, Any], assistant: str) -> Iterator[tuple[str, Rating]]:
     """The ratings in an entry, under names that are the same whenever it is read.
 
-    None where the chat is gone or nothing was rated. Raises DataError where it is malformed.
+    None where the chat is gone, in part or whole, is longer than a rating's, or nothing was rated.
+    Raises DataError where it is malformed.
     """
     number, data, meta = raw.get("id"), _part(raw, "data"), _part(raw, "meta")
     if not isinstance(number, str) or not number:
@@ -51,7 +59,7 @@ def ratings_of(raw: Mapping[str, Any], assistant: str) -> Iterator[tuple[str, Ra
     rating = data.get("rating")
     if rating is None:
         return
-    if str(rating) not in ("1", "-1"):
+    if str(rating).removesuffix(".0") not in ("1", "-1"):
         raise DataError(f"data.rating: {rating!r} is neither 1 nor -1")
     messages = _messages(raw)
     rated = messages.get(str(meta.get("message_id")))
@@ -61,8 +69,9 @@ def ratings_of(raw: Mapping[str, Any], assistant: str) -> Iterator[tuple[str, Ra
     reply = _reply(rated, assistant)
     if not prompt or reply is None:
         return
-    good = str(rating) == "1"
-    reason = str(data.get("comment") or data.get("reason") or "")[:2000]
+    good = not str(rating).startswith("-")
+    told = (data.get("comment"), data.get("reason"))
+    reason = next((text for text in told if text and isinstance(text, str)), "")[:2000]
     thumb = {"kind": "thumb", "prompt": prompt, "reply": reply, "good": good, "reason": reason}
     yield f"openwebui-{number}", rating_of(thumb)
     for place, other in _siblings(messages, rated):
@@ -95,16 +104,18 @@ def _messages(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _prompt(
     messages: Mapping[str, dict[str, Any]], rated: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """The turns that lead to a message."""
+    """The turns that lead to a message; none where one is missing or can't be read, or where they
+    are too many, as those are that lead in a circle."""
     turns: list[dict[str, str]] = []
-    place = messages.get(str(rated.get("parentId")))
-    while place is not None and len(turns) <= _MOST_TURNS:
+    parent = rated.get("parentId")
+    while parent is not None:
+        place = messages.get(str(parent), {})
         content = place.get("content")
         text = _THOUGHT.sub("", content) if isinstance(content, str) else ""
-        if not text:
+        if not text or len(turns) == _MOST_TURNS:
             return []
         turns.append({"role": str(place.get("role")), "content": text})
-        place = messages.get(str(place.get("parentId")))
+        parent = place.get("parentId")
     return turns[::-1]
 
 

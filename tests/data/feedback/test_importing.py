@@ -151,6 +151,13 @@ def test_other_models_and_entries_without_a_chat_are_counted(tmp_path: Path) -> 
         (exported(1, meta=["m4"]), "meta: must be an object"),
         (exported(1, data=["x"]), "data: must be an object"),
         (exported(1, created_at="soon"), "created_at: 'soon' are no seconds since 1970"),
+        (exported(1, created_at=True), "created_at: True are no seconds since 1970"),
+        (exported(True), "data.rating: True is neither 1 nor -1"),
+        (
+            {"id": "c", "title": "t", "chat": {"history": {}}},
+            "is a chat, in which no rating stands",
+        ),
+        ({"feedbacks": [THUMB]}, "is no rating: write the list that stands in feedbacks alone"),
     ],
 )
 def test_a_broken_row_is_named_and_nothing_of_its_file_is_taken(
@@ -189,6 +196,45 @@ def test_a_turn_that_is_a_thought_alone_is_none_that_can_be_read(tmp_path: Path)
     row["snapshot"]["chat"]["chat"]["history"]["messages"]["m2"]["content"] = thought
     found = read_feedback(written(tmp_path, [row], "export.json"), "tea")
     assert (found.entries, found.empty) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"m1": {"parentId": "m3"}},  # in a circle
+        {"m3": {"parentId": "m0"}},  # what led to it is gone
+        {"m4": {"content": '<details type="reasoning">\nhm, never'}},
+    ],
+)
+def test_a_chat_that_can_not_be_read_to_its_beginning_is_counted(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    row = exported(1)
+    for name, more in changed.items():
+        row["snapshot"]["chat"]["chat"]["history"]["messages"][name] |= more
+    found = read_feedback(written(tmp_path, [row, exported(-1.0)], "export.json"), "tea")
+    assert (len(found.entries), found.empty) == (2, 1)
+    # What was said in the place of a text is no reason.
+    assert json.loads(found.entries[0].content)["good"] is False
+
+
+def test_a_long_chat_is_counted_and_keeps_no_other_row_out(tmp_path: Path) -> None:
+    row = exported(1)
+    messages = row["snapshot"]["chat"]["chat"]["history"]["messages"]
+    for number in range(202):
+        role = ("user", "assistant")[number % 2]
+        messages[f"n{number}"] = message(f"n{number}", f"n{number - 1}", role, "hm")
+    messages["n0"]["parentId"] = None
+    messages["m1"]["parentId"] = "n201"
+    found = read_feedback(written(tmp_path, [row, exported(1)], "export.json"), "tea")
+    assert (len(found.entries), found.empty) == (2, 1)
+
+
+def test_a_file_may_be_one_row_set_out_and_of_utf_16(tmp_path: Path) -> None:
+    file = tmp_path / "row.json"
+    file.write_text(json.dumps(THUMB, indent=2), encoding="utf-16")
+    [entry] = read_feedback(file, "tea").entries
+    assert json.loads(entry.content)["reason"] == "kind"
 
 
 def test_many_broken_rows_are_counted(tmp_path: Path) -> None:
