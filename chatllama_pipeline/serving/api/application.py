@@ -63,7 +63,9 @@ class Service:
         return JSONResponse(_model(name, self._versions.since(name)))
 
     async def load_model(self, request: Request) -> Response:
-        name = str((await read_json(request, self._limits.body_bytes)).get("model"))
+        name = (await read_json(request, self._limits.body_bytes)).get("model")
+        if not isinstance(name, str):
+            raise Refusal(400, "model: must be the name of one", param="model")
         self._versions.since(name)
         ready = {"status": "ready", "model": name, "cached": True}
         return Response(event(ready), media_type="text/event-stream")

@@ -109,7 +109,10 @@ class AskedText(Asked):
         """The one prompt; several are refused."""
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         if len(prompts) != 1:
-            raise unsupported("prompt", "one prompt to a request is read; send several requests")
+            told = (
+                f"one prompt to a request is read, and these are {len(prompts)}; send one in each"
+            )
+            raise unsupported("prompt", told)
         return _readable(prompts[0], "prompt")
 
 

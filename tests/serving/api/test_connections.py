@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from collections.abc import Iterator
 
@@ -83,6 +84,18 @@ def test_a_head_that_does_not_come_ends_its_connection(
         told = answered(one)
     assert told.startswith(b"HTTP/1.1 200 ")
     assert b"HTTP/1.1 408 " in told
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", POST + b"content-length: x\r\n\r\n"]
+)
+def test_what_is_no_request_is_told_as_other_refusals_are(served: Served, sent: bytes) -> None:
+    with connected(served) as one:
+        one.sendall(sent)
+        head, _, body = answered(one).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    error = json.loads(body)["error"]
+    assert error["type"] == "invalid_request_error" and "no HTTP request" in error["message"]
 
 
 def test_a_body_as_long_as_it_may_be_comes_in_however_many_parts(served: Served) -> None:

@@ -214,7 +214,7 @@ def test_bodies_that_are_no_request_are_told(served: Served, body: bytes, told: 
 def test_an_empty_prompt_and_several_are_refused(served: Served) -> None:
     refused(served.ask("/v1/completions", {"model": NAME, "prompt": ""}), 400, "prompt is empty")
     several = {"model": NAME, "prompt": ["a", "b"]}
-    refused(served.ask("/v1/completions", several), 400, "one prompt to a request")
+    refused(served.ask("/v1/completions", several), 400, "one prompt to a request", "are 2")
     for ids in ([1, 2, 3], [[1, 2, 3]], 5):
         answer = served.ask("/v1/completions", {"model": NAME, "prompt": ids})
         assert refused(answer, 400, "prompt: must be a text, or a list of")["param"] == "prompt"
@@ -223,6 +223,12 @@ def test_an_empty_prompt_and_several_are_refused(served: Served) -> None:
 def test_other_kinds_of_bodies_addresses_and_methods_are_refused(served: Served) -> None:
     plain = {"content-type": "text/plain"}
     refused(served.ask("/v1/chat/completions", b"{}", plain), 415, "application/json")
+    packed = {"content-encoding": "gzip"}
+    refused(
+        served.ask("/v1/chat/completions", b"\x1f\x8b", packed), 415, "is 'gzip': send the body"
+    )
+    for name in ({}, {"model": 5}):
+        refused(served.ask("/load_model", name), 400, "model: must be the name of one")
     refused(served.ask("/v1/embeddings", {}), 404, "no such address")
     for path, methods in [
         ("/v1/chat/completions", "POST"),

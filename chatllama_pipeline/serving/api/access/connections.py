@@ -50,6 +50,14 @@ class BoundedConnection(HttpToolsProtocol):
         self._unread = 0
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Tell of bytes that are no request, in the shape of other refusals."""
+        # Amid an answer nothing else may stand.
+        if not (self._is_answering and self.cycle.response_started):
+            told = "what was sent is no HTTP request that can be read; https is a proxy's in front"
+            self.transport.write(_answer(400, told))
+        self.transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
         super().connection_lost(exc)

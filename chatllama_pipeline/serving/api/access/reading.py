@@ -23,6 +23,9 @@ async def read_json(request: Request, most_bytes: int) -> dict[str, Any]:
     if kind != "application/json":
         told = f"content-type is {kind!r}, and must be application/json"
         raise Refusal(415, told, headers=_CLOSE)
+    if (packing := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        told = f"content-encoding is {packing!r}: send the body as it is"
+        raise Refusal(415, told, headers=_CLOSE)
     try:
         text = await asyncio.wait_for(_read(request, most_bytes), BODY_SECONDS)
     except TimeoutError:
