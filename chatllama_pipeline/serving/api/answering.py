@@ -23,6 +23,9 @@ from chatllama_pipeline.serving.engine.opening import written
 from chatllama_pipeline.serving.speech import Speech
 
 _NO_LIMIT = 10**9
+# What is read where it came in, in tenths of a millisecond: to have a thread read it, and to wake,
+# would take as long.
+_SHORT_CHARACTERS = 2_000
 
 
 class Answer(NamedTuple):
@@ -126,16 +129,20 @@ def _until_stop(speech: Speech, ids: Sequence[int], read: int) -> int:
 
 
 async def _read(speaker: Speaker, asked: AskedChat | AskedText) -> Sequence[int]:
-    """The prompt's ids, in the thread that reads: a long one takes its time."""
-    work: Callable[[], list[int]]
+    """The prompt's ids; a long one is read in the thread that reads: it takes its time."""
+    work: Callable[[Any], list[int]]
     if isinstance(asked, AskedChat):
         turns = conversation(asked.messages)
-        work = partial(prompt_ids, speaker.reader, turns, _NO_LIMIT, date.today())
+        length = sum(len(turn.content) for turn in turns)
+        work = partial(prompt_ids, prompt=turns, max_length=_NO_LIMIT, day=date.today())
     else:
-        goes_on = not speaker.release.model.config.is_encoder_decoder
-        work = partial(text_ids, speaker.reader, asked.text, goes_on=goes_on)
+        goes_on, length = not speaker.release.model.config.is_encoder_decoder, len(asked.text)
+        work = partial(text_ids, text=asked.text, goes_on=goes_on)
     try:
-        return await asyncio.get_running_loop().run_in_executor(speaker.reading, work)
+        if length <= _SHORT_CHARACTERS:
+            return work(speaker.release.tokenizer)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(speaker.reading, work, speaker.reader)
     except TemplateError as error:
         told = f"messages: this model's chat template refuses them: {error}"
         raise Refusal(400, told, param="messages") from None

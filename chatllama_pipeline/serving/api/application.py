@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +27,7 @@ from chatllama_pipeline.serving.api.asked import AskedChat, AskedText, asked_cha
 from chatllama_pipeline.serving.api.feedback import FeedbackService
 from chatllama_pipeline.serving.api.metrics import Metrics
 from chatllama_pipeline.serving.api.replies import DONE, Form, event, usage_of
+from chatllama_pipeline.serving.api.streaming import EventStream
 from chatllama_pipeline.serving.api.trials import TrialService
 from chatllama_pipeline.serving.api.versions import Speaker, Versions
 from chatllama_pipeline.serving.engine.jobs import Job
@@ -109,7 +110,7 @@ class Service:
                 return await self._whole(request, form, steps, len(job.ids), headers)
             events = self._events(form, steps, len(job.ids), usage=asked.include_usage)
             held.push_async_callback(events.aclose)
-            return _Stream(events, held.pop_all(), {**headers, "cache-control": "no-cache"})
+            return EventStream(events, held.pop_all(), headers)
 
     async def _counted(
         self, speaker: Speaker, job: Job, asked: AskedChat | AskedText, began: float
@@ -144,7 +145,10 @@ class Service:
             async with contextlib.aclosing(steps):
                 return [step async for step in steps][-1]
 
-        writing, leaving = asyncio.create_task(last()), asyncio.create_task(disconnected(request))
+        writing, leaving = (
+            asyncio.create_task(last()),
+            asyncio.create_task(disconnected(request.receive)),
+        )
         try:
             await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -164,8 +168,9 @@ class Service:
         prompt: int,
         *,
         usage: bool,
-    ) -> AsyncGenerator[str]:
-        """What is sent, each time with a piece of the reply: each sending costs."""
+    ) -> AsyncGenerator[tuple[str, bool]]:
+        """What is sent, each time with a piece of the reply, since each sending costs; and whether
+        it is the last."""
         said, told, answer = form.begin(), 0, Answer("", 0, "")
         async with contextlib.aclosing(steps):
             try:
@@ -174,29 +179,15 @@ class Service:
                         said += form.piece(answer.text[told:])
                         told = len(answer.text)
                         if not answer.reason:
-                            yield said
+                            yield said, False
                             said = ""
             except Refusal as refusal:
-                yield said + event(refusal.body)
+                yield said + event(refusal.body), True
                 return
         said += form.end(answer.reason)
         if usage:
             said += form.usage(usage_of(prompt, answer.tokens))
-        yield said + DONE
-
-
-class _Stream(StreamingResponse):
-    """Events that end whatever they hold with the connection, however that ends."""
-
-    def __init__(
-        self, events: AsyncGenerator[str], held: contextlib.AsyncExitStack, headers: dict[str, str]
-    ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._held = held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._held:
-            await super().__call__(scope, receive, send)
+        yield said + DONE, True
 
 
 def application(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import uuid
+import random
 from dataclasses import dataclass, field
 from time import time
 from typing import Any
 
+# Seeded once: a number of the kernel's for each reply would be a call into it.
+_chances = random.Random()
 DONE = "data: [DONE]\n\n"
 _as_json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -20,7 +22,7 @@ class Form:
     chat: bool
     model: str
     version: str
-    number: str = field(default_factory=lambda: uuid.uuid4().hex)
+    number: str = field(default_factory=lambda: f"{_chances.getrandbits(128):032x}")
     created: int = field(default_factory=lambda: int(time()))
 
     @property
@@ -64,7 +66,13 @@ class Form:
         return "chat.completion.chunk" if self.chat else "text_completion"
 
     def _event(self, said: dict[str, Any], reason: str | None = None) -> str:
-        return event({**self._head(self._chunk), "choices": [_choice(said, reason)]})
+        return f"{self._begun}{_as_json([_choice(said, reason)])}}}\n\n"
+
+    @functools.cached_property
+    def _begun(self) -> str:
+        """An event to where its choices stand: the same in all."""
+        empty = event({**self._head(self._chunk), "choices": []})
+        return empty[: empty.rindex("[]")]
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {

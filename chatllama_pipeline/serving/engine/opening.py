@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
+import itertools
 from collections.abc import AsyncGenerator, Sequence
 from time import monotonic
 from typing import Any
@@ -27,6 +27,7 @@ PAUSE_OF_EACH = 0.02
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.25
 # The replies that are written now, whichever engine writes them.
 _written_now: set[str] = set()
+_numbers = itertools.count()
 
 
 def open_engine(model: Any, pad_id: int, streams: int, context: int) -> Engine:
@@ -81,7 +82,7 @@ async def written(engine: Engine, job: Job) -> AsyncGenerator[Written]:
     In between once in a pause, and those that are written side by side in one turn of the event
     loop. Close it (`contextlib.aclosing`): a job that nobody reads any more is cancelled.
     """
-    number, news = uuid.uuid4().hex, asyncio.Event()
+    number, news = f"job-{next(_numbers)}", asyncio.Event()
     last = read = Written([], finished=False)
     due = 0.0
 

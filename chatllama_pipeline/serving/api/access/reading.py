@@ -7,6 +7,7 @@ import json
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from chatllama_pipeline.data.sources.json_text import JsonError, once
 from chatllama_pipeline.serving.api.access.refusals import Refusal
@@ -42,9 +43,9 @@ async def read_json(request: Request, most_bytes: int) -> dict[str, Any]:
     return found
 
 
-async def disconnected(request: Request) -> None:
-    """Returns once the client is gone; the body must have been read."""
-    while (await request.receive())["type"] != "http.disconnect":
+async def disconnected(receive: Receive) -> None:
+    """Returns once the client is gone, or was answered; the body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 
