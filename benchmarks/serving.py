@@ -27,6 +27,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -34,8 +35,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import httpx
 import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -191,34 +192,46 @@ async def asked(
 ) -> int:
     """Tokens that the server wrote; `firsts` takes the seconds to each reply's first text."""
 
-    async def ask_on(client: httpx.AsyncClient, text: str) -> int:
-        return sum([await write(client, text) for _ in range(options.rounds)])
+    host, _, port = url.removeprefix("http://").removesuffix("/v1").partition(":")
 
-    async def ask_whole(client: httpx.AsyncClient, text: str) -> int:
+    async def ask_on(text: str) -> int:
+        reader, writer = await asyncio.open_connection(host, int(port), limit=2**20)
+        with contextlib.closing(writer):
+            request = _request(text, options)
+            return sum([await ask(reader, writer, request) for _ in range(options.rounds)])
+
+    async def ask(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+    ) -> int:
         began = time.monotonic()
-        body = {"model": NAME, "messages": [{"role": "user", "content": text}], "temperature": 0}
-        more = {"max_tokens": options.tokens}
-        answer = await client.post(f"{url}/chat/completions", json=body | more)
-        firsts.append(time.monotonic() - began)
-        return int(answer.json()["usage"]["completion_tokens"])
+        writer.write(request)
+        told = await reader.readuntil(b"\r\n\r\n")
+        if not told.startswith(b"HTTP/1.1 200 "):
+            raise SystemExit(f"the server refused: {told.decode()}")
+        if options.whole:
+            told = await reader.readexactly(int(told.split(b"content-length: ")[1].split()[0]))
+            firsts.append(time.monotonic() - began)
+        else:
+            # The first text comes with the beginning, in one part.
+            told = await reader.readuntil(b"\n\n\r\n")
+            firsts.append(time.monotonic() - began)
+            rest = b"0\r\n\r\n" if b"[DONE]" in told else b"[DONE]\n\n\r\n0\r\n\r\n"
+            told += await reader.readuntil(rest)
+        return int(re.findall(rb'"completion_tokens": ?(\d+)', told)[-1])
 
-    async def ask(client: httpx.AsyncClient, text: str) -> int:
-        body = {"model": NAME, "messages": [{"role": "user", "content": text}], "temperature": 0}
-        more = {"stream": True, "stream_options": {"include_usage": True}}
-        more |= {"max_tokens": options.tokens}
-        began, count, waiting = time.monotonic(), 0, True
-        async with client.stream("POST", f"{url}/chat/completions", json=body | more) as answer:
-            async for line in answer.aiter_lines():
-                if waiting and '"delta": {"content"' in line:
-                    firsts.append(time.monotonic() - began)
-                    waiting = False
-                if '"choices": []' in line:
-                    count = json.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
-        return count
+    return sum(await asyncio.gather(*(ask_on(text) for text in texts)))
 
-    write = ask_whole if options.whole else ask
-    async with httpx.AsyncClient(timeout=600) as client:
-        return sum(await asyncio.gather(*(ask_on(client, text) for text in texts)))
+
+def _request(text: str, options: argparse.Namespace) -> bytes:
+    """What asks for a reply to `text`: bytes, since a client that works takes the server's time."""
+    body: dict[str, Any] = {"model": NAME, "messages": [{"role": "user", "content": text}]}
+    body |= {"temperature": 0, "max_tokens": options.tokens}
+    if not options.whole:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    sent = json.dumps(body).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(sent)}\r\n\r\n"
+    return head.encode() + sent
 
 
 async def by_engine(engine: Engine, prompts: Sequence[list[int]], tokens: int, rounds: int) -> int:
