@@ -201,7 +201,9 @@ def test_an_export_holds_files_modelfiles_and_a_card_that_says_how_they_did(
     assert made[0].parity.agreement == 1.0
     assert made[0].against is not None and made[0].against.rate == 0.5
     card = (target / "README.md").read_text()
-    assert "| `tiny-q8_0.gguf` |" in card and "3 test prompts" in card
+    assert "| `tiny-q8_0.gguf` |" in card
+    assert "3 test prompts as the same ids as the model, and of " in card
+    assert f"{made[1].parity.agreement:.1%}" in card
     assert "0.500 (95 % interval 0.500 to 0.500; rules, 3 prompts)" in card
     with pytest.raises(DataError, match=r"tiny-q8_0.gguf exists already: name another folder"):
         write(released, target, ["q8_0"], 0.5)
