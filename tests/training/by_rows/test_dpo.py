@@ -66,6 +66,33 @@ def test_the_loss_is_that_of_the_paper(smoothing: float) -> None:
     assert found[2].item() == pytest.approx(math.log(2), rel=1e-12)
 
 
+# Nats of chosen and rejected replies; below, what trl 1.16.0's DPOTrainer._compute_loss gives.
+POLICY = [(-4.0, -6.5), (-12.0, -3.0), (-1.0, -1.0), (-7.5, -9.25)]
+REFERENCE = [(-5.0, -6.0), (-11.0, -3.5), (-1.0, -1.0), (-6.0, -4.0)]
+CHOSEN_TOKENS = [4, 4, 2, 3]
+# loss_type sigmoid, by its beta.
+SIGMOID = {0.1: 0.6520461350697124, 0.3: 0.6026988022007924}
+# Pair by pair, beta .3: aot with label_smoothing .1, which of one pair sorts nothing; sigmoid with
+# sft at a weight of .5, which is trl's name for what rpo_alpha adds.
+SMOOTHED = [0.5382489459974549, 0.898248945997455, 0.6931471805599453, 0.3936501362483148]
+IMITATED = [0.993248945997455, 2.443248945997455, 0.9431471805599453, 1.5311501362483149]
+
+
+def test_the_loss_is_trls() -> None:
+    policy, reference = (
+        PairNats(*torch.tensor(rows, dtype=torch.float64).unbind(1)) for rows in (POLICY, REFERENCE)
+    )
+
+    def found(beta: float, smoothing: float) -> torch.Tensor:
+        return losses(margins(policy, reference, beta=beta), label_smoothing=smoothing)
+
+    for beta, expected in SIGMOID.items():
+        assert found(beta, 0.0).mean().item() == pytest.approx(expected, rel=1e-12)
+    assert found(0.3, 0.1).tolist() == pytest.approx(SMOOTHED, rel=1e-12)
+    imitated = imitation_losses(policy.chosen, torch.tensor(CHOSEN_TOKENS))
+    assert (found(0.3, 0.0) + 0.5 * imitated).tolist() == pytest.approx(IMITATED, rel=1e-12)
+
+
 def test_the_gradient_is_that_of_the_paper() -> None:
     reference = PairNats(torch.zeros(2).double(), torch.zeros(2).double())
     chosen = torch.tensor([-1.0, 2.0], dtype=torch.float64, requires_grad=True)
