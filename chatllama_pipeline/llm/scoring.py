@@ -37,6 +37,7 @@ from chatllama_pipeline.schemas import REWARD_SCHEMA, REWARD_SCHEMA_WITH_THUMBS
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.section import told_paths
 
+DATASET = "reward_training_data"
 SET_ASIDE_FILE = "set_aside.jsonl"
 JUDGEMENTS_FILE = "judgements.jsonl"
 NO_JUDGE = "no_judge"
@@ -174,18 +175,15 @@ def build_reward_training_data(
     unjudged = [{**row, "score": None} for row in read_rows(synthetic_completions)]
     chosen = read_first(preference, "train", settings.llm.scored_pairs)
     own, contradicted = scored_rows(personal)
-    rows = own + unjudged
     role = settings.role("judge")
     with open_judge(role, template, run_folder or output, machine) as judge:
-        found = _score(rows, chosen, judge, settings, progress)
+        found = _score(own + unjudged, chosen, judge, settings, progress)
         by_llm = isinstance(judge, LlmJudge)
         name = judge.name if judge else ""
     aside = [row for row, _ in found.aside]
     sources, schema = _to_write(found.rows, said_rows(feedback, SCORED_FILE))
     given = (preference, personal, settings, output)
-    written = write_dataset(
-        "reward_training_data", sources, *given, feedback=feedback, schema=schema
-    )
+    written = write_dataset(DATASET, sources, *given, feedback=feedback, schema=schema)
     funnel = written.prepared.funnel
     for left_out, reason in ((aside, "unscored"), (contradicted, "contradiction")):
         funnel.read_rows(left_out)
