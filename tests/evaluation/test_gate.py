@@ -169,8 +169,8 @@ def test_the_checks_are_those_that_are_announced_and_none_blocks(
         ({"reward_model_accuracy": 0.59}, "reward_accuracy"),
         ({"reward_model_accuracy": None, "reward_model_pairs": 0}, "reward_accuracy"),
         ({"kl": 10.01}, "kl_per_reply"),
-        ({"actor_ppo": ActorFigures(0.85, 1.9, 48.0, 1.0, 0.65, 0.2)}, "reply_length"),
-        ({"actor_ppo": ActorFigures(0.85, 1.9, 12.0, 1.0, 0.65, 0.2)}, "reply_length"),
+        ({"actor_ppo": ActorFigures(0.85, 1.9, 48.1, 1.0, 0.65, 0.2)}, "reply_length"),
+        ({"actor_ppo": ActorFigures(0.85, 1.9, 11.9, 1.0, 0.65, 0.2)}, "reply_length"),
     ],
 )
 def test_a_check_warns_where_a_person_should_look(
@@ -179,6 +179,16 @@ def test_a_check_warns_where_a_person_should_look(
     figures = make_figures(**changed)
     found = checks(figures, Verdict(True, ""), ReleaseSettings(), CheckSettings())
     assert [check.name for check in found if not check.passed] == [failed]
+
+
+@pytest.mark.parametrize("length", [48.0, 12.0])
+def test_neither_check_nor_rule_minds_a_length_at_its_limit(
+    make_figures: Callable[..., Figures], length: float
+) -> None:
+    figures = make_figures(actor_ppo=ActorFigures(0.85, 1.9, length, 1.0, 0.65, 0.2))
+    found = checks(figures, Verdict(True, ""), ReleaseSettings(), CheckSettings())
+    assert all(check.passed for check in found)
+    assert verdict(figures).released
 
 
 def test_gate_and_curves_and_approvals_load_no_torch() -> None:
