@@ -16,8 +16,8 @@ environment of its own, or, without a network, from a wheel. `--tiny` shows in a
 that the GPU's part runs. `learning` has both sides improve the quickstart's SFT actor at equal
 samples, and prints what our evaluation says of the two; what is made for it stays in `--folder`.
 `growth` times the quickstart's sizes with replies of 32 to 1,024 tokens, and of 16 to 256 prompts.
-`floor` holds each part's seconds against those of its kernels alone, on all cores that it may use
-(`taskset -c 0` leaves one).
+`floor` holds each part's CPU seconds against those of its kernels alone. With `taskset -c 0` before
+it, all runs on one core, and others' work there doesn't count.
 """
 
 from __future__ import annotations
