@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from jinja2 import TemplateError
-from tokenizers import AddedToken
 
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.chat.control_tokens import MARK_LIKE, steers
@@ -40,6 +39,9 @@ class OwnText(PythonText):
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        # Processes that note rows import this module, and would wait for it.
+        from tokenizers import AddedToken
+
         self._tokenizer = tokenizer
         added = {
             number: AddedToken(text, special=True, normalized=False)
