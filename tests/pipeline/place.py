@@ -17,6 +17,7 @@ from dagster._cli.asset import asset_cli
 
 from chatllama_pipeline.store.versions import Store
 from chatllama_pipeline.store.views import RunStore, newest_run
+from tests.pipeline.warm import shared_warm_parent
 from tests.quick import quick_storage
 from tests.waiting import PATIENCE
 
@@ -100,12 +101,13 @@ class Place:
     ) -> subprocess.CompletedProcess[str]:
         """The command in this process, which has imported already what a new one would import.
 
-        Trainings are children all the same. `stderr` holds what a person reads.
+        Trainings are children all the same, forked of a warm parent that runs share. `stderr` holds
+        what a person reads.
         """
         environment = self.environment()
         (Path(environment["DAGSTER_HOME"]) / "dagster.yaml").write_text(QUIET)
         _, _, *arguments = self.command(name, select, **run_options)
-        with warnings.catch_warnings(), quick_storage():
+        with warnings.catch_warnings(), quick_storage(), shared_warm_parent():
             warnings.simplefilter("ignore")
             ended = CliRunner(env=environment).invoke(asset_cli, arguments)
         stderr = ended.stderr
