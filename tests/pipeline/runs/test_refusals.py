@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -101,8 +102,10 @@ def test_the_terminal_tells_once_why_and_last(capsys: pytest.CaptureFixture[str]
     assert shown.count("could not be had") == 1 and "Traceback" not in shown
 
 
-def test_the_plain_command_without_a_network_ends_with_the_cause(place: Place) -> None:
+def test_the_plain_command_without_a_network_ends_with_the_cause_and_is_quiet(place: Place) -> None:
     place.add_assistant("mine", "data: {sources: [shp]}")
+    home = Path(place.environment()["DAGSTER_HOME"])
+    (home / "dagster.yaml").write_text((REPOSITORY / "dagster_home/dagster.yaml").read_text())
     nobody = "http://127.0.0.1:9/shp.jsonl"
     ended = materialize(
         place, "mine", "shp,personal_data", CHATLLAMA_SHP=nobody, HF_HUB_OFFLINE="0"
@@ -112,6 +115,7 @@ def test_the_plain_command_without_a_network_ends_with_the_cause(place: Place) -
     assert f"{nobody} could not be read" in cause
     assert closing == "Error: Materialization failed."
     assert "Stack Trace" not in ended.stderr and "Traceback" not in ended.stderr
+    assert "DEBUG" not in ended.stdout + ended.stderr
 
 
 def test_an_unknown_assistant_is_told_by_the_plain_command_in_one_line(place: Place) -> None:
