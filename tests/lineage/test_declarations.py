@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -14,15 +11,15 @@ import pytest
 from assets.sources import personal_data
 from chatllama_pipeline.definitions import definitions
 from chatllama_pipeline.errors import UndeclaredSettingError
-from chatllama_pipeline.launch.child import child_environment
-from chatllama_pipeline.launch.stages import stage_error
 from chatllama_pipeline.lineage.assets import ASSETS
+from chatllama_pipeline.models.bases import build
 from chatllama_pipeline.records import StageSpec
 from chatllama_pipeline.settings import AssistantSettings
 from chatllama_pipeline.settings.limited import limited_to
 from chatllama_pipeline.store.versions import Store
 from resources.refusals import Refused
 from tests.quick import quick_instance
+from tests.tiny import QUIET, MakeSpec
 
 SETTINGS = AssistantSettings()
 
@@ -50,17 +47,13 @@ def test_a_build_that_reads_a_setting_its_asset_forgot_is_refused(
     assert Store(tmp_path / "storage").versions("personal_data", "quickstart") == []
 
 
-def test_so_is_a_stage(make_spec: Callable[..., StageSpec], tmp_path: Path) -> None:
+def test_so_is_a_stage(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec("actor_base", SETTINGS.model_dump(mode="json"), {})
     assert spec.readable is not None
     readable = [key for key in spec.readable if key != "actor_config.model"]
-    file = tmp_path / "spec.json"
-    dataclasses.replace(spec, readable=readable).write(file)
-    command = [sys.executable, "-m", "chatllama_pipeline.launch.stages", str(file)]
-    assert subprocess.run(command, env=child_environment(1), check=False).returncode != 0
-    error = stage_error(Path(spec.result))
-    assert isinstance(error, UndeclaredSettingError)
-    assert "model of ActorSettings is read" in str(error)
+    dataclasses.replace(spec, readable=readable).write(tmp_path / "spec.json")
+    with pytest.raises(UndeclaredSettingError, match="model of ActorSettings is read"):
+        build.run(StageSpec.read(tmp_path / "spec.json"), QUIET)
 
 
 def test_what_is_declared_keeps_its_value_at_every_depth() -> None:
