@@ -133,26 +133,26 @@ def test_a_job_that_ended_while_nobody_looked_is_taken_as_it_is(
     assert len((place.folder / "starts").read_text().split()) == 1
 
 
-@pytest.mark.parametrize("hold", [["hold"], ["uhold"]], ids=["administrator", "user"])
-def test_a_job_that_somebody_holds_is_taken_back_at_once_with_the_cure(
-    slurm: Cluster, place: Place, hold: list[str]
+@pytest.mark.parametrize("hold", ["hold", "uhold", "--hold"])
+def test_a_job_that_somebody_holds_waits_until_it_is_released(
+    slurm: Cluster, place: Place, hold: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jobs, "WAITING_SECONDS", 0.0)
+    asked = [hold] if hold == "--hold" else ["--begin=now+1hour"]
+
     def held() -> None:
-        slurm.said("scontrol", *hold, *slurm.queue())
+        (job,) = slurm.queue()
+        slurm.said("scontrol", hold, job)
+        slurm.said("scontrol", "update", f"jobid={job}", "starttime=now")
 
-    when(lambda: place.heard("waits (BeginTime)"), held)
-    told = r"would never start \(JobHeld\w+\) and was taken back: .*`scontrol release`"
-    with pytest.raises(SettingsError, match=told):
-        place.run("writes", Wanted(arguments=["--begin=now+1hour"]))
-    assert not (place.folder / jobs.JOB_FILE).exists()
-
-
-def test_a_job_that_was_to_be_held_waits_until_it_is_released(slurm: Cluster, place: Place) -> None:
     def release() -> None:
         slurm.said("scontrol", "release", *slurm.queue())
 
-    when(lambda: place.heard("waits (held as compute.slurm.arguments say"), release)
-    assert place.run("writes", Wanted(arguments=["--hold"]))[0].rows == 1
+    if hold != "--hold":
+        when(lambda: place.heard("waits (BeginTime)"), held)
+    when(lambda: place.heard("`scontrol release"), release)
+    assert place.run("writes", Wanted(arguments=asked))[0].rows == 1
+    assert place.heard("holds it: `scontrol release")
 
 
 def test_a_controller_that_is_started_again_loses_no_job(slurm: Cluster, place: Place) -> None:

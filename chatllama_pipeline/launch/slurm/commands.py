@@ -63,20 +63,13 @@ _TOO_MUCH_FOR_ONE = re.compile(r"(QOS|Assoc)(Max\w+Per(Job|Node)|Min)\w*")
 _HOLD = re.compile(r"[Hh]eld|Hold|special_exit")
 # So it shows a job that was put back into the queue and is held there.
 _HELD_STATES = frozenset({"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
-# Why Slurm holds a job by itself, and what helps where that wasn't for once. Others it holds since
-# somebody, or a rule of the cluster's, wants it so.
+# Why Slurm holds a job by itself, and what helps where that wasn't for once.
 _HELD_BY_SLURM = {
     "launch_failed_requeued_held": "the node that was to start it could not: `sinfo -R` names it "
     "and says why, `scontrol update nodename=NODE state=resume` brings it back once it is mended",
     "JobHoldMaxRequeue": "it was requeued as often as the cluster allows (max_batch_requeue): "
     "`sinfo -R` tells which nodes fail",
 }
-_RUN_AGAIN = "then run it again"
-_HELD = (
-    "somebody holds it, or a rule of the cluster's does (`scontrol show job`, or an administrator, "
-    f"tells), and what is held starts by `scontrol release` alone: see why, {_RUN_AGAIN}; to have "
-    "jobs wait until you release them, put --hold into compute.slurm.arguments"
-)
 # So it says of a job that no node of its partition fits, and for a moment of many another.
 FITS_NOWHERE = "PartitionConfig"
 # Of accounts and QOSs that a partition doesn't admit it tells by a sentence, in other words.
@@ -95,7 +88,7 @@ _WHAT_STATES_MEAN = {
 @dataclass(frozen=True)
 class Job(scheduler.Job):
     """What the controller says of a job; one that is stuck waits for what doesn't come, one that is
-    held for somebody who releases it."""
+    held until it is released."""
 
     exit_code: str = "0:0"
     stuck: bool = False
@@ -113,18 +106,15 @@ class Job(scheduler.Job):
         not_admitted = any(words in self.reason for words in _NOT_ADMITTED)
         too_much = _TOO_MUCH_FOR_ONE.fullmatch(self.reason) is not None
         hopeless = self.reason in HOPELESS or not_admitted or too_much
-        return self.waits and (hopeless or self.stuck or self.held)
+        return self.waits and (hopeless or self.stuck)
 
     @property
     def cure(self) -> str:
-        if not self.held:
-            return ""
-        by_slurm = _HELD_BY_SLURM.get(self.reason)
-        return f"{by_slurm}; {_RUN_AGAIN}" if by_slurm else _HELD
+        return f"{_HELD_BY_SLURM[self.reason]}; then run it again" if self.held_by_slurm else ""
 
     @property
     def held_by_slurm(self) -> bool:
-        """Whether Slurm holds it over something that may not come again."""
+        """Whether Slurm holds it by itself, over something that may not come again."""
         return self.held and self.reason in _HELD_BY_SLURM
 
     @property

@@ -18,7 +18,6 @@ from chatllama_pipeline.launch.slurm.script import Wanted, sbatch_arguments, wri
 STUCK_SECONDS = 60.0
 # What Slurm has lost sight of is ended by then: it must not work beside what is released.
 RELEASE_SECONDS = 60.0
-HOLD_OPTIONS = ("--hold", "-H")
 
 
 @dataclass(frozen=True)
@@ -50,27 +49,27 @@ class Slurm:
     def look_at(self, job: str) -> Job | None:
         told = commands.look_at(job)
         if told is not None and told.held:
-            told = self._unless_it_may_start(job, told)
+            return self._held(job, told)
         if told is None or told.reason != commands.FITS_NOWHERE:
             self._stuck_since.pop(job, None)
             return told
         since = self._stuck_since.setdefault(job, time.monotonic())
         return dataclasses.replace(told, stuck=time.monotonic() - since > STUCK_SECONDS)
 
-    def _unless_it_may_start(self, job: str, held: Job) -> Job:
-        """What is said of a job that is held: it waits on where Slurm alone held it, and where it
-        was asked for so."""
-        if any(option in self.request.arguments for option in HOLD_OPTIONS):
-            why = f"held as compute.slurm.arguments say: `scontrol release {job}` lets it start"
-        elif not held.held_by_slurm or job in self._released:
-            return held
+    def _held(self, job: str, held: Job) -> Job:
+        """What to say of a job that is held; one that Slurm alone holds is released, once."""
+        if not held.held_by_slurm:
+            who = "somebody, or a rule of the cluster's, holds it"
+            why = f"{who}: `scontrol release {job}` starts it"
+        elif job in self._released:
+            return dataclasses.replace(held, stuck=True)
         else:
-            why = f"{held.reason}: is released, once"
+            why = "is released, once"
             since = self._held_since.setdefault(job, time.monotonic())
             if time.monotonic() - since >= RELEASE_SECONDS:
                 self._released.add(job)
                 commands.release(job)
-        return dataclasses.replace(held, reason=why, held=False)
+        return dataclasses.replace(held, reason=f"{held.reason}: {why}")
 
     def named(self, name: str) -> str | None:
         return commands.named(name)
