@@ -10,20 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from jinja2 import TemplateError
-
 from chatllama_pipeline.errors import SettingsError
 from chatllama_pipeline.models.chat.control_tokens import MARK_LIKE, steers
 from chatllama_pipeline.models.chat.python_text import PythonText
-from chatllama_pipeline.models.chat.rendering import ANSWER, QUESTION, RULE, rendered
 from chatllama_pipeline.records import Message
-
-_TALK = [
-    Message("system", RULE),
-    Message("user", QUESTION),
-    Message("assistant", ANSWER),
-    Message("user", QUESTION),
-]
 
 
 def is_own(tokenizer: Any) -> bool:
@@ -92,7 +82,14 @@ def _spelled(tokenizer: Any, number: int) -> str:
 
 def _written(tokenizer: Any) -> str:
     """What the chat template makes of a talk; nothing where it refuses one, or there is none."""
+    # Data's processes, which read by transformers' tokenizers alone, would wait for transformers.
+    from jinja2 import TemplateError
+
+    from chatllama_pipeline.models.chat.rendering import ANSWER, QUESTION, RULE, rendered
+
+    asked = Message("user", QUESTION)
+    talk = [Message("system", RULE), asked, Message("assistant", ANSWER), asked]
     try:
-        return rendered(tokenizer, _TALK) if tokenizer.chat_template else ""
+        return rendered(tokenizer, talk) if tokenizer.chat_template else ""
     except TemplateError:
         return ""
