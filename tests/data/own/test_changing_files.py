@@ -204,13 +204,13 @@ def test_a_file_of_feedback_that_is_written_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "words.jsonl", [{}])
-    read = Path.read_text
+    read = Path.read_bytes
 
-    def grown(self: Path, **given: Any) -> str:
-        text = read(self, **given)
+    def grown(self: Path) -> bytes:
+        raw = read(self)
         grow(self)
-        return text
+        return raw
 
-    monkeypatch.setattr(Path, "read_text", grown)
+    monkeypatch.setattr(Path, "read_bytes", grown)
     with pytest.raises(ChangedFileError, match=r"words\.jsonl changed .* \(it grew"):
         read_feedback(path, "poet")
