@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chatllama_pipeline.errors import DataError, StoreError
+from chatllama_pipeline.store.locks.write_ahead import use_write_ahead_log
 
 FOLDER = "_feedback"
 # Votes of a blind trial hold its id; of other ratings this is "".
@@ -141,7 +142,8 @@ class FeedbackLog:
             raise self._unwritten(error) from error
         with contextlib.closing(log):
             try:
-                for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+                use_write_ahead_log(log, _BUSY_SECONDS)
+                for pragma in ("synchronous = FULL", "secure_delete = ON"):
                     log.execute(f"PRAGMA {pragma}")
                 log.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 log.execute(_TABLE)

@@ -26,6 +26,7 @@ from typing import Any
 
 from chatllama_pipeline.errors import StoreError
 from chatllama_pipeline.llm.client.requests import LlmReply, LlmRequest
+from chatllama_pipeline.store.locks.write_ahead import use_write_ahead_log
 
 _LOOKUP_ROWS = 500
 _LOCK_SECONDS = 60.0
@@ -117,7 +118,7 @@ class AnswerCache:
             self._db = sqlite3.connect(
                 path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._db.execute("PRAGMA journal_mode = WAL")
+            use_write_ahead_log(self._db, _LOCK_SECONDS)
             # A power cut may cost the last answers, never the file; a killed process costs none.
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
